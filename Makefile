@@ -1,0 +1,45 @@
+# Every target makes the environment on first use, and anew only when the dependencies change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test test-d2 lint format clean
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python tools/demo.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+# The whole suite on detectron2's own objects: make test-d2 D2=<folder of detectron2's source>
+D2_VENV := .venv-d2
+D2_BIN := $(D2_VENV)/bin
+$(D2_VENV)/.ready: pyproject.toml
+	@test -f "$(D2)/setup.py" || { echo "make test-d2 needs D2=<folder of detectron2's source>"; exit 2; }
+	$(PYTHON) -m venv $(D2_VENV)
+	$(D2_BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' 'setuptools<81' wheel
+	$(D2_BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation "$(D2)"
+	touch $@
+
+test-d2: $(D2_VENV)/.ready
+	CLOUDS_D2=detectron2 $(D2_BIN)/python -m pytest -n 2
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(D2_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	find clouds tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""CLOUDS: collaborating foundation models for domain-generalized semantic segmentation."""

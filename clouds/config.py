@@ -1,0 +1,311 @@
+"""Every setting that is read: its name, its default, what it means. Published names keep their published meaning.
+
+One tree for both modes of `clouds.d2`: every key below is set explicitly, whatever detectron2's own default is, and
+what a user sets is checked against these keys alone. The defaults are the paper's network and GTA5 recipe.
+"""
+
+import ast
+import difflib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clouds.d2 import CfgNode, get_cfg
+from clouds.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+DEFAULTS: dict[str, Any] = {
+    "VERSION": 2,  # of the config format; the only one there is
+    "OUTPUT_DIR": "./output",  # logs, metrics, checkpoints, the resolved config
+    "SEED": -1,  # of everything random; negative: drawn at the start and logged
+    "MODEL": {
+        "META_ARCHITECTURE": "CLOUDS",
+        "WEIGHTS": "",  # checkpoint to start from or to evaluate; "" starts from CLIP and a fresh head
+        "DEVICE": "auto",  # "auto": cuda if there is one, else cpu
+        "PIXEL_MEAN": [122.7709383, 116.7460125, 104.09373615],  # CLIP's, RGB, of 0..255
+        "PIXEL_STD": [68.5005327, 66.6321579, 70.32316305],
+        "BACKBONE": {"NAME": "CLIP"},  # "CLIP": frozen towers; "TrainableCLIP": the same, trained
+        "SEM_SEG_HEAD": {
+            "NAME": "CLOUDSHead",
+            "IN_FEATURES": ["res2", "res3", "res4", "res5"],  # backbone maps handed to the pixel decoder
+            "IGNORE_VALUE": 255,  # label of pixels that count nowhere
+            "NUM_CLASSES": 19,
+            "CONVS_DIM": 256,  # channels inside the pixel decoder
+            "MASK_DIM": 256,  # channels of the mask features
+            "NORM": "GN",
+            "PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
+            "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],  # the others join in the FPN
+            "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,  # sampled per head and level
+            "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
+            "TRANSFORMER_ENC_LAYERS": 6,
+            "TRANSFORMER_ENC_DIM_FEEDFORWARD": 1024,
+            "COMMON_STRIDE": 4,  # of the mask features, in input pixels
+        },
+        "MASK_FORMER": {
+            # The class head: Original... is a linear layer, MultiScale... compares with CLIP's text embeddings, Bis...
+            # classifies the features pooled under each mask.
+            "TRANSFORMER_DECODER_NAME": "OriginalMultiScaleMaskedTransformerDecoder",
+            "HIDDEN_DIM": 256,
+            "NUM_OBJECT_QUERIES": 100,
+            "NHEADS": 8,
+            "DIM_FEEDFORWARD": 2048,
+            "DEC_LAYERS": 10,  # predictions: nine layers, and the learnt queries before the first
+            "DROPOUT": 0.0,
+            "PRE_NORM": False,  # normalise before each block instead of after it
+            "ENFORCE_INPUT_PROJ": False,  # a 1x1 convolution on the decoder's input even where the widths agree
+            "SIZE_DIVISIBILITY": 32,  # batches are padded to a multiple of this
+            "DEEP_SUPERVISION": True,  # the losses on every prediction, not only the last
+            "CLASS_WEIGHT": 2.0,  # of cross-entropy, in the loss and in the matching; the next two likewise
+            "MASK_WEIGHT": 5.0,
+            "DICE_WEIGHT": 5.0,
+            "NO_OBJECT_WEIGHT": 0.1,  # of the class "no object" within the cross-entropy
+            "TRAIN_NUM_POINTS": 12544,  # a mask is compared at this many points
+            "OVERSAMPLE_RATIO": 3.0,  # this many times as many are drawn to choose the uncertain ones from
+            "IMPORTANCE_SAMPLE_RATIO": 0.75,  # share of the points that are chosen so; the rest is random
+        },
+        "CLOUDS": {
+            "CLIP_MODEL_NAME": "convnext_large_d_320",  # open_clip's name
+            "CLIP_PRETRAINED_WEIGHTS": "laion2b_s29b_b131k_ft_soup",  # open_clip's tag or a local file; "" for none
+            "EMBED_DIM": 768,  # of CLIP's common space of images and texts
+            "GEOMETRIC_ENSEMBLE": False,  # mix in CLIP's own class scores when predicting
+            "GEOMETRIC_ENSEMBLE_ALPHA": 0.4,  # CLIP's exponent for classes seen in training
+            "GEOMETRIC_ENSEMBLE_BETA": 0.8,  # and for the others
+            "ENSEMBLE_ON_VALID_MASK": False,  # only for masks that are not empty; the ResNet towers need it
+        },
+    },
+    "INPUT": {
+        "INITIAL_HEIGHT": 1052,  # the size of training images before the random scale
+        "INITIAL_WIDTH": 1914,
+        "RESIZE": {"ENABLED": True},  # random scale by a factor within SCALE_RANGE
+        "SCALE_RANGE": (0.5, 2.0),
+        "CROP": {"ENABLED": True},  # random window of CROP_SIZE
+        "CROP_SIZE": (768, 768),  # [height, width]; smaller images are padded
+        "COLOR_AUG_SSD": True,  # jitter of brightness, contrast, saturation and hue
+        "FLIP": True,  # mirror every second image
+        "TEST_SHORT_EDGE": 1024,  # images are resized to this shortest edge before the network; 0 keeps their size
+    },
+    "DATASETS": {
+        "TRAIN": (),
+        "TEST": (),
+        "MODULES": (),  # python modules with register(root), which add data sets of their own
+    },
+    "DATALOADER": {"NUM_WORKERS": 4},  # processes that load images, for each training process
+    "SOLVER": {
+        "IMS_PER_BATCH": 8,  # on all processes together
+        "MAX_ITER": 40000,
+        "OPTIMIZER": "ADAMW",  # or "SGD"
+        "BASE_LR": 1e-5,
+        "BACKBONE_MULTIPLIER": 0.1,  # on the learning rate of the backbone
+        "MOMENTUM": 0.9,  # SGD's
+        "WEIGHT_DECAY": 0.05,
+        "WEIGHT_DECAY_NORM": 0.0,  # of normalisation layers
+        "WEIGHT_DECAY_EMBED": 0.0,  # of embeddings
+        "LR_SCHEDULER_NAME": "WarmupMultiStepLR",  # or "WarmupPolyLR"
+        "STEPS": (100000,),  # WarmupMultiStepLR multiplies by GAMMA here; the published recipes end before
+        "GAMMA": 0.1,
+        "POLY_LR_POWER": 0.9,
+        "POLY_LR_CONSTANT_ENDING": 0.0,  # WarmupPolyLR does not fall below this share of BASE_LR
+        "WARMUP_METHOD": "linear",  # or "constant"
+        "WARMUP_FACTOR": 1.0,  # share of BASE_LR at the first iteration
+        "WARMUP_ITERS": 10,
+        # The gradient norm of the whole model is clipped ("full_model"), or each parameter's ("norm", "value").
+        "CLIP_GRADIENTS": {"ENABLED": True, "CLIP_TYPE": "full_model", "CLIP_VALUE": 0.01, "NORM_TYPE": 2.0},
+        "CHECKPOINT_PERIOD": 0,  # iterations; 0: at every fifth evaluation
+        "CHECKPOINT_FROZEN": False,  # also store what is not trained, as the published checkpoints do
+    },
+    "TEST": {
+        "EVAL_PERIOD": 4000,  # iterations; 0: only at the end
+        # "full_resolution": ground truth at its own size. "published_short_edge": resized to the network's input.
+        "PROTOCOL": "full_resolution",
+    },
+}
+
+# What published configs and detectron2's own dumps set and nothing here reads: accepted, with one log line.
+IGNORED_SECTIONS = (
+    *("GLOBAL", "WANDB", "SOLVER.AMP", "TEST.AUG", "TEST.PRECISE_BN", "MODEL.MASK_FORMER.TEST"),
+    *(f"MODEL.{name}" for name in ("ANCHOR_GENERATOR", "FPN", "PANOPTIC_FPN", "PROPOSAL_GENERATOR", "RESNETS")),
+    *(f"MODEL.{name}" for name in ("RETINANET", "ROI_BOX_CASCADE_HEAD", "ROI_BOX_HEAD", "ROI_HEADS")),
+    *(f"MODEL.{name}" for name in ("ROI_KEYPOINT_HEAD", "ROI_MASK_HEAD", "RPN", "SWIN")),
+)
+IGNORED_KEYS = frozenset(
+    f"{section}{key}"
+    for section, keys in {
+        "": "CUDNN_BENCHMARK FLOAT32_PRECISION VIS_PERIOD",
+        "MODEL.": "FLASH KEYPOINT_ON LOAD_PROPOSALS MASK_ON",
+        "MODEL.BACKBONE.": "FREEZE_AT",
+        "MODEL.SEM_SEG_HEAD.": "LOSS_WEIGHT LOSS_TYPE PROJECT_FEATURES PROJECT_CHANNELS ASPP_CHANNELS ASPP_DILATIONS "
+        "ASPP_DROPOUT USE_DEPTHWISE_SEPARABLE_CONV",
+        "MODEL.MASK_FORMER.": "ENC_LAYERS TRANSFORMER_IN_FEATURE",
+        "INPUT.": "DATASET_MAPPER_NAME FORMAT IMAGE_SIZE MASK_FORMAT MAX_SCALE MAX_SIZE_TEST MAX_SIZE_TRAIN MIN_SCALE "
+        "MIN_SIZE_TEST MIN_SIZE_TRAIN MIN_SIZE_TRAIN_SAMPLING PL_THRESHOLD RANDOM_FLIP RESIZE_HEIGHT RESIZE_WIDTH "
+        "SIZE_DIVISIBILITY",
+        "INPUT.RESIZE.": "SIZE_TRAIN",
+        "INPUT.CROP.": "SINGLE_CATEGORY_MAX_AREA SIZE TYPE",
+        "DATASETS.": "PRECOMPUTED_PROPOSAL_TOPK_TEST PRECOMPUTED_PROPOSAL_TOPK_TRAIN PROPOSAL_FILES_TEST "
+        "PROPOSAL_FILES_TRAIN",
+        "DATALOADER.": "ASPECT_RATIO_GROUPING FILTER_EMPTY_ANNOTATIONS REPEAT_SQRT REPEAT_THRESHOLD SAMPLER_TRAIN",
+        "SOLVER.": "BASE_LR_END BIAS_LR_FACTOR NESTEROV NUM_DECAYS REFERENCE_WORLD_SIZE RESCALE_INTERVAL "
+        "WEIGHT_DECAY_BIAS",
+        "TEST.": "DETECTIONS_PER_IMAGE EXPECTED_RESULTS KEYPOINT_OKS_SIGMAS",
+    }.items()
+    for key in keys.split()
+)
+
+
+def get_config() -> CfgNode:
+    """A fresh config with every default. With detectron2 installed it also holds detectron2's other keys, unread."""
+    cfg = get_cfg()
+    _overlay(cfg, CfgNode(DEFAULTS))
+    return cfg
+
+
+def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
+    """The defaults, then a YAML file with its chain of `_BASE_` files, then `KEY VALUE` pairs; not frozen yet.
+
+    Raises `UserError` for a file that is not there or not YAML, an unknown key (naming the nearest known one) and a
+    value of the wrong type, each with the file it stands in. Whole numbers are taken where fractions are expected, and
+    lists and tuples for one another. Published keys that nothing reads are named in one log line.
+    """
+    cfg = get_config()
+    known = dict(_leaves(DEFAULTS))
+    sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
+    ignored: dict[str, None] = {}  # an ordered set
+    sources = [(f"in {path}", _leaves(tree)) for path, tree in _read_files(config_file)] if config_file else []
+    for where, settings in [*sources, ("on the command line", _pairs(opts))]:
+        for key, value in settings:
+            if key in known:
+                _set(cfg, key, _coerce(value, known[key], f"{key} {where}"))
+            elif name := _ignored_name(key):
+                ignored[name] = None
+            elif key not in sections:
+                raise UserError(
+                    f"Unknown setting {key} {where}: the nearest one that exists is {_nearest(key, known)}."
+                )
+            elif value is not None:  # a section whose every line is commented out is None
+                raise UserError(f"{key} {where} is a section of settings, not one that takes a value ({value!r}).")
+    if cfg.VERSION != 2:
+        raise UserError(f"VERSION is {cfg.VERSION}, but config files of version 2 are the only ones that can be read.")
+    if ignored:
+        logger.warning("Settings that nothing here reads, left out: %s", ", ".join(ignored))
+    return cfg
+
+
+def resolve_device(cfg: CfgNode) -> None:
+    """Turn MODEL.DEVICE "auto" into "cuda" or "cpu", in place; asking for a GPU that is not there is a `UserError`."""
+    import torch
+
+    available = torch.cuda.is_available()
+    if cfg.MODEL.DEVICE == "auto":
+        _set(cfg, "MODEL.DEVICE", "cuda" if available else "cpu")
+    elif cfg.MODEL.DEVICE.startswith("cuda") and not available:
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU: use auto or cpu.")
+
+
+def _overlay(cfg: CfgNode, values: CfgNode) -> None:
+    for key, value in values.items():
+        if isinstance(value, CfgNode) and key in cfg:
+            _overlay(cfg[key], value)
+        else:
+            cfg[key] = value
+
+
+def _set(cfg: CfgNode, key: str, value: Any) -> None:
+    """Item access, which passes by the freeze: the device of a config is resolved when that config is final."""
+    *sections, last = key.split(".")
+    for section in sections:
+        cfg = cfg[section]
+    cfg[last] = value
+
+
+def _leaves(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in a nested dict that is not itself a dict."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _read_files(path: str | Path, including: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[Any, Any]]]:
+    """A YAML file after the files of its `_BASE_`: a name or a list of names, relative to the file that names them."""
+    path = Path(path).expanduser()
+    named_in = f", which {including[-1]} names as its _BASE_," if including else ""
+    if path.resolve() in [other.resolve() for other in including]:
+        raise UserError(f"Config file {path}{named_in} is its own _BASE_: remove one of the two lines.")
+    if not path.is_file():
+        raise UserError(f"Config file {path}{named_in} does not exist.")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"Config file {path} is not YAML: {' '.join(str(error).split())}.") from error
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise UserError(f"Config file {path} must hold sections of settings (SOLVER: ...), not {type(tree).__name__}.")
+    bases = tree.pop("_BASE_", [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        yield from _read_files(path.parent / Path(str(base)).expanduser(), (*including, path))
+    yield path, tree
+
+
+def _pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    if len(opts) % 2:
+        raise UserError(f"Settings on the command line are KEY VALUE pairs, after all flags; {' '.join(opts)} is not.")
+    return zip(opts[::2], opts[1::2], strict=True)
+
+
+def _ignored_name(key: str) -> str | None:
+    """How the log line calls an ignored key: by its section where all of that is ignored; None for any other key."""
+    for section in IGNORED_SECTIONS:
+        if f"{key}.".startswith(f"{section}."):
+            return f"{section}.*"
+    return key if key in IGNORED_KEYS else None
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """The known key most like `key` in spelling, its last part counting twice: a section is easier to get wrong."""
+
+    def likeness(name: str) -> float:
+        parts = ((key.upper(), name), (key.upper().rpartition(".")[2], name.rpartition(".")[2]))
+        return sum(difflib.SequenceMatcher(None, mine, its).ratio() for mine, its in parts)
+
+    return max(known, key=likeness)
+
+
+_KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    tuple: "a list",
+}
+
+
+def _coerce(value: Any, default: Any, where: str) -> Any:
+    """`value` in the type of `default`; texts are read as Python literals unless a text is wanted."""
+    kind = type(default)
+    if isinstance(value, str):
+        value = _literal(value, wanted=kind)
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind in (list, tuple) and isinstance(value, list | tuple):
+        sample = default[0] if default else ""  # the lists without a default hold names
+        return kind(_coerce(item, sample, f"each entry of {where}") for item in value)
+    if type(value) is not kind:
+        example = f" such as {default}" if default not in ("", ()) else " such as ('a', 'b')" if default == () else ""
+        raise UserError(f"{where} must be {_KINDS[kind]}{example}, not {value!r}.")
+    return value
+
+
+def _literal(text: str, wanted: type) -> Any:
+    if wanted is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return text if wanted is str and not isinstance(value, str) else value

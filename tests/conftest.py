@@ -1,0 +1,19 @@
+"""Settings that every test shares."""
+
+import os
+
+import hypothesis
+import pytest
+import torch
+
+# No test may reach for a hub: what is loaded lies in local folders.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Machines under load miss any deadline; speed belongs in benchmarks/.
+hypothesis.settings.register_profile("clouds", deadline=None)
+hypothesis.settings.load_profile("clouds")
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_every_time() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,149 @@
+"""The bundled subset beside the real detectron2, wherever that is installed and whichever mode the suite runs in."""
+
+import importlib
+import importlib.util
+import inspect
+import json
+
+import pytest
+import torch
+
+from clouds import d2
+from clouds.config import DEFAULTS, IGNORED_KEYS, IGNORED_SECTIONS, get_config, load_config
+
+SPEC = importlib.util.find_spec("detectron2")
+pytestmark = [
+    pytest.mark.d2,
+    pytest.mark.skipif(SPEC is None or SPEC.origin is None, reason="detectron2 is not installed"),
+]
+
+# Where a difference is wanted, and why.
+DIFFERENT = {
+    "CfgNode.merge_from_file": "YAML tags that run code are refused by default",
+    "Backbone.forward": "detectron2's abstract method takes nothing, no real one does",
+}
+
+
+def pair(name):
+    """(detectron2's object, the bundled one)."""
+    theirs, ours = (
+        importlib.import_module(f"{package}.{module}")
+        for package, module in zip(("detectron2", "clouds.d2.bundled"), d2._NAMES[name], strict=True)
+    )
+    return (theirs, ours) if name == "comm" else (getattr(theirs, name), getattr(ours, name))
+
+
+def shape(function):
+    """Names, kinds and defaults of the parameters; annotations are a matter of taste."""
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+def methods(thing):
+    """The public functions that the bundled class, instance or module defines itself."""
+    owner = thing if inspect.isclass(thing) or inspect.ismodule(thing) else type(thing)
+    return [
+        name
+        for name, value in vars(owner).items()
+        if (not name.startswith("_") or name == "__init__")
+        and inspect.isroutine(getattr(owner, name))
+        and getattr(value, "__module__", owner.__name__).startswith("clouds.")
+    ]
+
+
+@pytest.mark.parametrize("name", d2._NAMES)
+def test_signatures(name):
+    theirs, ours = pair(name)
+    if inspect.isfunction(ours):
+        assert shape(ours) == shape(theirs)
+        return
+    for method in methods(ours):
+        if f"{name}.{method}" not in DIFFERENT:
+            assert shape(getattr(ours, method)) == shape(getattr(theirs, method)), method
+
+
+@pytest.mark.parametrize("where", DIFFERENT)
+def test_wanted_differences_are_differences(where):
+    name, method = where.split(".")
+    theirs, ours = (getattr(owner, method) for owner in pair(name))
+    assert shape(ours) != shape(theirs)
+
+
+def test_signatures_are_compared():
+    compared = {name: methods(pair(name)[1]) for name in ("Instances", "comm", "DatasetCatalog", "EventStorage")}
+    assert {"set", "cat", "__init__"} <= set(compared["Instances"])
+    assert {"all_gather", "reduce_dict"} <= set(compared["comm"])
+    assert {"register", "get"} <= set(compared["DatasetCatalog"])
+    assert {"put_scalars", "name_scope"} <= set(compared["EventStorage"])
+
+
+def test_registries_in_use():
+    from detectron2.modeling import META_ARCH_REGISTRY
+
+    assert (d2.META_ARCH_REGISTRY is META_ARCH_REGISTRY) == (d2.MODE == "detectron2")
+
+
+def test_default_config():
+    real, ours = (get_cfg() for get_cfg in pair("get_cfg"))
+
+    def compare(node, other):
+        for key, value in node.items():
+            if isinstance(value, dict):
+                compare(value, other[key])
+            else:
+                assert value == other[key], key
+
+    compare(ours, real)
+
+
+def _leaves(node, prefix=""):
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def test_dump_of_detectron2_mode_loads(tmp_path):
+    real, _ = pair("get_cfg")
+    known = set(_leaves(DEFAULTS))
+    for key in _leaves(real()):
+        assert key in known or key in IGNORED_KEYS or key.startswith(tuple(f"{s}." for s in IGNORED_SECTIONS)), key
+    (tmp_path / "real.yaml").write_text(real().dump())
+    cfg = load_config(tmp_path / "real.yaml")
+    assert cfg.SOLVER.IMS_PER_BATCH == real().SOLVER.IMS_PER_BATCH
+    assert cfg.MODEL.CLOUDS == get_config().MODEL.CLOUDS
+
+
+@pytest.mark.parametrize(("divisor", "pad"), [(0, 0.0), (32, 255.0)])
+def test_image_list(divisor, pad):
+    images = [torch.rand(3, 7, 40), torch.rand(3, 33, 5)]
+    theirs, ours = (ImageList.from_tensors(images, divisor, pad) for ImageList in pair("ImageList"))
+    assert torch.equal(theirs.tensor, ours.tensor)
+    assert theirs.image_sizes == ours.image_sizes
+
+
+def test_console_and_json(tmp_path, monkeypatch):
+    lines, rows = [], []
+    for side in (0, 1):
+        path = tmp_path / f"{side}.json"
+        printer, writer = pair("CommonMetricPrinter")[side](50), pair("JSONWriter")[side](str(path))
+        monkeypatch.setattr(printer.logger, "info", lambda text: lines.append(text.split()))
+        with pair("EventStorage")[side](3) as storage:
+            for iteration in range(3, 30):
+                storage.iter = iteration
+                storage.put_scalars(loss_ce=iteration**2 % 7, time=0.5 + iteration, data_time=0.1 * iteration)
+                storage.put_scalar("lr", 1e-4, smoothing_hint=False)
+                storage.put_scalar("[metric] share", iteration / 3)
+            printer.write()
+            writer.write()
+        writer.close()
+        rows.append([json.loads(line) for line in path.read_text().splitlines()])
+    assert lines[0] == lines[1]
+    assert len(lines[0]) > 15
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("line", ["", "--resume --num-gpus 2 SEED 1", "--config-file x.yaml --eval-only A b --resume"])
+def test_flags(line):
+    theirs, ours = (parser().parse_args(line.split()) for parser in pair("default_argument_parser"))
+    assert vars(theirs) == vars(ours)
