@@ -1,0 +1,210 @@
+"""Which data sets there are, and where their files lie: one row per set.
+
+Nothing is looked at until a set is asked for: `register_datasets` only writes names into the catalogues, and folders
+are listed when `DatasetCatalog.get(name)` (or, with better error messages, `load_dataset(name)`) is called.
+A record is `{"file_name", "sem_seg_file_name", "image_id"}`: absolute paths, and an id that is unique in its set.
+"""
+
+import difflib
+import functools
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clouds.d2 import DatasetCatalog, MetadataCatalog
+from clouds.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, IGNORE_LABEL
+from clouds.errors import UserError
+
+Record = dict[str, Any]
+
+# The 62 pictures that the published list of training images leaves out.
+GTA5_OMITTED = frozenset(f"{number:05d}" for number in (15188, 17705, *range(20801, 20861)))
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where one set lies under the data root. A picture is `<images>/**/<stem><image_suffix>`; its label map is the
+    `<labels>/**/<stem><label_suffix>`, whatever sub-folders (cities, sequences, or none) the two lie in."""
+
+    name: str
+    images: str
+    image_suffix: str
+    labels: str
+    label_suffix: str
+    omitted: frozenset[str] = frozenset()
+
+    def load(self, root: Path) -> list[Record]:
+        return pair_by_stem(
+            self.name, root / self.images, self.image_suffix, root / self.labels, self.label_suffix, self.omitted
+        )
+
+
+def _cityscapes(split: str) -> Folders:
+    return Folders(
+        f"cityscapes_{split}",
+        f"cityscapes/leftImg8bit/{split}",
+        "_leftImg8bit.png",
+        f"cityscapes/gtFine/{split}",
+        "_gtFine_labelTrainIds.png",
+    )
+
+
+def _acdc(weather: str) -> Folders:
+    return Folders(
+        f"acdc_{weather}_val",
+        f"acdc/rgb_anon/{weather}/val",
+        "_rgb_anon.png",
+        f"acdc/gt/{weather}/val",
+        "_gt_labelTrainIds.png",
+    )
+
+
+DATASETS: tuple[Folders, ...] = (
+    Folders("gta5", "gta5/images", ".png", "gta5/labels", "_labelTrainIds.png", GTA5_OMITTED),
+    Folders("synthia", "synthia/RGB", ".png", "synthia/GT/LABELS", "_labelTrainIds.png"),
+    _cityscapes("train"),
+    _cityscapes("val"),
+    Folders("bdd_val", "bdd10k/images/10k/val", ".jpg", "bdd10k/labels/sem_seg/masks/val", ".png"),
+    Folders(
+        "mapillary_val",
+        "mapillary_vistas/validation/images",
+        ".jpg",
+        "mapillary_vistas/validation/labels",
+        "_labelTrainIds.png",
+    ),
+    *(_acdc(weather) for weather in ("night", "rain", "snow", "fog")),
+)
+
+
+def register_datasets(root: Path | None = None, modules: Sequence[str] = ()) -> None:
+    """Write every set's name into the catalogues; reads no file, and may be called again (with another root, too).
+
+    Args:
+        root: folder that holds `gta5`, `cityscapes`, ...; default `$DETECTRON2_DATASETS`, else `datasets`.
+        modules: names of Python modules with a function `register(root: Path) -> None` that adds sets of their own.
+
+    Raises:
+        UserError: a module cannot be found or has no `register`.
+    """
+    root = Path(root or os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser().absolute()
+    for folders in DATASETS:
+        register(folders.name, functools.partial(folders.load, root))
+    for module in modules:
+        _plug_in(module)(root)
+
+
+def register(
+    name: str,
+    load: Callable[[], list[Record]],
+    *,
+    classes: Sequence[str] = CITYSCAPES_CLASSES,
+    colors: Sequence[Sequence[int]] = CITYSCAPES_COLORS,
+) -> None:
+    """Make a data set known by `name`, in place of an earlier one of that name.
+
+    Args:
+        name: what goes into `DATASETS.TRAIN` and `DATASETS.TEST`.
+        load: lists the set when it is first used.
+        classes: names by train id, synonyms separated by commas.
+        colors: RGB 0..255 by train id.
+    """
+    # detectron2's catalogues refuse a second registration and a changed value, so the old entry goes first.
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+    if name in MetadataCatalog.list():
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        stuff_classes=list(classes),
+        stuff_colors=[list(color) for color in colors],
+        ignore_label=IGNORE_LABEL,
+        evaluator_type="sem_seg",
+    )
+
+
+def load_dataset(name: str) -> list[Record]:
+    """The records of a registered set, sorted.
+
+    Raises:
+        UserError: no such set (the nearest name is given), its folders are missing or empty, or labels are missing.
+    """
+    known = DatasetCatalog.list()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}."
+        raise UserError(f"There is no data set called {name!r}: {hint} Sets of your own come in by DATASETS.MODULES.")
+    records: list[Record] = DatasetCatalog.get(name)
+    if not records:
+        raise UserError(f"Data set {name} has no images: check where its registration looks for them.")
+    return records
+
+
+def pair_by_stem(
+    name: str, images: Path, image_suffix: str, labels: Path, label_suffix: str, omitted: frozenset[str] = frozenset()
+) -> list[Record]:
+    """Records of all `<images>/**/<stem><image_suffix>` with their `<labels>/**/<stem><label_suffix>`, by path.
+
+    Args:
+        name: of the set, for messages.
+        images: folder of the pictures, searched with its sub-folders.
+        image_suffix: what follows the stem in a picture's file name, extension included.
+        labels: folder of the label maps, searched with its sub-folders.
+        label_suffix: what follows the stem in a label map's file name, extension included.
+        omitted: stems to leave out.
+
+    Raises:
+        UserError: a folder is missing or has no such file, a stem occurs twice, or a picture has no label map.
+    """
+    image_files = _files_by_stem(name, "images", images, image_suffix)
+    label_files = _files_by_stem(name, "label maps", labels, label_suffix)
+    stems = [stem for stem in sorted(image_files, key=image_files.__getitem__) if stem not in omitted]
+    orphans = [stem for stem in stems if stem not in label_files]
+    if orphans:
+        raise UserError(
+            f"{name}: {len(orphans)} of {len(stems)} images have no label map, the first is {image_files[orphans[0]]} "
+            f"(looked for {orphans[0]}{label_suffix} under {labels}); finish the download or the label conversion, "
+            "see datasets/README.md."
+        )
+    return [{"file_name": image_files[s], "sem_seg_file_name": label_files[s], "image_id": s} for s in stems]
+
+
+def _files_by_stem(name: str, what: str, folder: Path, suffix: str) -> dict[str, str]:
+    if not folder.is_dir():
+        raise UserError(
+            f"{name}: there is no folder {folder}, where its {what} (*{suffix}) should lie; "
+            "put the data there or set DETECTRON2_DATASETS to the folder that holds it, see datasets/README.md."
+        )
+    found: dict[str, str] = {}
+    # os.walk, not Path.rglob: GTA5's 50,000 label files list in a tenth of the time.
+    for where, _, files in os.walk(folder, followlinks=True):
+        for file in files:
+            if not file.endswith(suffix):
+                continue
+            stem = file[: -len(suffix)]
+            path = os.path.join(where, file)  # noqa: PTH118 (a Path object per file is what os.walk avoids)
+            if stem in found:
+                raise UserError(f"{name}: {file} exists twice, as {found[stem]} and {path}; remove one of them.")
+            found[stem] = path
+    if not found:
+        raise UserError(
+            f"{name}: no {what} in {folder}, where files *{suffix} should lie; finish the download or the label "
+            "conversion, see datasets/README.md."
+        )
+    return found
+
+
+def _plug_in(module: str) -> Callable[[Path], None]:
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # A module that exists but fails on an import of its own is a defect to be seen in full, not a wrong name.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(f"DATASETS.MODULES names {module!r}, but there is no such Python module on the path.") from None
+    register_function: Callable[[Path], None] | None = getattr(loaded, "register", None)
+    if register_function is None:
+        raise UserError(f"DATASETS.MODULES names {module!r}, which has no function register(root).")
+    return register_function

@@ -1,0 +1,78 @@
+"""Reading pictures and label maps, with one clear sentence when a file is not what it should be."""
+
+import contextlib
+import struct
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from clouds.data.labels import IGNORE_LABEL
+from clouds.errors import UserError
+
+# What Pillow raises on damaged files. Pillow reads them, not OpenCV, which is as fast but hands back a truncated
+# picture, grey from some row on, without a word.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+def read_image(path: str) -> Image.Image:
+    """The picture in `path` as 8-bit RGB, upright (EXIF orientation applied), fully decoded.
+
+    Raises:
+        UserError: no such file, or it is no picture, truncated or corrupt.
+    """
+    with _readable(path, "image"), Image.open(path) as file:
+        file.load()
+        upright = ImageOps.exif_transpose(file) if file.getexif() else file
+        if upright.mode.startswith("I;16"):  # Pillow would clip at 255 instead of scaling
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
+
+
+def read_label(path: str, num_classes: int) -> npt.NDArray[np.uint8]:
+    """The train ids in a one-channel picture (gray, palette index, or 16 bit): (H, W) uint8, 0..C-1 or 255.
+
+    Raises:
+        UserError: no such file, truncated or corrupt, more than one channel, or an id that is neither class nor ignore.
+    """
+    with _readable(path, "label map"), Image.open(path) as file:
+        mode, label = file.mode, np.asarray(file)
+    if label.ndim != 2:
+        raise UserError(
+            f"{path} is a {mode} picture, not a label map: it must have one channel of train ids; "
+            "if it is the colour version, use the one with ids (see datasets/README.md)."
+        )
+    valid = (label == IGNORE_LABEL) | ((label >= 0) & (label < num_classes))
+    if not valid.all():
+        ids, counts = np.unique(label[~valid], return_counts=True)
+        others = f" and {len(ids) - 1} more such ids" if len(ids) > 1 else ""
+        raise UserError(
+            f"{path} has the label id {ids[0]} on {counts[0]} pixels{others}; ids must be 0..{num_classes - 1} or "
+            f"{IGNORE_LABEL} (ignore): convert the labels to train ids (see datasets/README.md)."
+        )
+    return label.astype(np.uint8, copy=False)
+
+
+def check_same_size(image: Image.Image, image_path: str, label: npt.NDArray[np.uint8], label_path: str) -> None:
+    """Raises UserError where picture and label map differ in size."""
+    height, width = label.shape
+    if image.size != (width, height):
+        raise UserError(
+            f"{image_path} is {image.height}x{image.width} (height x width), but its label map {label_path} is "
+            f"{height}x{width}: remove the pair or replace one of them."
+        )
+
+
+@contextlib.contextmanager
+def _readable(path: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(
+            f"The {what} {path} does not exist: it was moved or removed after the data set was listed."
+        ) from None
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(f"The {what} {path} cannot be read ({reason}): copy or download it again.") from error

@@ -1,0 +1,219 @@
+"""Loaders over the catalogue: endless batches for training, one picture at a time for testing.
+
+torch's DataLoader carries the samples between processes; what it lacks is here: a position to resume from, randomness
+that does not depend on the number of workers, and errors that reach the user as the sentence they are.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from clouds.d2 import CfgNode, comm
+from clouds.data.catalog import Record, load_dataset
+from clouds.data.mappers import TestMapper, TrainMapper
+from clouds.data.samplers import TrainingSampler, contiguous_share
+from clouds.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class _Failure:
+    """A UserError on its way out of a worker: torch would wrap the exception itself in the worker's traceback."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+
+class _TrainSamples(Dataset[Record | _Failure]):
+    """(draw, index) -> mapped record, with a generator of the draw's own."""
+
+    def __init__(
+        self, records: Sequence[Record], mapper: Callable[[Record, np.random.Generator], Record], seed: int
+    ) -> None:
+        self.records = records
+        self.mapper = mapper
+        self.seed = seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Record | _Failure:
+        draw, index = key
+        try:
+            return self.mapper(self.records[index], np.random.default_rng([self.seed, draw]))
+        except UserError as error:
+            return _Failure(str(error))
+
+
+class _TestSamples(Dataset[Record | _Failure]):
+    def __init__(self, records: Sequence[Record], mapper: Callable[[Record], Record]) -> None:
+        self.records = records
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Record | _Failure:
+        try:
+            return self.mapper(self.records[index])
+        except UserError as error:
+            return _Failure(str(error))
+
+
+class TrainLoader:
+    """Endless batches (lists of mapped records) with a position.
+
+    `state_dict()` counts the batches that were handed out, not those that workers have prepared ahead.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        mapper: Callable[[Record, np.random.Generator], Record],
+        *,
+        batch_size: int,
+        seed: int,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """
+        Args:
+            records: of the training set.
+            mapper: record and generator -> mapped record.
+            batch_size: pictures a step over all processes, a multiple of `world_size`.
+            seed: of the order and of every view, not negative; the same in all processes.
+            num_workers: processes that prepare samples; 0 = this one. It has no influence on what comes out.
+            rank: number of this process.
+            world_size: how many processes there are.
+        """
+        if batch_size < 1 or batch_size % world_size:
+            raise UserError(
+                f"SOLVER.IMS_PER_BATCH is {batch_size}; it must be a multiple of {world_size}, the number of processes."
+            )
+        self.records = records
+        self.mapper = mapper
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.rank = rank
+        self.world_size = world_size
+        self.position = 0
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        sampler = TrainingSampler(
+            len(self.records), self.seed, position=self.position, rank=self.rank, world_size=self.world_size
+        )
+        batches = DataLoader(
+            _TrainSamples(self.records, self.mapper, self.seed),
+            batch_size=self.batch_size // self.world_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=_as_list,
+            worker_init_fn=_one_thread,
+        )
+        for batch in batches:
+            self.position += self.batch_size
+            yield _unwrapped(batch)
+
+    def state_dict(self) -> dict[str, int]:
+        """`position`: pictures handed out so far over all processes; `seed`: whose order that position is in."""
+        return {"position": self.position, "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where the loader that gave `state` was; takes effect at the next `iter()`."""
+        self.position = state["position"]
+        self.seed = state["seed"]
+
+
+class TestLoader:
+    """This process's share of a test set, as batches (lists) of one mapped record."""
+
+    __test__ = False  # its name would make pytest collect it
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        mapper: Callable[[Record], Record],
+        *,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.records = [records[index] for index in contiguous_share(len(records), rank, world_size)]
+        self.mapper = mapper
+        self.num_workers = num_workers
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        batches = DataLoader(
+            _TestSamples(self.records, self.mapper),
+            batch_size=1,
+            num_workers=self.num_workers,
+            collate_fn=_as_list,
+            worker_init_fn=_one_thread,
+        )
+        return map(_unwrapped, batches)
+
+
+def build_train_loader(cfg: CfgNode) -> TrainLoader:
+    """All sets of `cfg.DATASETS.TRAIN` in one endless shuffle; `cfg.SOLVER.IMS_PER_BATCH` counts all processes.
+
+    `cfg.SEED` fixes order and views; where it is negative, the processes agree on a random one.
+
+    Raises:
+        UserError: an unknown or incomplete data set, or a batch that the processes cannot share.
+    """
+    names = [cfg.DATASETS.TRAIN] if isinstance(cfg.DATASETS.TRAIN, str) else list(cfg.DATASETS.TRAIN)
+    if not names:
+        raise UserError("DATASETS.TRAIN is empty: name at least one data set to train on.")
+    parts = [load_dataset(name) for name in names]
+    for name, part in zip(names, parts, strict=True):
+        logger.info("%s: %d training images", name, len(part))
+    return TrainLoader(
+        [record for part in parts for record in part],
+        TrainMapper(cfg),
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+    )
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> TestLoader:
+    """A test set in order, split contiguously over the processes.
+
+    Raises:
+        UserError: an unknown or incomplete data set, or an unknown `cfg.TEST.PROTOCOL`.
+    """
+    return TestLoader(
+        load_dataset(dataset_name),
+        TestMapper(cfg),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+    )
+
+
+def _as_list(samples: list[Record | _Failure]) -> list[Record | _Failure]:
+    return samples
+
+
+def _unwrapped(batch: list[Record | _Failure]) -> list[Record]:
+    records = []
+    for sample in batch:
+        if isinstance(sample, _Failure):
+            raise UserError(sample.message)
+        records.append(sample)
+    return records
+
+
+def _one_thread(worker: int) -> None:
+    # Workers are the parallelism here; OpenCV's pool in each of them would only fight for the same cores.
+    del worker
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""Label maps and predictions as pictures. Import the modules by name."""

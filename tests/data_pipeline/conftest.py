@@ -1,0 +1,64 @@
+"""Small files in the exact formats of the real data sets, and catalogues that are as before after each test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+from clouds.config import get_config
+from clouds.d2 import CfgNode, DatasetCatalog, MetadataCatalog
+
+# Time limits per example fail on a busy machine, not on a defect.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
+
+@pytest.fixture(autouse=True)
+def catalogues() -> Iterator[None]:
+    data, metadata = dict(DatasetCatalog), dict(MetadataCatalog)
+    yield
+    for catalogue, before in ((DatasetCatalog, data), (MetadataCatalog, metadata)):
+        catalogue.clear()
+        catalogue.update(before)
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    cfg = get_config()
+    cfg.INPUT.INITIAL_HEIGHT, cfg.INPUT.INITIAL_WIDTH = 40, 64
+    cfg.INPUT.CROP_SIZE = (32, 48)
+    cfg.INPUT.TEST_SHORT_EDGE = 60
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SEED = 7
+    return cfg
+
+
+def smooth_image(seed: int, height: int = 40, width: int = 64) -> Image.Image:
+    """A picture with edges and gradients, as resampling is meant for (on noise every filter is as wrong as any)."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def label_map(seed: int, height: int = 40, width: int = 64, classes: int = 19) -> np.ndarray:
+    """Blocks of train ids, one of them ignored: (H, W) uint8."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, classes, (height // 8 + 1, width // 8 + 1), dtype=np.uint8)
+    blocks[0, 0] = 255
+    return blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width].copy()
+
+
+def save(path: Path, picture: Image.Image | np.ndarray) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(path)
+    return str(path)
+
+
+def write_gta5(root: Path, count: int) -> None:
+    for number in range(1, count + 1):
+        save(root / f"gta5/images/{number:05d}.png", smooth_image(number))
+        save(root / f"gta5/labels/{number:05d}_labelTrainIds.png", label_map(number))

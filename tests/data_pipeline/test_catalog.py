@@ -1,0 +1,188 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from clouds.d2 import DatasetCatalog, MetadataCatalog
+from clouds.data.catalog import DATASETS, GTA5_OMITTED, load_dataset, register, register_datasets
+from clouds.data.labels import CITYSCAPES_CLASSES
+from clouds.errors import UserError
+
+# One pair of every set, at the place where the published folder layout has it; then the record's id.
+PAIRS = {
+    "gta5": ("gta5/images/00001.png", "gta5/labels/00001_labelTrainIds.png", "00001"),
+    "synthia": ("synthia/RGB/0000000.png", "synthia/GT/LABELS/0000000_labelTrainIds.png", "0000000"),
+    "cityscapes_train": (
+        "cityscapes/leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png",
+        "cityscapes/gtFine/train/aachen/aachen_000000_000019_gtFine_labelTrainIds.png",
+        "aachen_000000_000019",
+    ),
+    "cityscapes_val": (
+        "cityscapes/leftImg8bit/val/lindau/lindau_000000_000019_leftImg8bit.png",
+        "cityscapes/gtFine/val/lindau/lindau_000000_000019_gtFine_labelTrainIds.png",
+        "lindau_000000_000019",
+    ),
+    "bdd_val": (
+        "bdd10k/images/10k/val/7d06fefd-f7be05a6.jpg",
+        "bdd10k/labels/sem_seg/masks/val/7d06fefd-f7be05a6.png",
+        "7d06fefd-f7be05a6",
+    ),
+    "mapillary_val": (
+        "mapillary_vistas/validation/images/UY_PHWayVjp9j134zW00FQ.jpg",
+        "mapillary_vistas/validation/labels/UY_PHWayVjp9j134zW00FQ_labelTrainIds.png",
+        "UY_PHWayVjp9j134zW00FQ",
+    ),
+    **{
+        f"acdc_{weather}_val": (
+            f"acdc/rgb_anon/{weather}/val/GOPR0356/GOPR0356_frame_000324_rgb_anon.png",
+            f"acdc/gt/{weather}/val/GOPR0356/GOPR0356_frame_000324_gt_labelTrainIds.png",
+            "GOPR0356_frame_000324",
+        )
+        for weather in ("night", "rain", "snow", "fog")
+    },
+}
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_set_is_found_where_it_is_unpacked(name: str, tmp_path: Path) -> None:
+    image, label, image_id = (tmp_path / PAIRS[name][0], tmp_path / PAIRS[name][1], PAIRS[name][2])
+    # What else the downloads and the converters leave there must not be taken for data.
+    touch(image, label, image.parent / "README.txt", label.with_name(f"{image_id}_color.gif"))
+    register_datasets(tmp_path)
+    assert DatasetCatalog.get(name) == [
+        {"file_name": str(image), "sem_seg_file_name": str(label), "image_id": image_id}
+    ]
+    metadata = MetadataCatalog.get(name)
+    assert metadata.stuff_classes == list(CITYSCAPES_CLASSES)
+    assert len(metadata.stuff_colors) == 19
+    assert (metadata.ignore_label, metadata.evaluator_type) == (255, "sem_seg")
+
+
+def test_the_table_has_the_sets_of_the_benchmarks() -> None:
+    assert {folders.name for folders in DATASETS} == set(PAIRS)
+
+
+@pytest.mark.parametrize(("image_in", "label_in"), [("", ""), ("", "GP010376/"), ("GP010376/", "")])
+def test_acdc_may_be_flat_or_in_sequences(image_in: str, label_in: str, tmp_path: Path) -> None:
+    touch(
+        tmp_path / f"acdc/rgb_anon/fog/val/{image_in}GP010376_frame_1_rgb_anon.png",
+        tmp_path / f"acdc/gt/fog/val/{label_in}GP010376_frame_1_gt_labelTrainIds.png",
+    )
+    register_datasets(tmp_path)
+    (record,) = load_dataset("acdc_fog_val")
+    assert record["sem_seg_file_name"].endswith(f"val/{label_in}GP010376_frame_1_gt_labelTrainIds.png")
+
+
+def test_a_file_that_exists_twice_is_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "acdc/rgb_anon/fog/val"
+    touch(folder / "x_1_rgb_anon.png", folder / "x/x_1_rgb_anon.png")
+    register_datasets(tmp_path)
+    with pytest.raises(UserError, match=r"x_1_rgb_anon\.png exists twice"):
+        load_dataset("acdc_fog_val")
+
+
+def test_records_are_sorted_and_the_published_omissions_left_out(tmp_path: Path) -> None:
+    numbers = [20861, 1, 15188, 17705, 20801, 20860, 2, 20800]
+    for number in numbers:
+        touch(tmp_path / f"gta5/images/{number:05d}.png")
+        if number in (1, 2, 20800, 20861):  # the omitted ones need no labels
+            touch(tmp_path / f"gta5/labels/{number:05d}_labelTrainIds.png")
+    register_datasets(tmp_path)
+    assert [record["image_id"] for record in load_dataset("gta5")] == ["00001", "00002", "20800", "20861"]
+    assert len(GTA5_OMITTED) == 24966 - 24904
+
+
+def test_registering_reads_nothing_and_may_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a folder was listed")
+
+    with monkeypatch.context() as patch:
+        for function in ("walk", "listdir", "scandir", "stat"):
+            patch.setattr(os, function, forbidden)
+        register_datasets(tmp_path / "nowhere")
+        register_datasets(tmp_path)
+    touch(tmp_path / PAIRS["synthia"][0], tmp_path / PAIRS["synthia"][1])
+    assert load_dataset("synthia")[0]["file_name"].startswith(str(tmp_path))
+
+
+def test_default_root_is_the_environment_variable_then_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("elsewhere", "datasets"):
+        touch(tmp_path / folder / PAIRS["bdd_val"][0], tmp_path / folder / PAIRS["bdd_val"][1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "elsewhere"))
+    register_datasets()
+    assert load_dataset("bdd_val")[0]["file_name"] == str(tmp_path / "elsewhere" / PAIRS["bdd_val"][0])
+    monkeypatch.delenv("DETECTRON2_DATASETS")
+    register_datasets()
+    monkeypatch.chdir("/")  # the root was fixed when it was registered
+    assert load_dataset("bdd_val")[0]["file_name"] == str(tmp_path / "datasets" / PAIRS["bdd_val"][0])
+
+
+def test_missing_folder_says_what_should_be_where(tmp_path: Path) -> None:
+    register_datasets(tmp_path)
+    with pytest.raises(UserError) as error:
+        load_dataset("mapillary_val")
+    assert f"no folder {tmp_path}/mapillary_vistas/validation/images" in str(error.value)
+    assert "DETECTRON2_DATASETS" in str(error.value)
+
+
+def test_labels_that_were_not_converted_are_reported(tmp_path: Path) -> None:
+    touch(tmp_path / "gta5/images/00001.png", tmp_path / "gta5/labels/00001.png")
+    register_datasets(tmp_path)
+    with pytest.raises(UserError, match=r"gta5: no label maps in .*gta5/labels.*\*_labelTrainIds.png.*conversion"):
+        load_dataset("gta5")
+
+
+def test_images_without_label_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+    touch(*(tmp_path / f"gta5/images/{number:05d}.png" for number in range(1, 6)))
+    touch(*(tmp_path / f"gta5/labels/{number:05d}_labelTrainIds.png" for number in (1, 3, 5)))
+    register_datasets(tmp_path)
+    with pytest.raises(UserError, match=r"gta5: 2 of 5 images have no label map, the first is .*/00002.png"):
+        load_dataset("gta5")
+
+
+def test_unknown_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    register_datasets(tmp_path)
+    with pytest.raises(UserError, match=r"'cityscape_val'.*did you mean cityscapes_val"):
+        load_dataset("cityscape_val")
+    with pytest.raises(UserError, match="known: acdc_fog_val, "):
+        load_dataset("xyz")
+
+
+def test_a_set_without_images_is_an_error() -> None:
+    register("hollow", list)
+    with pytest.raises(UserError, match="hollow has no images"):
+        load_dataset("hollow")
+
+
+def test_modules_plug_in_sets_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_sets.py").write_text(
+        "from clouds.data import catalog\n"
+        "def register(root):\n"
+        "    records = [{'file_name': str(root / 'a.png'), 'image_id': 'a'}]\n"
+        "    catalog.register('mine', lambda: records, classes=['cat,puss', 'dog'], colors=[(1, 2, 3)] * 2)\n"
+    )
+    (tmp_path / "empty_sets.py").write_text("")
+    (tmp_path / "broken_sets.py").write_text("import no_such_thing_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    register_datasets(tmp_path, ["my_sets"])
+    register_datasets(tmp_path, ["my_sets"])
+    assert load_dataset("mine") == [{"file_name": str(tmp_path / "a.png"), "image_id": "a"}]
+    assert MetadataCatalog.get("mine").stuff_classes == ["cat,puss", "dog"]
+    with pytest.raises(UserError, match=r"names 'absent_sets', but there is no such Python module"):
+        register_datasets(tmp_path, ["absent_sets"])
+    with pytest.raises(UserError, match=r"names 'empty_sets', which has no function register\(root\)"):
+        register_datasets(tmp_path, ["empty_sets"])
+    with pytest.raises(ModuleNotFoundError, match="no_such_thing_at_all"):
+        register_datasets(tmp_path, ["broken_sets"])
+    for module in ("my_sets", "empty_sets"):
+        sys.modules.pop(module, None)

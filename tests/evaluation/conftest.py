@@ -1,0 +1,21 @@
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from clouds.d2 import DatasetCatalog, MetadataCatalog
+from clouds.data.catalog import register
+
+# Time limits per example fail on a busy machine, not on a defect.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
+
+@pytest.fixture
+def streets() -> Iterator[str]:
+    """The name of a registered set with the 19 classes."""
+    name = "streets_of_the_evaluation_tests"
+    register(name, list)
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)

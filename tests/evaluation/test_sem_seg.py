@@ -1,0 +1,148 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import one_hot
+
+from clouds.d2 import MetadataCatalog, comm, inference_on_dataset
+from clouds.data.catalog import register
+from clouds.data.files import read_label
+from clouds.data.labels import CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
+from clouds.errors import UserError
+from clouds.evaluation.sem_seg import SemSegEvaluator, predicted_labels
+from tests.evaluation.test_confusion import GOLDEN
+
+
+def scores_of(labels: np.ndarray, classes: int = 19) -> torch.Tensor:
+    """(C, H, W) scores whose maximum is at ``labels``."""
+    return one_hot(torch.from_numpy(labels).long(), classes).permute(2, 0, 1).float()
+
+
+def sample(truth: np.ndarray) -> dict:
+    return {"file_name": "street.png", "sem_seg": torch.from_numpy(truth)}
+
+
+def golden_evaluator(name: str, pictures: range = range(3)) -> SemSegEvaluator:
+    evaluator = SemSegEvaluator(name)
+    with np.load(GOLDEN) as golden:
+        for i in pictures:
+            evaluator.process([sample(golden[f"gt{i}"])], [{"sem_seg": scores_of(golden[f"pred{i}"])}])
+    return evaluator
+
+
+def test_evaluator_reports_each_class_under_its_own_name(streets: str) -> None:
+    evaluator = golden_evaluator(streets)
+    results = evaluator.evaluate()["sem_seg"]
+    with np.load(GOLDEN) as golden:
+        for key in ("mIoU", "fwIoU", "mACC", "pACC"):
+            assert results[key] == pytest.approx(float(golden[key]))
+        reported = dict(zip(golden["reported_names"], golden["reported_values"], strict=True))
+    for name, value in reported.items():
+        if name in ("IoU.bus", "IoU.motorcycle", "IoU.bicycle", "mIoU"):
+            continue
+        assert results[name.replace(".", "-")] == pytest.approx(value), name
+    # Published: the value of "vegetation" (because of its synonym "bushes"), and 0 where there is nothing to score.
+    assert reported["IoU.bus"] == pytest.approx(55.02, abs=0.01)
+    assert results["IoU-bus"] == pytest.approx(78.98, abs=0.01)
+    assert reported["IoU.motorcycle"] == reported["IoU.bicycle"] == 0
+    assert math.isnan(results["IoU-motorcycle"]) and math.isnan(results["IoU-bicycle"])
+    assert results["ACC-bus"] == pytest.approx(100)
+    assert evaluator.images == 3
+
+
+def test_reset_forgets_and_batches_do_not_matter(streets: str) -> None:
+    one_by_one = golden_evaluator(streets).evaluate()
+    evaluator = golden_evaluator(streets, range(2))
+    evaluator.reset()
+    assert evaluator.images == 0 and not evaluator.matrix.any()
+    with np.load(GOLDEN) as golden:
+        evaluator.process(
+            [sample(golden[f"gt{i}"]) for i in range(3)],
+            [{"sem_seg": scores_of(golden[f"pred{i}"])} for i in range(3)],
+        )
+    np.testing.assert_equal(evaluator.evaluate(), one_by_one)
+
+
+def test_processes_are_summed_in_the_main_one(streets: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = golden_evaluator(streets)
+    main, other = golden_evaluator(streets, range(1)), golden_evaluator(streets, range(1, 3))
+    monkeypatch.setattr(comm, "gather", lambda share: [])
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    assert other.evaluate() is None
+    monkeypatch.setattr(comm, "gather", lambda share: [share, (other.images, other.matrix)])
+    monkeypatch.setattr(comm, "is_main_process", lambda: True)
+    results = main.evaluate()
+    monkeypatch.undo()
+    np.testing.assert_equal(results, whole.evaluate())
+    assert main.images == 3 and (main.matrix == whole.matrix).all()
+
+
+def test_prediction_is_the_class_of_the_highest_score() -> None:
+    scores = torch.randn(19, 13, 17, generator=torch.Generator().manual_seed(0))
+    labels = predicted_labels(scores)
+    assert labels.dtype == torch.int64 and labels.shape == (13, 17)
+    assert torch.equal(labels, scores.argmax(dim=0))
+
+
+def test_evaluator_runs_under_the_inference_loop(streets: str) -> None:
+    truth = np.array([[0, 1, 255], [18, 18, 0]], dtype=np.uint8)
+    loader = [[sample(truth)]] * 4
+    results = inference_on_dataset(
+        lambda inputs: [{"sem_seg": scores_of(truth * (truth < 255))}], loader, SemSegEvaluator(streets)
+    )
+    assert results["sem_seg"]["mIoU"] == 100
+    assert results["sem_seg"]["IoU-bicycle"] == 100 and math.isnan(results["sem_seg"]["IoU-car"])
+
+
+def test_what_cannot_be_scored_is_said(streets: str) -> None:
+    evaluator, truth = SemSegEvaluator(streets), np.zeros((2, 3), dtype=np.uint8)
+    with pytest.raises(UserError, match=r"street\.png has no label map"):
+        evaluator.process([{"file_name": "street.png"}], [{"sem_seg": scores_of(truth)}])
+    with pytest.raises(UserError, match=r"answered \(16, 2, 3\) .*needs .* \(19, 2, 3\): check .*NUM_CLASSES"):
+        evaluator.process([sample(truth)], [{"sem_seg": scores_of(truth, 16)}])
+    with pytest.raises(UserError, match=r"answered \(19, 3, 2\)"):
+        evaluator.process([sample(truth)], [{"sem_seg": scores_of(truth.T.copy())}])
+
+
+def test_classes_must_have_names_of_their_own(streets: str) -> None:
+    register(streets, list, classes=["car,auto", "car,truck"], colors=[(0, 0, 0)] * 2)
+    with pytest.raises(UserError, match="same first name"):
+        SemSegEvaluator(streets)
+    assert MetadataCatalog.get(streets).stuff_classes == ["car,auto", "car,truck"]
+
+
+def test_agrees_with_the_official_cityscapes_script(streets: str, tmp_path: Path) -> None:
+    from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
+    from cityscapesscripts.helpers.labels import labels
+
+    rng = np.random.default_rng(0)
+    to_train_id, to_id = lookup_table(CITYSCAPES_ID_TO_TRAIN_ID), np.zeros(19, dtype=np.uint8)
+    for label_id, train_id in CITYSCAPES_ID_TO_TRAIN_ID.items():
+        to_id[train_id] = label_id
+    every_id = np.array([label.id for label in labels if label.id >= 0], dtype=np.uint8)  # ignored ones, too
+    evaluator, predictions, truths = SemSegEvaluator(streets), [], []
+    for number in range(3):
+        truth_ids = rng.choice(every_id, (12, 24)).repeat(4, axis=0).repeat(4, axis=1)
+        truth = to_train_id[truth_ids]
+        right = (rng.random(truth.shape) < 0.6) & (truth < 255)
+        prediction = np.where(right, truth, rng.integers(0, 19, truth.shape)).astype(np.uint8)
+        stem = tmp_path / f"city_{number:06d}_000019"
+        Image.fromarray(to_id[prediction]).save(f"{stem}_pred.png")
+        Image.fromarray(truth_ids).save(f"{stem}_gtFine_labelIds.png")
+        Image.fromarray(truth).save(f"{stem}_gtFine_labelTrainIds.png")
+        predictions.append(f"{stem}_pred.png")
+        truths.append(f"{stem}_gtFine_labelIds.png")
+        read_back = np.array(read_label(f"{stem}_gtFine_labelTrainIds.png", 19))
+        evaluator.process([sample(read_back)], [{"sem_seg": scores_of(prediction)}])
+
+    args = official.args
+    args.evalInstLevelScore, args.quiet, args.JSONOutput = False, True, False
+    theirs = official.evaluateImgLists(predictions, truths, args)
+    results = evaluator.evaluate()["sem_seg"]
+    assert results["mIoU"] == pytest.approx(100 * theirs["averageScoreClasses"], abs=1e-9)
+    named = {name: 100 * value for name, value in theirs["classScores"].items() if f"IoU-{name}" in results}
+    assert len(named) == 19
+    assert named == pytest.approx({name: results[f"IoU-{name}"] for name in named}, abs=1e-9)
