@@ -1,0 +1,210 @@
+"""The CLOUDS meta-architecture (Benigmim et al., CVPR 2024)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clouds.d2 import (
+    META_ARCH_REGISTRY,
+    CfgNode,
+    ImageList,
+    MetadataCatalog,
+    build_backbone,
+    build_sem_seg_head,
+    configurable,
+)
+from clouds.data.labels import CITYSCAPES_CLASSES
+from clouds.errors import UserError
+from clouds.modeling import backbone as _backbone  # noqa: F401  (registers the backbones)
+from clouds.modeling.backbone.clip import CLIP
+from clouds.modeling.criterion import SetCriterion
+from clouds.modeling.head import CLOUDSHead
+from clouds.modeling.inference import resize_scores, semantic_scores
+from clouds.modeling.matcher import HungarianMatcher
+from clouds.modeling.open_vocabulary import geometric_ensemble, seen_classes
+from clouds.modeling.structures import Prediction, targets_from_instances
+from clouds.modeling.text_classifier import TextClassifier
+
+
+@META_ARCH_REGISTRY.register()
+class CLOUDS(nn.Module):
+    """A CLIP backbone under a Mask2Former head, with CLIP's own opinion on the masks if wanted."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: CLIP,
+        sem_seg_head: CLOUDSHead,
+        criterion: SetCriterion,
+        train_classes: Sequence[str],
+        test_classes: Sequence[str],
+        size_divisibility: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        geometric_ensemble: bool = False,
+        alpha: float = 0.4,
+        beta: float = 0.8,
+        ensemble_on_valid_mask: bool = False,
+    ) -> None:
+        """
+        Args:
+            backbone: the CLIP towers.
+            sem_seg_head: pixel and transformer decoder.
+            criterion: the training loss.
+            train_classes: names of the training classes, synonyms separated by commas.
+            test_classes: likewise at test time; other than the training classes only with a text head.
+            size_divisibility: the canvas of a batch is padded to a multiple of this.
+            pixel_mean: of R, G, B in 0..255.
+            pixel_std: likewise.
+            geometric_ensemble: combine the decoder's classes with CLIP's at inference.
+            alpha: weight of CLIP for classes seen in training.
+            beta: weight of CLIP for the other classes.
+            ensemble_on_valid_mask: let CLIP speak only where a mask is not empty.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.criterion = criterion
+        self.train_classes = tuple(train_classes)
+        self.test_classes = tuple(test_classes)
+        self.size_divisibility = size_divisibility
+        self.geometric_ensemble = geometric_ensemble
+        self.alpha = alpha
+        self.beta = beta
+        self.ensemble_on_valid_mask = ensemble_on_valid_mask
+        self.void_embedding = nn.Embedding(1, backbone.embed_dim)
+        # A head without text never uses it; a trained parameter without gradient would break data-parallel training.
+        self.void_embedding.requires_grad_(sem_seg_head.uses_text)
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        backbone = build_backbone(cfg)
+        former, clouds, num_classes = cfg.MODEL.MASK_FORMER, cfg.MODEL.CLOUDS, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        sem_seg_head = build_sem_seg_head(cfg, backbone.output_shape())
+        if sem_seg_head.uses_text and backbone.embed_dim != clouds.EMBED_DIM:
+            raise UserError(
+                f"MODEL.CLOUDS.EMBED_DIM is {clouds.EMBED_DIM}, but {clouds.CLIP_MODEL_NAME} embeds into "
+                f"{backbone.embed_dim} dimensions; set MODEL.CLOUDS.EMBED_DIM {backbone.embed_dim}."
+            )
+        matcher = HungarianMatcher(
+            cost_class=former.CLASS_WEIGHT,
+            cost_mask=former.MASK_WEIGHT,
+            cost_dice=former.DICE_WEIGHT,
+            num_points=former.TRAIN_NUM_POINTS,
+        )
+        criterion = SetCriterion(
+            num_classes=num_classes,
+            matcher=matcher,
+            class_weight=former.CLASS_WEIGHT,
+            mask_weight=former.MASK_WEIGHT,
+            dice_weight=former.DICE_WEIGHT,
+            no_object_weight=former.NO_OBJECT_WEIGHT,
+            num_points=former.TRAIN_NUM_POINTS,
+            oversample_ratio=former.OVERSAMPLE_RATIO,
+            importance_sample_ratio=former.IMPORTANCE_SAMPLE_RATIO,
+            deep_supervision=former.DEEP_SUPERVISION,
+        )
+        return {
+            "backbone": backbone,
+            "sem_seg_head": sem_seg_head,
+            "criterion": criterion,
+            "train_classes": class_names(cfg.DATASETS.TRAIN, num_classes),
+            "test_classes": class_names(cfg.DATASETS.TEST),
+            "size_divisibility": former.SIZE_DIVISIBILITY,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "geometric_ensemble": clouds.GEOMETRIC_ENSEMBLE,
+            "alpha": clouds.GEOMETRIC_ENSEMBLE_ALPHA,
+            "beta": clouds.GEOMETRIC_ENSEMBLE_BETA,
+            "ensemble_on_valid_mask": clouds.ENSEMBLE_ON_VALID_MASK,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """
+        Args:
+            batched_inputs: one dict an image with `image`, (3, H, W) uint8 or float RGB in 0..255; for training
+                `instances` with `gt_classes` (N,) and `gt_masks` (N, H, W) bool; for inference optionally `height` and
+                `width`, the size of the answer.
+
+        Returns:
+            In training the weighted losses; else one dict an image with `sem_seg`, (K, height, width) float scores.
+        """
+        images = self.preprocess(batched_inputs)
+        features = self.backbone(images.tensor)
+        predictions = self.sem_seg_head(features, self.text_classifier(), self.void_embedding.weight)
+        if self.training:
+            instances = [x["instances"].to(self.device) for x in batched_inputs]
+            return self.criterion(predictions, targets_from_instances(instances, self._canvas(images)))
+        result = self.with_clip_opinion(predictions[-1], features) if self.geometric_ensemble else predictions[-1]
+        return self.postprocess(result, images, batched_inputs)
+
+    def preprocess(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
+        """Normalise, then pad bottom and right with zeros to one canvas, (B, 3, H, W) float."""
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        return ImageList.from_tensors(images, self.size_divisibility)
+
+    def text_classifier(self) -> TextClassifier | None:
+        """Embeddings of the class names for a head that reads them."""
+        if not self.sem_seg_head.uses_text:
+            return None
+        return self.backbone.text_classifier(self.train_classes if self.training else self.test_classes)
+
+    def with_clip_opinion(self, prediction: Prediction, features: dict[str, Tensor]) -> Prediction:
+        """The prediction with its classes combined with what CLIP sees under each mask (FC-CLIP, section 3.3)."""
+        dense = features["clip_vis_dense"]
+        masks = F.interpolate(prediction.mask_logits, size=dense.shape[-2:], mode="bilinear", align_corners=False)
+        text = self.backbone.text_classifier(self.test_classes)
+        embedded = self.backbone.embed_masks(dense, masks)
+        class_logits = geometric_ensemble(
+            prediction.class_logits,
+            text.logits(embedded, self.void_embedding.weight, self.backbone.logit_scale),
+            seen_classes(self.test_classes, self.train_classes).to(self.device),
+            alpha=self.alpha,
+            beta=self.beta,
+            valid=(masks > 0).flatten(2).any(dim=-1) if self.ensemble_on_valid_mask else None,
+        )
+        return prediction._replace(class_logits=class_logits)
+
+    def postprocess(
+        self, prediction: Prediction, images: ImageList, batched_inputs: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Tensor]]:
+        """Scores of each image at the size asked for."""
+        results = []
+        for class_logits, mask_logits, size, x in zip(*prediction, images.image_sizes, batched_inputs, strict=True):
+            scores = semantic_scores(class_logits, mask_logits, self._canvas(images))
+            height, width = x.get("height", size[0]), x.get("width", size[1])
+            results.append({"sem_seg": resize_scores(scores, size, height, width)})
+        return results
+
+    @staticmethod
+    def _canvas(images: ImageList) -> tuple[int, int]:
+        return images.tensor.shape[-2], images.tensor.shape[-1]
+
+
+def class_names(datasets: Sequence[str], num_classes: int | None = None) -> Sequence[str]:
+    """Class names of the first data set, the 19 of Cityscapes where none is registered under that name.
+
+    Raises:
+        UserError: there are not `num_classes` of them.
+    """
+    names: Sequence[str] = CITYSCAPES_CLASSES
+    if datasets:
+        names = getattr(MetadataCatalog.get(datasets[0]), "stuff_classes", names)
+    if num_classes is not None and len(names) != num_classes:
+        raise UserError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but DATASETS.TRAIN {tuple(datasets)} has {len(names)} "
+            f"classes; set MODEL.SEM_SEG_HEAD.NUM_CLASSES {len(names)}."
+        )
+    return names

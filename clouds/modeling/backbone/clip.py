@@ -1,0 +1,235 @@
+"""The CLIP towers of open_clip as a detectron2 backbone: ConvNeXt and ModifiedResNet, frozen or trained.
+
+Letters: B images, Q masks, C channels, H x W feature map, D dimension of the CLIP space.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clouds.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec, comm, configurable
+from clouds.errors import UserError
+from clouds.modeling.open_vocabulary import mask_pool
+from clouds.modeling.text_classifier import TextClassifier, build_text_classifier
+
+
+def _resolve_model_name(name: str) -> str:
+    """An open_clip name, a folder with `open_clip_config.json`, or an open_clip model config `*.json`."""
+    path = Path(name)
+    if path.suffix == ".json":
+        if not path.is_file():
+            raise UserError(f"CLIP model config {path} does not exist; set MODEL.CLOUDS.CLIP_MODEL_NAME.")
+        open_clip.add_model_config(path)
+        return path.stem
+    return f"local-dir:{name}" if path.is_dir() else name
+
+
+def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.Module:
+    """Build a CLIP model and load its weights.
+
+    Args:
+        name: open_clip name, `hf-hub:` name, folder (`open_clip_config.json` and weights) or model config `*.json`.
+        pretrained: open_clip tag or a weight file; "" leaves a named model at its random initialisation.
+        device: where to build; on "meta" no weights are loaded.
+
+    Raises:
+        UserError: the model is unknown or its weights cannot be had.
+    """
+    # The first process of a machine fills the download cache, the others find it there.
+    if comm.get_local_rank() > 0:
+        comm.synchronize()
+    try:
+        weights = {"pretrained": pretrained or None} if device != "meta" else {"load_weights": False}
+        model = open_clip.create_model(_resolve_model_name(name), device=device, **weights)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserError(
+            f"CLIP model {name!r} with weights {pretrained!r} could not be loaded ({error}); set "
+            "MODEL.CLOUDS.CLIP_MODEL_NAME to an open_clip name or folder and MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS to a "
+            "tag (needs a network or a filled cache) or to a weight file."
+        ) from error
+    if comm.get_local_rank() == 0:
+        comm.synchronize()
+    return model
+
+
+@BACKBONE_REGISTRY.register()
+class CLIP(Backbone):
+    """CLIP's image tower as a feature pyramid, its text tower as a classifier. Frozen unless `trainable`."""
+
+    @configurable
+    def __init__(self, *, clip_model: nn.Module, model_name: str, trainable: bool = False) -> None:
+        """
+        Args:
+            clip_model: an open_clip model with a timm ConvNeXt or a ModifiedResNet image tower.
+            model_name: what `open_clip.get_tokenizer` takes.
+            trainable: train the image tower's feature maps. The text tower, the projection to CLIP space and the
+                temperature stay frozen in any case: no loss reaches them.
+        """
+        super().__init__()
+        self.clip_model: Any = clip_model
+        self.model_name = model_name
+        self.trainable = trainable
+        self.clip_model.requires_grad_(False)
+        if trainable:
+            self._tower.requires_grad_(True)
+            self._projection.requires_grad_(False)
+        self._text_classifiers: dict[tuple[str, ...], TextClassifier] = {}
+        self.register_load_state_dict_post_hook(lambda module, _: module._text_classifiers.clear())
+        self.train(self.training)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
+        name = cfg.MODEL.CLOUDS.CLIP_MODEL_NAME
+        # Built where it will live only on "meta", where a full-size model must not take memory first.
+        device = "meta" if cfg.MODEL.DEVICE == "meta" else "cpu"
+        return {
+            "clip_model": load_open_clip(name, cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS, device),
+            "model_name": _resolve_model_name(name),
+        }
+
+    @property
+    def is_convnext(self) -> bool:
+        return hasattr(self.clip_model.visual, "trunk")
+
+    @property
+    def _tower(self) -> Any:
+        visual = self.clip_model.visual
+        return visual.trunk if self.is_convnext else visual
+
+    @property
+    def _projection(self) -> Any:
+        """The tower's own pooling head, which only the open-vocabulary classifier uses."""
+        return self._tower.head if self.is_convnext else self._tower.attnpool
+
+    def train(self, mode: bool = True) -> "CLIP":
+        """A frozen tower stays in evaluation mode: its batch norms and drop paths must not move."""
+        super().train(mode and self.trainable)
+        return self
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """
+        Args:
+            images: (B, 3, H, W) normalised, H and W multiples of 32.
+
+        Returns:
+            `stem` (stride 4, ResNet 2), `res2`..`res5` (strides 4, 8, 16, 32) and `clip_vis_dense`, the last map before
+            CLIP's pooling (stride 32), each (B, C, h, w).
+        """
+        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
+            return self._convnext_features(images) if self.is_convnext else self._resnet_features(images)
+
+    def _convnext_features(self, x: Tensor) -> dict[str, Tensor]:
+        trunk = self._tower
+        features = {"stem": (x := trunk.stem(x))}
+        for level, stage in enumerate(trunk.stages, start=2):
+            features[f"res{level}"] = x = stage(x)
+        features["clip_vis_dense"] = trunk.norm_pre(x)
+        return features
+
+    def _resnet_features(self, x: Tensor) -> dict[str, Tensor]:
+        tower = self._tower
+        x = tower.act1(tower.bn1(tower.conv1(x)))
+        x = tower.act2(tower.bn2(tower.conv2(x)))
+        x = tower.act3(tower.bn3(tower.conv3(x)))
+        features = {"stem": x}
+        x = tower.avgpool(x)
+        for level, stage in enumerate((tower.layer1, tower.layer2, tower.layer3, tower.layer4), start=2):
+            features[f"res{level}"] = x = stage(x)
+        features["clip_vis_dense"] = x
+        return features
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels read from the model itself, so that any ConvNeXt or ModifiedResNet works."""
+        tower = self._tower
+        if self.is_convnext:
+            channels = [stage["num_chs"] for stage in tower.feature_info]
+            stem = ShapeSpec(channels=channels[0], stride=4)
+        else:
+            stages = (tower.layer1, tower.layer2, tower.layer3, tower.layer4)
+            channels = [stage[-1].conv3.out_channels for stage in stages]
+            stem = ShapeSpec(channels=tower.conv3.out_channels, stride=2)
+        pyramid = {f"res{i}": ShapeSpec(channels=c, stride=2**i) for i, c in enumerate(channels, start=2)}
+        return {"stem": stem, **pyramid, "clip_vis_dense": ShapeSpec(channels=channels[-1], stride=32)}
+
+    @property
+    def size_divisibility(self) -> int:
+        return 32
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the dimension of the space that text and images share."""
+        return self.clip_model.text_projection.shape[-1]
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Logarithm of CLIP's inverse temperature, scalar."""
+        return self.clip_model.logit_scale
+
+    @cached_property
+    def tokenize(self) -> Callable[[list[str]], Tensor]:
+        """Maps M prompts to (M, context length) int64 tokens. Read from disk on first use: few heads need text."""
+        return open_clip.get_tokenizer(self.model_name)
+
+    @torch.no_grad()
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        """(M, D) text features of M prompts, not normalised."""
+        return self.clip_model.encode_text(self.tokenize(prompts).to(self.logit_scale.device))
+
+    def text_classifier(self, class_names: Sequence[str]) -> TextClassifier:
+        """The text classifier of these classes (synonyms separated by commas), encoded once and kept."""
+        key = tuple(class_names)
+        if key not in self._text_classifiers:
+            self._text_classifiers[key] = build_text_classifier(self.encode_text, key)
+        kept = self._text_classifiers[key]
+        return TextClassifier(kept.embeddings.to(self.logit_scale), kept.names_per_class)
+
+    def embed_masks(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
+        """CLIP's own embedding of each mask, with its image head applied to the mask instead of the whole image.
+
+        Args:
+            dense: (B, C, H, W), the feature `clip_vis_dense`.
+            mask_logits: (B, Q, H, W) resized to the feature map; positive = inside.
+
+        Returns:
+            (B, Q, D), not normalised.
+        """
+        if self.is_convnext:
+            pooled = mask_pool(dense, mask_logits)
+            embedded = self.clip_model.visual.head(self._projection(pooled.flatten(0, 1)[:, :, None, None]))
+            return embedded.unflatten(0, pooled.shape[:2])
+        return self._attention_pool(dense, mask_logits)
+
+    def _attention_pool(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
+        """CLIP-ResNet's attention pooling with one key mask per query; an empty mask gives the output bias alone."""
+        pool = self._tower.attnpool
+        positions = pool.positional_embedding.to(dense.dtype)
+        grid = math.isqrt(len(positions) - 1)
+        spatial = positions[1:].T.reshape(1, -1, grid, grid)
+        spatial = F.interpolate(spatial, size=dense.shape[-2:], mode="bilinear", align_corners=False)
+        keys = (dense + spatial).flatten(2).transpose(1, 2)  # (B, HW, C)
+        query = dense.mean(dim=(2, 3)).unsqueeze(1) + positions[0]  # (B, 1, C): the same for every mask
+
+        def heads(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)  # (B, heads, tokens, C / heads)
+
+        q, k, v = heads(pool.q_proj(query)), heads(pool.k_proj(keys)), heads(pool.v_proj(keys))
+        attention = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, heads, 1, HW)
+        outside = (mask_logits <= 0).flatten(2).unsqueeze(1)  # (B, 1, Q, HW)
+        attention = attention.masked_fill(outside, -math.inf).softmax(dim=-1).nan_to_num()
+        return pool.c_proj((attention @ v).transpose(1, 2).flatten(2))
+
+
+@BACKBONE_REGISTRY.register()
+class TrainableCLIP(CLIP):
+    """The same towers with the image tower trained (or fine-tuned)."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
+        return {**super().from_config(cfg, input_shape), "trainable": True}

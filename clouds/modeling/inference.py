@@ -1,0 +1,65 @@
+"""From queries to a semantic map, in bounded memory.
+
+Letters: Q queries, K classes, h x w mask logits, H x W canvas (the padded network input).
+"""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+# 128 canvas rows of 100 masks at width 2048 are 100 MB; the published code upsamples all rows at once.
+STRIP_ROWS = 128
+
+
+def semantic_scores(
+    class_logits: Tensor, mask_logits: Tensor, canvas: tuple[int, int], strip_rows: int = STRIP_ROWS
+) -> Tensor:
+    """Sum over queries of class probability x mask probability (MaskFormer, semantic inference).
+
+    The masks are brought to the canvas strip by strip; the result is that of one piece, because a strip takes one more
+    source row on each side than it keeps.
+
+    Args:
+        class_logits: (Q, K + 1), void last.
+        mask_logits: (Q, h, w).
+        canvas: (H, W), whole multiples of h and w.
+        strip_rows: canvas rows upsampled at once.
+
+    Returns:
+        (K, H, W) scores, not normalised over classes.
+    """
+    (height, width), (h, w) = canvas, mask_logits.shape[-2:]
+    factor = height // h
+    if factor * h != height or width % w:
+        raise ValueError(f"a canvas of {height} x {width} is no whole multiple of mask logits of {h} x {w}")
+    weights = class_logits.softmax(dim=-1)[:, :-1].T
+    scores = mask_logits.new_empty(weights.shape[0], height, width)
+    rows = max(1, strip_rows // factor)
+    for top in range(0, h, rows):
+        bottom = min(top + rows, h)
+        first, last = max(top - 1, 0), min(bottom + 1, h)
+        strip = F.interpolate(
+            mask_logits[None, :, first:last],
+            size=((last - first) * factor, width),
+            mode="bilinear",
+            align_corners=False,
+        )[0, :, (top - first) * factor : (bottom - first) * factor]
+        scores[:, top * factor : bottom * factor] = (weights @ strip.sigmoid().flatten(1)).unflatten(1, (-1, width))
+    return scores
+
+
+def resize_scores(scores: Tensor, image_size: tuple[int, int], height: int, width: int) -> Tensor:
+    """Cut the padding off and resize to the size that was asked for.
+
+    Args:
+        scores: (K, H, W) on the canvas.
+        image_size: (h, w) of the image on the canvas, top left.
+        height: rows of the result.
+        width: columns of the result.
+
+    Returns:
+        (K, height, width).
+    """
+    scores = scores[:, : image_size[0], : image_size[1]]
+    if scores.shape[-2:] == (height, width):
+        return scores
+    return F.interpolate(scores[None], size=(height, width), mode="bilinear", align_corners=False)[0]

@@ -1,0 +1,86 @@
+"""Small layers that pixel decoder and transformer decoder share."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from fvcore.nn.weight_init import c2_xavier_fill
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def sine_position_embedding(height: int, width: int, channels: int, like: Tensor) -> Tensor:
+    """Two-dimensional sine embedding (DETR, section A.4), coordinates normalised to (0, 2 pi], temperature 10,000.
+
+    Returns:
+        (channels, height, width) float32 on the device of `like`: first half y, second half x.
+    """
+    half = channels // 2
+    wavelength = 10000.0 ** (torch.arange(half, device=like.device) // 2 * 2 / half)
+
+    def encode(size: int) -> Tensor:
+        position = torch.arange(1, size + 1, dtype=torch.float32, device=like.device)
+        angle = position[:, None] / (size + 1e-6) * (2 * math.pi) / wavelength
+        return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=-1).flatten(1).T  # (half, size)
+
+    y = encode(height)[:, :, None].expand(half, height, width)
+    x = encode(width)[:, None, :].expand(half, height, width)
+    return torch.cat((y, x))
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> None:
+        super().__init__()
+        dims = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_dim) -> (..., out_dim)."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class ConvNorm(nn.Conv2d):
+    """Convolution at its input's size, then norm, then activation; the parameters are `weight`, `bias`, `norm.*`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        norm: str = "",
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """
+        Args:
+            in_channels: channels of the input.
+            out_channels: channels of the output.
+            kernel_size: odd.
+            norm: "GN" (32 groups) or "" for none; with a norm the convolution has no bias.
+            activation: applied last.
+        """
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
+        if norm not in ("GN", ""):
+            raise ValueError(f'MODEL.SEM_SEG_HEAD.NORM is {norm!r}; known are "GN" and "".')
+        self.norm = nn.GroupNorm(32, out_channels) if norm else None
+        self.activation = activation
+        c2_xavier_fill(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
+        x = super().forward(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return x if self.activation is None else self.activation(x)
+
+
+def xavier_init(module: nn.Module) -> None:
+    """Glorot-uniform for every matrix of the module, biases and norms left alone (as in DETR)."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)

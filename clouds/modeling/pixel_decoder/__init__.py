@@ -1,0 +1,5 @@
+"""Pixel decoders by their published names."""
+
+from clouds.modeling.pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder
+
+__all__ = ["MSDeformAttnPixelDecoder"]

@@ -1,0 +1,232 @@
+"""Mask2Former's pixel decoder: deformable-attention encoder over the coarse levels, then a feature pyramid.
+
+Letters: B images, C channels of the decoder, S pixels of all encoder levels, L levels, M heads, P points.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clouds.d2 import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec, configurable
+from clouds.modeling.layers import ConvNorm, sine_position_embedding, xavier_init
+from clouds.modeling.pixel_decoder.ops import ms_deform_attn
+
+Shapes = Sequence[tuple[int, int]]
+
+
+class MSDeformAttn(nn.Module):
+    """Deformable self-attention over L levels (Deformable DETR, section 4.1)."""
+
+    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int) -> None:
+        super().__init__()
+        self.sizes = (num_heads, num_levels, num_points)
+        samples = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(dim, samples * 2)
+        self.attention_weights = nn.Linear(dim, samples)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Each head starts out looking its own way, its p-th point p pixels off, all points weighted alike."""
+        heads, levels, points = self.sizes
+        angle = torch.arange(heads, dtype=torch.float32) * (2 * math.pi / heads)
+        direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
+        direction = direction / direction.abs().amax(dim=-1, keepdim=True)
+        offsets = direction[:, None, None] * torch.arange(1, points + 1)[:, None]
+        nn.init.zeros_(self.sampling_offsets.weight)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.expand(-1, levels, -1, -1).flatten())
+        for layer in (self.attention_weights, self.value_proj, self.output_proj):
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.xavier_uniform_(self.value_proj.weight)
+        nn.init.xavier_uniform_(self.output_proj.weight)
+
+    def forward(self, query: Tensor, reference: Tensor, source: Tensor, shapes: Shapes) -> Tensor:
+        """
+        Args:
+            query: (B, S, C).
+            reference: (S, 2) as (x, y) in [0, 1].
+            source: (B, S, C).
+            shapes: L pairs (height, width).
+
+        Returns:
+            (B, S, C).
+        """
+        heads, levels, points = self.sizes
+        value = self.value_proj(source).unflatten(-1, (heads, -1))
+        offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
+        weights = self.attention_weights(query).unflatten(-1, (heads, -1)).softmax(dim=-1)
+        # Offsets are in pixels of their level, locations in fractions of it.
+        extent = torch.tensor([(w, h) for h, w in shapes], dtype=offsets.dtype, device=offsets.device)
+        locations = reference[:, None, None, None] + offsets / extent[:, None]
+        return self.output_proj(ms_deform_attn(value, shapes, locations, weights.unflatten(-1, (levels, points))))
+
+
+class EncoderLayer(nn.Module):
+    """Deformable self-attention and feed-forward network, each with a residual and a norm behind it."""
+
+    def __init__(
+        self, dim: int, dim_feedforward: int, dropout: float, num_levels: int, num_heads: int, num_points: int
+    ) -> None:
+        super().__init__()
+        self.self_attn = MSDeformAttn(dim, num_levels, num_heads, num_points)
+        self.norm1 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, source: Tensor, position: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
+        """`source` (B, S, C), `position` (S, C), `reference` (S, 2) -> (B, S, C)."""
+        attended = self.self_attn(source + position, reference, source, shapes)
+        source = self.norm1(source + self.dropout(attended))
+        hidden = self.linear2(self.dropout(F.relu(self.linear1(source))))
+        return self.norm2(source + self.dropout(hidden))
+
+
+class Encoder(nn.Module):
+    """The stack of encoder layers, with one learnt embedding a level."""
+
+    def __init__(self, num_layers: int, num_levels: int, dim: int, **layer: Any) -> None:
+        super().__init__()
+        self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
+        self.layers = [EncoderLayer(dim, num_levels=num_levels, **layer) for _ in range(num_layers)]
+        # Registered under the name that the published checkpoints have, `encoder.layers.*`.
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(self.layers)})
+        xavier_init(self)
+        for encoder_layer in self.layers:
+            encoder_layer.self_attn.reset_parameters()
+        nn.init.normal_(self.level_embed)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """L maps (B, C, h, w) -> L maps of the same shapes."""
+        shapes = [(x.shape[-2], x.shape[-1]) for x in maps]
+        like = maps[0]
+        x = torch.cat([level.flatten(2) for level in maps], dim=2).transpose(1, 2)
+        position = torch.cat(
+            [
+                sine_position_embedding(h, w, like.shape[1], like).flatten(1).T + embedding
+                for (h, w), embedding in zip(shapes, self.level_embed, strict=True)
+            ]
+        )
+        reference = torch.cat([pixel_centres(h, w, like) for h, w in shapes])
+        for layer in self.layers:
+            x = layer(x, position, reference, shapes)
+        levels = x.split([h * w for h, w in shapes], dim=1)
+        return [level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, shapes, strict=True)]
+
+
+def pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
+    """(height * width, 2) centres of the pixels as (x, y) in (0, 1), row-major."""
+    y = (torch.arange(height, dtype=torch.float32, device=like.device) + 0.5) / height
+    x = (torch.arange(width, dtype=torch.float32, device=like.device) + 0.5) / width
+    return torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1).flatten(0, 1)
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class MSDeformAttnPixelDecoder(nn.Module):
+    """From the backbone's pyramid to mask features at stride 4 and three coarser maps for the transformer decoder."""
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        conv_dim: int,
+        mask_dim: int,
+        norm: str,
+        encoder_in_features: Sequence[str],
+        encoder_layers: int,
+        num_heads: int,
+        num_points: int,
+        dim_feedforward: int,
+        dropout: float,
+        common_stride: int,
+    ) -> None:
+        """
+        Args:
+            input_shape: channels and stride of each backbone feature taken.
+            conv_dim: C, channels inside the decoder.
+            mask_dim: channels of the mask features.
+            norm: of the pyramid's convolutions, "GN" or "".
+            encoder_in_features: the levels that the deformable encoder sees.
+            encoder_layers: its number of layers.
+            num_heads: M.
+            num_points: P.
+            dim_feedforward: of the encoder's feed-forward network.
+            dropout: in the encoder.
+            common_stride: stride of the mask features; finer levels than the encoder's are joined down to it.
+        """
+        super().__init__()
+        channels, strides = {}, {}
+        for name, shape in input_shape.items():
+            if shape.channels is None or shape.stride is None:
+                raise ValueError(f"the backbone does not say channels and stride of {name!r}")
+            channels[name], strides[name] = shape.channels, shape.stride
+        fine_to_coarse = sorted(input_shape, key=strides.__getitem__)
+        self.encoder_in_features = [name for name in reversed(fine_to_coarse) if name in encoder_in_features]
+        finest = min(strides[name] for name in self.encoder_in_features)
+        self.pyramid_features = [name for name in fine_to_coarse if common_stride <= strides[name] < finest]
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels[name], conv_dim, 1), nn.GroupNorm(32, conv_dim))
+            for name in self.encoder_in_features
+        )
+        for projection in self.input_proj:
+            xavier_init(projection)
+        self.transformer = Encoder(
+            encoder_layers,
+            len(self.encoder_in_features),
+            conv_dim,
+            dim_feedforward=dim_feedforward,
+            dropout=dropout,
+            num_heads=num_heads,
+            num_points=num_points,
+        )
+        self.mask_features = ConvNorm(conv_dim, mask_dim, 1)
+        for i, name in enumerate(self.pyramid_features, start=1):
+            self.add_module(f"adapter_{i}", ConvNorm(channels[name], conv_dim, 1, norm=norm))
+            self.add_module(f"layer_{i}", ConvNorm(conv_dim, conv_dim, 3, norm=norm, activation=F.relu))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        head = cfg.MODEL.SEM_SEG_HEAD
+        return {
+            "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
+            "conv_dim": head.CONVS_DIM,
+            "mask_dim": head.MASK_DIM,
+            "norm": head.NORM,
+            "encoder_in_features": head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
+            "encoder_layers": head.TRANSFORMER_ENC_LAYERS,
+            "num_heads": head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
+            "num_points": head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
+            "dim_feedforward": head.TRANSFORMER_ENC_DIM_FEEDFORWARD,
+            "dropout": cfg.MODEL.MASK_FORMER.DROPOUT,
+            "common_stride": head.COMMON_STRIDE,
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """
+        Args:
+            features: backbone features (B, channels, h, w) by name.
+
+        Returns:
+            Mask features (B, mask_dim, H / 4, W / 4), and three maps (B, C, h, w), strides 32, 16, 8.
+        """
+        # Sampling locations need more than half precision, as in the published code.
+        with torch.autocast(device_type=next(iter(features.values())).device.type, enabled=False):
+            projected = [
+                projection(features[name].float())
+                for name, projection in zip(self.encoder_in_features, self.input_proj, strict=True)
+            ]
+            maps = self.transformer(projected)
+            for i, name in reversed(list(enumerate(self.pyramid_features, start=1))):
+                lateral = self.get_submodule(f"adapter_{i}")(features[name].float())
+                up = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+                maps.append(self.get_submodule(f"layer_{i}")(lateral + up))
+            return self.mask_features(maps[-1]), maps[:3]

@@ -1,0 +1,5 @@
+"""Multi-scale deformable attention: one signature, several ways to compute it."""
+
+from clouds.modeling.pixel_decoder.ops.reference import ms_deform_attn
+
+__all__ = ["ms_deform_attn"]

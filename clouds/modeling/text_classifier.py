@@ -1,0 +1,85 @@
+"""A classifier made of text: class names, their synonyms and prompt templates, embedded by CLIP.
+
+Letters: N names (all synonyms of all classes), K classes, C channels of the CLIP space.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_SIZES = ("small", "medium", "large")
+# The 14 templates of ViLD (Gu et al., ICLR 2022, appendix) in the order of the published checkpoints.
+VILD_TEMPLATES: tuple[str, ...] = (
+    "a photo of a {}.",
+    "This is a photo of a {}",
+    "There is a {} in the scene",
+    "There is the {} in the scene",
+    "a photo of a {} in the scene",
+    *(f"a photo of a {size} {{}}." for size in _SIZES),
+    *(f"This is a photo of a {size} {{}}." for size in _SIZES),
+    *(f"There is a {size} {{}} in the scene." for size in _SIZES),
+)
+
+
+@dataclass(frozen=True)
+class TextClassifier:
+    """Unit-norm text embeddings of every name of every class.
+
+    Attributes:
+        embeddings: (N, C) float, one unit-norm row per name, class-major.
+        names_per_class: K counts that add up to N.
+    """
+
+    embeddings: Tensor
+    names_per_class: tuple[int, ...]
+
+    def logits(self, x: Tensor, void: Tensor, logit_scale: Tensor) -> Tensor:
+        """Scaled cosine similarity with each class, the best of its names, and with the void embedding.
+
+        Args:
+            x: (..., C) embeddings in CLIP space, any norm.
+            void: (1, C) the learnt "no object" embedding, any norm.
+            logit_scale: scalar, the logarithm of the inverse temperature; its exponential is capped at 100 as in CLIP.
+
+        Returns:
+            (..., K + 1) logits, void last.
+        """
+        weights = torch.cat([self.embeddings, F.normalize(void, dim=-1)])
+        similarity = logit_scale.exp().clamp(max=100) * F.normalize(x, dim=-1) @ weights.T
+        *per_class, void_logit = similarity.split([*self.names_per_class, 1], dim=-1)
+        return torch.stack([*(names.max(dim=-1).values for names in per_class), void_logit.squeeze(-1)], dim=-1)
+
+
+def split_synonyms(class_name: str) -> list[str]:
+    """`"car, cars"` -> `["car", "cars"]`."""
+    return [name.strip() for name in class_name.split(",")]
+
+
+def prompts_for(class_names: Sequence[str], templates: Sequence[str] = VILD_TEMPLATES) -> list[str]:
+    """Every name in every template: class-major, then name, then template."""
+    names = [name for class_name in class_names for name in split_synonyms(class_name)]
+    return [template.format(name) for name in names for template in templates]
+
+
+def build_text_classifier(
+    encode: Callable[[list[str]], Tensor],
+    class_names: Sequence[str],
+    templates: Sequence[str] = VILD_TEMPLATES,
+    batch_size: int = 128,
+) -> TextClassifier:
+    """Embed all names: normalise each prompt, average over the templates, normalise again (as in ViLD).
+
+    Args:
+        encode: maps a list of M prompts to (M, C) text features of any norm.
+        class_names: K names; synonyms are separated by commas.
+        templates: prompt templates with one `{}` each.
+        batch_size: prompts encoded at once; bounds the memory.
+    """
+    prompts = prompts_for(class_names, templates)
+    chunks = [encode(prompts[start : start + batch_size]) for start in range(0, len(prompts), batch_size)]
+    embeddings = F.normalize(torch.cat(chunks), dim=-1)
+    embeddings = F.normalize(embeddings.unflatten(0, (-1, len(templates))).mean(dim=1), dim=-1)
+    return TextClassifier(embeddings, tuple(len(split_synonyms(name)) for name in class_names))

@@ -1,0 +1,143 @@
+"""The meta-architecture: published keys, freezing, odd batches, clear errors."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from clouds.clouds import CLOUDS
+from clouds.config import get_config, load_config
+from clouds.d2 import Instances, build_model
+from clouds.errors import UserError
+from clouds.modeling.backbone.clip import load_open_clip
+from tests.parity import golden
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FULL_SIZE = {"convnext_large": "train_gta.yaml", "rn50": "train_gta_r50.yaml", "rn101": "train_gta_r101.yaml"}
+
+
+@pytest.mark.parametrize("suffix", ["", "_textdecoder"])
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size_models_have_the_published_keys(name, suffix):
+    decoder = "MultiScaleMaskedTransformerDecoder" if suffix else "OriginalMultiScaleMaskedTransformerDecoder"
+    opts = ["MODEL.DEVICE", "meta", "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", decoder]
+    model = build_model(load_config(str(CONFIGS / "warmup" / "gta" / FULL_SIZE[name]), opts))
+    lines = (golden.ROOT / f"state_dict_keys_{name}{suffix}.txt").read_text().splitlines()
+    published = {key: (shape, dtype) for key, shape, dtype in (line.split("\t") for line in lines)}
+    ours = {k: (str(tuple(v.shape)), str(v.dtype).removeprefix("torch.")) for k, v in model.state_dict().items()}
+    assert ours == published
+
+
+@pytest.fixture(scope="module")
+def frozen() -> CLOUDS:
+    return golden.build("convnext_closed")
+
+
+def test_a_frozen_tower_stays_as_it_is(frozen):
+    frozen.train()
+    assert not any(module.training for module in frozen.backbone.modules())
+    assert not any(p.requires_grad for p in frozen.backbone.parameters())
+    assert frozen.sem_seg_head.training
+    assert not frozen.backbone(torch.zeros(1, 3, 32, 32))["res5"].requires_grad
+
+
+@pytest.mark.parametrize("case", ["convnext_closed", "rn_closed"])
+def test_a_trained_tower_gets_a_gradient_everywhere(case):
+    model = golden.build(case, "MODEL.BACKBONE.NAME", "TrainableCLIP").train()
+    sum(model(golden.batch()).values()).backward()
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+    assert any(p.requires_grad for p in model.backbone.parameters())
+
+
+def test_pooled_linear_head_trains(frozen):
+    cfg = golden.golden_config(
+        "convnext_closed", "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "BisMultiScaleMaskedTransformerDecoder"
+    )
+    model = build_model(cfg).train()
+    sum(model(golden.batch()).values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_text_is_encoded_only_when_something_uses_it(frozen, monkeypatch):
+    monkeypatch.setattr(type(frozen.backbone), "encode_text", lambda *_: pytest.fail("encoded"))
+    with torch.no_grad():
+        frozen.eval()(golden.batch())
+        frozen.train()(golden.batch())
+
+
+def test_text_is_encoded_once(monkeypatch):
+    model = golden.build("convnext_text").eval()
+    first = model.text_classifier()
+    monkeypatch.setattr(type(model.backbone), "encode_text", lambda *_: pytest.fail("encoded twice"))
+    torch.testing.assert_close(model.text_classifier().embeddings, first.embeddings)
+    model.train()
+    assert model.text_classifier().names_per_class == first.names_per_class
+
+
+def test_batches_with_all_or_some_images_unlabelled_train(frozen):
+    frozen.train()
+    for keep in ((), (0,)):
+        inputs = golden.batch()
+        for i, x in enumerate(inputs):
+            if i not in keep:
+                empty = Instances(x["instances"].image_size)
+                empty.gt_classes = torch.zeros(0, dtype=torch.int64)
+                empty.gt_masks = torch.zeros(0, *x["instances"].image_size, dtype=torch.bool)
+                x["instances"] = empty
+        losses = frozen(inputs)
+        assert all(loss.isfinite() for loss in losses.values())
+        sum(losses.values()).backward()
+
+
+def test_more_targets_than_queries_train():
+    model = build_model(golden.golden_config("convnext_closed", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 3)).train()
+    assert all(loss.isfinite() for loss in model(golden.batch()).values())
+
+
+def test_the_answer_has_the_size_asked_for(frozen):
+    image = golden.batch()[0]["image"]
+    with torch.no_grad():
+        (own,) = frozen.eval()([{"image": image}])
+        (asked,) = frozen([{"image": image, "height": 31, "width": 77}])
+    assert own["sem_seg"].shape == (19, 96, 128)
+    assert asked["sem_seg"].shape == (19, 31, 77)
+
+
+def test_deep_supervision_off_leaves_the_last_losses():
+    model = build_model(golden.golden_config("convnext_closed", "MODEL.MASK_FORMER.DEEP_SUPERVISION", False)).train()
+    assert set(model(golden.batch())) == {"loss_ce", "loss_mask", "loss_dice"}
+
+
+class TestErrors:
+    def test_unknown_clip(self):
+        with pytest.raises(UserError, match="CLIP_MODEL_NAME"):
+            load_open_clip("no_such_clip")
+
+    def test_weights_that_are_not_there(self):
+        with pytest.raises(UserError, match=r"nowhere\.pt"):
+            load_open_clip(str(golden.ROOT / "clip_configs" / "convnext_h2tiny.json"), "nowhere.pt")
+
+    def test_missing_model_config(self):
+        with pytest.raises(UserError, match=r"nowhere\.json does not exist"):
+            load_open_clip("nowhere.json")
+
+    def test_embedding_dimension(self):
+        with pytest.raises(UserError, match=r"EMBED_DIM 64"):
+            build_model(golden.golden_config("convnext_text", "MODEL.CLOUDS.EMBED_DIM", 768))
+
+    def test_number_of_classes(self):
+        with pytest.raises(UserError, match=r"NUM_CLASSES 19"):
+            build_model(golden.golden_config("convnext_closed", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 18))
+
+
+def test_random_tower_says_so(caplog):
+    with caplog.at_level(logging.WARNING):
+        load_open_clip(str(golden.ROOT / "clip_configs" / "convnext_h2tiny.json"))
+    assert "initialized randomly" in caplog.text
+
+
+def test_default_config_names_the_published_model():
+    cfg = get_config()
+    assert cfg.MODEL.CLOUDS.CLIP_MODEL_NAME == "convnext_large_d_320"

@@ -1,0 +1,223 @@
+"""Properties of the model's pure parts."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from clouds.modeling.inference import resize_scores, semantic_scores
+from clouds.modeling.layers import sine_position_embedding
+from clouds.modeling.matcher import HungarianMatcher, pairwise_dice_cost, pairwise_mask_cost, sample_points
+from clouds.modeling.open_vocabulary import geometric_ensemble, mask_pool, seen_classes
+from clouds.modeling.pixel_decoder.ops import ms_deform_attn
+from clouds.modeling.structures import Prediction, Target
+from clouds.modeling.text_classifier import VILD_TEMPLATES, TextClassifier, build_text_classifier, prompts_for
+from clouds.modeling.transformer_decoder.decoder import attention_mask
+
+seeds = st.integers(0, 2**31)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, rows=st.integers(1, 9), strip=st.integers(1, 40))
+def test_strips_give_the_scores_of_one_piece(seed, rows, strip):
+    g = torch.Generator().manual_seed(seed)
+    classes, masks = torch.randn(5, 4, generator=g), torch.randn(5, rows, 6, generator=g)
+    whole = torch.einsum(
+        "qc,qhw->chw",
+        classes.softmax(-1)[:, :-1],
+        F.interpolate(masks[None], scale_factor=4, mode="bilinear", align_corners=False)[0].sigmoid(),
+    )
+    torch.testing.assert_close(semantic_scores(classes, masks, (rows * 4, 24), strip), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_upsampled_strips_never_hold_all_masks(monkeypatch):
+    sizes = []
+    real = F.interpolate
+    monkeypatch.setattr(F, "interpolate", lambda x, **k: sizes.append(k["size"][0]) or real(x, **k))
+    semantic_scores(torch.randn(3, 4), torch.randn(3, 64, 2), (256, 8), strip_rows=16)
+    assert max(sizes) <= 16 + 2 * 4
+
+
+def test_canvas_must_fit():
+    with pytest.raises(ValueError, match="no whole multiple"):
+        semantic_scores(torch.randn(3, 4), torch.randn(3, 5, 5), (21, 20))
+
+
+def test_resizing_cuts_the_padding_first():
+    scores = torch.zeros(2, 8, 8)
+    scores[0, :4, :4] = 1
+    scores[1, 4:, 4:] = 9
+    torch.testing.assert_close(resize_scores(scores, (4, 4), 10, 12)[0], torch.ones(10, 12))
+    assert resize_scores(scores, (4, 4), 4, 4).shape == (2, 4, 4)
+
+
+def test_position_embedding_is_bounded_and_tells_places_apart():
+    embedding = sine_position_embedding(5, 7, 32, torch.zeros(1))
+    assert embedding.shape == (32, 5, 7)
+    assert embedding.abs().max() <= 1
+    flat = embedding.flatten(1).T
+    assert torch.cdist(flat, flat).add(torch.eye(35) * 9).min() > 0.1
+
+
+class TestDeformableAttention:
+    def test_pixel_centres_return_the_values(self):
+        shapes = [(2, 3), (1, 2)]
+        value = torch.randn(1, 8, 2, 4)
+        centres = torch.tensor([[(x + 0.5) / 3, (y + 0.5) / 2] for y in range(2) for x in range(3)])
+        locations = centres.view(1, 6, 1, 1, 1, 2).expand(1, 6, 2, 2, 1, 2)
+        weights = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2, 1).expand(1, 6, 2, 2, 1)
+        torch.testing.assert_close(ms_deform_attn(value, shapes, locations, weights), value[:, :6].flatten(2))
+
+    def test_outside_is_zero(self):
+        locations = torch.full((1, 3, 2, 1, 4, 2), 5.0)
+        out = ms_deform_attn(torch.ones(1, 4, 2, 4), [(2, 2)], locations, torch.full((1, 3, 2, 1, 4), 0.25))
+        assert (out == 0).all()
+
+    @settings(max_examples=15, deadline=None)
+    @given(seed=seeds)
+    def test_equals_the_formula(self, seed):
+        g = torch.Generator().manual_seed(seed)
+        shapes, heads, dim, queries, points = [(3, 4), (2, 2)], 2, 3, 5, 2
+        value = torch.randn(1, 16, heads, dim, generator=g)
+        locations = torch.rand(1, queries, heads, 2, points, 2, generator=g) * 1.4 - 0.2
+        weights = torch.rand(1, queries, heads, 2, points, generator=g)
+        expected = torch.zeros(queries, heads, dim)
+        start = 0
+        for level, (h, w) in enumerate(shapes):
+            for q, m, p in np.ndindex(queries, heads, points):
+                x, y = locations[0, q, m, level, p].tolist()
+                x, y = x * w - 0.5, y * h - 0.5
+                for row in (math.floor(y), math.floor(y) + 1):
+                    for column in (math.floor(x), math.floor(x) + 1):
+                        if 0 <= row < h and 0 <= column < w:
+                            share = (1 - abs(y - row)) * (1 - abs(x - column))
+                            pixel = value[0, start + row * w + column, m]
+                            expected[q, m] += weights[0, q, m, level, p] * share * pixel
+            start += h * w
+        out = ms_deform_attn(value, shapes, locations, weights)[0]
+        torch.testing.assert_close(out, expected.flatten(1), rtol=1e-4, atol=1e-5)
+
+
+class TestAttentionMask:
+    def test_inside_only_and_never_nothing(self):
+        logits = torch.full((1, 2, 4, 4), -1.0)
+        logits[0, 0, :2] = 1
+        allowed = attention_mask(logits, (4, 4)).view(1, 2, 4, 4)
+        assert allowed[0, 0, :2].all()
+        assert not allowed[0, 0, 2:].any()
+        assert allowed[0, 1].all()
+
+
+class TestMatching:
+    @settings(max_examples=20, deadline=None)
+    @given(seed=seeds)
+    def test_pairwise_costs_equal_the_losses_of_each_pair(self, seed):
+        g = torch.Generator().manual_seed(seed)
+        logits, masks = torch.randn(4, 9, generator=g) * 4, torch.rand(3, 9, generator=g)
+        for q, n in np.ndindex(4, 3):
+            bce = F.binary_cross_entropy_with_logits(logits[q], masks[n])
+            torch.testing.assert_close(pairwise_mask_cost(logits, masks)[q, n], bce, rtol=1e-4, atol=1e-5)
+            p = logits[q].sigmoid()
+            dice = 1 - (2 * (p * masks[n]).sum() + 1) / (p.sum() + masks[n].sum() + 1)
+            torch.testing.assert_close(pairwise_dice_cost(logits, masks)[q, n], dice, rtol=1e-4, atol=1e-5)
+
+    def test_perfect_queries_find_their_targets(self):
+        masks = torch.zeros(3, 8, 8, dtype=torch.bool)
+        masks[0, :4], masks[1, 4:, :4], masks[2, 4:, 4:] = True, True, True
+        order = torch.tensor([2, 0, 1])
+        logits = torch.full((1, 5, 8, 8), -9.0)
+        logits[0, 1:4] = (masks[order].float() - 0.5) * 18
+        matcher = HungarianMatcher(cost_class=2, cost_mask=5, cost_dice=5, num_points=64)
+        target = Target(torch.tensor([4, 0, 2]), masks)
+        prediction = Prediction(torch.zeros(1, 5, 7), logits)
+        ((queries, matched),) = matcher(prediction, [target], [masks.float()], lambda *s: torch.rand(*s[1:], 2))
+        assert queries.tolist() == [1, 2, 3]
+        assert matched.tolist() == order.tolist()
+
+    def test_image_without_targets(self):
+        matcher = HungarianMatcher(cost_class=2, cost_mask=5, cost_dice=5, num_points=16)
+        empty = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 8, 8, dtype=torch.bool))
+        prediction = Prediction(torch.zeros(1, 5, 7), torch.zeros(1, 5, 8, 8))
+        ((queries, matched),) = matcher(prediction, [empty], [empty.masks.float()], lambda *s: torch.rand(*s[1:], 2))
+        assert len(queries) == len(matched) == 0
+
+    def test_a_prediction_that_is_not_finite_is_named(self):
+        matcher = HungarianMatcher(cost_class=2, cost_mask=5, cost_dice=5, num_points=16)
+        target = Target(torch.tensor([0]), torch.ones(1, 8, 8, dtype=torch.bool))
+        prediction = Prediction(torch.zeros(1, 5, 7), torch.full((1, 5, 8, 8), math.nan))
+        with pytest.raises(FloatingPointError, match="not finite"):
+            matcher(prediction, [target], [target.masks.float()], lambda *s: torch.rand(*s[1:], 2))
+
+    def test_shared_and_own_points_sample_alike(self):
+        maps, points = torch.randn(3, 6, 5), torch.rand(1, 11, 2)
+        torch.testing.assert_close(sample_points(maps, points), sample_points(maps, points.expand(3, -1, -1)))
+
+
+class TestGeometricEnsemble:
+    @settings(max_examples=20, deadline=None)
+    @given(seed=seeds, alpha=st.floats(0, 1), beta=st.floats(0, 1))
+    def test_is_a_distribution_that_keeps_void(self, seed, alpha, beta):
+        g = torch.Generator().manual_seed(seed)
+        inside, outside = torch.randn(2, 3, 6, generator=g), torch.randn(2, 3, 6, generator=g)
+        seen = torch.rand(5, generator=g) > 0.5
+        result = geometric_ensemble(inside, outside, seen, alpha=alpha, beta=beta).exp()
+        torch.testing.assert_close(result.sum(-1), torch.ones(2, 3), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(result[..., -1], inside.softmax(-1)[..., -1], rtol=1e-4, atol=1e-6)
+
+    def test_without_weight_clip_has_no_say(self):
+        inside, outside = torch.randn(1, 4, 6), torch.randn(1, 4, 6)
+        seen = torch.ones(5, dtype=torch.bool)
+        none = geometric_ensemble(inside, outside, seen, alpha=0.0, beta=0.0)
+        torch.testing.assert_close(none.exp(), inside.softmax(-1), rtol=1e-4, atol=1e-6)
+        invalid = torch.zeros(1, 4, dtype=torch.bool)
+        torch.testing.assert_close(geometric_ensemble(inside, outside, seen, alpha=0.4, beta=0.8, valid=invalid), none)
+
+    def test_an_underflow_does_not_spoil_the_other_classes(self):
+        inside, outside = torch.zeros(1, 1, 4), torch.zeros(1, 1, 4)
+        inside[..., 0] = -1e4  # softmax gives exactly 0, whose logarithm times 0 was NaN for every class
+        result = geometric_ensemble(inside, outside, torch.tensor([False, True, True]), alpha=0.4, beta=0.8)
+        assert result.isfinite().all()
+        assert result[0, 0, 1] > result[0, 0, 0]
+
+    def test_seen_classes_share_a_name(self):
+        assert seen_classes(["car,cars", "sky", "tram"], ["cars", "sky,clouds"]).tolist() == [True, True, False]
+
+
+def test_mask_pool_is_the_mean_inside_and_zero_for_nothing():
+    features = torch.randn(1, 3, 4, 4)
+    masks = torch.full((1, 2, 4, 4), -1.0)
+    masks[0, 0, 1:3, 2] = 1
+    pooled = mask_pool(features, masks)
+    torch.testing.assert_close(pooled[0, 0], features[0, :, 1:3, 2].mean(dim=1))
+    assert (pooled[0, 1] == 0).all()
+
+
+class TestTextClassifier:
+    def test_prompts_come_class_major(self):
+        prompts = prompts_for(["car, cars", "sky"])
+        assert len(prompts) == 3 * len(VILD_TEMPLATES) == 42
+        assert prompts[0] == "a photo of a car."
+        assert prompts[14] == "a photo of a cars."
+        assert prompts[-1] == "There is a large sky in the scene."
+
+    @settings(max_examples=10, deadline=None)
+    @given(batch=st.integers(1, 50))
+    def test_batches_do_not_change_it(self, batch):
+        def encode(prompts):
+            return torch.stack([torch.tensor([len(p), p.count("a"), 1.0]) for p in prompts])
+
+        text = build_text_classifier(encode, ["car,cars", "sky"], batch_size=batch)
+        torch.testing.assert_close(text.embeddings, build_text_classifier(encode, ["car,cars", "sky"]).embeddings)
+        torch.testing.assert_close(text.embeddings.norm(dim=-1), torch.ones(3))
+        assert text.names_per_class == (2, 1)
+
+    def test_the_best_synonym_counts_and_void_is_last(self):
+        text = TextClassifier(torch.eye(4)[:3], (2, 1))
+        logits = text.logits(
+            torch.tensor([[0.0, 2.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0, 3.0]]), torch.zeros(())
+        )
+        assert logits.tolist() == [[1.0, 0.0, 0.0]]
