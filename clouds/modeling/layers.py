@@ -5,7 +5,6 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,7 +68,7 @@ class ConvNorm(nn.Conv2d):
             raise ValueError(f'MODEL.SEM_SEG_HEAD.NORM is {norm!r}; known are "GN" and "".')
         self.norm = nn.GroupNorm(32, out_channels) if norm else None
         self.activation = activation
-        c2_xavier_fill(self)
+        convolution_init(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
@@ -77,6 +76,13 @@ class ConvNorm(nn.Conv2d):
         if self.norm is not None:
             x = self.norm(x)
         return x if self.activation is None else self.activation(x)
+
+
+def convolution_init(layer: nn.Conv2d) -> None:
+    """Uniform with variance 1 / fan-in, bias zero (Caffe2's "xavier", which Mask2Former's convolutions start from)."""
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def xavier_init(module: nn.Module) -> None:

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.d2 import CfgNode, Registry, configurable
-from clouds.modeling.layers import MLP, sine_position_embedding, xavier_init
+from clouds.modeling.layers import MLP, convolution_init, sine_position_embedding, xavier_init
 from clouds.modeling.open_vocabulary import mask_pool
 from clouds.modeling.structures import Prediction
 from clouds.modeling.text_classifier import TextClassifier
@@ -166,9 +165,10 @@ class MaskedTransformerDecoder(nn.Module):
         self.level_embed = nn.Embedding(NUM_LEVELS, hidden_dim)
         self.input_proj = nn.ModuleList(nn.Identity() for _ in range(NUM_LEVELS))
         if project_input or in_channels != hidden_dim:
-            self.input_proj = nn.ModuleList(nn.Conv2d(in_channels, hidden_dim, 1) for _ in range(NUM_LEVELS))
-            for projection in self.input_proj:
-                c2_xavier_fill(projection)
+            projections = [nn.Conv2d(in_channels, hidden_dim, 1) for _ in range(NUM_LEVELS)]
+            for projection in projections:
+                convolution_init(projection)
+            self.input_proj = nn.ModuleList(projections)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
         self.build_class_head(num_classes, hidden_dim, mask_dim, embed_dim)
 

@@ -1,0 +1,211 @@
+"""What a checkpoint holds, and what loading it says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from clouds.engine.checkpoint import Checkpointer, frozen_keys, load_weights, read_checkpoint
+from clouds.errors import UserError
+
+
+class Model(nn.Module):
+    """A frozen tower with a norm's statistics and a head, four tensors of its own."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).requires_grad_(False)
+        self.head = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, classes, 1))
+        self.register_buffer("empty_weight", torch.rand(3))
+
+
+TOWER = {"0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"}
+TOWER = {f"backbone.{key}" for key in TOWER}
+TRAINED = {"head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias", "empty_weight"}
+
+
+def equal(model: nn.Module, other: nn.Module) -> set[str]:
+    theirs = other.state_dict()
+    return {key for key, value in model.state_dict().items() if torch.equal(value, theirs[key])}
+
+
+def test_frozen_keys_are_the_towers_parameters_and_statistics() -> None:
+    model = Model()
+    assert frozen_keys(model) == TOWER
+    model.backbone[0].requires_grad_(True)  # a norm whose own parameters stay frozen is not updated
+    assert frozen_keys(model) == {key for key in TOWER if key.startswith("backbone.1")}
+    model.backbone[1].weight.requires_grad_(True)
+    assert frozen_keys(model) == {"backbone.1.bias"}
+    model.head.requires_grad_(False)  # frozen outside of the backbone is not brought back by any other file
+    assert frozen_keys(model) == {"backbone.1.bias"}
+
+
+def test_a_module_of_buffers_alone_follows_the_tower() -> None:
+    model = Model()
+    model.backbone.append(nn.BatchNorm2d(4, affine=False))
+    assert "backbone.2.running_mean" in frozen_keys(model)
+    model.backbone[0].requires_grad_(True)
+    assert "backbone.2.running_mean" not in frozen_keys(model)
+
+
+def test_saves_what_is_trained_and_loads_it_back(tmp_path: Path) -> None:
+    model, other = Model(), Model()
+    Checkpointer(model, str(tmp_path)).save("model_final", iteration=7, seed=3)
+    content = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert content["model"].keys() == TRAINED
+    assert (content["iteration"], content["seed"]) == (7, 3)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
+
+    rest = Checkpointer(other, complete=True).load(str(tmp_path / "model_final.pth"))
+    assert equal(model, other) >= TRAINED
+    assert "backbone.0.weight" not in equal(model, other), "the tower is the other model's own"
+    assert rest == {"iteration": 7, "seed": 3}
+
+
+def test_stores_the_tower_when_asked_to(tmp_path: Path) -> None:
+    model, other = Model(), Model()
+    Checkpointer(model, str(tmp_path), save_frozen=True).save("full")
+    assert torch.load(tmp_path / "full.pth")["model"].keys() == TRAINED | TOWER
+    Checkpointer(other).load(str(tmp_path / "full.pth"))
+    assert equal(model, other) == TRAINED | TOWER
+
+
+def test_a_failing_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model()
+    checkpointer = Checkpointer(model, str(tmp_path))
+    checkpointer.save("model_final", iteration=1)
+
+    def full_disk(content: object, file: object) -> None:
+        file.write(b"half a che")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        checkpointer.save("model_final", iteration=2)
+    assert torch.load(tmp_path / "model_final.pth")["iteration"] == 1
+    assert Checkpointer(model, str(tmp_path)).resume_or_load("", resume=True)["iteration"] == 1
+
+
+def test_only_the_main_process_writes(tmp_path: Path) -> None:
+    Checkpointer(Model(), str(tmp_path), save_to_disk=False).save("model_final")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["pth with model", "bare pth", "safetensors", "from data-parallel training"])
+def test_reads_every_form_of_weights(form: str, tmp_path: Path) -> None:
+    model, other = Model(), Model()
+    weights = dict(model.state_dict())
+    path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
+    if form == "safetensors":
+        save_file(weights, path)
+    elif form == "bare pth":
+        torch.save(weights, path)
+    elif form == "pth with model":
+        torch.save({"model": weights, "trainer": {"iteration": 9, "hooks": {}}}, path)
+    else:
+        torch.save({"model": {f"module.{key}": value for key, value in weights.items()}}, path)
+    Checkpointer(other, complete=True).load(str(path))
+    assert equal(model, other) == TRAINED | TOWER
+
+
+def test_report_of_a_whole_checkpoint() -> None:
+    model, weights = Model(), {key: value for key, value in Model().state_dict().items() if key in TRAINED}
+    assert load_weights(model, weights, source="w.pth") == [
+        "Loaded 5 tensors from w.pth (7 of the frozen tower are not in the file and stay as built)",
+        "Missing: none",
+        "Unexpected: none",
+    ]
+
+
+def test_report_names_at_most_three_keys() -> None:
+    model, weights = Model(), Model().state_dict()
+    del weights["head.0.bias"], weights["empty_weight"]
+    weights |= {f"sam.{number}": torch.zeros(1) for number in range(5)}
+    assert load_weights(model, weights, source="w.pth") == [
+        "Loaded 10 tensors from w.pth",
+        "Missing: 2 (empty_weight, head.0.bias)",
+        "Unexpected: 5 (sam.0, sam.1, sam.2, ...)",
+    ]
+
+
+def test_evaluation_refuses_a_head_that_is_partly_untrained() -> None:
+    weights = Model().state_dict()
+    del weights["head.0.bias"]
+    model = Model()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(UserError, match=r"w.pth lacks 1 \(head.0.bias\) of this model"):
+        load_weights(model, weights, source="w.pth", complete=True)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    weights = Model().state_dict()
+    del weights["empty_weight"]  # a buffer is built right
+    load_weights(model, weights, source="w.pth", complete=True)
+
+
+def test_a_random_tower_is_expected_in_the_file(tmp_path: Path) -> None:
+    weights = {key: value for key, value in Model().state_dict().items() if key in TRAINED}
+    with pytest.raises(UserError, match=r"w\.pth is a checkpoint of another model: it has 5 of the 12 tensors"):
+        load_weights(Model(), weights, source="w.pth", random_tower=True)
+    weights |= {"backbone.0.weight": torch.zeros(4, 3, 1, 1), "backbone.0.bias": torch.zeros(4)}
+    with pytest.raises(UserError, match=r"w.pth lacks 2 \(backbone.1.weight, backbone.1.bias\)"):
+        load_weights(Model(), weights, source="w.pth", complete=True, random_tower=True)
+    Checkpointer(Model(), str(tmp_path), random_tower=True).save("own")
+    Checkpointer(Model(), random_tower=True, complete=True).load(str(tmp_path / "own.pth"))
+
+
+def test_another_models_checkpoint_is_one_sentence() -> None:
+    with pytest.raises(UserError) as shape:
+        load_weights(Model(classes=3), Model(classes=5).state_dict(), source="five.pth")
+    assert str(shape.value) == (
+        "five.pth is a checkpoint of another model: 'head.1.weight' is (5, 4, 1, 1) in the file and (3, 4, 1, 1) in "
+        "the model; check MODEL.* against the config it was trained with."
+    )
+    with pytest.raises(UserError, match="it has 0 of the 5 tensors this model trains"):
+        load_weights(Model(), nn.Linear(2, 2).state_dict(), source="linear.pth")
+    tower = {key: value for key, value in Model().state_dict().items() if key in TOWER}
+    with pytest.raises(UserError, match="it has 0 of the 5 tensors"):  # knows the tower only
+        load_weights(Model(), tower, source="tower.pth")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=200))
+def test_no_bytes_get_past_the_reader(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    for name in ("w.pth", "w.safetensors"):
+        path = tmp_path_factory.mktemp("bytes") / name
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"(Cannot read weights from|holds no model weights)"):
+            read_checkpoint(path)
+
+
+def test_a_truncated_checkpoint_and_one_with_code(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"model": Model().state_dict()}, path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(UserError, match=r"Cannot read weights from .*w\.pth: the file is damaged") as error:
+        read_checkpoint(path)
+    assert "\n" not in str(error.value)
+    torch.save(Model(), path)  # a pickled module would run code when read
+    with pytest.raises(UserError, match="holds more than tensors") as error:
+        read_checkpoint(path)
+    assert "\n" not in str(error.value)
+    for content in ({"model": 3}, {"model": {}}, {"model": {"a": 1}}, {}, [torch.zeros(1)]):
+        torch.save(content, path)
+        with pytest.raises(UserError, match="holds no model weights"):
+            read_checkpoint(path)
+
+
+def test_weights_not_found() -> None:
+    with pytest.raises(UserError, match=r"Weights not found: there is no file 'no/such\.pth' \(MODEL\.WEIGHTS\)\."):
+        Checkpointer(Model()).load("no/such.pth")
+
+
+def test_resume_with_another_optimizer_is_one_sentence(tmp_path: Path) -> None:
+    model = Model()
+    Checkpointer(model, str(tmp_path), optimizer=torch.optim.SGD(model.head.parameters(), lr=1.0)).save("m")
+    other = torch.optim.SGD([{"params": [p]} for p in model.head.parameters()], lr=1.0)
+    with pytest.raises(UserError, match=r"m\.pth cannot be continued with this config: .*parameter group"):
+        Checkpointer(model, str(tmp_path), optimizer=other).resume_or_load("", resume=True)

@@ -1,0 +1,308 @@
+"""The real loop, loaders, evaluator and writers around a network of one convolution."""
+
+import json
+import logging
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from clouds.d2 import CfgNode
+from clouds.engine import setup
+from clouds.engine.setup import default_setup, seed_everything, start_log
+from clouds.engine.trainer import NonFiniteLoss, Trainer
+from clouds.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def quiet_afterwards() -> Iterator[None]:
+    """The log goes to this test's folder and stdout; leave none of that to the next test."""
+    yield
+    for name in ("clouds", "detectron2"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True
+
+
+class Recorder(Trainer):
+    """Notes at which iterations it evaluates."""
+
+    def evaluate(self) -> dict:
+        self.__dict__.setdefault("evaluated", []).append(self.iter)
+        return super().evaluate()
+
+
+def train(cfg: CfgNode, *, resume: bool = False, kind: type[Trainer] = Recorder) -> Recorder:
+    cfg = cfg.clone()
+    default_setup(cfg, Namespace())
+    trainer = kind(cfg)
+    trainer.resume_or_load(resume)
+    trainer.train()
+    return trainer
+
+
+def metrics(cfg: CfgNode) -> list[dict]:
+    return [json.loads(line) for line in (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()]
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in trainer.model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_learns_and_writes_everything_down(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.SOLVER.MAX_ITER, tiny_cfg.TEST.EVAL_PERIOD = 25, 8
+    trainer = train(tiny_cfg)
+    # 25: the state after the last step.
+    assert trainer.evaluated == [0, 7, 15, 23, 25]
+    rows = metrics(tiny_cfg)
+    losses = {row["iteration"]: row["total_loss"] for row in rows if "total_loss" in row}
+    assert sorted(losses) == [7, 15, 19, 23, 24], "every 20 iterations, at evaluations and at the end"
+    assert losses[24] < 0.5 * losses[7]
+    assert rows[-2]["iteration"] == 24
+    assert rows[-2].keys() >= {"loss_ce", "loss_noise", "lr", "time", "data_time", "eta_seconds"}
+    assert rows[-2]["lr"] == pytest.approx(0.1)
+
+    scores = {row["iteration"]: row["tiny_val/sem_seg/mIoU"] for row in rows if "tiny_val/sem_seg/mIoU" in row}
+    assert sorted(scores) == [0, 7, 15, 23, 25]
+    assert scores[25] == trainer.results["tiny_val"]["sem_seg"]["mIoU"] > max(90, scores[0])
+
+    output = Path(tiny_cfg.OUTPUT_DIR)
+    log = (output / "log.txt").read_text()
+    assert "eta: " in log
+    assert "iter: 24" in log
+    assert "protocol full_resolution" in log
+    assert "seed 3" in log
+    assert list(output.glob("events.out.tfevents*"))
+    assert CfgNode.load_yaml_with_base(str(output / "config.yaml"))["SEED"] == 3
+
+
+def test_period_zero_leaves_the_evaluation_at_the_end(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.SOLVER.MAX_ITER, tiny_cfg.TEST.EVAL_PERIOD = 3, 0
+    assert train(tiny_cfg).evaluated == [3]
+
+
+def test_an_end_on_the_period_is_evaluated_once(tiny_cfg: CfgNode) -> None:
+    assert train(tiny_cfg).evaluated == [0, 4, 10]
+
+
+def test_checkpoints_come_every_fifth_evaluation_and_at_the_end(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.SOLVER.MAX_ITER, tiny_cfg.TEST.EVAL_PERIOD = 7, 1
+    trainer = train(tiny_cfg)
+    output = Path(tiny_cfg.OUTPUT_DIR)
+    assert sorted(path.name for path in output.glob("*.pth")) == ["model_0000004.pth", "model_final.pth"]
+    content = torch.load(output / "model_final.pth", weights_only=True)
+    assert content.keys() == {"model", "optimizer", "scheduler", "data", "iteration", "seed"}
+    trained = {"norm.weight", "norm.bias", "sem_seg_head.weight", "sem_seg_head.bias", "needed"}
+    assert content["model"].keys() == trained
+    assert (content["iteration"], content["seed"], content["data"]["position"]) == (6, 3, 28)
+    assert same(content["model"], {key: weights(trainer)[key] for key in trained})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("SOLVER.CHECKPOINT_FROZEN", True), ("MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS", "")]
+)
+def test_the_tower_is_stored_on_demand_and_where_no_file_brings_it_back(
+    tiny_cfg: CfgNode, key: str, value: object
+) -> None:
+    tiny_cfg.merge_from_list([key, value])
+    tiny_cfg.SOLVER.MAX_ITER = tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 2
+    trainer = train(tiny_cfg)
+    output = Path(tiny_cfg.OUTPUT_DIR)
+    assert [path.name for path in output.glob("*.pth")] == ["model_final.pth"]
+    assert same(torch.load(output / "model_final.pth")["model"], weights(trainer))
+
+
+def test_a_resumed_run_ends_where_the_straight_one_does(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    tiny_cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
+    tiny_cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS = ""  # drawn at random, so it has to be stored
+    straight = train(tiny_cfg)
+
+    class Killed(Recorder):
+        def run_step(self) -> None:
+            if self.iter == 6:
+                raise KeyboardInterrupt
+            super().run_step()
+
+    tiny_cfg.OUTPUT_DIR = str(tmp_path / "killed")
+    tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 3
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_cfg, kind=Killed)
+    assert not (tmp_path / "killed" / "model_final.pth").exists()
+    tiny_cfg.SEED = 99  # the run keeps the seed that it began with
+    resumed = train(tiny_cfg, resume=True)
+    assert resumed.start_iter == 6
+    assert resumed.evaluated == [10], "evaluates neither before its first step nor at an iteration that has passed"
+    assert same(weights(resumed), weights(straight))
+    assert resumed.results == straight.results
+
+    again = train(tiny_cfg, resume=True)
+    assert again.start_iter == 10
+    assert again.results == straight.results, "a finished run is evaluated, not trained"
+    log = (tmp_path / "killed" / "log.txt").read_text()
+    assert "Nothing left to train" in log
+
+
+def test_resume_without_a_checkpoint_starts_from_the_beginning(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.SOLVER.MAX_ITER = 2
+    trainer = train(tiny_cfg, resume=True)
+    assert trainer.start_iter == 0
+    assert "No checkpoint in" in (Path(tiny_cfg.OUTPUT_DIR) / "log.txt").read_text()
+
+
+def test_evaluation_does_not_change_the_training(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    often = train(tiny_cfg)
+    tiny_cfg.TEST.EVAL_PERIOD, tiny_cfg.OUTPUT_DIR = 0, str(tmp_path / "other")
+    assert same(weights(often), weights(train(tiny_cfg)))
+    tiny_cfg.SEED, tiny_cfg.OUTPUT_DIR = 4, str(tmp_path / "third")
+    assert not same(weights(often), weights(train(tiny_cfg)))
+
+
+def test_saved_weights_score_what_training_printed(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    tiny_cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS = ""
+    trainer = train(tiny_cfg)
+    tiny_cfg.MODEL.WEIGHTS = f"{tiny_cfg.OUTPUT_DIR}/model_final.pth"
+    tiny_cfg.OUTPUT_DIR, tiny_cfg.SEED = str(tmp_path / "eval"), -1
+    default_setup(tiny_cfg, Namespace())
+    assert Trainer.test_weights(tiny_cfg) == trainer.results
+
+    training = (tmp_path / "run" / "log.txt").read_text()
+    evaluation = (tmp_path / "eval" / "log.txt").read_text().rpartition("Results\n")[2].strip()
+    assert "seed 3" in evaluation
+    assert evaluation in training, "the very same table, with the seed of the training"
+
+
+def test_no_weights_is_a_warning_not_a_failure(tiny_cfg: CfgNode) -> None:
+    default_setup(tiny_cfg, Namespace())
+    assert 0 <= Trainer.test_weights(tiny_cfg)["tiny_val"]["sem_seg"]["mIoU"] <= 100
+    assert "WARNING: MODEL.WEIGHTS is empty" in (Path(tiny_cfg.OUTPUT_DIR) / "log.txt").read_text()
+
+
+def test_a_non_finite_loss_stops_with_a_sentence(tiny_cfg: CfgNode) -> None:
+    evaluated = []
+
+    class Diverging(Trainer):
+        def evaluate(self) -> dict:
+            evaluated.append(self.iter)
+            return super().evaluate()
+
+        def run_step(self) -> None:
+            if self.iter == 2:
+                with torch.no_grad():
+                    self.model.sem_seg_head.bias.fill_(float("nan"))
+            super().run_step()
+
+    tiny_cfg.SOLVER.IMS_PER_BATCH = 2
+    with pytest.raises(NonFiniteLoss) as caught:
+        train(tiny_cfg, kind=Diverging)
+    assert isinstance(caught.value, UserError)
+    assert isinstance(caught.value, FloatingPointError)
+    message = str(caught.value)
+    assert message.startswith("Training stopped at iteration 2: loss_ce = nan, loss_noise = nan on ")
+    assert message.count("/tiny0/train/images/") == 2
+    assert not list(Path(tiny_cfg.OUTPUT_DIR).glob("*.pth"))
+    assert evaluated == [0], "a failed run has no result"
+
+
+def test_a_network_that_finds_its_output_non_finite_is_told_with_the_images(tiny_cfg: CfgNode) -> None:
+    class Refusing(Trainer):
+        def run_step(self) -> None:
+            def refuse(batch: list) -> None:
+                raise FloatingPointError("the network's output is not finite")
+
+            self.model.forward = refuse
+            super().run_step()
+
+    with pytest.raises(NonFiniteLoss, match=r"iteration 0: the network's output is not finite on .*/train/images/"):
+        train(tiny_cfg, kind=Refusing)
+
+
+def test_the_step_is_clipped_as_a_whole(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.SOLVER.merge_from_list(["OPTIMIZER", "SGD", "MOMENTUM", 0.0, "WEIGHT_DECAY", 0.0, "BASE_LR", 1.0])
+    tiny_cfg.SOLVER.merge_from_list(["MAX_ITER", 1, "CLIP_GRADIENTS.ENABLED", True])
+    tiny_cfg.TEST.EVAL_PERIOD = 0
+    before: dict[str, torch.Tensor] = {}
+
+    class Watched(Trainer):
+        def run_step(self) -> None:
+            before.update(weights(self))
+            super().run_step()
+
+    after = weights(train(tiny_cfg, kind=Watched))
+    moved = sum((after[key] - before[key]).square().sum() for key in after)
+    assert moved.sqrt().item() == pytest.approx(0.01, rel=1e-3)  # CLIP_VALUE times the learning rate
+
+
+def test_an_absent_class_is_no_number_in_the_metrics(tiny_cfg: CfgNode) -> None:
+    class Absent(Trainer):
+        @classmethod
+        def test(cls, cfg: CfgNode, model: torch.nn.Module, *, seed: int | None = None) -> dict:
+            return {"tiny_val": {"sem_seg": {"mIoU": 50.0, "IoU-rider": float("nan")}}}
+
+    tiny_cfg.SOLVER.MAX_ITER = 1
+    train(tiny_cfg, kind=Absent)
+    written = (Path(tiny_cfg.OUTPUT_DIR) / "metrics.json").read_text()
+    assert "tiny_val/sem_seg/mIoU" in written
+    assert "rider" not in written
+    assert "NaN" not in written
+
+
+def test_a_missing_test_set_is_told_before_training(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.DATASETS.TEST = ("tiny_val", "tiny_vel")
+    tiny_cfg.TEST.EVAL_PERIOD = 0
+    with pytest.raises(UserError, match="tiny_vel"):
+        train(tiny_cfg)
+    assert not list(Path(tiny_cfg.OUTPUT_DIR).glob("metrics.json"))
+
+
+def test_two_runs_in_one_process_keep_their_logs_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for run in ("a", "b", "a"):
+        start_log(str(tmp_path / run))
+        logging.getLogger("clouds.engine").info(f"hello from {run}")
+    logs = {run: (tmp_path / run / "log.txt").read_text() for run in "ab"}
+    assert logs["a"].count("hello from a") == 2
+    assert logs["b"].count("hello from b") == 1
+    assert "hello from b" not in logs["a"]
+    assert capsys.readouterr().out.count("hello from") == 3
+
+
+def test_seeds_of_iterations_differ_and_repeat() -> None:
+    def draw(*stream: int) -> float:
+        seed_everything(*stream)
+        return torch.rand(()).item()
+
+    assert draw(1, 2) == draw(1, 2)
+    assert len({draw(1), draw(1, 0), draw(1, 1), draw(2, 1), draw(0, 1)}) == 5
+
+
+def test_a_negative_seed_is_drawn_and_recorded(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.SEED = -1
+    default_setup(tiny_cfg, Namespace())
+    assert tiny_cfg.SEED >= 0
+    output = Path(tiny_cfg.OUTPUT_DIR)
+    assert CfgNode.load_yaml_with_base(str(output / "config.yaml"))["SEED"] == tiny_cfg.SEED
+    assert f"seed {tiny_cfg.SEED}," in (output / "log.txt").read_text()
+
+
+def test_the_recorded_config_serves_on_another_machine(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.MODEL.DEVICE = "auto"
+    default_setup(tiny_cfg, Namespace())
+    assert tiny_cfg.MODEL.DEVICE in ("cpu", "cuda")
+    recorded = CfgNode.load_yaml_with_base(f"{tiny_cfg.OUTPUT_DIR}/config.yaml")
+    assert recorded["MODEL"]["DEVICE"] == "auto"
+
+
+def test_an_output_folder_that_cannot_be(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    tiny_cfg.OUTPUT_DIR = str(tmp_path / "file" / "run")
+    with pytest.raises(UserError, match=r"Cannot create the output folder .*run \(OUTPUT_DIR\): Not a directory"):
+        default_setup(tiny_cfg, Namespace())
+
+
+def test_code_version_outside_of_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(setup.clouds, "__file__", str(tmp_path / "clouds" / "__init__.py"))
+    assert setup.code_version.__wrapped__() == "unknown"
