@@ -1,0 +1,153 @@
+"""What can be had without looking at shapes: predictors that a network has to beat, else the world is too easy."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+Image = npt.NDArray[np.uint8]
+LabelMap = npt.NDArray[np.uint8]
+
+NUM_CLASSES = 19
+
+
+class ConstantPredictor:
+    """Predicts the most frequent class of the training labels everywhere."""
+
+    def __init__(self) -> None:
+        self.label = 0
+
+    def fit(self, images: Iterable[Image], labels: Iterable[LabelMap]) -> "ConstantPredictor":
+        """Count classes; ``labels`` (H, W) uint8 train ids, 255 is left out; ``images`` are not looked at."""
+        counts = sum(np.bincount(label.ravel(), minlength=256)[:NUM_CLASSES] for label in labels)
+        self.label = int(np.argmax(counts))
+        return self
+
+    def predict(self, image: Image) -> LabelMap:
+        """(H, W, 3) to (H, W) uint8."""
+        return np.full(image.shape[:2], self.label, dtype=np.uint8)
+
+
+class ColorPositionClassifier:
+    """Multinomial logistic regression from a pixel's colour and position alone.
+
+    Features: red, green, blue, saturation, the hue's direction, row and distance from the middle column, all their
+    products, and a few cubes. (Joint histograms with back-off were tried, too: 4 mIoU less on the source, the same
+    elsewhere.) Since a mean over classes rewards rare ones, probabilities are divided by
+    (class frequency)^balance, with the balance that is best on images kept out of the fit.
+    """
+
+    PIXELS = 1200
+    """Pixels drawn from each image: neighbours are alike, so more of them add time and nothing else."""
+    BALANCES = (0.0, 0.2, 0.4, 0.6, 0.8)
+    STEPS = 60
+    _PENALTY = 1e-5
+
+    def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
+        self._weights = np.zeros((_NUM_FEATURES, NUM_CLASSES))
+        self._log_frequency = np.zeros(NUM_CLASSES)
+        self._middle, self._scale = np.zeros(_NUM_FEATURES), np.ones(_NUM_FEATURES)
+        self.balance = 0.0
+
+    def fit(self, images: Sequence[Image], labels: Sequence[LabelMap]) -> "ColorPositionClassifier":
+        """Learn from RGB images (H, W, 3) uint8 and train-id maps (H, W) uint8; 255 is left out.
+
+        With two images or more, a fifth of them chooses the balance and is then fitted, too.
+        """
+        rng = np.random.default_rng(self._seed)
+        features, targets = zip(
+            *(self._draw(image, label, rng) for image, label in zip(images, labels, strict=True)), strict=True
+        )
+        if len(images) > 1:
+            kept_out = max(1, len(images) // 5)
+            self._regress(np.concatenate(features[:-kept_out]), np.concatenate(targets[:-kept_out]))
+            scores = []
+            for balance in self.BALANCES:
+                self.balance = balance
+                pairs = zip(images[-kept_out:], labels[-kept_out:], strict=True)
+                confusion = sum(confusion_matrix(self.predict(image), label) for image, label in pairs)
+                scores.append(mean_iou(np.asarray(confusion)))
+            self.balance = self.BALANCES[int(np.argmax(scores))]
+        self._regress(np.concatenate(features), np.concatenate(targets))
+        return self
+
+    def predict(self, image: Image) -> LabelMap:
+        """(H, W, 3) uint8 RGB to (H, W) uint8 train ids."""
+        logits = self._normal(_features(image)) @ self._weights.astype(np.float32)
+        logits -= (self.balance * self._log_frequency).astype(np.float32)
+        return logits.argmax(axis=1).astype(np.uint8).reshape(image.shape[:2])
+
+    def _draw(
+        self, image: Image, label: LabelMap, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        known = np.flatnonzero(label.ravel() < NUM_CLASSES)
+        chosen = rng.choice(known, min(self.PIXELS, len(known)), replace=False)
+        return _features(image)[chosen], label.ravel()[chosen]
+
+    def _normal(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return ((features - self._middle) / self._scale).astype(np.float32)
+
+    def _regress(self, features: npt.NDArray[np.float32], targets: npt.NDArray[np.uint8]) -> None:
+        self._middle, self._scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-3)
+        self._middle[0], self._scale[0] = 0.0, 1.0  # the constant stays one
+        inputs = self._normal(features)
+        counts = np.bincount(targets, minlength=NUM_CLASSES)
+        # A class that was never seen must not win by its rarity.
+        self._log_frequency = np.where(counts > 0, np.log(np.maximum(counts, 1) / len(targets)), 0.0)
+        wanted = np.eye(NUM_CLASSES, dtype=np.float32)[targets]
+
+        def loss(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+            weights = flat.reshape(_NUM_FEATURES, NUM_CLASSES)
+            logits = inputs @ weights.astype(np.float32)
+            logits -= logits.max(axis=1, keepdims=True)
+            odds = np.exp(logits)
+            total = odds.sum(axis=1, keepdims=True)
+            cross_entropy = float((np.log(total[:, 0]) - (logits * wanted).sum(axis=1)).mean())
+            slope = inputs.T @ (odds / total - wanted) / np.float32(len(targets))
+            value = cross_entropy + self._PENALTY * float((weights**2).sum())
+            return value, (slope + 2 * self._PENALTY * weights).ravel().astype(np.float64)
+
+        start = np.zeros(_NUM_FEATURES * NUM_CLASSES)
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": self.STEPS})
+        self._weights = found.x.reshape(_NUM_FEATURES, NUM_CLASSES)
+
+
+_PAIRS = np.triu_indices(8)
+_NUM_FEATURES = 1 + 8 + len(_PAIRS[0]) + 4
+
+
+def _features(image: Image) -> npt.NDArray[np.float32]:
+    """(H * W, _NUM_FEATURES) of an RGB image (H, W, 3) uint8."""
+    height, width = image.shape[:2]
+    rgb = image.astype(np.float32) / 255
+    largest, smallest = rgb.max(axis=2), rgb.min(axis=2)
+    chroma = largest - smallest
+    saturation = chroma / np.maximum(largest, 1e-6)
+    red, green, blue = np.moveaxis(rgb, 2, 0)
+    # Hue as a direction in the plane of colours, so that red does not lie at both ends; as long as the saturation.
+    east, north = red - (green + blue) / 2, (green - blue) * np.float32(np.sqrt(0.75))
+    length = saturation / np.maximum(np.hypot(east, north), 1e-6)
+    row = np.broadcast_to(np.linspace(-1, 1, height, dtype=np.float32)[:, None], (height, width))
+    aside = np.broadcast_to(np.abs(np.linspace(-1, 1, width, dtype=np.float32)), (height, width))
+    base = np.stack([red, green, blue, saturation, east * length, north * length, row, aside], axis=2).reshape(-1, 8)
+    products = base[:, _PAIRS[0]] * base[:, _PAIRS[1]]
+    row_squared = base[:, 6:7] ** 2
+    ones = np.ones((len(base), 1), dtype=np.float32)
+    return np.concatenate([ones, base, products, row_squared * base[:, 6:7], row_squared * base[:, :3]], axis=1)
+
+
+def confusion_matrix(predicted: LabelMap, label: LabelMap) -> npt.NDArray[np.int64]:
+    """(19, 19) pixel counts, rows: truth, columns: prediction; 255 in the truth is left out."""
+    known = label < NUM_CLASSES
+    index = label[known].astype(np.int64) * NUM_CLASSES + predicted[known]
+    return np.bincount(index, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
+
+
+def mean_iou(confusion: npt.NDArray[np.int64]) -> float:
+    """Mean over the classes that occur, 0..1."""
+    hits = np.diag(confusion)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
+    present = confusion.sum(axis=1) > 0
+    return float((hits[present] / union[present]).mean())

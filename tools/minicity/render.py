@@ -1,0 +1,42 @@
+"""Write the minicity data sets: python tools/minicity/render.py [--root DIR] [--num-train N] [--num-val N] ..."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clouds.errors import UserError
+from clouds.minicity.datasets import NUM_TRAIN, NUM_VAL, PARTS, SIZE, write_dataset
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Draw the minicity data sets, or what is missing of them, as PNG files."
+    )
+    default_root = os.environ.get("DETECTRON2_DATASETS") or "datasets"
+    parser.add_argument(
+        "--root", type=Path, default=Path(default_root), help="folder of all data sets (default: %(default)s)"
+    )
+    parser.add_argument("--num-train", type=int, default=NUM_TRAIN, help="training images (default: %(default)s)")
+    parser.add_argument("--num-val", type=int, default=NUM_VAL, help="images per validation set (default: %(default)s)")
+    parser.add_argument("--size", type=int, nargs=2, default=SIZE, metavar=("H", "W"), help="pixels (default: 256 512)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="NAME", help="write only these sets"
+    )
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        for name in args.only:
+            num_images = args.num_train if name.endswith("_train") else args.num_val
+            write_dataset(name, args.root, num_images, tuple(args.size), args.workers)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
