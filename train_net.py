@@ -5,18 +5,26 @@ Continue:  the same with --resume
 Evaluate:  python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/gta/model_final.pth
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
-from clouds.config import load_config
-from clouds.d2 import CfgNode, default_argument_parser
 from clouds.engine.cli import check_weights, user_errors
 from clouds.errors import UserError
+
+if TYPE_CHECKING:
+    from clouds.d2 import CfgNode
 
 
 @user_errors
 def main(argv: list[str] | None = None) -> int:
     """Parse and check everything that needs no torch, then start the process(es)."""
+    # Here, where a wrong CLOUDS_D2 in the environment is caught like any other error.
+    from clouds.config import load_config
+    from clouds.d2 import default_argument_parser
+
     args = default_argument_parser(epilog=__doc__).parse_args(argv)
     if not args.config_file:
         raise UserError("Give a config, for example --config-file configs/warmup/gta/train_gta.yaml.")

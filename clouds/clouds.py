@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.d2 import (
+    BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
     CfgNode,
     ImageList,
     MetadataCatalog,
@@ -17,7 +19,7 @@ from clouds.d2 import (
     configurable,
 )
 from clouds.data.labels import CITYSCAPES_CLASSES
-from clouds.errors import UserError
+from clouds.errors import UserError, check_name
 from clouds.modeling import backbone as _backbone  # noqa: F401  (registers the backbones)
 from clouds.modeling.backbone.clip import CLIP
 from clouds.modeling.criterion import SetCriterion
@@ -86,6 +88,8 @@ class CLOUDS(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        check_name("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, dict(BACKBONE_REGISTRY))
+        check_name("MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME, dict(SEM_SEG_HEADS_REGISTRY))
         backbone = build_backbone(cfg)
         former, clouds, num_classes = cfg.MODEL.MASK_FORMER, cfg.MODEL.CLOUDS, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         sem_seg_head = build_sem_seg_head(cfg, backbone.output_shape())

@@ -85,6 +85,7 @@ DEFAULTS: dict[str, Any] = {
         "CROP": {"ENABLED": True},  # random window of CROP_SIZE
         "CROP_SIZE": (768, 768),  # [height, width]; smaller images are padded
         "COLOR_AUG_SSD": True,  # jitter of brightness, contrast, saturation and hue
+        "COLOR_AUG_STRENGTH": 1.0,  # scales the published ranges of that jitter; 2 and above also takes all colour away
         "FLIP": True,  # mirror every second image
         "TEST_SHORT_EDGE": 1024,  # images are resized to this shortest edge before the network; 0 keeps their size
     },
@@ -195,13 +196,17 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
 
 
 def resolve_device(cfg: CfgNode) -> None:
-    """Turn MODEL.DEVICE "auto" into "cuda" or "cpu", in place; asking for a GPU that is not there is a `UserError`."""
+    """Turn MODEL.DEVICE "auto" into "cuda" or "cpu", in place; `UserError` for a GPU that is not there."""
     import torch
 
     available = torch.cuda.is_available()
     if cfg.MODEL.DEVICE == "auto":
         _set(cfg, "MODEL.DEVICE", "cuda" if available else "cpu")
-    elif cfg.MODEL.DEVICE.startswith("cuda") and not available:
+    try:
+        device = torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which torch does not know: use auto or cpu.") from error
+    if device.type == "cuda" and not available:
         raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU: use auto or cpu.")
 
 
@@ -252,6 +257,10 @@ def _read_files(path: str | Path, including: tuple[Path, ...] = ()) -> Iterator[
 
 
 def _pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    if flags := [word for word in opts[::2] if word.startswith("--")]:
+        raise UserError(
+            f"{flags[0]} on the command line stands after a setting: flags come first, KEY VALUE pairs last."
+        )
     if len(opts) % 2:
         raise UserError(f"Settings on the command line are KEY VALUE pairs, after all flags; {' '.join(opts)} is not.")
     return zip(opts[::2], opts[1::2], strict=True)

@@ -99,6 +99,13 @@ def test_words_that_are_no_pairs(sentence: Callable[..., str]) -> None:
     assert "KEY VALUE" in sentence(train_net.main, "--config-file", GTA, "SOLVER.BASE_LR")
 
 
+def test_predict_into_a_file(sentence: Callable[..., str], tmp_path: Path) -> None:
+    for name in ("a.png", "out"):
+        (tmp_path / name).touch()
+    message = sentence(predict.main, "--config-file", GTA, str(tmp_path / "a.png"), "--output", str(tmp_path / "out"))
+    assert message == f"Cannot create the folder {tmp_path}/out (--output): File exists."
+
+
 def test_predict_without_an_image(sentence: Callable[..., str], tmp_path: Path) -> None:
     flags = ("--config-file", GTA, "--output", str(tmp_path / "out"))
     assert sentence(predict.main, *flags).startswith("No image to label in the command line: give files or folders")
@@ -166,7 +173,7 @@ def test_predict_refuses_to_write_one_file_twice(tmp_path: Path) -> None:
 def test_help_and_errors_need_no_torch() -> None:
     """One process for both commands; torch and its like cannot be imported in it."""
     code = f"""
-import runpy, sys
+import os, runpy, sys
 for name in ("torch", "torchvision", "open_clip", "cv2", "numpy"):
     sys.modules[name] = None
 def run(script, *argv):
@@ -175,17 +182,22 @@ def run(script, *argv):
         runpy.run_path(script, run_name="__main__")
     except SystemExit as stop:
         return stop.code
+os.environ["CLOUDS_D2"] = "detectron3"
+assert run("train_net.py", "--help") == 2
+assert run("tools/predict.py", "--config-file", {GTA!r}, "no.png", "--output", "x") == 2
+os.environ["CLOUDS_D2"] = "bundled"
 assert run("train_net.py", "--help") == 0
 assert run("train_net.py", "--no-such-flag") == 2
 assert run("train_net.py", "--config-file", {GTA!r}, "SOLVER.BASE_LRR", "1") == 2
 assert run("tools/predict.py", "--help") == 0
 assert run("tools/predict.py", "--config-file", {GTA!r}, "no.png", "--output", "x") == 2
 """
-    environment = {**os.environ, "CLOUDS_D2": "bundled", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("error: CLOUDS_D2=detectron3 in the environment is not known") == 2
     assert "--eval-only" in done.stdout
     assert "Train or evaluate a CLOUDS network." in done.stdout
     assert "INPUT is an image or a folder" in done.stdout

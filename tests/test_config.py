@@ -1,7 +1,5 @@
 """The settings: published figures, nearest keys, types, dumps. The same in both modes of the seam."""
 
-# ruff: noqa: SIM300 - the rule takes cfg.UPPER.CASE for constants
-
 import logging
 from pathlib import Path
 
@@ -169,7 +167,8 @@ def test_misspelt_in_a_file_names_that_file(tmp_path):
         (["DATASETS.TEST", "(1,)"], "each entry of DATASETS.TEST"),
         (["VERSION", "1"], "VERSION is 1"),
         (["SEED"], "KEY VALUE pairs"),
-        (["SEED", "1", "--resume"], "after all flags"),
+        (["SEED", "1", "--resume"], "^--resume .* flags come first"),
+        (["SEED", "1", "--num-gpus", "2"], "^--num-gpus .* flags come first"),
     ],
 )
 def test_command_line_errors(opts, message):
@@ -266,6 +265,11 @@ def test_device_missing(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="no GPU"):
         resolve_device(load_config(None, ["MODEL.DEVICE", "cuda:0"]))
+
+
+def test_device_unknown():
+    with pytest.raises(UserError, match=r"MODEL\.DEVICE is 'gpu', which torch does not know"):
+        resolve_device(load_config(None, ["MODEL.DEVICE", "gpu"]))
 
 
 def test_it_is_the_seams_config():

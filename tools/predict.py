@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from clouds.config import load_config, resolve_device
 from clouds.engine.cli import check_weights, user_errors
 from clouds.errors import UserError
 
@@ -27,10 +26,17 @@ CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")
 @user_errors
 def main(argv: list[str] | None = None) -> int:
     """Label every input; an unreadable image is told at the end and does not keep the others from being done."""
+    # Here, where a wrong CLOUDS_D2 in the environment is caught like any other error.
+    from clouds.config import load_config, resolve_device
+
     args, opts = parse_arguments(argv)
     cfg = load_config(args.config_file, opts)
     check_weights(cfg.MODEL.WEIGHTS)
     jobs = plan(args.inputs, args.output)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot create the folder {args.output} (--output): {error.strerror}.") from error
 
     import numpy as np
     from PIL import Image

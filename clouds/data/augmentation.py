@@ -87,15 +87,19 @@ def pad(array: UInt8Array, size: tuple[int, int], value: int) -> UInt8Array:
     return np.pad(array, widths, constant_values=value)
 
 
-def color_jitter(image: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+def color_jitter(image: UInt8Array, rng: np.random.Generator, strength: float = 1.0) -> UInt8Array:
     """The photometric distortion of SSD (Liu et al., 2016) on RGB (H, W, 3) uint8.
 
     Brightness +-32; contrast x 0.5-1.5, before or after the next two; saturation x 0.5-1.5; hue +-18 of 180, that is
-    36 degrees. Each happens with probability 1/2, and all numbers are drawn whatever happens.
+    36 degrees. Each happens with probability 1/2, and all numbers are drawn whatever happens. `strength` scales these
+    ranges about "no change": at 2 and above a picture may lose its contrast or all its colour.
     """
     brighten, contrast_first, contrast, saturate, turn = rng.random(5) < 0.5
-    offset, gain, chroma = rng.uniform(-32, 32), rng.uniform(0.5, 1.5), rng.uniform(0.5, 1.5)
-    angle = int(rng.integers(-18, 19))
+    offset = rng.uniform(-32 * strength, 32 * strength)
+    factors = max(0.0, 1 - 0.5 * strength), 1 + 0.5 * strength
+    gain, chroma = rng.uniform(*factors), rng.uniform(*factors)
+    turns = round(18 * strength)
+    angle = int(rng.integers(-turns, turns + 1))
     # Every step maps a byte to a byte, so each is a table of 256 entries instead of floating point on the picture.
     levels = np.arange(256)
     if brighten:
@@ -130,14 +134,14 @@ class TrainAugmentation:
         scale_range: lowest and highest factor on `box`.
         crop: (height, width) of what comes out, padded (image 0, label 255) where the scaled picture is smaller;
             None = all of it.
-        jitter: SSD colour jitter (after the padding, as published).
+        jitter: strength of the SSD colour jitter (after the padding, as published); 0 = none.
         flip: mirror with probability 1/2.
     """
 
     box: tuple[int, int] | None = None
     scale_range: tuple[float, float] = (0.5, 2.0)
     crop: tuple[int, int] | None = None
-    jitter: bool = False
+    jitter: float = 0.0
     flip: bool = False
 
     def __call__(
@@ -152,19 +156,19 @@ class TrainAugmentation:
         if self.crop is not None:
             pixels, target = pad(pixels, self.crop, 0), pad(target, self.crop, IGNORE_LABEL)
         if self.jitter:
-            pixels = color_jitter(pixels, rng)
+            pixels = color_jitter(pixels, rng, self.jitter)
         if self.flip and rng.random() < 0.5:
             pixels, target = np.fliplr(pixels), np.fliplr(target)
         return pixels, target
 
 
 def build_train_augmentation(cfg: CfgNode) -> TrainAugmentation:
-    """What `cfg.INPUT` describes: `RESIZE`, `CROP`, `COLOR_AUG_SSD` and `FLIP`."""
+    """What `cfg.INPUT` describes: `RESIZE`, `CROP`, `COLOR_AUG_SSD` with its strength, and `FLIP`."""
     options = cfg.INPUT
     return TrainAugmentation(
         box=(options.INITIAL_HEIGHT, options.INITIAL_WIDTH) if options.RESIZE.ENABLED else None,
         scale_range=tuple(options.SCALE_RANGE),
         crop=tuple(options.CROP_SIZE) if options.CROP.ENABLED else None,
-        jitter=options.COLOR_AUG_SSD,
+        jitter=options.COLOR_AUG_STRENGTH if options.COLOR_AUG_SSD else 0.0,
         flip=options.FLIP,
     )

@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,13 +198,18 @@ def _files_by_stem(name: str, what: str, folder: Path, suffix: str) -> dict[str,
 
 
 def _plug_in(module: str) -> Callable[[Path], None]:
+    # Python looks in the folder of the script that runs, which for tools/*.py is not where the user stands.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     try:
         loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:
         # A module that exists but fails on an import of its own is a defect to be seen in full, not a wrong name.
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
-        raise UserError(f"DATASETS.MODULES names {module!r}, but there is no such Python module on the path.") from None
+        raise UserError(
+            f"DATASETS.MODULES names {module!r}, but there is no such Python module, neither installed nor in {here}."
+        ) from None
     register_function: Callable[[Path], None] | None = getattr(loaded, "register", None)
     if register_function is None:
         raise UserError(f"DATASETS.MODULES names {module!r}, which has no function register(root).")

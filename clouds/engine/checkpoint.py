@@ -91,7 +91,8 @@ def load_weights(
         UserError: weights of another model; ``model`` is untouched.
     """
     weights = {key.removeprefix("module."): value for key, value in weights.items()}
-    own, frozen = model.state_dict(), set() if random_tower else frozen_keys(model)
+    own, tower = model.state_dict(), frozen_keys(model)
+    frozen = set() if random_tower else tower
     expected = own.keys() - frozen
     missing = [key for key in own if key in expected and key not in weights]
     unexpected = [key for key in weights if key not in own]
@@ -104,6 +105,11 @@ def load_weights(
                 f"{source} is a checkpoint of another model: '{key}' is {tuple(value.shape)} in the file and "
                 f"{tuple(own[key].shape)} in the model; {advice}."
             )
+    if random_tower and known and tower and tower.isdisjoint(known):
+        raise UserError(
+            f"{source} holds no frozen CLIP tower, and MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS is empty: set it to the "
+            "CLIP weights that the checkpoint was trained with."
+        )
     if 2 * len(missing) > len(expected):
         raise UserError(
             f"{source} is a checkpoint of another model: it has {len(expected) - len(missing)} of the "
@@ -115,9 +121,9 @@ def load_weights(
 
     model.load_state_dict(known, strict=False)
     at_home = len(frozen - weights.keys())
-    tower = f" ({at_home} of the frozen tower are not in the file and stay as built)" if at_home else ""
+    aside = f" ({at_home} of the frozen tower are not in the file and stay as built)" if at_home else ""
     return [
-        f"Loaded {len(known)} tensors from {source}{tower}",
+        f"Loaded {len(known)} tensors from {source}{aside}",
         f"Missing: {_some(missing)}",
         f"Unexpected: {_some(unexpected)}",
     ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from clouds.d2 import CfgNode
 from clouds.errors import UserError
@@ -148,6 +149,17 @@ def learning_rate_factor(cfg: CfgNode) -> Callable[[int], float]:
     return lambda iteration: warmup(iteration) * schedule(iteration)
 
 
-def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+class Schedule(LambdaLR):
+    """Also sets the rates when it is loaded: those that the optimizer brings are of the schedule it was saved under,
+    and a run may be continued under another one, with a larger ``MAX_ITER``. To be loaded after the optimizer."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at the iteration in ``state_dict``, on this schedule."""
+        super().load_state_dict(state_dict)
+        for group, rate, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
+            group["lr"] = rate * factor(self.last_epoch)
+
+
+def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
     """Scheduler to be stepped once after every iteration."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(cfg))
+    return Schedule(optimizer, learning_rate_factor(cfg))

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clouds.d2 import CfgNode, MetadataCatalog, build_model
+from clouds.d2 import CfgNode, MetadataCatalog
 from clouds.data.labels import CITYSCAPES_COLORS
 from clouds.data.mappers import FULL_RESOLUTION, TestMapper
-from clouds.engine.trainer import load_for_inference
+from clouds.engine.trainer import Trainer, load_for_inference
 from clouds.evaluation.sem_seg import predicted_labels
 
 
@@ -25,7 +25,7 @@ class Predictor:
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        self.model = build_model(cfg)
+        self.model = Trainer.build_model(cfg)
         load_for_inference(cfg, self.model)
         self.model.eval()
         self.mapper = TestMapper(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import clouds
-from clouds.config import resolve_device
+from clouds.config import load_config, resolve_device
 from clouds.d2 import CfgNode, comm, setup_logger
 from clouds.data.catalog import register_datasets
 from clouds.errors import UserError
@@ -24,7 +24,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace, config_name: str = "co
     """Make ``cfg`` final and the process ready, in place.
 
     Creates ``OUTPUT_DIR``, starts the log there and on stdout, draws the seed where ``SEED`` is negative and seeds
-    everything, writes the resolved config, registers the data sets, resolves the device and freezes ``cfg``.
+    everything, writes the resolved config, registers the data sets, resolves the device and freezes ``cfg``. A run
+    that is resumed (``args.resume``) keeps the seed it has on record.
 
     Args:
         cfg: merged config, not yet frozen.
@@ -38,6 +39,9 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace, config_name: str = "co
         raise UserError(f"Cannot create the output folder {output} (OUTPUT_DIR): {error.strerror}.") from error
     start_log(str(output))
 
+    record = output / "config.yaml"
+    if getattr(args, "resume", False) and (output / "last_checkpoint").is_file() and record.is_file():
+        cfg.SEED = load_config(record).SEED
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed()
     seed_everything(cfg.SEED)

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 import clouds.clouds  # noqa: F401  (puts the CLOUDS architecture into the registry)
 from clouds.d2 import (
+    META_ARCH_REGISTRY,
     CfgNode,
     CommonMetricPrinter,
     DatasetEvaluator,
@@ -26,9 +26,10 @@ from clouds.data.loaders import TestLoader, TrainLoader, build_test_loader, buil
 from clouds.engine import hooks, optimizer
 from clouds.engine.checkpoint import Checkpointer
 from clouds.engine.setup import code_version, seed_everything
-from clouds.errors import UserError
+from clouds.errors import UserError, check_name
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.tables import format_table
+from clouds.modeling.backbone.clip import has_own_weights
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +170,7 @@ class Trainer(TrainerBase):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
+        check_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, dict(META_ARCH_REGISTRY))
         return build_model(cfg)
 
     @classmethod
@@ -239,5 +241,4 @@ def load_for_inference(cfg: CfgNode, model: nn.Module, *, resume: bool = False) 
 def tower_is_random(cfg: CfgNode) -> bool:
     """Whether the CLIP towers are drawn at random, so that no file but a checkpoint of ours can bring them back."""
     clip = cfg.MODEL.CLOUDS
-    has_own_weights = clip.CLIP_MODEL_NAME.startswith("hf-hub:") or Path(clip.CLIP_MODEL_NAME).is_dir()
-    return not clip.CLIP_PRETRAINED_WEIGHTS and not has_own_weights
+    return not clip.CLIP_PRETRAINED_WEIGHTS and not has_own_weights(clip.CLIP_MODEL_NAME)

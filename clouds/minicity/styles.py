@@ -102,7 +102,7 @@ _SIM = Style(
     name="minicity_sim",
     when=("at noon", "on a sunny day", "under a clear sky", "in bright sunshine"),
     streets=("wide street", "straight road", "street", "boulevard"),
-    optics=Optics(height=(1.5, 2.2), pitch=(-1.0, 3.0), yaw=(-6, 6), roll=(0, 0), field_of_view=(62, 78)),
+    optics=Optics(height=(1.2, 2.6), pitch=(-8.0, 10.0), yaw=(-15, 15), roll=(-4, 4), field_of_view=(42, 62)),
     plan=Plan(
         lanes=(1, 3),
         lane_width=(3.3, 3.8),
@@ -158,7 +158,7 @@ _CITY = replace(
     name="minicity_city",
     when=("on a cloudy day", "in the afternoon", "in the morning", "on a hazy day"),
     streets=("city street", "narrow street", "busy street", "street"),
-    optics=Optics(height=(1.15, 1.45), pitch=(0.5, 4.0), yaw=(-10, 10), roll=(-1.2, 1.2), field_of_view=(50, 62)),
+    optics=Optics(height=(1.1, 1.6), pitch=(-4.0, 8.0), yaw=(-12, 12), roll=(-2.5, 2.5), field_of_view=(38, 55)),
     plan=replace(
         _SIM.plan,
         lanes=(1, 2),
@@ -236,7 +236,7 @@ _NIGHT = replace(
     name="minicity_night",
     when=("at night", "in the dark", "late in the evening"),
     streets=("lit street", "city street", "street"),
-    optics=replace(_CITY.optics, height=(1.2, 1.8), field_of_view=(55, 72)),
+    optics=replace(_CITY.optics, height=(1.2, 1.8), field_of_view=(42, 60)),
     plan=replace(
         _CITY.plan,
         lanes=(1, 3),
@@ -282,7 +282,7 @@ _RAIN = replace(
     name="minicity_rain",
     when=("in the rain", "on a rainy day", "in heavy rain"),
     streets=("wet street", "wet road", "rainy street"),
-    optics=replace(_CITY.optics, height=(1.2, 1.6), pitch=(1.0, 5.0), field_of_view=(54, 68)),
+    optics=replace(_CITY.optics, height=(1.2, 1.6), pitch=(-3.0, 8.0), field_of_view=(40, 58)),
     plan=replace(
         _CITY.plan,
         lanes=(1, 2),
@@ -329,7 +329,7 @@ _FOG = replace(
     name="minicity_fog",
     when=("in thick fog", "on a foggy morning", "in the fog"),
     streets=("foggy street", "country road", "quiet street", "street"),
-    optics=replace(_CITY.optics, height=(1.3, 1.9), pitch=(-0.5, 3.0), field_of_view=(52, 70)),
+    optics=replace(_CITY.optics, height=(1.3, 1.9), pitch=(-4.0, 7.0), field_of_view=(40, 58)),
     plan=replace(
         _CITY.plan,
         lanes=(1, 2),
@@ -381,7 +381,7 @@ _SNOW = replace(
     name="minicity_snow",
     when=("in the snow", "on a snowy day", "in winter"),
     streets=("snowy street", "snow-covered road", "street"),
-    optics=replace(_CITY.optics, height=(1.2, 1.8), field_of_view=(54, 72)),
+    optics=replace(_CITY.optics, height=(1.2, 1.8), field_of_view=(42, 60)),
     plan=replace(
         _CITY.plan,
         lanes=(1, 2),

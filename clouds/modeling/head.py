@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clouds.d2 import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec, configurable
+from clouds.errors import check_name
 from clouds.modeling import pixel_decoder as _pixel_decoder  # noqa: F401  (registers the pixel decoder)
 from clouds.modeling.structures import Prediction
 from clouds.modeling.text_classifier import TextClassifier
@@ -24,8 +25,10 @@ class CLOUDSHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        pixel_decoder = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
+        check_name("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", pixel_decoder, dict(SEM_SEG_HEADS_REGISTRY))
         return {
-            "pixel_decoder": SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)(cfg, input_shape),
+            "pixel_decoder": SEM_SEG_HEADS_REGISTRY.get(pixel_decoder)(cfg, input_shape),
             "predictor": build_transformer_decoder(cfg),
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         }

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clouds.errors import UserError
+
+GROUPS = 32  # of every group norm; its channels are a multiple of that
+
 
 def sine_position_embedding(height: int, width: int, channels: int, like: Tensor) -> Tensor:
     """Two-dimensional sine embedding (DETR, section A.4), coordinates normalised to (0, 2 pi], temperature 10,000.
@@ -60,13 +64,13 @@ class ConvNorm(nn.Conv2d):
             in_channels: channels of the input.
             out_channels: channels of the output.
             kernel_size: odd.
-            norm: "GN" (32 groups) or "" for none; with a norm the convolution has no bias.
+            norm: "GN" (`GROUPS` groups) or "" for none; with a norm the convolution has no bias.
             activation: applied last.
         """
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
         if norm not in ("GN", ""):
-            raise ValueError(f'MODEL.SEM_SEG_HEAD.NORM is {norm!r}; known are "GN" and "".')
-        self.norm = nn.GroupNorm(32, out_channels) if norm else None
+            raise UserError(f'MODEL.SEM_SEG_HEAD.NORM is {norm!r}; known are "GN" and "".')
+        self.norm = nn.GroupNorm(GROUPS, out_channels) if norm else None
         self.activation = activation
         convolution_init(self)
 

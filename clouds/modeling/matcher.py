@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from clouds.modeling.structures import Prediction, Target
 
-# Called with (image, rows, points): (rows, points, 2) float in [0, 1). One stream of numbers an image, so that its points
-# do not depend on the images beside it.
+# Called with (image, rows, points): (rows, points, 2) float in [0, 1). One stream of numbers an image, so that its
+# points do not depend on the images beside it.
 Uniform = Callable[[int, int, int], Tensor]
 Matching = tuple[Tensor, Tensor]
 

@@ -102,7 +102,7 @@ def test_padding_is_black_and_ignored_and_below_and_to_the_right() -> None:
 
 
 def test_padding_happens_before_the_jitter() -> None:
-    augmentation = TrainAugmentation(crop=(60, 90), jitter=True)
+    augmentation = TrainAugmentation(crop=(60, 90), jitter=1.0)
     corners = {
         int(augmentation(smooth_image(1), label_map(1), np.random.default_rng(seed))[0][-1, -1, 0])
         for seed in range(20)
@@ -130,7 +130,7 @@ def test_flip_mirrors_both_half_of_the_time() -> None:
 
 
 def test_same_generator_same_view_and_others_differ() -> None:
-    augmentation = TrainAugmentation(box=(40, 64), crop=(32, 32), jitter=True, flip=True)
+    augmentation = TrainAugmentation(box=(40, 64), crop=(32, 32), jitter=1.0, flip=True)
     views = [augmentation(smooth_image(3), label_map(3), np.random.default_rng([5, d]))[0] for d in (1, 1, 2)]
     assert (views[0] == views[1]).all()
     assert (views[0] != views[2]).any()
@@ -212,3 +212,18 @@ def test_config_decides_the_steps() -> None:
     image, label = smooth_image(5), label_map(5)
     pixels, target = plain(image, label, np.random.default_rng(0))
     assert (pixels == np.asarray(image)).all() and (target == label).all()
+
+
+def test_jitter_strength_scales_the_ranges() -> None:
+    gray = np.full((1, 1, 3), 100, dtype=np.uint8)
+
+    def spread(strength: float) -> tuple[int, int]:
+        values = [int(color_jitter(gray, np.random.default_rng(seed), strength)[0, 0, 0]) for seed in range(1000)]
+        return min(values), max(values)
+
+    (weak_low, weak_high), (low, high) = spread(0.5), spread(1.0)
+    assert low < weak_low < 100 < weak_high < high
+    assert spread(0.0) == (100, 100)
+    colour = np.full((1, 1, 3), (200, 40, 90), dtype=np.uint8)
+    spreads = [np.ptp(color_jitter(colour, np.random.default_rng(seed), 2.0).astype(int)) for seed in range(300)]
+    assert min(spreads) < 12, "at strength 2 some pictures lose nearly all colour"

@@ -186,3 +186,12 @@ def test_modules_plug_in_sets_of_their_own(tmp_path: Path, monkeypatch: pytest.M
         register_datasets(tmp_path, ["broken_sets"])
     for module in ("my_sets", "empty_sets"):
         sys.modules.pop(module, None)
+
+
+def test_a_module_may_lie_in_the_folder_the_user_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sets_right_here.py").write_text("def register(root):\n    (root / 'called').touch()\n")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])  # as for tools/*.py; undone with the test
+    monkeypatch.chdir(tmp_path)
+    register_datasets(tmp_path, ["sets_right_here"])
+    assert (tmp_path / "called").exists()
+    sys.modules.pop("sets_right_here")

@@ -12,7 +12,7 @@ import torch
 from clouds.d2 import CfgNode
 from clouds.engine import setup
 from clouds.engine.setup import default_setup, seed_everything, start_log
-from clouds.engine.trainer import NonFiniteLoss, Trainer
+from clouds.engine.trainer import NonFiniteLoss, Trainer, tower_is_random
 from clouds.errors import UserError
 
 
@@ -35,7 +35,7 @@ class Recorder(Trainer):
 
 def train(cfg: CfgNode, *, resume: bool = False, kind: type[Trainer] = Recorder) -> Recorder:
     cfg = cfg.clone()
-    default_setup(cfg, Namespace())
+    default_setup(cfg, Namespace(resume=resume))
     trainer = kind(cfg)
     trainer.resume_or_load(resume)
     trainer.train()
@@ -136,6 +136,7 @@ def test_a_resumed_run_ends_where_the_straight_one_does(tiny_cfg: CfgNode, tmp_p
     tiny_cfg.SEED = 99  # the run keeps the seed that it began with
     resumed = train(tiny_cfg, resume=True)
     assert resumed.start_iter == 6
+    assert CfgNode.load_yaml_with_base(str(tmp_path / "killed" / "config.yaml"))["SEED"] == 3
     assert resumed.evaluated == [10], "evaluates neither before its first step nor at an iteration that has passed"
     assert same(weights(resumed), weights(straight))
     assert resumed.results == straight.results
@@ -147,11 +148,40 @@ def test_a_resumed_run_ends_where_the_straight_one_does(tiny_cfg: CfgNode, tmp_p
     assert "Nothing left to train" in log
 
 
+def test_a_longer_schedule_holds_from_the_first_resumed_step(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.SOLVER.LR_SCHEDULER_NAME, tiny_cfg.SOLVER.MAX_ITER, tiny_cfg.TEST.EVAL_PERIOD = "WarmupPolyLR", 2, 0
+    train(tiny_cfg)
+    used = []
+
+    class Watched(Trainer):
+        def run_step(self) -> None:
+            used.append(self.optimizer.param_groups[0]["lr"])
+            super().run_step()
+
+    tiny_cfg.SOLVER.MAX_ITER = 4
+    train(tiny_cfg, resume=True, kind=Watched)
+    assert used == pytest.approx([0.1 * (1 - i / 4) ** 0.9 for i in (2, 3)])
+
+
 def test_resume_without_a_checkpoint_starts_from_the_beginning(tiny_cfg: CfgNode) -> None:
     tiny_cfg.SOLVER.MAX_ITER = 2
     trainer = train(tiny_cfg, resume=True)
     assert trainer.start_iter == 0
     assert "No checkpoint in" in (Path(tiny_cfg.OUTPUT_DIR) / "log.txt").read_text()
+
+
+def test_a_clip_folder_brings_its_tower(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    tiny_cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS = ""
+    assert tower_is_random(tiny_cfg)
+    for name in (str(tmp_path), f"local-dir:{tmp_path}", "hf-hub:someone/clip"):
+        tiny_cfg.MODEL.CLOUDS.CLIP_MODEL_NAME = name
+        assert not tower_is_random(tiny_cfg)
+
+
+def test_an_unknown_architecture_is_a_sentence(tiny_cfg: CfgNode) -> None:
+    tiny_cfg.MODEL.META_ARCHITECTURE = "TinySegmentor"
+    with pytest.raises(UserError, match=r"MODEL\.META_ARCHITECTURE names 'TinySegmentor'.*: TinySegmenter"):
+        Trainer.build_model(tiny_cfg)
 
 
 def test_evaluation_does_not_change_the_training(tiny_cfg: CfgNode, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """The meta-architecture: published keys, freezing, odd batches, clear errors."""
 
+import json
 import logging
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from clouds.clouds import CLOUDS
 from clouds.config import get_config, load_config
 from clouds.d2 import Instances, build_model
 from clouds.errors import UserError
-from clouds.modeling.backbone.clip import load_open_clip
+from clouds.modeling.backbone.clip import CLIP, load_open_clip
 from tests.parity import golden
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -112,16 +114,64 @@ def test_deep_supervision_off_leaves_the_last_losses():
 
 class TestErrors:
     def test_unknown_clip(self):
-        with pytest.raises(UserError, match="CLIP_MODEL_NAME"):
-            load_open_clip("no_such_clip")
+        with pytest.raises(UserError, match=r"NAME names 'convnext_lage_d_320'.*: convnext_large_d_320, ") as error:
+            load_open_clip("convnext_lage_d_320")
+        assert len(str(error.value)) < 200
 
     def test_weights_that_are_not_there(self):
         with pytest.raises(UserError, match=r"nowhere\.pt"):
             load_open_clip(str(golden.ROOT / "clip_configs" / "convnext_h2tiny.json"), "nowhere.pt")
 
     def test_missing_model_config(self):
-        with pytest.raises(UserError, match=r"nowhere\.json does not exist"):
+        with pytest.raises(UserError, match=r"^CLIP model config nowhere\.json does not exist"):
             load_open_clip("nowhere.json")
+
+    def test_model_config_that_is_none(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", [])  # open_clip keeps what it was shown
+        (tmp_path / "empty.json").write_text("{}")
+        with pytest.raises(UserError, match=r"empty\.json must hold embed_dim"):
+            load_open_clip(str(tmp_path / "empty.json"))
+        (tmp_path / "half.json").write_text("{")
+        with pytest.raises(UserError, match=r"half\.json is not JSON"):
+            load_open_clip(str(tmp_path / "half.json"))
+
+    def test_weights_of_another_tower(self, tmp_path):
+        torch.save({"positional_embedding": torch.zeros(77, 16), "visual.proj": torch.zeros(2)}, tmp_path / "other.pt")
+        with pytest.raises(UserError, match=r"other\.pt' could not be loaded \(") as error:
+            load_open_clip(str(golden.ROOT / "clip_configs" / "RN_h2tiny.json"), str(tmp_path / "other.pt"))
+        assert "\n" not in str(error.value)
+
+    def test_a_folder_needs_weights(self, tmp_path):
+        vision = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "mlp", "image_size": 64}
+        text = {"context_length": 77, "vocab_size": 99, "width": 16, "heads": 2, "layers": 1}
+        config = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match="could not be loaded"):
+            load_open_clip(str(tmp_path))
+        torch.save(open_clip.create_model(f"local-dir:{tmp_path}").state_dict(), tmp_path / "open_clip_model.pth")
+        load_open_clip(str(tmp_path))
+
+    def test_vision_transformer(self):
+        with pytest.raises(UserError, match=r"'ViT-B-32' sees with a VisionTransformer; .* such as convnext"):
+            CLIP(clip_model=load_open_clip("ViT-B-32", device="meta"), model_name="ViT-B-32")
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("MODEL.BACKBONE.NAME", "CLOP", r"MODEL\.BACKBONE\.NAME names 'CLOP'.* CLIP"),
+            ("MODEL.SEM_SEG_HEAD.NAME", "CloudsHead", "SEM_SEG_HEAD.NAME .* CLOUDSHead"),
+            ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttn", "PIXEL_DECODER_NAME .* MSDeformAttnPixelDecoder"),
+            ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res4", "res6"], "IN_FEATURES names 'res6'"),
+            ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res4", "res5"], "ENCODER_IN_FEATURES names 'res3'"),
+            ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 72, "CONVS_DIM is 72; .* a multiple of 32"),
+            ("MODEL.SEM_SEG_HEAD.NORM", "BN", r"MODEL\.SEM_SEG_HEAD\.NORM is 'BN'"),
+            ("MODEL.MASK_FORMER.NHEADS", 7, "HIDDEN_DIM is 64; it must be a multiple of NHEADS, 7"),
+            ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "Decoder", "DECODER_NAME names 'Decoder'"),
+        ],
+    )
+    def test_settings_that_no_network_can_have(self, key, value, message):
+        with pytest.raises(UserError, match=message):
+            build_model(golden.golden_config("convnext_closed", key, value))
 
     def test_embedding_dimension(self):
         with pytest.raises(UserError, match=r"EMBED_DIM 64"):
@@ -136,6 +186,24 @@ def test_random_tower_says_so(caplog):
     with caplog.at_level(logging.WARNING):
         load_open_clip(str(golden.ROOT / "clip_configs" / "convnext_h2tiny.json"))
     assert "initialized randomly" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "quick"),
+    [
+        ("RN50", "openai", True),
+        ("RN50", "yfcc15m", True),
+        ("RN50", "cc12m", True),
+        ("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup", False),
+        ("RN50", "w.pt", False),
+    ],
+)
+def test_the_activation_is_the_one_that_the_weights_were_trained_with(monkeypatch, name, tag, quick):
+    monkeypatch.setattr(open_clip, "create_model", lambda name, **options: options)
+    options = load_open_clip(name, tag)
+    assert options["force_quick_gelu"] is quick
+    assert options["require_pretrained"]
+    assert not load_open_clip(name)["require_pretrained"]
 
 
 def test_default_config_names_the_published_model():

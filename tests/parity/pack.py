@@ -31,7 +31,8 @@ def pack(full: Path) -> None:
         np.savez_compressed(COPY / f"infer_{case}.npz", **thin)
         for kind in ("head", "loss"):
             shutil.copyfile(full / f"{kind}_{case}.npz", COPY / f"{kind}_{case}.npz")
-    for name in ("backbone_convnext.npz", "backbone_rn.npz", "inputs.npz", "rn_attnpool_emptymask.npz", "prompts.json"):
+    arrays = ("backbone_convnext", "backbone_rn", "evaluator", "inputs", "rn_attnpool_emptymask")
+    for name in (*(f"{stem}.npz" for stem in arrays), "prompts.json"):
         shutil.copyfile(full / name, COPY / name)
     for path in full.glob("state_dict_keys_*.txt"):
         shutil.copyfile(path, COPY / path.name)

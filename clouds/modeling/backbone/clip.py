@@ -4,6 +4,7 @@ Letters: B images, Q masks, C channels, H x W feature map, D dimension of the CL
 """
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.modified_resnet import ModifiedResNet
+from timm.models import ConvNeXt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec, comm, configurable
-from clouds.errors import UserError
+from clouds.errors import UserError, check_name
 from clouds.modeling.open_vocabulary import mask_pool
 from clouds.modeling.text_classifier import TextClassifier, build_text_classifier
 
@@ -26,9 +29,19 @@ def _resolve_model_name(name: str) -> str:
     if path.suffix == ".json":
         if not path.is_file():
             raise UserError(f"CLIP model config {path} does not exist; set MODEL.CLOUDS.CLIP_MODEL_NAME.")
-        open_clip.add_model_config(path)
+        try:
+            open_clip.add_model_config(path)
+        except ValueError as error:
+            raise UserError(f"CLIP model config {path} is not JSON ({error}).") from error
+        if path.stem not in open_clip.list_models():
+            raise UserError(f"CLIP model config {path} must hold embed_dim, vision_cfg and text_cfg.")
         return path.stem
     return f"local-dir:{name}" if path.is_dir() else name
+
+
+def has_own_weights(name: str) -> bool:
+    """Whether the weights lie beside the model's config, in a folder or in a repository of the hub."""
+    return name.startswith(("local-dir:", "hf-hub:")) or Path(name).is_dir()
 
 
 def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.Module:
@@ -40,17 +53,30 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
         device: where to build; on "meta" no weights are loaded.
 
     Raises:
-        UserError: the model is unknown or its weights cannot be had.
+        UserError: the model is unknown, or its weights cannot be had or are another model's.
     """
+    model_name = _resolve_model_name(name)
+    if not has_own_weights(name):
+        check_name("MODEL.CLOUDS.CLIP_MODEL_NAME", model_name, open_clip.list_models())
+    options: dict[str, Any] = {
+        # Weights trained with QuickGELU need it, which open_clip would only warn about (the text towers of OpenAI's
+        # ResNets are such, and "RN50" with the tag "openai" is a published setting).
+        "force_quick_gelu": open_clip.get_pretrained_cfg(model_name, pretrained).get("quick_gelu", False),
+        "device": device,
+    }
+    if device == "meta":
+        options |= {"load_weights": False}
+    else:
+        options |= {"pretrained": pretrained or None, "require_pretrained": bool(pretrained) or has_own_weights(name)}
     # The first process of a machine fills the download cache, the others find it there.
     if comm.get_local_rank() > 0:
         comm.synchronize()
     try:
-        weights = {"pretrained": pretrained or None} if device != "meta" else {"load_weights": False}
-        model = open_clip.create_model(_resolve_model_name(name), device=device, **weights)
-    except (RuntimeError, OSError, ValueError) as error:
+        model = open_clip.create_model(model_name, **options)
+    except Exception as error:  # of any kind: open_clip trips over a file or folder that does not fit wherever it may
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 240)
         raise UserError(
-            f"CLIP model {name!r} with weights {pretrained!r} could not be loaded ({error}); set "
+            f"CLIP model {name!r} with weights {pretrained!r} could not be loaded ({reason}); set "
             "MODEL.CLOUDS.CLIP_MODEL_NAME to an open_clip name or folder and MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS to a "
             "tag (needs a network or a filled cache) or to a weight file."
         ) from error
@@ -71,8 +97,17 @@ class CLIP(Backbone):
             model_name: what `open_clip.get_tokenizer` takes.
             trainable: train the image tower's feature maps. The text tower, the projection to CLIP space and the
                 temperature stay frozen in any case: no loss reaches them.
+
+        Raises:
+            UserError: an image tower of another kind.
         """
         super().__init__()
+        tower = getattr(clip_model.visual, "trunk", clip_model.visual)
+        if not isinstance(tower, ConvNeXt | ModifiedResNet):
+            raise UserError(
+                f"CLIP model {model_name!r} sees with a {type(tower).__name__}; set MODEL.CLOUDS.CLIP_MODEL_NAME to "
+                "one with a ConvNeXt of timm or a CLIP ResNet, such as convnext_large_d_320 or RN50."
+            )
         self.clip_model: Any = clip_model
         self.model_name = model_name
         self.trainable = trainable

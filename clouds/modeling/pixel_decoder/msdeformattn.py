@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.d2 import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec, configurable
-from clouds.modeling.layers import ConvNorm, sine_position_embedding, xavier_init
+from clouds.errors import UserError, check_name
+from clouds.modeling.layers import GROUPS, ConvNorm, sine_position_embedding, xavier_init
 from clouds.modeling.pixel_decoder.ops import ms_deform_attn
 
 Shapes = Sequence[tuple[int, int]]
@@ -174,7 +175,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         finest = min(strides[name] for name in self.encoder_in_features)
         self.pyramid_features = [name for name in fine_to_coarse if common_stride <= strides[name] < finest]
         self.input_proj = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels[name], conv_dim, 1), nn.GroupNorm(32, conv_dim))
+            nn.Sequential(nn.Conv2d(channels[name], conv_dim, 1), nn.GroupNorm(GROUPS, conv_dim))
             for name in self.encoder_in_features
         )
         for projection in self.input_proj:
@@ -196,6 +197,16 @@ class MSDeformAttnPixelDecoder(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         head = cfg.MODEL.SEM_SEG_HEAD
+        for name in head.IN_FEATURES:
+            check_name("MODEL.SEM_SEG_HEAD.IN_FEATURES", name, input_shape)
+        for name in head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES:
+            check_name("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", name, head.IN_FEATURES)
+        factor = math.lcm(GROUPS, head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS)
+        if head.CONVS_DIM % factor:
+            raise UserError(
+                f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {head.CONVS_DIM}; with {GROUPS} groups a norm and "
+                f"{head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS} heads it must be a multiple of {factor}."
+            )
         return {
             "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
             "conv_dim": head.CONVS_DIM,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.d2 import CfgNode, Registry, configurable
+from clouds.errors import UserError, check_name
 from clouds.modeling.layers import MLP, convolution_init, sine_position_embedding, xavier_init
 from clouds.modeling.open_vocabulary import mask_pool
 from clouds.modeling.structures import Prediction
@@ -175,6 +176,11 @@ class MaskedTransformerDecoder(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         former, head = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD
+        if former.HIDDEN_DIM % former.NHEADS:
+            raise UserError(
+                f"MODEL.MASK_FORMER.HIDDEN_DIM is {former.HIDDEN_DIM}; it must be a multiple of NHEADS, "
+                f"{former.NHEADS}."
+            )
         return {
             "in_channels": head.CONVS_DIM,
             "num_classes": head.NUM_CLASSES,
@@ -323,4 +329,6 @@ class MultiScaleMaskedTransformerDecoder(_PooledHead):
 
 def build_transformer_decoder(cfg: CfgNode) -> MaskedTransformerDecoder:
     """The decoder named by MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME."""
-    return TRANSFORMER_DECODER_REGISTRY.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME)(cfg)
+    name = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
+    check_name("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", name, dict(TRANSFORMER_DECODER_REGISTRY))
+    return TRANSFORMER_DECODER_REGISTRY.get(name)(cfg)

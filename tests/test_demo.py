@@ -1,0 +1,43 @@
+"""The demo from the first drawing to the last line, as small as it gets."""
+
+import importlib.util
+import logging
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def demo():
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "tools" / "demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    for name in ("clouds", "detectron2"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True
+
+
+def test_demo(demo, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
+    monkeypatch.chdir(ROOT)
+    flags = ["--output", str(tmp_path / "out"), "--num-train", "4", "--num-val", "2"]
+    sizes = ["INPUT.CROP_SIZE", "(64,64)", "INPUT.TEST_SHORT_EDGE", "64", "DATALOADER.NUM_WORKERS", "0"]
+    assert demo.main([*flags, *sizes, "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"]) == 0
+    table = (tmp_path / "out" / "table.txt").read_text()
+    for row in ("constant", "colour and position", "CLOUDS, untrained head", "CLOUDS"):
+        assert f"\n{row} " in table
+    assert "unseen mean" in table
+    assert "full_resolution" in table
+    assert (tmp_path / "out" / "pictures.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "model_final.pth").is_file()
+
+
+def test_a_misspelt_key_is_told_before_anything_is_drawn(demo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
+    monkeypatch.chdir(ROOT)
+    assert demo.main(["--output", str(tmp_path / "out"), "SOLVER.MAX_ITERS", "2"]) == 2
+    assert "SOLVER.MAX_ITER" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()

@@ -1,0 +1,138 @@
+"""The whole story in minutes: draw a small world, train CLOUDS on one part of it, measure it on parts never seen.
+
+    python tools/demo.py [--config-file FILE] [--output DIR] [KEY VALUE ...]
+
+Everything runs through the code that trains on the real data; the last lines are one table and the path of one picture.
+"""
+
+import argparse
+import itertools
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clouds.config import load_config
+from clouds.engine.cli import user_errors
+from clouds.minicity.datasets import PARTS, write_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = "minicity_sim_val"
+UNSEEN = tuple(name for name in PARTS if name.endswith("_val") and name != SOURCE)
+SHEET_EXAMPLES = 2
+BASELINE_IMAGES = 100
+
+logger = logging.getLogger("clouds.demo")
+
+
+@user_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config-file", default=str(ROOT / "configs/minicity/warmup.yaml"), help="default: %(default)s"
+    )
+    parser.add_argument("--output", default="output/demo", help="folder of results (default: %(default)s)")
+    parser.add_argument("--num-train", type=int, help="training images (default: all of them)")
+    parser.add_argument("--num-val", type=int, help="images per validation set (default: all of them)")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
+    args = parser.parse_args(argv)
+    cfg = load_config(args.config_file, ["OUTPUT_DIR", args.output, "SEED", "1", *args.opts])
+
+    start = time.perf_counter()
+    root = Path(os.environ.get("DETECTRON2_DATASETS") or "datasets")
+    for name in PARTS:
+        write_dataset(name, root, args.num_train if name.endswith("_train") else args.num_val, num_workers=2)
+    run(cfg, args)
+    logger.info(f"Done in {time.perf_counter() - start:.0f} s.")
+    return 0
+
+
+def run(cfg: Any, args: argparse.Namespace) -> None:
+    """Train, evaluate beside the baselines, draw."""
+    # Torch is loaded here, so that drawing the world and a wrong argument do without.
+    import numpy as np
+    import torch
+    from torch.nn import functional as F
+
+    from clouds.d2 import inference_on_dataset
+    from clouds.data.catalog import load_dataset
+    from clouds.data.files import read_image, read_label
+    from clouds.engine.setup import code_version, default_setup
+    from clouds.engine.trainer import Trainer
+    from clouds.evaluation.tables import format_comparison
+    from clouds.minicity.baselines import ColorPositionClassifier, ConstantPredictor
+
+    class BaselineModel(torch.nn.Module):
+        """A baseline in the place of the network, so that the same loop and evaluator score it."""
+
+        def __init__(self, baseline: ConstantPredictor | ColorPositionClassifier) -> None:
+            super().__init__()
+            self.baseline = baseline
+
+        def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
+            outputs = []
+            for x in batched_inputs:
+                label = torch.from_numpy(self.baseline.predict(x["image"].permute(1, 2, 0).numpy())).long()
+                scores = F.one_hot(label, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES).permute(2, 0, 1).float()
+                outputs.append({"sem_seg": F.interpolate(scores[None], size=(x["height"], x["width"]))[0]})
+            return outputs
+
+    def score(baseline: ConstantPredictor | ColorPositionClassifier) -> dict[str, Any]:
+        model = BaselineModel(baseline.fit(images, labels))
+        return {
+            name: inference_on_dataset(model, Trainer.build_test_loader(cfg, name), Trainer.build_evaluator(cfg, name))
+            for name in cfg.DATASETS.TEST
+        }
+
+    default_setup(cfg, args)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load()
+    untrained = trainer.evaluate()
+    trained = trainer.train()
+
+    records = load_dataset(cfg.DATASETS.TRAIN[0])[:BASELINE_IMAGES]
+    images = [np.asarray(read_image(record["file_name"])) for record in records]
+    labels = [read_label(record["sem_seg_file_name"], cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) for record in records]
+    rows = {
+        "constant": score(ConstantPredictor()),
+        "colour and position": score(ColorPositionClassifier()),
+        "CLOUDS, untrained head": untrained,
+        "CLOUDS": trained,
+    }
+    mious = {
+        row: {name: result["sem_seg"]["mIoU"] for name, result in results.items()} for row, results in rows.items()
+    }
+    counts = {name: len(load_dataset(name)) for name in cfg.DATASETS.TEST}
+    table = format_comparison(mious, cfg.TEST.PROTOCOL, code_version(), cfg.SEED, counts, unseen=UNSEEN)
+    (Path(cfg.OUTPUT_DIR) / "table.txt").write_text(table + "\n")
+    logger.info(f"Trained on {cfg.DATASETS.TRAIN[0]}; tested on that world and on five it has never seen\n{table}")
+    logger.info(f"Pictures: {draw(trainer.model, cfg)}")
+
+
+def draw(model: Any, cfg: Any) -> Path:
+    """The sheet of image, truth and prediction, two examples a test set; returns its path."""
+    import torch
+
+    from clouds.data.loaders import build_test_loader
+    from clouds.evaluation.sem_seg import predicted_labels
+    from clouds.visualization.sheet import picture_sheet
+
+    rows = []
+    model.eval()
+    for name in cfg.DATASETS.TEST:
+        for [sample] in itertools.islice(build_test_loader(cfg, name), SHEET_EXAMPLES):
+            with torch.inference_mode():
+                [output] = model([sample])
+            prediction = predicted_labels(output["sem_seg"]).byte().cpu().numpy()
+            picture = sample["image"].permute(1, 2, 0).numpy()
+            rows.append((name, [picture, sample["sem_seg"].numpy(), prediction]))
+    path = Path(cfg.OUTPUT_DIR) / "pictures.png"
+    picture_sheet(("image", "truth", "CLOUDS"), rows, title="minicity: trained on sim, tested everywhere").save(path)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
