@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# uv reads no pip.conf; behind an index of your own: make demo INSTALL='python -m pip install'
+INSTALL ?= python -m uv pip install
 export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test test-d2 lint format clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/$(INSTALL) --quiet --editable '.[dev]'
 	touch $@
 
 demo: $(READY)
@@ -21,7 +24,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # The whole suite on detectron2's own objects: make test-d2 D2=<folder of detectron2's source>
 D2_VENV := .venv-d2
@@ -29,12 +32,13 @@ D2_BIN := $(D2_VENV)/bin
 $(D2_VENV)/.ready: pyproject.toml
 	@test -f "$(D2)/setup.py" || { echo "make test-d2 needs D2=<folder of detectron2's source>"; exit 2; }
 	$(PYTHON) -m venv $(D2_VENV)
-	$(D2_BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' 'setuptools<81' wheel
-	$(D2_BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation "$(D2)"
+	$(D2_BIN)/pip install --quiet --disable-pip-version-check uv
+	$(D2_BIN)/$(INSTALL) --quiet --editable '.[dev]' 'setuptools<81' wheel
+	$(D2_BIN)/$(INSTALL) --quiet --no-build-isolation "$(D2)"
 	touch $@
 
 test-d2: $(D2_VENV)/.ready
-	CLOUDS_D2=detectron2 $(D2_BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 CLOUDS_D2=detectron2 $(D2_BIN)/python -m pytest -n 2
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
