@@ -1,6 +1,8 @@
 """Settings that every test shares."""
 
+import logging
 import os
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -17,3 +19,12 @@ hypothesis.settings.load_profile("clouds")
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_afterwards() -> Iterator[None]:
+    """A command's log goes to its own folder and to stdout; none of that is left to the next test."""
+    yield
+    for name in ("clouds", "detectron2"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True

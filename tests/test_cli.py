@@ -1,11 +1,10 @@
 """The command lines: what a user types wrong is one sentence and exit code 2, told before anything heavy is loaded."""
 
 import importlib.util
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -25,14 +24,6 @@ def script(path: str) -> ModuleType:
 
 
 train_net, predict = script("train_net.py"), script("tools/predict.py")
-
-
-@pytest.fixture(autouse=True)
-def quiet_afterwards() -> Iterator[None]:
-    yield
-    for name in ("clouds", "detectron2"):
-        logging.getLogger(name).handlers = []
-        logging.getLogger(name).propagate = True
 
 
 @pytest.fixture

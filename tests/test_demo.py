@@ -1,7 +1,6 @@
 """The demo from the first drawing to the last line, as small as it gets."""
 
 import importlib.util
-import logging
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,7 @@ def demo():
     spec = importlib.util.spec_from_file_location("demo", ROOT / "tools" / "demo.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    yield module
-    for name in ("clouds", "detectron2"):
-        logging.getLogger(name).handlers = []
-        logging.getLogger(name).propagate = True
+    return module
 
 
 def test_demo(demo, tmp_path, monkeypatch):

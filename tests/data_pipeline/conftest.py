@@ -5,15 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
 from PIL import Image
 
 from clouds.config import get_config
 from clouds.d2 import CfgNode, DatasetCatalog, MetadataCatalog
-
-# Time limits per example fail on a busy machine, not on a defect.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,8 @@
 """A small CLOUDS network through the three commands: train, evaluate, predict. Real model, files, flags."""
 
 import json
-import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,14 +49,6 @@ TEST: {{EVAL_PERIOD: 10}}
 """
 
 Run = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def quiet_afterwards() -> Iterator[None]:
-    yield
-    for name in ("clouds", "detectron2"):
-        logging.getLogger(name).handlers = []
-        logging.getLogger(name).propagate = True
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import logging
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,6 @@ from clouds.engine import setup
 from clouds.engine.setup import default_setup, seed_everything, start_log
 from clouds.engine.trainer import NonFiniteLoss, Trainer, tower_is_random
 from clouds.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def quiet_afterwards() -> Iterator[None]:
-    """The log goes to this test's folder and stdout; leave none of that to the next test."""
-    yield
-    for name in ("clouds", "detectron2"):
-        logging.getLogger(name).handlers = []
-        logging.getLogger(name).propagate = True
 
 
 class Recorder(Trainer):

@@ -1,14 +1,9 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
 
 from clouds.d2 import DatasetCatalog, MetadataCatalog
 from clouds.data.catalog import register
-
-# Time limits per example fail on a busy machine, not on a defect.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
 
 
 @pytest.fixture
