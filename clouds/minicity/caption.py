@@ -76,17 +76,18 @@ def write_caption(
     phrases += dice.shuffled(seen)[: max(1, _MOST - len(phrases))]
     crowd = "busy " if people + counts[Label.CAR] >= 9 else "quiet " if people + counts[Label.CAR] <= 1 else ""
     place = where if where.startswith(("busy", "quiet")) else crowd + where
-    scene = f"{dice.pick(_OPENINGS)} {_article(place)} {when}"
+    scene = f"{dice.pick(_OPENINGS)} {with_article(place)} {when}"
     return f"{scene} with {_join(phrases)}." if phrases else f"{scene}."
 
 
 def _count(number: int, one: str, many: str) -> str:
     if number == 1:
-        return _article(one)
+        return with_article(one)
     return f"{_NUMBERS.get(number, 'several')} {many}"
 
 
-def _article(words: str) -> str:
+def with_article(words: str) -> str:
+    """The words after "a" or "an"."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 

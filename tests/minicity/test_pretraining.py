@@ -1,0 +1,131 @@
+"""The miniature CLIP: its loss, its resumption, and the command that makes it."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from torch.nn import functional as F
+
+from clouds.minicity import pretraining
+from clouds.minicity.pretraining import (
+    Captioned,
+    Recipe,
+    augment,
+    contrastive_loss,
+    draw_captioned,
+    predict_classes,
+    train_clip,
+)
+from clouds.minicity.styles import STYLES
+from clouds.minicity.wide import WIDE_STYLES
+from clouds.modeling.backbone.clip import load_open_clip
+
+ROOT = Path(__file__).parents[2]
+TINY = """{"embed_dim": 16,
+"vision_cfg": {"timm_model_name": "test_convnext2", "timm_pool": "", "timm_proj": "linear", "image_size": 64},
+"text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}}"""
+
+
+@pytest.fixture
+def tiny_config(tmp_path):
+    file = tmp_path / "tiny_pretraining.json"
+    file.write_text(TINY)
+    return file
+
+
+@pytest.fixture
+def command():
+    spec = importlib.util.spec_from_file_location("train_clip", ROOT / "tools/minicity/train_clip.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def features(count=6):
+    generator = torch.Generator().manual_seed(0)
+    return [F.normalize(torch.randn(count, 8, generator=generator), dim=1) for _ in range(2)]
+
+
+def test_loss_is_that_of_open_clip_where_all_captions_differ():
+    image, text = features()
+    ours = contrastive_loss(image, text, torch.tensor(7.0), torch.eye(6, dtype=torch.bool))
+    assert torch.allclose(ours, open_clip.loss.ClipLoss()(image, text, torch.tensor(7.0)))
+
+
+def test_equal_captions_are_no_negatives():
+    image, text = features()
+    text[1] = text[0]
+    same = torch.eye(6, dtype=torch.bool)
+    strict = contrastive_loss(image, text, torch.tensor(50.0), same)
+    same[0, 1] = same[1, 0] = True
+    image[0] = image[1] = text[0]  # both images are where their common caption is: nothing left to learn from the pair
+    assert contrastive_loss(image, text, torch.tensor(50.0), same) < strict
+    rows = contrastive_loss(image[:2], text[:2], torch.tensor(50.0), same[:2, :2])
+    assert torch.isclose(rows, torch.tensor(2.0).log())
+
+
+def test_augmented_pixels_stay_in_range_and_follow_the_generator():
+    images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    one, same, other = (augment(images, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    assert one.equal(same)
+    assert not one.equal(other)
+    assert 0 <= one.min()
+    assert one.max() <= 1
+
+
+def test_drawn_scenes_follow_from_their_number():
+    scenes, crops = draw_captioned(WIDE_STYLES, 3, range(1, 3), 4)
+    again, _ = draw_captioned(WIDE_STYLES, 3, range(2, 3), 4)
+    assert scenes.images.shape == (2, 64, 128, 3)
+    assert crops.images.shape[1:] == (64, 64, 3)
+    assert scenes.captions[1] == again.captions[0]
+    assert (scenes.images[1] == again.images[0]).all()
+
+
+def test_interrupted_training_ends_like_any_other(tiny_config, tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    pictures = Captioned(images, [f"a photo of number {number % 7}" for number in range(12)], np.zeros(12, np.uint8))
+    recipe = Recipe(steps=4, batch_size=6, warmup=2, save_every=1)
+
+    def trained(file):
+        torch.manual_seed(0)
+        model = load_open_clip(str(tiny_config))
+        train_clip(model, open_clip.get_tokenizer(tiny_config.stem), pictures, pictures, recipe, file)
+        return model.state_dict()
+
+    calls = []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return augment(*args)
+
+    straight = trained(tmp_path / "a.pt")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pretraining, "augment", interrupted)
+        trained(tmp_path / "b.pt")
+    resumed = trained(tmp_path / "b.pt")
+    assert all(straight[name].equal(resumed[name]) for name in straight)
+
+
+def test_the_command_writes_a_folder_that_open_clip_loads(command, tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "TEST_SCENES", 1)
+    flags = ["--model-config", str(tiny_config), "--scenes", "2", "--crops", "6", "--batch-size", "4", "--workers", "1"]
+    folder = tmp_path / "clip"
+    assert command.main(["--output", str(folder), "--cache", str(tmp_path / "cache"), "--steps", "2", *flags]) == 0
+    model = load_open_clip(str(folder))
+    assert model.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 16)
+    card = (folder / "README.md").read_text()
+    for name in STYLES:
+        assert f"| {name} (" in card
+
+
+def test_classes_by_their_best_name():
+    names = torch.eye(3)
+    pictures = np.zeros((2, 4, 4, 3), np.uint8)
+    answers = torch.tensor([[0.0, 0.2, 0.1], [0.5, 0.1, 0.6]])
+    assert predict_classes(lambda _: answers, names, (2, 1), pictures).tolist() == [0, 1]
