@@ -16,13 +16,14 @@ from clouds.d2 import (
     MetadataCatalog,
     build_backbone,
     build_sem_seg_head,
+    comm,
     configurable,
 )
 from clouds.data.labels import CITYSCAPES_CLASSES
 from clouds.errors import UserError, check_name
 from clouds.modeling import backbone as _backbone  # noqa: F401  (registers the backbones)
 from clouds.modeling.backbone.clip import CLIP
-from clouds.modeling.criterion import SetCriterion
+from clouds.modeling.criterion import SetCriterion, seeded_points, uniform_points
 from clouds.modeling.head import CLOUDSHead
 from clouds.modeling.inference import resize_scores, semantic_scores
 from clouds.modeling.matcher import HungarianMatcher
@@ -139,8 +140,9 @@ class CLOUDS(nn.Module):
         """
         Args:
             batched_inputs: one dict an image with `image`, (3, H, W) uint8 or float RGB in 0..255; for training
-                `instances` with `gt_classes` (N,) and `gt_masks` (N, H, W) bool; for inference optionally `height` and
-                `width`, the size of the answer.
+                `instances` with `gt_classes` (N,) and `gt_masks` (N, H, W) bool, and optionally `seed`, which fixes
+                the points that its loss looks at; for inference optionally `height` and `width`, the size of the
+                answer.
 
         Returns:
             In training the weighted losses; else one dict an image with `sem_seg`, (K, height, width) float scores.
@@ -150,14 +152,22 @@ class CLOUDS(nn.Module):
         predictions = self.sem_seg_head(features, self.text_classifier(), self.void_embedding.weight)
         if self.training:
             instances = [x["instances"].to(self.device) for x in batched_inputs]
-            return self.criterion(predictions, targets_from_instances(instances, self._canvas(images)))
+            seeds = [x["seed"] for x in batched_inputs if "seed" in x]
+            points = seeded_points(seeds, self.device) if len(seeds) == len(batched_inputs) else uniform_points
+            return self.criterion(predictions, targets_from_instances(instances, self._canvas(images)), points)
         result = self.with_clip_opinion(predictions[-1], features) if self.geometric_ensemble else predictions[-1]
         return self.postprocess(result, images, batched_inputs)
 
     def preprocess(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
         """Normalise, then pad bottom and right with zeros to one canvas, (B, 3, H, W) float."""
-        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
-        return ImageList.from_tensors(images, self.size_divisibility)
+        tensors = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        images = ImageList.from_tensors(tensors, self.size_divisibility)
+        if self.training and comm.get_world_size() > 1:
+            # The canvas of the whole batch, for the padding has an influence on what the network sees.
+            height, width = (max(sides) for sides in zip(*comm.all_gather(self._canvas(images)), strict=True))
+            missing = (0, width - images.tensor.shape[-1], 0, height - images.tensor.shape[-2])
+            images = ImageList(F.pad(images.tensor, missing), images.image_sizes)
+        return images
 
     def text_classifier(self) -> TextClassifier | None:
         """Embeddings of the class names for a head that reads them."""

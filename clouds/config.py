@@ -26,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
         "META_ARCHITECTURE": "CLOUDS",
         "WEIGHTS": "",  # checkpoint to start from or to evaluate; "" starts from CLIP and a fresh head
         "DEVICE": "auto",  # "auto": cuda if there is one, else cpu
+        "SAVE_PSEUDO_LABELS": False,  # evaluation also writes its predictions to OUTPUT_DIR/pseudo_labels/<data set>
         "PIXEL_MEAN": [122.7709383, 116.7460125, 104.09373615],  # CLIP's, RGB, of 0..255
         "PIXEL_STD": [68.5005327, 66.6321579, 70.32316305],
         "BACKBONE": {"NAME": "CLIP"},  # "CLIP": frozen towers; "TrainableCLIP": the same, trained
@@ -116,18 +117,28 @@ DEFAULTS: dict[str, Any] = {
         # The gradient norm of the whole model is clipped ("full_model"), or each parameter's ("norm", "value").
         "CLIP_GRADIENTS": {"ENABLED": True, "CLIP_TYPE": "full_model", "CLIP_VALUE": 0.01, "NORM_TYPE": 2.0},
         "CHECKPOINT_PERIOD": 0,  # iterations; 0: at every fifth evaluation
+        "CHECKPOINTS_KEPT": 3,  # so many of the newest, and the final one, stay on disk; 0: all
         "CHECKPOINT_FROZEN": False,  # also store what is not trained, as the published checkpoints do
+        # Mixed precision. "auto": bfloat16 on a GPU that has it, float16 with loss scaling on another, none on a
+        # CPU, where neither pays; "bfloat16" and "float16" hold on every device.
+        "AMP": {"ENABLED": False, "DTYPE": "auto"},
     },
     "TEST": {
         "EVAL_PERIOD": 4000,  # iterations; 0: only at the end
         # "full_resolution": ground truth at its own size. "published_short_edge": resized to the network's input.
         "PROTOCOL": "full_resolution",
+        "AMP": False,  # evaluate in the precision of SOLVER.AMP.DTYPE too; scores then depend on the device
+        "BOUNDARY_IOU": False,  # also score how well the outlines of the classes are met
+    },
+    "WANDB": {
+        "PROJECT": "",  # training curves also go to this project of Weights & Biases; "": they do not
+        "NAME": "",  # of the run there; "": W&B makes one up
     },
 }
 
 # What published configs and detectron2's own dumps set and nothing here reads: accepted, with one log line.
 IGNORED_SECTIONS = (
-    *("GLOBAL", "WANDB", "SOLVER.AMP", "TEST.AUG", "TEST.PRECISE_BN", "MODEL.MASK_FORMER.TEST"),
+    *("GLOBAL", "TEST.AUG", "TEST.PRECISE_BN", "MODEL.MASK_FORMER.TEST"),
     *(f"MODEL.{name}" for name in ("ANCHOR_GENERATOR", "FPN", "PANOPTIC_FPN", "PROPOSAL_GENERATOR", "RESNETS")),
     *(f"MODEL.{name}" for name in ("RETINANET", "ROI_BOX_CASCADE_HEAD", "ROI_BOX_HEAD", "ROI_HEADS")),
     *(f"MODEL.{name}" for name in ("ROI_KEYPOINT_HEAD", "ROI_MASK_HEAD", "RPN", "SWIN")),
@@ -301,6 +312,8 @@ def _coerce(value: Any, default: Any, where: str) -> Any:
         value = _literal(value, wanted=kind)
     if kind is float and type(value) is int:
         return float(value)
+    if kind is str and value is None:  # as published dumps have WANDB.NAME
+        return ""
     if kind in (list, tuple) and isinstance(value, list | tuple):
         sample = default[0] if default else ""  # the lists without a default hold names
         return kind(_coerce(item, sample, f"each entry of {where}") for item in value)

@@ -81,11 +81,6 @@ def test_missing_data_folder(
     assert "DETECTRON2_DATASETS" in message
 
 
-def test_training_in_several_processes_is_refused(sentence: Callable[..., str]) -> None:
-    message = sentence(train_net.main, "--config-file", GTA, "--num-gpus", "2")
-    assert message == "Training runs in one process so far, not in 2: use --num-gpus 1 --num-machines 1."
-
-
 def test_words_that_are_no_pairs(sentence: Callable[..., str]) -> None:
     assert "KEY VALUE" in sentence(train_net.main, "--config-file", GTA, "SOLVER.BASE_LR")
 

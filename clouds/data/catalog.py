@@ -10,6 +10,7 @@ import functools
 import importlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def register(
 
     Args:
         name: what goes into `DATASETS.TRAIN` and `DATASETS.TEST`.
-        load: lists the set when it is first used.
+        load: lists the set; called when that is first used, and not again.
         classes: names by train id, synonyms separated by commas.
         colors: RGB 0..255 by train id.
     """
@@ -117,7 +118,8 @@ def register(
         DatasetCatalog.remove(name)
     if name in MetadataCatalog.list():
         MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, load)
+    # Listed once a process: set-up asks for every set, and so does each evaluation.
+    DatasetCatalog.register(name, functools.cache(load))
     MetadataCatalog.get(name).set(
         stuff_classes=list(classes),
         stuff_colors=[list(color) for color in colors],
@@ -130,7 +132,8 @@ def load_dataset(name: str) -> list[Record]:
     """The records of a registered set, sorted.
 
     Raises:
-        UserError: no such set (the nearest name is given), its folders are missing or empty, or labels are missing.
+        UserError: no such set (the nearest name is given), its folders are missing or empty, labels are missing, or two
+            records have the same id (or none).
     """
     known = DatasetCatalog.list()
     if name not in known:
@@ -140,6 +143,13 @@ def load_dataset(name: str) -> list[Record]:
     records: list[Record] = DatasetCatalog.get(name)
     if not records:
         raise UserError(f"Data set {name} has no images: check where its registration looks for them.")
+    ids = Counter(record.get("image_id") for record in records)
+    worst = None if None in ids else ids.most_common(1)[0][0]
+    if worst is None or ids[worst] > 1:
+        raise UserError(
+            f"Data set {name}: {ids[worst]} record(s) with image_id {worst!r}; each needs one of its own, for what is "
+            "written about its image."
+        )
     return records
 
 

@@ -29,7 +29,7 @@ class _Failure:
 
 
 class _TrainSamples(Dataset[Record | _Failure]):
-    """(draw, index) -> mapped record, with a generator of the draw's own."""
+    """(draw, index) -> mapped record, its view drawn by a generator of the draw's own; `seed` is for what follows."""
 
     def __init__(
         self, records: Sequence[Record], mapper: Callable[[Record, np.random.Generator], Record], seed: int
@@ -41,9 +41,12 @@ class _TrainSamples(Dataset[Record | _Failure]):
     def __getitem__(self, key: tuple[int, int]) -> Record | _Failure:
         draw, index = key
         try:
-            return self.mapper(self.records[index], np.random.default_rng([self.seed, draw]))
+            mapped = self.mapper(self.records[index], np.random.default_rng([self.seed, draw]))
         except UserError as error:
             return _Failure(str(error))
+        # The 2 keeps this stream apart from the view's and from the shuffles'.
+        (own,) = np.random.SeedSequence([self.seed, draw, 2]).generate_state(1, np.uint64)
+        return {**mapped, "seed": int(own >> 1)}
 
 
 class _TestSamples(Dataset[Record | _Failure]):
@@ -63,6 +66,9 @@ class _TestSamples(Dataset[Record | _Failure]):
 
 class TrainLoader:
     """Endless batches (lists of mapped records) with a position.
+
+    Each record also gets `seed`, an int in [0, 2**63) that follows from the loader's seed and the draw. What a network
+    draws for this picture (the points of its loss) is to follow from it, whatever pictures and processes are beside it.
 
     `state_dict()` counts the batches that were handed out, not those that workers have prepared ahead.
     """

@@ -1,20 +1,27 @@
 """What happens around the training step: timing, schedule, evaluation, checkpoints, writers."""
 
 import datetime
+import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
 
-from clouds.d2 import HookBase, comm
+from clouds.d2 import EventStorage, HookBase, comm
 from clouds.engine.checkpoint import Checkpointer
 
 logger = logging.getLogger(__name__)
 
 Results = dict[str, dict[str, dict[str, float]]]
+# Scalar -> whether writers smooth it, and its newest (value, iteration).
+History = dict[str, tuple[bool, list[tuple[float, int]]]]
+
+SMOOTHED = 20  # iterations over which writers take the median
 
 
 class IterationTimer(HookBase):
@@ -80,20 +87,24 @@ class PeriodicEvaluation(HookBase):
         self.writers = writers
 
     def before_train(self) -> None:
-        if self.period > 0 and self.trainer.start_iter == 0 < self.trainer.max_iter:
-            self._run()
+        if self.trainer.start_iter == 0 and self.due(0):
+            self.run()
 
     def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if self.period > 0 and done % self.period == 0 and done < self.trainer.max_iter:
-            self._run()
+        if self.due(self.trainer.iter + 1):
+            self.run()
 
     def after_train(self) -> None:
         # Also called when training failed; only a finished run has counted up to max_iter.
         if self.trainer.iter >= self.trainer.max_iter:
-            self._run()
+            self.run()
 
-    def _run(self) -> None:
+    def due(self, done: int) -> bool:
+        """Whether an evaluation follows the first ``done`` iterations; the one at the end is another matter."""
+        return self.period > 0 and done % self.period == 0 and done < self.trainer.max_iter
+
+    def run(self) -> None:
+        """Evaluate and record the result."""
         for name, value in flatten(self.evaluate()).items():
             if math.isfinite(value):  # an absent class has no IoU, and NaN is no JSON
                 self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
@@ -117,28 +128,113 @@ class PeriodicCheckpoint(HookBase):
             name = f"model_{iteration:07d}"
         else:
             return
-        self.checkpointer.save(name, iteration=iteration, seed=self.trainer.seed)
+        history = recent(self.trainer.storage, iteration)
+        self.checkpointer.save(name, iteration=iteration, seed=self.trainer.seed, history=history)
 
 
 class PeriodicWriter(HookBase):
     """Lets the writers write every ``period`` iterations and at the end, then closes them. Must be the last hook."""
 
-    def __init__(self, writers: Sequence[Any], period: int = 20) -> None:
+    def __init__(self, writers: Sequence[Any], period: int = SMOOTHED) -> None:
         self.writers = writers
         self.period = period
 
     def after_step(self) -> None:
-        if (self.trainer.iter + 1) % self.period == 0 or self.trainer.iter + 1 >= self.trainer.max_iter:
-            self._write()
+        if self.due(self.trainer.iter + 1):
+            self.write()
 
     def after_train(self) -> None:
-        self._write()  # the last evaluation came after the last step
+        self.write()  # the last evaluation came after the last step
         for writer in self.writers:
             writer.close()
 
-    def _write(self) -> None:
+    def due(self, done: int) -> bool:
+        """Whether the writers write after the first ``done`` iterations."""
+        return done % self.period == 0 or done >= self.trainer.max_iter
+
+    def write(self) -> None:
+        """Let all writers write."""
         for writer in self.writers:
             writer.write()
+
+
+class Continuation(HookBase):
+    """Makes the record of a resumed run that of a run which was never interrupted. Stands before the evaluation.
+
+    Rows that the killed run wrote past its last checkpoint leave ``metrics.json``; the values that the writers smooth
+    over come back; and an evaluation or a row that was due right after that checkpoint and got lost is made up for.
+
+    Args:
+        metrics: path of ``metrics.json``; None outside the main process.
+        evaluation: the hook that evaluates.
+        writer: the hook that writes.
+    """
+
+    def __init__(self, metrics: Path | None, evaluation: PeriodicEvaluation, writer: PeriodicWriter) -> None:
+        self.metrics = metrics
+        self.evaluation = evaluation
+        self.writer = writer
+
+    def before_train(self) -> None:
+        start, storage, history = self.trainer.start_iter, self.trainer.storage, self.trainer.history
+        written = self.metrics is None or not self.metrics.is_file() or cut_record(self.metrics, start)
+        if start == 0:
+            return
+        evaluate, write = self.evaluation.due(start), self.writer.due(start)
+        lost = not all(comm.all_gather(written)) and (evaluate or write)
+        storage.iter = start - 1
+        for name, (smoothed, values) in history.items():
+            for value, iteration in values[:-1] if lost else values:
+                storage.histories()[name].update(value, iteration)
+            if lost:  # what is put will be written, what is in the histories alone will not
+                storage.put_scalar(name, values[-1][0], smoothing_hint=smoothed)
+        if lost and evaluate:
+            logger.info(f"The evaluation after iteration {start - 1} is not on record: it is done now")
+            self.evaluation.run()
+        elif lost:
+            self.writer.write()
+        storage.iter = start
+
+
+def recent(storage: EventStorage, iteration: int) -> History:
+    """What this iteration put, with the values before it that smoothing takes in; clocks are left out."""
+    names = [name for name, (_, newest) in storage.latest().items() if newest == iteration]
+    return {
+        name: (storage.smoothing_hints()[name], storage.histories()[name].values()[-SMOOTHED:])
+        for name in names
+        if not name.endswith(("time", "_seconds"))
+    }
+
+
+def cut_record(path: Path, start: int) -> bool:
+    """Take the rows of iteration ``start`` and later, and half a line, off the end of a ``metrics.json``.
+
+    The file is shortened in one step and in place, where a writer may have it open. Only rows of the last training in
+    the file are looked at, and with ``start`` 0 (another one is to follow) none of them goes.
+
+    Returns:
+        Whether the row of iteration ``start - 1`` is there.
+    """
+    rows: list[tuple[int, int]] = []  # of the last training: iteration, where the line begins
+    end = 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)
+                # Without a loss it is an evaluation before the first or after the last step, of the state left before.
+                iteration = int(row["iteration"]) - ("total_loss" not in row)
+            except (ValueError, KeyError, TypeError):
+                pass  # not a row of ours
+            else:
+                if rows and iteration < rows[-1][0]:
+                    rows.clear()
+                rows.append((iteration, end))
+            end += len(line)
+    late = [offset for iteration, offset in rows if iteration >= start > 0]
+    os.truncate(path, min([end, *late]))
+    return any(iteration == start - 1 for iteration, _ in rows)
 
 
 def flatten(results: dict[str, Any], prefix: str = "") -> dict[str, float]:

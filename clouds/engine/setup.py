@@ -5,33 +5,36 @@ import functools
 import logging
 import platform
 import random
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import clouds
 from clouds.config import load_config, resolve_device
 from clouds.d2 import CfgNode, comm, setup_logger
 from clouds.data.catalog import register_datasets
+from clouds.engine.launch import failure_elsewhere
+from clouds.engine.record import Kind, code_version, write_record
+from clouds.engine.wandb_writer import check_wandb
 from clouds.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
-def default_setup(cfg: CfgNode, args: argparse.Namespace, config_name: str = "config.yaml") -> None:
+def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Make ``cfg`` final and the process ready, in place.
 
     Creates ``OUTPUT_DIR``, starts the log there and on stdout, draws the seed where ``SEED`` is negative and seeds
-    everything, writes the resolved config, registers the data sets, resolves the device and freezes ``cfg``. A run
-    that is resumed (``args.resume``) keeps the seed it has on record.
+    everything, writes the record of this start (`clouds.engine.record`), registers the data sets, resolves the device
+    and freezes ``cfg``. A run that is resumed (``args.resume``) keeps the seed it has on record.
 
     Args:
         cfg: merged config, not yet frozen.
-        args: parsed command line, for the log.
-        config_name: file in ``OUTPUT_DIR`` for the resolved config.
+        args: parsed command line; ``resume`` and ``eval_only`` are off where they are missing.
     """
+    evaluates = getattr(args, "eval_only", False)
+    if not evaluates:
+        check_wandb(cfg)
     output = Path(cfg.OUTPUT_DIR)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -39,15 +42,18 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace, config_name: str = "co
         raise UserError(f"Cannot create the output folder {output} (OUTPUT_DIR): {error.strerror}.") from error
     start_log(str(output))
 
-    record = output / "config.yaml"
-    if getattr(args, "resume", False) and (output / "last_checkpoint").is_file() and record.is_file():
-        cfg.SEED = load_config(record).SEED
+    resumed = getattr(args, "resume", False) and (output / "last_checkpoint").is_file()
+    began_with = output / "config.yaml"
+    if resumed and began_with.is_file():
+        cfg.SEED = load_config(began_with).SEED
+    cfg.SEED = comm.all_gather(cfg.SEED)[0]  # also: nobody still reads the record when the main process writes it
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed()
     seed_everything(cfg.SEED)
     if comm.is_main_process():
-        # Written before "auto" becomes this machine's device, so that the file serves on another one.
-        (output / config_name).write_text(cfg.dump())
+        kind = Kind.EVALUATION if evaluates else Kind.RESUMED if resumed else Kind.TRAINING
+        entry = write_record(output, cfg, args, kind)
+        logger.info(f"Resolved config in {output / entry['config']}, the whole record in {output / 'run.json'}")
     resolve_device(cfg)
     register_datasets(modules=cfg.DATASETS.MODULES)
     cfg.freeze()
@@ -57,7 +63,6 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace, config_name: str = "co
         f"clouds {code_version()}, seed {cfg.SEED}, {cfg.MODEL.DEVICE}, {comm.get_world_size()} process(es), "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
-    logger.info(f"Resolved config in {output / config_name}")
 
 
 def start_log(output: str | None) -> None:
@@ -80,8 +85,12 @@ def _handlers(name: str, output: str | None, rank: int) -> list[logging.Handler]
 def _tell_user_errors(record: logging.LogRecord) -> bool:
     """The loop logs every exception with its traceback; of one meant for the user only the sentence is of use."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, UserError):
-        record.msg, record.args, record.exc_info = f"{record.getMessage()} {error}", (), None
+    # Where another process failed first, this one's error is that the exchange with it broke off.
+    said = failure_elsewhere() if error else None
+    if said is None and isinstance(error, UserError):
+        said = str(error)
+    if said is not None:
+        record.msg, record.args, record.exc_info = f"{record.getMessage()} {said}", (), None
     return True
 
 
@@ -91,17 +100,3 @@ def seed_everything(seed: int, *stream: int) -> None:
     random.seed(int(state[0]))
     np.random.seed(int(state[0] % 2**32))  # noqa: NPY002  (for libraries that use the global state)
     torch.manual_seed(int(state[1] >> 1))
-
-
-@functools.cache
-def code_version() -> str:
-    """Commit of the checkout this package runs from, ``+dirty`` with local changes; ``unknown`` outside git."""
-    root = Path(clouds.__file__).resolve().parent.parent
-    if not (root / ".git").exists():  # installed, perhaps inside somebody else's repository
-        return "unknown"
-    command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+dirty"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return answer.stdout.strip()

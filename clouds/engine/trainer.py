@@ -1,8 +1,11 @@
 """The training loop and the evaluation of all test sets."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -24,11 +27,14 @@ from clouds.d2 import (
 )
 from clouds.data.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from clouds.engine import hooks, optimizer
+from clouds.engine.amp import Precision
 from clouds.engine.checkpoint import Checkpointer
+from clouds.engine.parallel import data_parallel
 from clouds.engine.setup import code_version, seed_everything
+from clouds.engine.wandb_writer import build_wandb_writer
 from clouds.errors import UserError, check_name
 from clouds.evaluation.sem_seg import SemSegEvaluator
-from clouds.evaluation.tables import format_table
+from clouds.evaluation.tables import Provenance, format_table
 from clouds.modeling.backbone.clip import has_own_weights
 
 logger = logging.getLogger(__name__)
@@ -51,6 +57,7 @@ class Trainer(TrainerBase):
         self.seed = cfg.SEED
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.results: hooks.Results = {}
+        self.history: hooks.History = {}
         # Data first: a missing set, also one for testing, is told now and not after the model or the training.
         self.data_loader = self.build_train_loader(cfg)
         self.check_test_sets(cfg)
@@ -58,22 +65,42 @@ class Trainer(TrainerBase):
         self.optimizer = self.build_optimizer(cfg, self.model)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         self.clip_gradients = optimizer.build_gradient_clipper(cfg)
-        self.checkpointer = self.build_checkpointer(
-            cfg, self.model, optimizer=self.optimizer, scheduler=self.scheduler, data=self.data_loader
-        )
+        self.network = data_parallel(self.model)
+        self.precision = Precision.from_config(cfg, cfg.SOLVER.AMP.ENABLED)
+        self.scaler = self.precision.build_scaler()
+        parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "data": self.data_loader}
+        if self.scaler.is_enabled():
+            parts["scaler"] = self.scaler
+        self.checkpointer = self.build_checkpointer(cfg, self.model, **parts)
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = False) -> None:
         """Continue from the newest checkpoint in ``OUTPUT_DIR`` if asked to and there is one; else load
-        ``MODEL.WEIGHTS`` (if any) and begin at iteration 0."""
+        ``MODEL.WEIGHTS`` (if any) and begin at iteration 0.
+
+        What is random follows from the seed and the iteration (in the model) or the draw (in the data) alone, so that a
+        continued run needs no generator's state to end, on a CPU bit for bit, where an uninterrupted one does.
+        """
         continues = resume and self.checkpointer.has_checkpoint()
         if resume and not continues:
             logger.warning(f"No checkpoint in {self.cfg.OUTPUT_DIR} to resume from: starting at iteration 0")
         rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=continues)
         if continues:
+            if "iteration" not in rest:
+                raise UserError(
+                    f"{self.checkpointer.get_checkpoint_file()} holds weights but no training to resume: load it as "
+                    "MODEL.WEIGHTS, without --resume."
+                )
             self.start_iter = rest["iteration"] + 1
+            self.history = rest.get("history", {})
             self.seed = rest.get("seed", self.seed)
             logger.info(f"Resumed at iteration {self.start_iter}, with the run's own seed {self.seed}")
+        starts = sorted(set(comm.all_gather(self.start_iter)))
+        if len(starts) > 1:
+            raise UserError(
+                f"The processes would go on at different iterations ({', '.join(map(str, starts))}): all machines "
+                f"must see the same folder {self.cfg.OUTPUT_DIR} (OUTPUT_DIR)."
+            )
 
     def train(self) -> hooks.Results:  # type: ignore[override]
         """Train from ``start_iter`` to ``SOLVER.MAX_ITER``; returns the last evaluation (see `test`)."""
@@ -87,42 +114,61 @@ class Trainer(TrainerBase):
         return self.results
 
     def run_step(self) -> None:
-        """data -> losses -> gradients -> clip -> update."""
+        """data -> losses -> `update`."""
         start = time.perf_counter()
         batch = next(self._batches)
         data_time = time.perf_counter() - start
 
-        # The model's draws follow from seed and iteration alone, whatever ran before (an evaluation, a loader's start).
-        seed_everything(self.seed, self.iter)
+        # The model's draws follow from seed and iteration alone, whatever ran before (an evaluation, a loader's start);
+        # those for a single image, the points of its loss, from the seed that the loader gives it.
+        seed_everything(self.seed, self.iter, comm.get_rank())
+        values, failure = {}, ""
         try:
-            losses = self.model(batch)
+            with self.precision.autocast():
+                losses = self.network(batch)
+            values = as_numbers(losses)
         except FloatingPointError as error:
-            raise self.non_finite(str(error), batch) from error
-        values = self.finite_values(losses, batch)
-
-        self.optimizer.zero_grad()
-        sum(losses.values()).backward()
-        self.clip_gradients(parameter for group in self.optimizer.param_groups for parameter in group["params"])
-        self.optimizer.step()
+            failure = str(error)
+        values = self.whole_batch(batch, values, failure)
+        try:
+            self.update(sum(losses.values()))
+        except FloatingPointError as error:  # in all processes alike, which have the same gradients
+            self.whole_batch(batch, values, str(error))
 
         for name, value in {**values, "total_loss": sum(values.values()), "data_time": data_time}.items():
             self.storage.put_scalar(name, value)
 
-    def finite_values(self, losses: dict[str, Tensor], batch: list[dict[str, Any]]) -> dict[str, float]:
-        """The losses as numbers (one transfer from the device); raises `NonFiniteLoss` if one is NaN or infinite."""
-        values = dict(zip(losses, torch.stack([loss.detach() for loss in losses.values()]).tolist(), strict=True))
-        bad = {name: value for name, value in values.items() if not abs(value) < float("inf")}
-        if bad:
-            raise self.non_finite(", ".join(f"{name} = {value}" for name, value in bad.items()), batch)
-        return values
+    def update(self, loss: Tensor) -> None:
+        """gradients -> clip -> step. Under float16 a step whose gradient overflows is left out, which is no error."""
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        self.clip_gradients(parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
-    def non_finite(self, what: str, batch: list[dict[str, Any]]) -> NonFiniteLoss:
-        """The error that ends training, with the images it happened on."""
+    def whole_batch(self, batch: list[dict[str, Any]], values: dict[str, float], failure: str = "") -> dict[str, float]:
+        """What the losses are over the whole batch: the mean over the processes, all of which call this together.
+
+        Args:
+            batch: this process's share.
+            values: its losses; one that is NaN or infinite is a failure.
+            failure: what else is not finite.
+
+        Raises:
+            NonFiniteLoss: a failure in some process; raised in all of them, with the images where it happened.
+        """
+        bad = failure or ", ".join(f"{name} = {value}" for name, value in values.items() if not math.isfinite(value))
         files = ", ".join(str(sample["file_name"]) for sample in batch)
-        return NonFiniteLoss(
-            f"Training stopped at iteration {self.iter}: {what} on {files}; "
-            "look at these images and labels, or lower SOLVER.BASE_LR."
-        )
+        everywhere = comm.all_gather((values, f"{bad} on {files}" if bad else ""))
+        problems = "; ".join(problem for _, problem in everywhere if problem)
+        if problems:
+            instead = " or set SOLVER.AMP.ENABLED False" if self.scaler.is_enabled() else ""
+            raise NonFiniteLoss(
+                f"Training stopped at iteration {self.iter}: {problems}; "
+                f"look at these images and labels, or lower SOLVER.BASE_LR{instead}."
+            )
+        return {name: fmean(share[name] for share, _ in everywhere) for name in values}
 
     def evaluate(self) -> hooks.Results:
         """`test` of the model as it is."""
@@ -132,6 +178,9 @@ class Trainer(TrainerBase):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, *, seed: int | None = None) -> hooks.Results:
         """Evaluate every set of ``DATASETS.TEST`` and log the one table.
+
+        In full precision unless ``TEST.AMP`` says otherwise, also between the steps of a mixed-precision training: the
+        score of a checkpoint is to be the same wherever it is measured.
 
         Args:
             cfg: final config.
@@ -143,15 +192,18 @@ class Trainer(TrainerBase):
         """
         results: hooks.Results = {}
         counts: dict[str, int] = {}
+        precision = Precision.from_config(cfg, cfg.TEST.AMP)
         for name in cfg.DATASETS.TEST:
             loader = cls.build_test_loader(cfg, name)
             counts[name] = sum(comm.all_gather(len(loader)))
-            results[name] = inference_on_dataset(model, loader, cls.build_evaluator(cfg, name))
+            with precision.autocast():
+                results[name] = inference_on_dataset(model, loader, cls.build_evaluator(cfg, name))
         if not results:
             logger.warning("DATASETS.TEST is empty: nothing is evaluated")
         elif comm.is_main_process():
             seed = cfg.SEED if seed is None else seed
-            logger.info("Results\n" + format_table(results, cfg.TEST.PROTOCOL, code_version(), seed, counts))
+            source = Provenance(cfg.TEST.PROTOCOL, code_version(), seed, counts)
+            logger.info("Results\n" + format_table(results, source))
         return results
 
     @classmethod
@@ -193,7 +245,12 @@ class Trainer(TrainerBase):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        return SemSegEvaluator(dataset_name)
+        labels = Path(cfg.OUTPUT_DIR) / "pseudo_labels" / dataset_name
+        return SemSegEvaluator(
+            dataset_name,
+            boundary=cfg.TEST.BOUNDARY_IOU,
+            label_folder=labels if cfg.MODEL.SAVE_PSEUDO_LABELS else None,
+        )
 
     @classmethod
     def build_checkpointer(cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:
@@ -202,6 +259,7 @@ class Trainer(TrainerBase):
             cfg.OUTPUT_DIR,
             save_frozen=cfg.SOLVER.CHECKPOINT_FROZEN,
             random_tower=tower_is_random(cfg),
+            keep=cfg.SOLVER.CHECKPOINTS_KEPT,
             save_to_disk=comm.is_main_process(),
             **checkpointables,
         )
@@ -212,18 +270,28 @@ class Trainer(TrainerBase):
         checkpoint_period = cfg.SOLVER.CHECKPOINT_PERIOD or 5 * cfg.TEST.EVAL_PERIOD
         writers = self.build_writers() if comm.is_main_process() else []
         recorders = [writer for writer in writers if not isinstance(writer, CommonMetricPrinter)]
+        evaluation = hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate, recorders)
+        record = hooks.PeriodicWriter(writers)
+        metrics = Path(cfg.OUTPUT_DIR) / "metrics.json" if comm.is_main_process() else None
         return [
             hooks.IterationTimer(),
             hooks.LearningRate(self.scheduler),
+            hooks.Continuation(metrics, evaluation, record),
             hooks.PeriodicCheckpoint(self.checkpointer, checkpoint_period),
-            hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate, recorders),
-            hooks.PeriodicWriter(writers),
+            evaluation,
+            record,
         ]
 
     def build_writers(self) -> Sequence[Any]:
-        """Console line with ETA, ``metrics.json``, TensorBoard."""
+        """Console line with ETA, ``metrics.json``, TensorBoard, and W&B where a project of it is named."""
         output = self.cfg.OUTPUT_DIR
-        return [CommonMetricPrinter(self.max_iter), JSONWriter(f"{output}/metrics.json"), TensorboardXWriter(output)]
+        writers = [CommonMetricPrinter(self.max_iter), JSONWriter(f"{output}/metrics.json"), TensorboardXWriter(output)]
+        return [*writers, build_wandb_writer(self.cfg)] if self.cfg.WANDB.PROJECT else writers
+
+
+def as_numbers(losses: dict[str, Tensor]) -> dict[str, float]:
+    """The values of scalar losses, in one transfer from the device."""
+    return dict(zip(losses, torch.stack([loss.detach() for loss in losses.values()]).tolist(), strict=True))
 
 
 def load_for_inference(cfg: CfgNode, model: nn.Module, *, resume: bool = False) -> dict[str, Any]:

@@ -4,7 +4,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.optimize import minimize
+
+from clouds.evaluation.confusion import confusion_matrix, score
 
 Image = npt.NDArray[np.uint8]
 LabelMap = npt.NDArray[np.uint8]
@@ -67,8 +70,7 @@ class ColorPositionClassifier:
             for balance in self.BALANCES:
                 self.balance = balance
                 pairs = zip(images[-kept_out:], labels[-kept_out:], strict=True)
-                confusion = sum(confusion_matrix(self.predict(image), label) for image, label in pairs)
-                scores.append(mean_iou(np.asarray(confusion)))
+                scores.append(mean_iou((self.predict(image), label) for image, label in pairs))
             self.balance = self.BALANCES[int(np.argmax(scores))]
         self._regress(np.concatenate(features), np.concatenate(targets))
         return self
@@ -138,16 +140,10 @@ def _features(image: Image) -> npt.NDArray[np.float32]:
     return np.concatenate([ones, base, products, row_squared * base[:, 6:7], row_squared * base[:, :3]], axis=1)
 
 
-def confusion_matrix(predicted: LabelMap, label: LabelMap) -> npt.NDArray[np.int64]:
-    """(19, 19) pixel counts, rows: truth, columns: prediction; 255 in the truth is left out."""
-    known = label < NUM_CLASSES
-    index = label[known].astype(np.int64) * NUM_CLASSES + predicted[known]
-    return np.bincount(index, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
-
-
-def mean_iou(confusion: npt.NDArray[np.int64]) -> float:
-    """Mean over the classes that occur, 0..1."""
-    hits = np.diag(confusion)
-    union = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
-    present = confusion.sum(axis=1) > 0
-    return float((hits[present] / union[present]).mean())
+def mean_iou(pairs: Iterable[tuple[LabelMap, LabelMap]]) -> float:
+    """In percent, over pairs of prediction and truth, (H, W) uint8 each; see `clouds.evaluation.confusion.Scores`."""
+    matrices = [
+        confusion_matrix(torch.from_numpy(predicted), torch.tensor(label), NUM_CLASSES).numpy()
+        for predicted, label in pairs
+    ]
+    return score(np.sum(matrices, axis=0)).miou

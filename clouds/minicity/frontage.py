@@ -66,32 +66,10 @@ def _build(site: Site, sign: int, kind: str, z0: float, z1: float) -> Lot:
         _plants(site, sign, edge + 1.5, back - 0.5, z0, z1, dice.integer((0, 2)))
         return Lot(sign, z0, z1, False, 0.0)
     if kind == "wall":
-        _boundary(site, sign, "wall", edge + 0.1, z0, z1, low=False)
-        if dice.chance(0.5):
-            _building(
-                site,
-                sign,
-                dice.weighted(plan.buildings),
-                edge + dice.uniform((5.0, 9.0)),
-                z0,
-                z1,
-                dice.integer((1, max(2, plan.floors[1] - 1))),
-            )
-        _plants(site, sign, edge + 1.5, edge + 5, z0, z1, dice.integer((1, 3)))
+        _grounds(site, sign, kind, edge, z0, z1, built=0.5, back=(5.0, 9.0), depth=5.0, plants=(1, 3))
         return Lot(sign, z0, z1, False, 0.0)
     if kind == "fence":
-        _boundary(site, sign, "fence", edge + 0.1, z0, z1, low=False)
-        if dice.chance(0.6):
-            _building(
-                site,
-                sign,
-                dice.weighted(plan.buildings),
-                edge + dice.uniform((4.0, 8.0)),
-                z0,
-                z1,
-                dice.integer((1, max(2, plan.floors[1] - 1))),
-            )
-        _plants(site, sign, edge + 1.5, edge + 6, z0, z1, dice.integer((0, 2)))
+        _grounds(site, sign, kind, edge, z0, z1, built=0.6, back=(4.0, 8.0), depth=6.0, plants=(0, 2))
         return Lot(sign, z0, z1, dice.chance(0.4), 12.0)
     if kind == "park":
         if dice.chance(0.35):
@@ -102,6 +80,29 @@ def _build(site: Site, sign: int, kind: str, z0: float, z1: float) -> Lot:
     if dice.chance(0.5):
         _boundary(site, sign, dice.pick(("fence", "wall")), edge + dice.uniform((0.2, 8.0)), z0, z1, low=True)
     return Lot(sign, z0, z1, dice.chance(0.3), 14.0)
+
+
+def _grounds(
+    site: Site,
+    sign: int,
+    boundary: str,
+    edge: float,
+    z0: float,
+    z1: float,
+    *,
+    built: float,
+    back: tuple[float, float],
+    depth: float,
+    plants: tuple[int, int],
+) -> None:
+    """Grounds behind a high wall or fence: with chance ``built`` a building ``back`` metres from the sidewalk's edge,
+    and some ``plants`` no deeper than ``depth``."""
+    dice, plan = site.dice, site.style.plan
+    _boundary(site, sign, boundary, edge + 0.1, z0, z1, low=False)
+    if dice.chance(built):
+        kind, u = dice.weighted(plan.buildings), edge + dice.uniform(back)
+        _building(site, sign, kind, u, z0, z1, dice.integer((1, max(2, plan.floors[1] - 1))))
+    _plants(site, sign, edge + 1.5, edge + depth, z0, z1, dice.integer(plants))
 
 
 def _building(site: Site, sign: int, kind: str, u: float, z0: float, z1: float, floors: int) -> None:

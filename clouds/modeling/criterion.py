@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.d2 import comm
+from clouds.modeling.layers import full_precision
 from clouds.modeling.matcher import HungarianMatcher, Matching, Uniform, sample_points
 from clouds.modeling.structures import Prediction, Target
 
@@ -19,25 +20,46 @@ def uniform_points(image: int, rows: int, points: int) -> Tensor:
     return torch.rand(rows, points, 2)
 
 
-def mask_loss(logits: Tensor, targets: Tensor, num_masks: float) -> Tensor:
-    """Binary cross-entropy of (M, P) logits and targets in [0, 1]: mean over points, sum over masks / `num_masks`."""
-    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1).sum() / num_masks
+def seeded_points(seeds: Sequence[int], device: torch.device) -> Uniform:
+    """A source of points with one generator an image: what it draws depends neither on the images beside it nor on
+    how the batch is split. Drawn where it is used; another kind of device draws other numbers.
+
+    Args:
+        seeds: one an image, in [0, 2**63).
+        device: of the predictions.
+    """
+    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def draw(image: int, rows: int, points: int) -> Tensor:
+        return torch.rand(rows, points, 2, generator=generators[image], device=device)
+
+    return draw
 
 
-def dice_loss(logits: Tensor, targets: Tensor, num_masks: float) -> Tensor:
-    """1 - (2 <p, t> + 1) / (|p| + |t| + 1) of (M, P) logits and targets, summed over masks / `num_masks`."""
+def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of (M, P) logits and targets in [0, 1]: mean over points, sum over masks."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1).sum()
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """1 - (2 <p, t> + 1) / (|p| + |t| + 1) of (M, P) logits and targets, summed over masks."""
     probabilities = logits.sigmoid()
     overlap = 2 * (probabilities * targets).sum(dim=1)
     total = probabilities.sum(dim=1) + targets.sum(dim=1)
-    return (1 - (overlap + 1) / (total + 1)).sum() / num_masks
+    return (1 - (overlap + 1) / (total + 1)).sum()
 
 
-def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a scalar over all processes, so that normalising by it equals normalising the whole batch at once."""
+def mean_over_processes(values: Tensor) -> Tensor:
+    """The mean of each entry over all processes.
+
+    A loss is a sum over the images divided by a sum over the images. With the latter replaced by its mean over the
+    processes, the mean over the processes of such losses, and of their gradients (which is what data-parallel training
+    takes), is that of the whole batch.
+    """
     if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(value)
-        value = value / comm.get_world_size()
-    return value
+        torch.distributed.all_reduce(values)
+        values = values / comm.get_world_size()
+    return values
 
 
 class SetCriterion(nn.Module):
@@ -83,6 +105,7 @@ class SetCriterion(nn.Module):
         self.empty_weight: Tensor
         self.register_buffer("empty_weight", empty_weight)
 
+    @full_precision
     def forward(
         self, predictions: Sequence[Prediction], targets: Sequence[Target], uniform: Uniform = uniform_points
     ) -> dict[str, Tensor]:
@@ -94,53 +117,74 @@ class SetCriterion(nn.Module):
                 random points, in that order.
 
         Returns:
-            Weighted scalars `loss_{ce,mask,dice}` of the result and `loss_*_<i>` of the i-th output before it.
-        """
-        masks = [target.masks.to(predictions[-1].mask_logits.dtype) for target in targets]
-        count = torch.tensor(float(sum(len(target.labels) for target in targets)), device=self.empty_weight.device)
-        num_masks = mean_over_processes(count).clamp(min=1).item()
+            Weighted scalars `loss_{ce,mask,dice}` of the result and `loss_*_<i>` of the i-th output before it. With
+            several processes, all of which must call this together, their mean over the processes is the loss of the
+            whole batch.
 
+        Raises:
+            FloatingPointError: a prediction is not finite; raised in all processes together, in those whose own
+                predictions are finite without a message.
+        """
+        predictions = [Prediction(output.class_logits.float(), output.mask_logits.float()) for output in predictions]
+        masks = [target.masks.float() for target in targets]
         *auxiliary, result = predictions
         outputs = {"": result}
         if self.deep_supervision:
             outputs |= {f"_{i}": output for i, output in enumerate(auxiliary)}
-        losses: dict[str, Tensor] = {}
+        sums: dict[str, dict[str, Tensor]] = {}
+        class_weights: list[Tensor] = []
+        failure: FloatingPointError | None = None
         for suffix, prediction in outputs.items():
-            matching = self.matcher(prediction, targets, masks, uniform)
-            terms = {
-                "loss_ce": self.class_loss(prediction, targets, matching),
-                **self.mask_losses(prediction, masks, matching, num_masks, uniform),
-            }
-            losses |= {name + suffix: self.weights[name] * term for name, term in terms.items()}
+            try:
+                matching = self.matcher(prediction, targets, masks, uniform)
+            except FloatingPointError as error:
+                failure = error  # raised below, once the other processes, which come by there too, know of it
+                break
+            class_sum, class_weight = self.class_loss(prediction, targets, matching)
+            sums[suffix] = {"loss_ce": class_sum, **self.mask_losses(prediction, masks, matching, uniform)}
+            class_weights.append(class_weight)
+
+        # All that has to be summed over the processes, in one exchange and one transfer from the device.
+        own = self.empty_weight.new_zeros(2 + len(outputs))
+        own[0] = float(failure is not None)
+        own[1] = sum(len(target.labels) for target in targets)
+        for i, class_weight in enumerate(class_weights, start=2):
+            own[i] = class_weight
+        failed, num_masks, *weights = mean_over_processes(own).tolist()
+        if failed:
+            raise failure or FloatingPointError
+        num_masks = max(num_masks, 1 / comm.get_world_size())  # a batch without any mask counts as one
+
+        losses: dict[str, Tensor] = {}
+        for (suffix, terms), weight in zip(sums.items(), weights, strict=True):
+            divisors = {"loss_ce": weight, "loss_mask": num_masks, "loss_dice": num_masks}
+            losses |= {name + suffix: self.weights[name] * (term / divisors[name]) for name, term in terms.items()}
         return losses
 
-    def class_loss(self, prediction: Prediction, targets: Sequence[Target], matching: Sequence[Matching]) -> Tensor:
-        """Cross-entropy; a query without target should say void. Normalised by the weights of the whole batch."""
-        logits = prediction.class_logits.float()
+    def class_loss(
+        self, prediction: Prediction, targets: Sequence[Target], matching: Sequence[Matching]
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy, a query without target should say void: its weighted sum and the sum of its weights."""
+        logits = prediction.class_logits
         wanted = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
         for row, target, (queries, matched) in zip(wanted, targets, matching, strict=True):
             row[queries] = target.labels[matched]
         total = F.cross_entropy(logits.transpose(1, 2), wanted, self.empty_weight, reduction="sum")
-        return total / mean_over_processes(self.empty_weight[wanted].sum())
+        return total, self.empty_weight[wanted].sum()
 
     def mask_losses(
-        self,
-        prediction: Prediction,
-        masks: Sequence[Tensor],
-        matching: Sequence[Matching],
-        num_masks: float,
-        uniform: Uniform,
+        self, prediction: Prediction, masks: Sequence[Tensor], matching: Sequence[Matching], uniform: Uniform
     ) -> dict[str, Tensor]:
         """Mask and dice loss on points that are drawn where the matched masks are undecided, and some anywhere."""
         logits = torch.cat([rows[queries] for rows, (queries, _) in zip(prediction.mask_logits, matching, strict=True)])
         wanted = torch.cat([rows[matched] for rows, (_, matched) in zip(masks, matching, strict=True)])
         with torch.no_grad():
             points = self._uncertain_points(logits, [len(queries) for queries, _ in matching], uniform)
-            point_targets = sample_points(wanted, points).float()
-        point_logits = sample_points(logits, points).float()
+            point_targets = sample_points(wanted, points)
+        point_logits = sample_points(logits, points)
         return {
-            "loss_mask": mask_loss(point_logits, point_targets, num_masks),
-            "loss_dice": dice_loss(point_logits, point_targets, num_masks),
+            "loss_mask": mask_loss(point_logits, point_targets),
+            "loss_dice": dice_loss(point_logits, point_targets),
         }
 
     def _uncertain_points(self, logits: Tensor, counts: Sequence[int], uniform: Uniform) -> Tensor:

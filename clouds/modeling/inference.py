@@ -6,10 +6,13 @@ Letters: Q queries, K classes, h x w mask logits, H x W canvas (the padded netwo
 from torch import Tensor
 from torch.nn import functional as F
 
+from clouds.modeling.layers import full_precision
+
 # 128 canvas rows of 100 masks at width 2048 are 100 MB; the published code upsamples all rows at once.
 STRIP_ROWS = 128
 
 
+@full_precision
 def semantic_scores(
     class_logits: Tensor, mask_logits: Tensor, canvas: tuple[int, int], strip_rows: int = STRIP_ROWS
 ) -> Tensor:

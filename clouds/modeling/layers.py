@@ -1,8 +1,11 @@
 """Small layers that pixel decoder and transformer decoder share."""
 
+import functools
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import pairwise
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,28 @@ from torch.nn import functional as F
 from clouds.errors import UserError
 
 GROUPS = 32  # of every group norm; its channels are a multiple of that
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: autocast is off inside.
+
+    For what half precision spoils: sums over many pixels or points, logarithms and normalisations (float16 overflows
+    beyond 65,504 and has no 1e-8), sampling coordinates (bfloat16 has 8 bits). Autocast never casts inside, so
+    half-precision arguments are made float32 by the function itself.
+    """
+
+    @functools.wraps(function)
+    def outside_autocast(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ExitStack() as stack:
+            for device in ("cuda", "cpu"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            return function(*args, **kwargs)
+
+    return outside_autocast
 
 
 def sine_position_embedding(height: int, width: int, channels: int, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from clouds.modeling.layers import full_precision
 from clouds.modeling.structures import Prediction, Target
 
 # Called with (image, rows, points): (rows, points, 2) float in [0, 1). One stream of numbers an image, so that its
@@ -65,6 +66,7 @@ class HungarianMatcher:
         self.num_points = num_points
 
     @torch.no_grad()
+    @full_precision
     def __call__(
         self, prediction: Prediction, targets: Sequence[Target], masks: Sequence[Tensor], uniform: Uniform
     ) -> list[Matching]:
@@ -86,7 +88,7 @@ class HungarianMatcher:
         for i, target in enumerate(targets):
             points = uniform(i, 1, self.num_points).to(device)
             logits = sample_points(prediction.mask_logits[i].float(), points)
-            truth = sample_points(masks[i], points)
+            truth = sample_points(masks[i].float(), points)
             probabilities = prediction.class_logits[i].float().softmax(dim=-1)
             costs.append(
                 self.cost_mask * pairwise_mask_cost(logits, truth)

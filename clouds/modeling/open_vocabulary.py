@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clouds.modeling.layers import full_precision
 from clouds.modeling.text_classifier import split_synonyms
 
 
+@full_precision
 def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:
     """Mean feature under each mask.
 
@@ -20,9 +22,10 @@ def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:
         mask_logits: (B, Q, h, w); a pixel belongs to a mask where its logit, resized to H x W, is positive.
 
     Returns:
-        (B, Q, C); 0 where a mask is empty. No gradient flows into the mask logits.
+        (B, Q, C) float32; 0 where a mask is empty. No gradient flows into the mask logits.
     """
-    masks = F.interpolate(mask_logits.detach(), size=features.shape[-2:], mode="bilinear", align_corners=False)
+    features = features.float()
+    masks = F.interpolate(mask_logits.detach().float(), size=features.shape[-2:], mode="bilinear", align_corners=False)
     masks = (masks > 0).to(features.dtype)
     masks = masks / (masks.sum(dim=(-1, -2), keepdim=True) + 1e-8)
     return torch.einsum("bchw,bqhw->bqc", features, masks)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clouds.modeling.layers import full_precision
+
 _SIZES = ("small", "medium", "large")
 # The 14 templates of ViLD (Gu et al., ICLR 2022, appendix) in the order of the published checkpoints.
 VILD_TEMPLATES: tuple[str, ...] = (
@@ -36,6 +38,7 @@ class TextClassifier:
     embeddings: Tensor
     names_per_class: tuple[int, ...]
 
+    @full_precision
     def logits(self, x: Tensor, void: Tensor, logit_scale: Tensor) -> Tensor:
         """Scaled cosine similarity with each class, the best of its names, and with the void embedding.
 
@@ -45,8 +48,9 @@ class TextClassifier:
             logit_scale: scalar, the logarithm of the inverse temperature; its exponential is capped at 100 as in CLIP.
 
         Returns:
-            (..., K + 1) logits, void last.
+            (..., K + 1) logits, void last, float32.
         """
+        x = x.float()
         weights = torch.cat([self.embeddings, F.normalize(void, dim=-1)])
         similarity = logit_scale.exp().clamp(max=100) * F.normalize(x, dim=-1) @ weights.T
         *per_class, void_logit = similarity.split([*self.names_per_class, 1], dim=-1)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from clouds.d2 import DatasetCatalog, MetadataCatalog
+from clouds.data import catalog
 from clouds.data.catalog import DATASETS, GTA5_OMITTED, load_dataset, register, register_datasets
 from clouds.data.labels import CITYSCAPES_CLASSES
 from clouds.errors import UserError
@@ -112,6 +113,30 @@ def test_registering_reads_nothing_and_may_be_repeated(tmp_path: Path, monkeypat
     assert load_dataset("synthia")[0]["file_name"].startswith(str(tmp_path))
 
 
+def test_importing_the_catalogue_lists_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a folder was listed")
+
+    source = compile(Path(catalog.__file__).read_text(), catalog.__file__, "exec")
+    for function in ("walk", "listdir", "scandir"):
+        monkeypatch.setattr(os, function, forbidden)
+    exec(source, {"__name__": "clouds.data.catalog"})
+
+
+def test_a_set_is_listed_once_until_it_is_registered_again(tmp_path: Path) -> None:
+    touch(tmp_path / PAIRS["bdd_val"][0], tmp_path / PAIRS["bdd_val"][1])
+    register_datasets(tmp_path)
+    with pytest.raises(UserError):
+        load_dataset("synthia")
+    first = load_dataset("bdd_val")
+    touch(*(tmp_path / path.replace("7d06", "8e17") for path in PAIRS["bdd_val"][:2]))
+    touch(tmp_path / PAIRS["synthia"][0], tmp_path / PAIRS["synthia"][1])
+    assert load_dataset("bdd_val") == first
+    assert len(load_dataset("synthia")) == 1, "what failed is looked at again"
+    register_datasets(tmp_path)
+    assert len(load_dataset("bdd_val")) == 2
+
+
 def test_default_root_is_the_environment_variable_then_datasets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,12 +152,31 @@ def test_default_root_is_the_environment_variable_then_datasets(
     assert load_dataset("bdd_val")[0]["file_name"] == str(tmp_path / "datasets" / PAIRS["bdd_val"][0])
 
 
-def test_missing_folder_says_what_should_be_where(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", PAIRS)
+def test_what_is_missing_or_empty_is_named_with_what_should_lie_there(name: str, tmp_path: Path) -> None:
+    """One after the other: no folder, no images in it, no folder of labels, no labels in it, and then it loads."""
     register_datasets(tmp_path)
-    with pytest.raises(UserError) as error:
-        load_dataset("mapillary_val")
-    assert f"no folder {tmp_path}/mapillary_vistas/validation/images" in str(error.value)
-    assert "DETECTRON2_DATASETS" in str(error.value)
+    rules = next(folders for folders in DATASETS if folders.name == name)
+    image, label = tmp_path / PAIRS[name][0], tmp_path / PAIRS[name][1]
+    images, labels = tmp_path / rules.images, tmp_path / rules.labels
+
+    def message() -> str:
+        with pytest.raises(UserError) as error:
+            load_dataset(name)
+        assert str(error.value).startswith(f"{name}: ")
+        assert "datasets/README.md" in str(error.value)
+        return str(error.value)
+
+    for what, folder, suffix, file in (
+        ("images", images, rules.image_suffix, image),
+        ("label maps", labels, rules.label_suffix, label),
+    ):
+        assert f"there is no folder {folder}, where its {what} (*{suffix}) should lie" in message()
+        assert "set DETECTRON2_DATASETS" in message()
+        touch(folder / "readme.txt")
+        assert f"no {what} in {folder}, where files *{suffix} should lie" in message()
+        touch(file)
+    assert len(load_dataset(name)) == 1
 
 
 def test_labels_that_were_not_converted_are_reported(tmp_path: Path) -> None:
@@ -156,6 +200,13 @@ def test_unknown_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
         load_dataset("cityscape_val")
     with pytest.raises(UserError, match="known: acdc_fog_val, "):
         load_dataset("xyz")
+
+
+@pytest.mark.parametrize("ids", [("a", "b", "a"), (None, "a"), (None,)])
+def test_records_need_ids_of_their_own(ids: tuple[str | None, ...]) -> None:
+    register("twins", lambda: [{"file_name": f"{n}/0.png", "image_id": image_id} for n, image_id in enumerate(ids)])
+    with pytest.raises(UserError, match=rf"twins: {1 + (None not in ids)} record\(s\) with image_id ('a'|None);"):
+        load_dataset("twins")
 
 
 def test_a_set_without_images_is_an_error() -> None:

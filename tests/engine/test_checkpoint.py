@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from clouds.engine.checkpoint import Checkpointer, frozen_keys, load_weights, read_checkpoint
+from clouds.engine.checkpoint import Checkpointer, fingerprint, frozen_keys, load_weights, read_checkpoint
 from clouds.errors import UserError
 
 
@@ -52,8 +52,16 @@ def test_a_module_of_buffers_alone_follows_the_tower() -> None:
     assert "backbone.2.running_mean" not in frozen_keys(model)
 
 
+def same_tower(model: Model) -> Model:
+    """Another head on the same tower."""
+    other = Model()
+    other.backbone.load_state_dict(model.backbone.state_dict())
+    return other
+
+
 def test_saves_what_is_trained_and_loads_it_back(tmp_path: Path) -> None:
-    model, other = Model(), Model()
+    model = Model()
+    other = same_tower(model)
     Checkpointer(model, str(tmp_path)).save("model_final", iteration=7, seed=3)
     content = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert content["model"].keys() == TRAINED
@@ -63,7 +71,6 @@ def test_saves_what_is_trained_and_loads_it_back(tmp_path: Path) -> None:
 
     rest = Checkpointer(other, complete=True).load(str(tmp_path / "model_final.pth"))
     assert equal(model, other) >= TRAINED
-    assert "backbone.0.weight" not in equal(model, other), "the tower is the other model's own"
     assert rest == {"iteration": 7, "seed": 3}
 
 
@@ -203,6 +210,195 @@ def test_a_truncated_checkpoint_and_one_with_code(tmp_path: Path) -> None:
 def test_weights_not_found() -> None:
     with pytest.raises(UserError, match=r"Weights not found: there is no file 'no/such\.pth' \(MODEL\.WEIGHTS\)\."):
         Checkpointer(Model()).load("no/such.pth")
+
+
+def parts(model: Model) -> dict[str, torch.optim.Optimizer]:
+    return {"optimizer": torch.optim.SGD(model.head.parameters(), lr=1.0)}
+
+
+class TestTower:
+    """A head without its frozen tower in the file meets the tower that the config names."""
+
+    def save(self, folder: Path, **options: bool) -> Model:
+        model = Model()
+        Checkpointer(model, str(folder), **options, **parts(model)).save("m", iteration=1)
+        return model
+
+    def test_another_one_is_an_error_when_evaluating(self, tmp_path: Path) -> None:
+        self.save(tmp_path)
+        other = Model()
+        before = {key: value.clone() for key, value in other.state_dict().items()}
+        with pytest.raises(
+            UserError, match=r"m\.pth was trained on other frozen CLIP weights .*: set MODEL\.CLOUDS\.CLIP"
+        ):
+            Checkpointer(other, complete=True).load(str(tmp_path / "m.pth"))
+        assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+
+    def test_another_one_is_an_error_when_resuming(self, tmp_path: Path) -> None:
+        self.save(tmp_path)
+        other = Model()
+        with pytest.raises(UserError, match="other frozen CLIP weights"):
+            Checkpointer(other, str(tmp_path), **parts(other)).resume_or_load("", resume=True)
+
+    def test_another_one_is_a_warning_when_fine_tuning(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        model, other = self.save(tmp_path), Model()
+        Checkpointer(other, **parts(other)).resume_or_load(str(tmp_path / "m.pth"), resume=False)
+        assert [r.levelname for r in caplog.records if "other frozen CLIP weights" in r.getMessage()] == ["WARNING"]
+        assert equal(model, other) >= TRAINED
+
+    @pytest.mark.parametrize("complete", [True, False])
+    def test_its_own_is_no_matter(self, tmp_path: Path, complete: bool, caplog: pytest.LogCaptureFixture) -> None:
+        other = same_tower(self.save(tmp_path))
+        Checkpointer(other, str(tmp_path), complete=complete, **parts(other)).resume_or_load("", resume=True)
+        assert not [r for r in caplog.records if "CLIP" in r.getMessage()]
+
+    def test_in_the_file_it_replaces_any_other(self, tmp_path: Path) -> None:
+        model, other = self.save(tmp_path, save_frozen=True), Model()
+        Checkpointer(other, str(tmp_path), complete=True).resume_or_load("", resume=True)
+        assert equal(model, other) == TRAINED | TOWER
+
+    def test_one_that_was_trained_is_compared_in_what_stayed_frozen(self, tmp_path: Path) -> None:
+        """Trained with MODEL.BACKBONE.NAME TrainableCLIP, evaluated with CLIP."""
+        model = Model()
+        model.backbone[0].requires_grad_(True)
+        Checkpointer(model, str(tmp_path)).save("m")
+        other = Model()
+        other.backbone[1].load_state_dict(model.backbone[1].state_dict())
+        Checkpointer(other, complete=True).load(str(tmp_path / "m.pth"))
+        assert equal(model, other) == TRAINED | TOWER
+        other.backbone[1].running_mean += 1
+        with pytest.raises(UserError, match="other frozen CLIP weights"):
+            Checkpointer(other, complete=True).load(str(tmp_path / "m.pth"))
+
+    def test_published_checkpoints_say_nothing_of_it(self, tmp_path: Path) -> None:
+        torch.save({"model": {k: v for k, v in Model().state_dict().items() if k in TRAINED}}, tmp_path / "m.pth")
+        Checkpointer(Model(), complete=True).load(str(tmp_path / "m.pth"))
+
+
+@given(st.integers(0, 4999), st.sampled_from(["small", "large"]))
+def test_a_fingerprint_sees_names_shapes_and_values(position: int, name: str) -> None:
+    weights = {"small": torch.arange(100.0), "large": torch.arange(5000.0)}
+    same = {key: weights[key].clone() for key in ("large", "small")}
+    assert fingerprint(weights) == fingerprint(same)
+    assert len(fingerprint(weights)) == 16
+    others = [{**weights, name: weights[name] + 1}, {**weights, name: weights[name][None]}, {f"{name}r": weights[name]}]
+    if name == "small":
+        changed = weights[name].clone()
+        changed[position % 100] += 1e-3  # of a small tensor every value counts
+        others.append({**weights, name: changed})
+    assert len({fingerprint(other) for other in [weights, *others]}) == len(others) + 1
+    assert fingerprint({}) == ""
+
+
+class TestSeveralCheckpoints:
+    """Iteration n was saved with the head full of n."""
+
+    def save(self, folder: Path, *names: str, keep: int = 0) -> None:
+        model = Model()
+        for name in names:
+            number = int("".join(filter(str.isdigit, name)) or 99)
+            nn.init.constant_(model.head[0].weight, number)
+            Checkpointer(model, str(folder), save_frozen=True, keep=keep, **parts(model)).save(name, iteration=number)
+
+    def resume(self, folder: Path) -> int:
+        model = Model()
+        rest = Checkpointer(model, str(folder), **parts(model)).resume_or_load("", resume=True)
+        assert model.head[0].weight.unique().tolist() == [rest["iteration"]], "weights and iteration are of one file"
+        return rest["iteration"]
+
+    @settings(max_examples=25)
+    @given(
+        numbers=st.lists(st.integers(0, 12_000_000), min_size=1, max_size=6, unique=True).map(sorted),
+        keep=st.integers(0, 4),
+    )
+    def test_the_last_are_kept(self, tmp_path_factory: pytest.TempPathFactory, numbers: list[int], keep: int) -> None:
+        folder = tmp_path_factory.mktemp("kept")
+        for other in ("model_best.pth", "model_final.pth", "model_0000001.part", "model_1.pth.bak"):
+            (folder / other).write_text("not ours to delete, or left by a killed process")
+        self.save(folder, *(f"model_{number:07d}" for number in numbers), keep=keep)
+        kept = {f"model_{number:07d}.pth" for number in (numbers[-keep:] if keep else numbers)}
+        others = {"model_best.pth", "model_final.pth", "model_1.pth.bak", "last_checkpoint"}
+        assert {path.name for path in folder.iterdir()} == kept | others
+        assert self.resume(folder) == numbers[-1]
+
+    def test_the_final_one_stays_and_counts_for_none(self, tmp_path: Path) -> None:
+        self.save(tmp_path, "model_0000001", "model_0000002", "model_0000003", "model_final", keep=2)
+        names = sorted(path.name for path in tmp_path.glob("*.pth"))
+        assert names == ["model_0000002.pth", "model_0000003.pth", "model_final.pth"]
+        assert self.resume(tmp_path) == 99
+
+    def test_those_of_another_training_in_the_folder_are_left_alone(self, tmp_path: Path) -> None:
+        self.save(tmp_path, "model_0000050", "model_0000060")
+        self.save(tmp_path, "model_0000010", "model_0000020", keep=1)
+        assert sorted(path.stem[-2:] for path in tmp_path.glob("*.pth")) == ["20", "50", "60"]
+        (tmp_path / "model_0000020.pth").unlink()
+        with pytest.raises(UserError, match="None of the checkpoints"):
+            self.resume(tmp_path)
+
+    @settings(max_examples=30)
+    @given(
+        harms=st.lists(st.sampled_from(["", "empty", "short", "flipped", "missing", "code"]), min_size=3, max_size=3),
+        final=st.booleans(),
+        share=st.floats(0.01, 0.99),
+    )
+    def test_a_broken_one_is_skipped(
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        harms: list[str],
+        final: bool,
+        share: float,
+    ) -> None:
+        folder = tmp_path_factory.mktemp("broken")
+        names = ["model_0000001", "model_0000002", "model_final" if final else "model_0000003"]
+        self.save(folder, *names)
+        for name, harm in zip(names, harms, strict=True):
+            path = folder / f"{name}.pth"
+            content = path.read_bytes()
+            if harm == "empty":
+                path.write_bytes(b"")
+            elif harm == "short":
+                path.write_bytes(content[: int(share * len(content))])
+            elif harm == "flipped":  # inside the stored numbers, where nothing but the checksum can tell
+                at = content.index(
+                    torch.full((4,), float(int(name[-1]) if name[-1].isdigit() else 99)).numpy().tobytes()
+                )
+                path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+            elif harm == "missing":
+                path.unlink()
+            elif harm == "code":
+                torch.save(Model(), path)
+        good = [name for name, harm in zip(names, harms, strict=True) if not harm]
+        if good:
+            assert self.resume(folder) == int("".join(filter(str.isdigit, good[-1])) or 99)
+        else:
+            with pytest.raises(UserError, match=r"None of the checkpoints in .* can be read \(\d tried, .*--resume\.$"):
+                self.resume(folder)
+
+    def test_skipping_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        self.save(tmp_path, "model_0000001", "model_0000002")
+        (tmp_path / "model_0000002.pth").write_bytes(b"")
+        assert self.resume(tmp_path) == 1
+        (message,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+        assert message.startswith(f"Cannot read weights from {tmp_path}/model_0000002.pth: the file is damaged")
+        assert message.endswith("The checkpoint before it is tried.")
+
+    def test_an_empty_note_of_the_last_one(self, tmp_path: Path) -> None:
+        self.save(tmp_path, "model_0000001", "model_0000002")
+        (tmp_path / "last_checkpoint").write_text("")
+        assert self.resume(tmp_path) == 2
+
+    def test_a_good_one_of_another_model_is_not_skipped(self, tmp_path: Path) -> None:
+        self.save(tmp_path, "model_0000001", "model_0000002")
+        other = Model(classes=5)
+        with pytest.raises(UserError, match=r"model_0000002\.pth is a checkpoint of another model"):
+            Checkpointer(other, str(tmp_path), **parts(other)).resume_or_load("", resume=True)
+
+    def test_a_part_without_state_begins_anew(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        self.save(tmp_path, "model_0000001")
+        model = Model()
+        scaler = torch.amp.GradScaler("cpu")
+        Checkpointer(model, str(tmp_path), scaler=scaler, **parts(model)).resume_or_load("", resume=True)
+        assert "model_0000001.pth holds no state of the scaler: it begins anew" in caplog.text
 
 
 def test_resume_with_another_optimizer_is_one_sentence(tmp_path: Path) -> None:

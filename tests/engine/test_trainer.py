@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from clouds.d2 import CfgNode
-from clouds.engine import setup
 from clouds.engine.setup import default_setup, seed_everything, start_log
 from clouds.engine.trainer import NonFiniteLoss, Trainer, tower_is_random
 from clouds.errors import UserError
@@ -86,7 +85,7 @@ def test_checkpoints_come_every_fifth_evaluation_and_at_the_end(tiny_cfg: CfgNod
     output = Path(tiny_cfg.OUTPUT_DIR)
     assert sorted(path.name for path in output.glob("*.pth")) == ["model_0000004.pth", "model_final.pth"]
     content = torch.load(output / "model_final.pth", weights_only=True)
-    assert content.keys() == {"model", "optimizer", "scheduler", "data", "iteration", "seed"}
+    assert content.keys() == {"model", "tower", "optimizer", "scheduler", "data", "iteration", "seed", "history"}
     trained = {"norm.weight", "norm.bias", "sem_seg_head.weight", "sem_seg_head.bias", "needed"}
     assert content["model"].keys() == trained
     assert (content["iteration"], content["seed"], content["data"]["position"]) == (6, 3, 28)
@@ -321,8 +320,3 @@ def test_an_output_folder_that_cannot_be(tiny_cfg: CfgNode, tmp_path: Path) -> N
     tiny_cfg.OUTPUT_DIR = str(tmp_path / "file" / "run")
     with pytest.raises(UserError, match=r"Cannot create the output folder .*run \(OUTPUT_DIR\): Not a directory"):
         default_setup(tiny_cfg, Namespace())
-
-
-def test_code_version_outside_of_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(setup.clouds, "__file__", str(tmp_path / "clouds" / "__init__.py"))
-    assert setup.code_version.__wrapped__() == "unknown"

@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch.nn.functional import one_hot
 from clouds.d2 import MetadataCatalog, comm, inference_on_dataset
 from clouds.data.catalog import register
 from clouds.data.files import read_label
-from clouds.data.labels import CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
+from clouds.data.labels import CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
 from clouds.errors import UserError
 from clouds.evaluation.sem_seg import SemSegEvaluator, predicted_labels
 from tests.evaluation.test_confusion import GOLDEN
@@ -22,11 +23,11 @@ def scores_of(labels: np.ndarray, classes: int = 19) -> torch.Tensor:
 
 
 def sample(truth: np.ndarray) -> dict:
-    return {"file_name": "street.png", "sem_seg": torch.from_numpy(truth)}
+    return {"file_name": "street.png", "image_id": "street", "sem_seg": torch.from_numpy(truth)}
 
 
-def golden_evaluator(name: str, pictures: range = range(3)) -> SemSegEvaluator:
-    evaluator = SemSegEvaluator(name)
+def golden_evaluator(name: str, pictures: range = range(3), **options: Any) -> SemSegEvaluator:
+    evaluator = SemSegEvaluator(name, **options)
     with np.load(GOLDEN) as golden:
         for i in pictures:
             evaluator.process([sample(golden[f"gt{i}"])], [{"sem_seg": scores_of(golden[f"pred{i}"])}])
@@ -67,17 +68,18 @@ def test_reset_forgets_and_batches_do_not_matter(streets: str) -> None:
 
 
 def test_processes_are_summed_in_the_main_one(streets: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = golden_evaluator(streets)
-    main, other = golden_evaluator(streets, range(1)), golden_evaluator(streets, range(1, 3))
+    whole = golden_evaluator(streets, boundary=True)
+    main, other = (golden_evaluator(streets, part, boundary=True) for part in (range(1), range(1, 3)))
     monkeypatch.setattr(comm, "gather", lambda share: [])
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     assert other.evaluate() is None
-    monkeypatch.setattr(comm, "gather", lambda share: [share, (other.images, other.matrix)])
+    monkeypatch.setattr(comm, "gather", lambda share: [share, (other.images, other.matrix, other.boundaries)])
     monkeypatch.setattr(comm, "is_main_process", lambda: True)
     results = main.evaluate()
     monkeypatch.undo()
     np.testing.assert_equal(results, whole.evaluate())
     assert main.images == 3 and (main.matrix == whole.matrix).all()
+    assert results["sem_seg"]["mBIoU"] > 0
 
 
 def test_prediction_is_the_class_of_the_highest_score() -> None:
@@ -95,6 +97,36 @@ def test_evaluator_runs_under_the_inference_loop(streets: str) -> None:
     )
     assert results["sem_seg"]["mIoU"] == 100
     assert results["sem_seg"]["IoU-bicycle"] == 100 and math.isnan(results["sem_seg"]["IoU-car"])
+
+
+def test_outlines_are_scored_on_demand(streets: str) -> None:
+    plain, with_outlines = golden_evaluator(streets).evaluate(), golden_evaluator(streets, boundary=True).evaluate()
+    extra = {key: value for key, value in with_outlines["sem_seg"].items() if key not in plain["sem_seg"]}
+    np.testing.assert_equal({key: with_outlines["sem_seg"][key] for key in plain["sem_seg"]}, plain["sem_seg"])
+    assert len(extra) == 20
+    assert math.isnan(extra["BIoU-motorcycle"]) and math.isnan(extra["BIoU-bicycle"])
+    values = [extra[f"BIoU-{name}"] for name in golden_evaluator(streets).classes]
+    assert extra["mBIoU"] == pytest.approx(np.nanmean(values))
+    evaluator = golden_evaluator(streets, boundary=True)
+    evaluator.reset()
+    assert not evaluator.boundaries.any()
+
+
+def test_predictions_are_written_whether_or_not_there_is_something_to_score(streets: str, tmp_path: Path) -> None:
+    evaluator = SemSegEvaluator(streets, label_folder=tmp_path / streets)
+    truth = np.array([[0, 255, 18]], dtype=np.uint8)
+    prediction = np.array([[0, 13, 17]], dtype=np.uint8)
+    without = {"file_name": "b/1.png", "image_id": "b/1", "height": 1, "width": 3}
+    evaluator.process([sample(truth) | {"image_id": "a/1"}, without], [{"sem_seg": scores_of(prediction)}] * 2)
+    assert evaluator.images == 1
+    assert evaluator.evaluate()["sem_seg"]["mIoU"] == 50
+    for name in ("a/1", "b/1"):
+        written = read_label(str(tmp_path / streets / f"{name}_labelTrainIds.png"), 19)
+        assert (written == prediction).all()
+        colors = np.asarray(Image.open(tmp_path / streets / f"{name}_color.png").convert("RGB"))
+        assert colors[0].tolist() == [list(CITYSCAPES_COLORS[label]) for label in prediction[0]]
+    with pytest.raises(UserError, match=r"answered \(19, 1, 3\) to b/1.png, where .* = \(19, 2, 3\)"):
+        evaluator.process([without | {"height": 2}], [{"sem_seg": scores_of(prediction)}])
 
 
 def test_what_cannot_be_scored_is_said(streets: str) -> None:

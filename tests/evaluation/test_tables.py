@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from clouds.evaluation.tables import format_comparison, format_table, mean_of
+from clouds.evaluation.tables import Provenance, format_comparison, format_table, mean_of
 
 
 def metrics(road: float, bus: float) -> dict:
@@ -28,13 +28,9 @@ def cells(table: str) -> dict[str, list[str]]:
 def test_table_has_sets_side_by_side_and_says_where_it_is_from() -> None:
     results = {"city_val": metrics(80, 40), "night_val": metrics(60, math.nan), "sim_val": metrics(90, 70)}
     results["night_val"]["sem_seg"]["mIoU"] = 60.0
+    counts = {"city_val": 500, "night_val": 106, "sim_val": 50}
     table = format_table(
-        results,
-        "full_resolution",
-        "1a2b3c4",
-        42,
-        {"city_val": 500, "night_val": 106, "sim_val": 50},
-        unseen=("city_val", "night_val"),
+        results, Provenance("full_resolution", "1a2b3c4", 42, counts, unseen=("city_val", "night_val"))
     )
     assert table.splitlines()[0] == "protocol full_resolution, commit 1a2b3c4, seed 42"
     found = cells(table)
@@ -48,19 +44,25 @@ def test_table_has_sets_side_by_side_and_says_where_it_is_from() -> None:
 
 
 def test_table_without_unseen_sets_has_no_mean() -> None:
-    table = format_table({"city_val": metrics(80, 40)}, "full_resolution", "-", 0, {"city_val": 5})
+    table = format_table({"city_val": metrics(80, 40)}, Provenance("full_resolution", "-", 0, {"city_val": 5}))
     assert "unseen" not in table
     assert cells(table)["mIoU"] == ["60.00"]
+
+
+def test_table_has_the_outlines_where_they_were_scored() -> None:
+    outlines = {"mBIoU": 33.0, "BIoU-road": 33.0, "BIoU-bus": math.nan}
+    results = {"city_val": {"sem_seg": metrics(80, 40)["sem_seg"] | outlines}, "fog_val": metrics(60, 20)}
+    table = format_table(results, Provenance("p", "c", 0, {"city_val": 5, "fog_val": 6}))
+    found = cells(table)
+    assert found["mBIoU"] == found["road, boundary"] == ["33.00", "-"]
+    assert found["bus, boundary"] == ["-", "-"]
+    assert (found["mIoU"], found["road"]) == (["60.00", "40.00"], ["80.00", "60.00"])
 
 
 def test_comparison_has_a_row_a_method() -> None:
     table = format_comparison(
         {"ours": {"sim": 71.234, "city": 50.0, "fog": 40.0}, "constant": {"sim": 1.5, "city": 2.0}},
-        "full_resolution",
-        "1a2b3c4",
-        3,
-        {"sim": 8, "city": 16, "fog": 24},
-        unseen=("city", "fog"),
+        Provenance("full_resolution", "1a2b3c4", 3, {"sim": 8, "city": 16, "fog": 24}, unseen=("city", "fog")),
     )
     found = cells(table)
     assert found["mIoU in %"] == ["sim", "city", "fog", "unseen mean"]
@@ -77,4 +79,4 @@ def test_mean_leaves_out_what_is_not_defined() -> None:
 
 def test_unknown_unseen_set_is_an_error() -> None:
     with pytest.raises(KeyError, match="fog"):
-        format_table({"city": metrics(1, 2)}, "p", "c", 0, {"city": 1}, unseen=("fog",))
+        format_table({"city": metrics(1, 2)}, Provenance("p", "c", 0, {"city": 1}, unseen=("fog",)))

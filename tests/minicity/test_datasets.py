@@ -98,6 +98,7 @@ def test_catalogue_finds_the_sets(tmp_path):
     assert [record["image_id"] for record in records] == [f"{NAME}_000000", f"{NAME}_000001"]
     assert all(Path(record[key]).is_file() for record in records for key in ("file_name", "sem_seg_file_name"))
     Path(records[1]["sem_seg_file_name"]).unlink()
+    register_datasets(tmp_path, ["clouds.minicity.datasets"])  # a set is listed once a registration
     with pytest.raises(UserError, match=r"000001.*missing"):
         load_dataset(NAME)
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from clouds.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec, comm, configurable
 from clouds.errors import UserError, check_name
+from clouds.modeling.layers import full_precision
 from clouds.modeling.open_vocabulary import mask_pool
 from clouds.modeling.text_classifier import TextClassifier, build_text_classifier
 
@@ -49,7 +50,8 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
 
     Args:
         name: open_clip name, `hf-hub:` name, folder (`open_clip_config.json` and weights) or model config `*.json`.
-        pretrained: open_clip tag or a weight file; "" leaves a named model at its random initialisation.
+        pretrained: open_clip tag or a weight file; "" leaves a named model at its random initialisation (of which a
+            ConvNeXt's layer scales are 1).
         device: where to build; on "meta" no weights are loaded.
 
     Raises:
@@ -82,7 +84,19 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
         ) from error
     if comm.get_local_rank() == 0:
         comm.synchronize()
+    if not options.get("require_pretrained"):
+        _open_residual_branches(model)
     return model
+
+
+def _open_residual_branches(model: nn.Module) -> None:
+    """Let the blocks of a ConvNeXt without weights count from the start.
+
+    timm begins with layer scales of 1e-6, made for hundred thousands of updates; in a short training they hardly grow.
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith(".gamma"):
+            nn.init.ones_(parameter)
 
 
 @BACKBONE_REGISTRY.register()
@@ -115,6 +129,8 @@ class CLIP(Backbone):
         if trainable:
             self._tower.requires_grad_(True)
             self._projection.requires_grad_(False)
+            if self.is_convnext:
+                self._tower.norm_pre.requires_grad_(False)  # behind the last map that a head is given
         self._text_classifiers: dict[tuple[str, ...], TextClassifier] = {}
         self.register_load_state_dict_post_hook(lambda module, _: module._text_classifiers.clear())
         self.train(self.training)
@@ -213,6 +229,7 @@ class CLIP(Backbone):
         return open_clip.get_tokenizer(self.model_name)
 
     @torch.no_grad()
+    @full_precision  # encoded once and kept, also for an evaluation in full precision
     def encode_text(self, prompts: list[str]) -> Tensor:
         """(M, D) text features of M prompts, not normalised."""
         return self.clip_model.encode_text(self.tokenize(prompts).to(self.logit_scale.device))
@@ -225,6 +242,7 @@ class CLIP(Backbone):
         kept = self._text_classifiers[key]
         return TextClassifier(kept.embeddings.to(self.logit_scale), kept.names_per_class)
 
+    @full_precision
     def embed_masks(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
         """CLIP's own embedding of each mask, with its image head applied to the mask instead of the whole image.
 
@@ -233,8 +251,9 @@ class CLIP(Backbone):
             mask_logits: (B, Q, H, W) resized to the feature map; positive = inside.
 
         Returns:
-            (B, Q, D), not normalised.
+            (B, Q, D) float32, not normalised.
         """
+        dense = dense.float()
         if self.is_convnext:
             pooled = mask_pool(dense, mask_logits)
             embedded = self.clip_model.visual.head(self._projection(pooled.flatten(0, 1)[:, :, None, None]))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from clouds.d2 import CfgNode, Registry, configurable
 from clouds.errors import UserError, check_name
-from clouds.modeling.layers import MLP, convolution_init, sine_position_embedding, xavier_init
+from clouds.modeling.layers import MLP, convolution_init, full_precision, sine_position_embedding, xavier_init
 from clouds.modeling.open_vocabulary import mask_pool
 from clouds.modeling.structures import Prediction
 from clouds.modeling.text_classifier import TextClassifier
@@ -257,8 +257,18 @@ class MaskedTransformerDecoder(nn.Module):
 
     def _predict(self, queries: Tensor, mask_features: Tensor, text: TextClassifier | None, void: Tensor) -> Prediction:
         queries = self.decoder_norm(queries)
-        mask_logits = torch.einsum("bqe,behw->bqhw", self.mask_embed(queries), mask_features)
-        return Prediction(self.classify(queries, mask_features, mask_logits, text, void), mask_logits)
+        mask_logits = mask_products(self.mask_embed(queries), mask_features)
+        return Prediction(self.classify(queries, mask_features, mask_logits, text, void).float(), mask_logits)
+
+
+@full_precision
+def mask_products(embeddings: Tensor, mask_features: Tensor) -> Tensor:
+    """(B, Q, E) and (B, E, h, w) -> (B, Q, h, w) float32.
+
+    Autocast would save neither range nor memory: it would keep a half-precision copy of the mask features for the
+    backward pass of every decoder output.
+    """
+    return torch.einsum("bqe,behw->bqhw", embeddings.float(), mask_features.float())
 
 
 @torch.no_grad()

@@ -1,0 +1,189 @@
+"""Start the processes of a run, or join those that torchrun has started.
+
+However many of them fail, one tells: the first. The others fail because their exchange with it breaks off; they say
+nothing and wait to be ended by whoever started them all, which also makes sure that the cause is noticed first.
+"""
+
+import argparse
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.distributed.rendezvous import rendezvous
+from torch.multiprocessing import ProcessExitedException
+
+from clouds import d2
+from clouds.d2 import comm
+from clouds.errors import UserError
+
+Work = Callable[..., None]
+
+TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
+TIMEOUT = timedelta(minutes=30)  # the longest that a process waits for the others
+PATIENCE = 60.0  # seconds until a process that waits to be ended ends by itself
+USER_ERROR = 2  # exit code
+
+_FAILURE = "failure"
+# Where the first process to fail tells the others; None where there are none.
+_report: distributed.Store | None = None
+
+
+def launch(work: Work, flags: argparse.Namespace, device: str, args: tuple[Any, ...] = ()) -> None:
+    """Call ``work(*args)`` in every process of the run.
+
+    Under torchrun this process is one of them. Elsewhere ``flags.num_gpus`` are started on this machine, or none if one
+    is enough: the call is made right here. `clouds.d2.comm` connects several: on GPUs over NCCL, each process with one
+    as its current device; on CPUs over Gloo, each with its share of the cores.
+
+    Args:
+        work: a function of a module, so that it can be sent to another process.
+        flags: ``num_gpus``, ``num_machines``, ``machine_rank``, ``dist_url`` ("auto": a free port of this machine).
+        device: MODEL.DEVICE.
+        args: likewise to be sent.
+
+    Raises:
+        UserError: flags, environment and machine contradict one another; or what ``work`` raised in the process that
+            was the first to fail. Under torchrun it is raised in that process, which may be another one than this.
+    """
+    processes = flags.num_gpus * flags.num_machines
+    if os.environ.keys() >= TORCHRUN:
+        if processes != 1:
+            raise UserError(
+                f"torchrun has started {os.environ['WORLD_SIZE']} process(es), but --num-gpus and --num-machines ask "
+                f"for {processes}: leave these two out under torchrun."
+            )
+        _join_torchrun(work, device, args)
+    elif processes > 1:
+        _start(work, flags, device, args)
+    else:
+        work(*args)
+
+
+def failure_elsewhere() -> str | None:
+    """What the first process to fail has told, if one has."""
+    if _report is None:
+        return None
+    try:
+        return _report.get(_FAILURE).decode().partition("\n")[2] if _report.check([_FAILURE]) else None
+    except RuntimeError:
+        return "the process that connects the others is gone"
+
+
+def _join_torchrun(work: Work, device: str, args: tuple[Any, ...]) -> None:
+    world_size, processes_here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if world_size == 1:
+        work(*args)
+        return
+    on_gpu = _on_gpu(device, processes_here)
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    store, rank, _ = next(rendezvous("env://", int(os.environ["RANK"]), world_size))
+    backend = "nccl" if on_gpu else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    comm.create_local_process_group(processes_here)
+    _one_of_several(distributed.PrefixStore("clouds", store), work, args)
+
+
+def _start(work: Work, flags: argparse.Namespace, device: str, args: tuple[Any, ...]) -> None:
+    if flags.num_machines > 1 and flags.dist_url == "auto":
+        raise UserError(
+            "--num-machines needs --dist-url tcp://HOST:PORT, with the address and a free port of machine 0."
+        )
+    on_gpu = _on_gpu(device, flags.num_gpus)
+    with tempfile.TemporaryDirectory(prefix="clouds-") as folder, _gpus_hidden(not on_gpu), _torch_quiet():
+        report_file = str(Path(folder) / "report")
+        try:
+            d2.launch(
+                _started,
+                flags.num_gpus,
+                num_machines=flags.num_machines,
+                machine_rank=flags.machine_rank,
+                dist_url=flags.dist_url,
+                args=(report_file, work, args),
+            )
+        except ProcessExitedException as error:
+            failure = distributed.FileStore(report_file, -1)
+            if error.exit_code == USER_ERROR and failure.check([_FAILURE]):
+                raise UserError(failure.get(_FAILURE).decode().partition("\n")[2]) from None
+            raise
+
+
+def _started(report_file: str, work: Work, args: tuple[Any, ...]) -> None:
+    """The main function of a process that `_start` has started."""
+    try:
+        _one_of_several(distributed.FileStore(report_file, -1), work, args)
+    except UserError:
+        raise SystemExit(USER_ERROR) from None  # an exception would get to the one who started us as a traceback
+
+
+def _one_of_several(report: distributed.Store, work: Work, args: tuple[Any, ...]) -> None:
+    """``work(*args)``; raises what it raises only in the first process to fail."""
+    global _report
+    _report = report
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
+    try:
+        work(*args)
+    except Exception as error:
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        own = f"{comm.get_rank()}\n{said}"
+        try:
+            first = report.compare_set(_FAILURE, "", own).decode()
+        except RuntimeError:  # the report is kept by a process that is gone
+            first = ""
+        if first == own:
+            raise
+        time.sleep(PATIENCE)
+        raise SystemExit(USER_ERROR) from None
+    distributed.destroy_process_group()
+
+
+def _on_gpu(device: str, processes: int) -> bool:
+    """Whether that many processes of this machine work on GPUs; `UserError` if they cannot."""
+    kind, _, index = device.partition(":")
+    available = torch.cuda.device_count()
+    if kind == "cpu" or (kind == "auto" and not available):
+        return False
+    if kind not in ("auto", "cuda") or index:
+        raise UserError(f"MODEL.DEVICE is {device}, which several processes cannot share: use auto, cuda or cpu.")
+    if processes > available:
+        raise UserError(
+            f"{processes} processes on this machine need a GPU each, but torch finds {available}: start fewer, or use "
+            "MODEL.DEVICE cpu."
+        )
+    return True
+
+
+@contextmanager
+def _gpus_hidden(hidden: bool) -> Iterator[None]:
+    """Processes that are started inside see no GPU: detectron2 connects by NCCL wherever it sees one."""
+    key = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(key)
+    if hidden:
+        os.environ[key] = ""
+    try:
+        yield
+    finally:
+        if hidden:
+            del os.environ[key]
+            os.environ |= {} if before is None else {key: before}
+
+
+@contextmanager
+def _torch_quiet() -> Iterator[None]:
+    """torch warns of every process that it ends because another one has failed."""
+    logger = logging.getLogger("torch.multiprocessing.spawn")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,193 @@
+"""What is needed to repeat a run, in its output folder: settings, code, versions, machine, command line.
+
+`run.json` has an entry for every start in the folder: the training, each time it was resumed, each evaluation. An entry
+names the files with its settings and, where the code had local changes, with these. None is ever lost: where a new
+training or evaluation takes the name of an earlier one's file, that one is renamed after the number of its entry.
+"""
+
+import argparse
+import contextlib
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import uuid
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import clouds
+from clouds import d2
+from clouds.d2 import CfgNode, comm
+from clouds.errors import UserError
+
+PACKAGES = (
+    *("torch", "torchvision", "open_clip_torch", "timm", "fvcore", "iopath", "numpy", "scipy"),
+    *("opencv-python-headless", "opencv-python", "pillow", "safetensors", "detectron2", "wandb"),
+)
+
+UNKNOWN = "unknown"
+
+Entry = dict[str, Any]
+
+
+class Kind(StrEnum):
+    """What a start is for."""
+
+    TRAINING = "training"
+    RESUMED = "training, resumed"
+    EVALUATION = "evaluation"
+
+
+def write_record(output: Path, cfg: CfgNode, args: argparse.Namespace, kind: Kind) -> Entry:
+    """Add this start to the record in `output`; for the main process alone.
+
+    Args:
+        output: an existing folder.
+        cfg: resolved config, before "auto" becomes this machine's device, so that the file serves on another one.
+        args: parsed command line.
+        kind: a resumed training belongs to the newest one on record.
+
+    Returns:
+        the new entry of `run.json`.
+
+    Raises:
+        UserError: the `run.json` that is there cannot be read.
+    """
+    entries = read_record(output)
+    number = len(entries) + 1
+    suffix = {Kind.TRAINING: "", Kind.RESUMED: f"_{number}", Kind.EVALUATION: "_eval"}[kind]
+    config, diff = f"config{suffix}.yaml", f"git{suffix}.diff"
+    for name in (config, diff):
+        _keep(output, name, entries)
+
+    code, changes = git_state()
+    if changes:
+        code["diff"] = diff
+        _write(output / diff, changes)
+    _write(output / config, cfg.dump().encode())
+    entry: Entry = {
+        "kind": kind.value,
+        "training": _training(entries, kind),
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+        "arguments": vars(args),
+        "folder": str(Path.cwd()),
+        "config": config,
+        "seed": cfg.SEED,
+        "processes": comm.get_world_size(),
+        "code": code,
+        "versions": versions(),
+        "machine": machine(),
+    }
+    entries.append(entry)
+    _write(output / "run.json", (json.dumps(entries, indent=2, default=str, ensure_ascii=False) + "\n").encode())
+    return entry
+
+
+def read_record(output: Path) -> list[Entry]:
+    """The entries of `run.json` in `output`, oldest first; none where there is no such file."""
+    file = output / "run.json"
+    if not file.is_file():
+        return []
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+        if not all(isinstance(entry, dict) for entry in entries):
+            raise TypeError("its entries are not objects")
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is not a record of runs ({error}): repair it or move it away.") from error
+    return entries
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the `PACKAGES` that are installed."""
+    found = {"python": platform.python_version(), "clouds.d2": d2.MODE}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found | {"torch": torch.__version__}  # the one that names its CUDA
+
+
+def machine() -> dict[str, Any]:
+    """What numbers and speed depend on besides the code."""
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "gpus": [torch.cuda.get_device_name(index) for index in gpus],
+    }
+
+
+def git_state() -> tuple[dict[str, Any], bytes]:
+    """The checkout this package runs from, as `{"commit", "dirty", "untracked"}`, and its diff to that commit.
+
+    Dirty: a file that git knows is not as committed. Outside git the commit is "unknown" and nothing else is said.
+    """
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": UNKNOWN}, b""
+    changes = _git("diff", "--no-color", "--no-ext-diff", "HEAD") or b""
+    untracked = _git("ls-files", "--others", "--exclude-standard", "--directory") or b""
+    names = untracked.decode(errors="replace").splitlines()
+    return {"commit": commit.decode().strip(), "dirty": bool(changes), "untracked": names}, changes
+
+
+@functools.cache
+def code_version() -> str:
+    """Short commit of the checkout this package runs from, ``+dirty`` with local changes; ``unknown`` outside git."""
+    answer = _git("describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+dirty")
+    return UNKNOWN if answer is None else answer.decode().strip()
+
+
+def _git(*words: str) -> bytes | None:
+    """What git answers in this package's checkout; None where there is none, or no git."""
+    root = Path(clouds.__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # installed, perhaps inside somebody else's repository
+        return None
+    try:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _training(entries: list[Entry], kind: Kind) -> str | None:
+    """The training that a start belongs to: the newest one for a resumed run, none for an evaluation."""
+    if kind is Kind.EVALUATION:
+        return None
+    earlier = [entry["training"] for entry in entries if entry["training"]] if kind is Kind.RESUMED else []
+    return earlier[-1] if earlier else uuid.uuid4().hex[:8]
+
+
+def _keep(output: Path, name: str, entries: list[Entry]) -> None:
+    """Move an earlier start's file out of the way of a new one (number 0: it is older than the record)."""
+    path = output / name
+    if not path.exists():
+        return
+    owners = [n for n, entry in enumerate(entries, 1) if name in (entry["config"], entry["code"].get("diff"))]
+    number = owners[-1] if owners else 0
+    kept = f"{path.stem}_{number}{path.suffix}"
+    path.replace(output / kept)
+    if owners:
+        entry = entries[number - 1]
+        if entry["config"] == name:
+            entry["config"] = kept
+        else:
+            entry["code"]["diff"] = kept
+
+
+def _write(path: Path, content: bytes) -> None:
+    # Whole or not at all, whenever the process is killed.
+    part_file = path.with_name(f"{path.name}.part")
+    part_file.write_bytes(content)
+    part_file.replace(path)

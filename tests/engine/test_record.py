@@ -1,0 +1,179 @@
+"""What an output folder says about the runs in it."""
+
+import json
+import shlex
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+import clouds
+from clouds.config import load_config
+from clouds.d2 import MODE, CfgNode
+from clouds.engine import record
+from clouds.engine.record import code_version, git_state, read_record
+from clouds.engine.setup import default_setup
+from clouds.errors import UserError
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clean git checkout of two files that this package seems to run from."""
+    root = tmp_path / "checkout"
+    (root / "clouds").mkdir(parents=True)
+    (root / "clouds" / "__init__.py").write_text("# first\n")
+    (root / "kept.py").write_text("x = 1\n")
+    for command in (
+        "init -q .",
+        "add .",
+        "-c user.name=me -c user.email=me@example.org -c commit.gpgsign=false commit -q -m first",
+    ):
+        subprocess.run(["git", *shlex.split(command)], cwd=root, check=True)
+    monkeypatch.setattr(clouds, "__file__", str(root / "clouds" / "__init__.py"))
+    code_version.cache_clear()
+    yield root
+    code_version.cache_clear()
+
+
+def start(cfg: CfgNode, **flags: object) -> dict:
+    """Set up as train_net.py does; the newest entry."""
+    cfg = cfg.clone()
+    default_setup(cfg, Namespace(**flags))
+    return read_record(Path(cfg.OUTPUT_DIR))[-1]
+
+
+def test_a_training_is_recorded_completely(tiny_cfg: CfgNode, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train_net.py", "--config-file", "a b.yaml", "SEED", "-1"])
+    tiny_cfg.SEED = -1
+    start(tiny_cfg, config_file="a b.yaml", resume=False, eval_only=False, opts=["SEED", "-1"])
+    output = Path(tiny_cfg.OUTPUT_DIR)
+    assert {path.name for path in output.iterdir()} == {"config.yaml", "run.json", "log.txt"}, (
+        "a clean tree has no diff"
+    )
+    (entry,) = json.loads((output / "run.json").read_text())
+
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True)
+    assert entry["code"] == {"commit": commit.stdout.strip(), "dirty": False, "untracked": []}
+    assert code_version() == commit.stdout[:10]
+    assert entry["kind"] == "training"
+    assert entry["command"] == "train_net.py --config-file 'a b.yaml' SEED -1"
+    assert entry["arguments"]["opts"] == ["SEED", "-1"]
+    assert entry["folder"] == str(Path.cwd())
+    assert entry["started"][:2] == "20" and entry["started"][-6] in "+-"
+    assert entry["seed"] == load_config(output / entry["config"]).SEED >= 0
+    assert entry["processes"] == 1
+    assert entry["machine"]["threads"] == torch.get_num_threads()
+    assert entry["machine"].keys() >= {"host", "system", "cpus", "cuda", "cudnn", "gpus"}
+    assert entry["versions"]["torch"] == torch.__version__
+    assert entry["versions"]["python"] == sys.version.split()[0]
+    assert entry["versions"]["clouds.d2"] == MODE
+    assert entry["versions"].keys() >= {"torchvision", "open_clip_torch", "timm", "fvcore", "numpy"}
+
+
+def test_local_changes_are_kept_as_a_diff_that_applies(tiny_cfg: CfgNode, checkout: Path) -> None:
+    (checkout / "kept.py").write_text("x = 2\n")
+    (checkout / "new.py").write_text("y = 3\n")
+    code = start(tiny_cfg)["code"]
+    assert (code["dirty"], code["untracked"], code["diff"]) == (True, ["new.py"], "git.diff")
+    assert code_version().endswith("+dirty")
+    (checkout / "kept.py").write_text("x = 1\n")
+    subprocess.run(["git", "apply", str(Path(tiny_cfg.OUTPUT_DIR) / "git.diff")], cwd=checkout, check=True)
+    assert (checkout / "kept.py").read_text() == "x = 2\n"
+
+
+def test_outside_of_git_the_code_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(clouds, "__file__", str(tmp_path / "clouds" / "__init__.py"))
+    assert code_version.__wrapped__() == "unknown"
+    assert git_state() == ({"commit": "unknown"}, b"")
+    (tmp_path / ".git").touch()  # no repository, or no git
+    assert git_state() == ({"commit": "unknown"}, b"")
+
+
+def test_a_resumed_run_adds_and_an_evaluation_stands_beside(tiny_cfg: CfgNode, checkout: Path) -> None:
+    output = Path(tiny_cfg.OUTPUT_DIR)
+    (checkout / "kept.py").write_text("x = 2\n")
+    first = start(tiny_cfg, resume=False)
+    begun = {name: (output / name).read_text() for name in ("config.yaml", "git.diff")}
+
+    (checkout / "kept.py").write_text("x = 3\n")
+    (output / "last_checkpoint").write_text("model_0000004.pth")
+    tiny_cfg.SOLVER.MAX_ITER, tiny_cfg.SEED = 77, 99
+    resumed = start(tiny_cfg, resume=True)
+    evaluated = start(tiny_cfg, eval_only=True)
+    tiny_cfg.TEST.BOUNDARY_IOU = True
+    again = start(tiny_cfg, eval_only=True)
+
+    for name, content in begun.items():
+        assert (output / name).read_text() == content, "the record of the training stays as it was"
+    assert [entry["kind"] for entry in read_record(output)] == ["training", "training, resumed", *["evaluation"] * 2]
+    assert read_record(output)[0] == first
+    assert (resumed["config"], resumed["code"]["diff"]) == ("config_2.yaml", "git_2.diff")
+    assert "x = 3" in (output / "git_2.diff").read_text()
+    assert load_config(output / "config_2.yaml").SOLVER.MAX_ITER == 77
+    assert (first["seed"], resumed["seed"], evaluated["seed"]) == (3, 3, 99), "a resumed run keeps its seed"
+    assert first["training"] == resumed["training"]
+    assert evaluated["training"] is None
+    # The second evaluation took the name; the first one's files are still there, and the record knows where.
+    assert again["config"] == "config_eval.yaml"
+    assert [entry["config"] for entry in read_record(output)][2:] == ["config_eval_3.yaml", "config_eval.yaml"]
+    flags = [load_config(output / entry["config"]).TEST.BOUNDARY_IOU for entry in read_record(output)]
+    assert flags == [False, False, False, True]
+    assert all((output / entry["code"]["diff"]).is_file() for entry in read_record(output))
+
+
+def test_a_new_training_in_the_same_folder_takes_the_name_and_loses_nothing(tiny_cfg: CfgNode, checkout: Path) -> None:
+    output = Path(tiny_cfg.OUTPUT_DIR)
+    (checkout / "kept.py").write_text("x = 2\n")
+    first = start(tiny_cfg)
+    subprocess.run(["git", "checkout", "-q", "kept.py"], cwd=checkout, check=True)
+    tiny_cfg.SEED = 8
+    second = start(tiny_cfg)
+    assert second["training"] != first["training"]
+    old, new = read_record(output)
+    assert (old["config"], old["code"]["diff"], new["config"]) == ("config_1.yaml", "git_1.diff", "config.yaml")
+    assert [load_config(output / entry["config"]).SEED for entry in (old, new)] == [3, 8]
+    assert not (output / "git.diff").exists(), "the new one has no changes"
+    assert "x = 2" in (output / "git_1.diff").read_text()
+
+
+def test_a_folder_from_before_there_was_a_record(tiny_cfg: CfgNode) -> None:
+    output = Path(tiny_cfg.OUTPUT_DIR)
+    output.mkdir()
+    for name in ("config.yaml", "last_checkpoint"):
+        (output / name).write_text("SEED: 12\n")
+    assert start(tiny_cfg, resume=True)["seed"] == 12
+    assert (output / "config.yaml").read_text() == "SEED: 12\n"
+    start(tiny_cfg)
+    assert (output / "config_0.yaml").read_text() == "SEED: 12\n"
+
+
+def test_resuming_what_never_began_is_a_training(tiny_cfg: CfgNode) -> None:
+    assert start(tiny_cfg, resume=True)["kind"] == "training"
+
+
+def test_a_damaged_record_is_said_and_kept(tiny_cfg: CfgNode) -> None:
+    output = Path(tiny_cfg.OUTPUT_DIR)
+    start(tiny_cfg)
+    for damage in ("[{", "[1]", "3"):
+        (output / "run.json").write_text(damage)
+        with pytest.raises(UserError, match=r"run\.json is not a record of runs \(.*\): repair it or move it away"):
+            start(tiny_cfg)
+        assert (output / "run.json").read_text() == damage
+
+
+def test_a_killed_start_leaves_the_older_record(tiny_cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = start(tiny_cfg)
+
+    def killed(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:20])
+        if path.name.startswith("run.json"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        record.write_record(Path(tiny_cfg.OUTPUT_DIR), tiny_cfg, Namespace(), record.Kind.RESUMED)
+    assert read_record(Path(tiny_cfg.OUTPUT_DIR)) == [first]

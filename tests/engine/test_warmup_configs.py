@@ -1,0 +1,102 @@
+"""The published recipes as they are, on a few small pictures in the folders that the real downloads have."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data_pipeline.conftest import label_map, save, smooth_image
+from tests.data_pipeline.test_catalog import PAIRS
+from tests.parity import golden
+from tests.test_cli import ROOT, train_net
+
+CONFIGS = sorted((ROOT / "configs/warmup").glob("*/*.yaml"))
+SOURCES = {"gta": "gta5", "synthia": "synthia", "cityscapes": "cityscapes_train"}
+SEVERAL = ["mapillary_val", "bdd_val", "cityscapes_val"]
+WEATHERS = [f"acdc_{weather}_val" for weather in ("night", "rain", "snow", "fog")]
+TARGETS = {"gta": SEVERAL, "synthia": SEVERAL, "cityscapes": [*WEATHERS, "cityscapes_val"]}
+NOT_IN_SYNTHIA = (9, 14, 16)
+
+CONVNEXT = {
+    "embed_dim": 16,
+    "vision_cfg": {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "mlp", "image_size": 64},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+SMALL = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS": "",
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": 32,
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 1,
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_DIM_FEEDFORWARD": 32,
+    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 32,
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 8,
+    "MODEL.MASK_FORMER.DEC_LAYERS": 2,
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 64,
+    "INPUT.INITIAL_HEIGHT": 64,
+    "INPUT.INITIAL_WIDTH": 128,
+    "INPUT.CROP_SIZE": "(64, 64)",
+    "INPUT.TEST_SHORT_EDGE": 64,
+    "DATALOADER.NUM_WORKERS": 0,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 2,
+    "SEED": 1,
+}
+
+
+@pytest.fixture(scope="session")
+def official_trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every real set with two pictures of 64x128, labels in train ids; as file names and folders have it, and JPEG."""
+    root = tmp_path_factory.mktemp("datasets")
+    for name, (image, label, stem) in PAIRS.items():
+        for number in range(2):
+            other = f"{number:05d}" if name == "gta5" else f"{stem[:-1]}{number}"
+            labels = label_map(number, 64, 128)
+            if name == "synthia":
+                labels[np.isin(labels, NOT_IN_SYNTHIA)] = 255
+            save(root / image.replace(stem, other), smooth_image(number, 64, 128))
+            save(root / label.replace(stem, other), labels)
+    return root
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_recipe_trains_and_is_tested(
+    config: Path, official_trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(official_trees))
+    resnet = config.stem.endswith(("_r50", "_r101"))
+    (tmp_path / "tiny_convnext.json").write_text(json.dumps(CONVNEXT))
+    clip = golden.ROOT / "clip_configs" / golden.CLIP_CONFIGS["rn"] if resnet else tmp_path / "tiny_convnext.json"
+    opts = SMALL | {"MODEL.CLOUDS.CLIP_MODEL_NAME": clip, "MODEL.CLOUDS.EMBED_DIM": 64 if resnet else 16}
+    opts["OUTPUT_DIR"] = tmp_path / "run"
+    opts["MODEL.SAVE_PSEUDO_LABELS"] = opts["TEST.BOUNDARY_IOU"] = True
+    assert train_net.main(["--config-file", str(config), *(str(word) for pair in opts.items() for word in pair)]) == 0
+
+    source, targets = SOURCES[config.parent.name], TARGETS[config.parent.name]
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert f"{source}: 2 training images" in log
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    assert [row["iteration"] for row in rows if "total_loss" in row] == [1]
+    for name in targets:
+        evaluated = [row["iteration"] for row in rows if f"{name}/sem_seg/mIoU" in row]
+        assert evaluated == [0, 2], "before the first iteration and at the end"
+        assert 0 <= rows[-1][f"{name}/sem_seg/mBIoU"] <= 100
+    table = log.rpartition("Results\n")[2].splitlines()
+    assert table[1].split()[3:] == targets
+    assert table[2].split() == ["images", *["2"] * len(targets)]
+
+    # Each set's predictions lie in its own folder, a pair for each picture, of the picture's size.
+    assert {path.name for path in (tmp_path / "run" / "pseudo_labels").iterdir()} == set(targets)
+    for name in targets:
+        files = sorted(path for path in (tmp_path / "run" / "pseudo_labels" / name).iterdir())
+        assert [path.name.rpartition("_")[2] for path in files] == ["color.png", "labelTrainIds.png"] * 2
+        labels = np.asarray(Image.open(files[1]))
+        assert labels.shape == (64, 128)
+        assert labels.max() < 19
+
+
+def test_there_are_nine() -> None:
+    assert len(CONFIGS) == 9

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from clouds.data.catalog import pair_by_stem
+from clouds.data.files import read_label
+from clouds.data.labels import CITYSCAPES_COLORS
+from clouds.evaluation.label_files import LabelWriter, file_name
+
+
+def test_written_labels_are_found_and_read_as_labels(tmp_path: Path) -> None:
+    images = tmp_path / "leftImg8bit" / "lindau"
+    images.mkdir(parents=True)
+    (images / "lindau_000000_000019_leftImg8bit.png").touch()
+    labels = np.arange(19, dtype=np.uint8)[None].repeat(2, axis=0)
+    LabelWriter(tmp_path / "labels", CITYSCAPES_COLORS).write("lindau_000000_000019", labels)
+    (record,) = pair_by_stem("mine", images, "_leftImg8bit.png", tmp_path / "labels", "_labelTrainIds.png")
+    assert (read_label(record["sem_seg_file_name"], 19) == labels).all()
+    assert Image.open(record["sem_seg_file_name"]).mode == "L"
+    colors = Image.open(tmp_path / "labels" / "lindau_000000_000019_color.png").convert("RGB")
+    assert [tuple(color) for color in np.asarray(colors)[0]] == list(CITYSCAPES_COLORS)
+    assert {path.suffix for path in (tmp_path / "labels").iterdir()} == {".png"}
+
+
+def test_a_killed_process_leaves_the_older_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = LabelWriter(tmp_path, CITYSCAPES_COLORS)
+    writer.write("a", np.zeros((4, 4), np.uint8))
+
+    def killed(self: Image.Image, path: Path, **options: object) -> None:
+        path.write_bytes(b"half a PNG")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        writer.write("a", np.ones((4, 4), np.uint8))
+    assert not read_label(str(tmp_path / "a_labelTrainIds.png"), 19).any()
+
+
+ODD = ["a", "a/b", "a%2Fb", "a//b", "/a", "..", "../a", "a/../a", ".", "", "%", "a.b", "ü ?*:", "a\\b", "a/", "%2E"]
+
+
+@given(st.lists(st.one_of(st.sampled_from(ODD), st.text("a./%\\ \x00ü", max_size=6)), min_size=2, max_size=8))
+def test_every_image_has_a_file_of_its_own_inside_the_folder(ids: list[str]) -> None:
+    names = {image_id: file_name(image_id) for image_id in ids}
+    assert len(set(names.values())) == len(set(ids))
+    for name in names.values():
+        assert not name.startswith("/") and "\x00" not in name and "\\" not in name
+        assert not {"", ".", ".."} & set(name.split("/"))
+
+
+def test_ordinary_names_stay_as_they_are() -> None:
+    for name in ("GOPR0356_frame_000324", "frankfurt/0001", "a b-c.d (1)"):
+        assert file_name(name) == name
