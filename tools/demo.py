@@ -1,29 +1,38 @@
 """The whole story in minutes: draw a small world, train CLOUDS on one part of it, measure it on parts never seen.
 
-    python tools/demo.py [--config-file FILE] [--output DIR] [KEY VALUE ...]
+With --compare a second network is trained beside the first, in a process of its own, and stands in the same table.
+
+    python tools/demo.py [--config-file FILE] [--compare FILE] [--output DIR] [KEY VALUE ...]
 
 Everything runs through the code that trains on the real data; the last lines are one table and the path of one picture.
 """
 
 import argparse
+import functools
 import itertools
 import logging
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clouds.config import load_config
 from clouds.engine.cli import user_errors
+from clouds.errors import UserError
 from clouds.minicity.datasets import PARTS, write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs/minicity"
+Results = dict[str, Any]
 SOURCE = "minicity_sim_val"
 UNSEEN = tuple(name for name in PARTS if name.endswith("_val") and name != SOURCE)
 SHEET_EXAMPLES = 2
 BASELINE_IMAGES = 100
+THREADS = max(1, (os.cpu_count() or 2) // 2)
+"""For each of two trainings that run at the same time."""
 
 logger = logging.getLogger("clouds.demo")
 
@@ -31,27 +40,49 @@ logger = logging.getLogger("clouds.demo")
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config-file", default=str(ROOT / "configs/minicity/warmup.yaml"), help="default: %(default)s"
-    )
+    parser.add_argument("--config-file", default=str(CONFIGS / "warmup.yaml"), help="default: %(default)s")
+    parser.add_argument("--compare", metavar="FILE", help="config of another network, to compare with")
     parser.add_argument("--output", default="output/demo", help="folder of results (default: %(default)s)")
     parser.add_argument("--num-train", type=int, help="training images (default: all of them)")
     parser.add_argument("--num-val", type=int, help="images per validation set (default: all of them)")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides, for both networks")
     args = parser.parse_args(argv)
     cfg = load_config(args.config_file, ["OUTPUT_DIR", args.output, "SEED", "1", *args.opts])
+    other = None
+    if args.compare:
+        other = load_config(args.compare, ["OUTPUT_DIR", f"{args.output}/compared", "SEED", "1", *args.opts])
 
     start = time.perf_counter()
     root = Path(os.environ.get("DETECTRON2_DATASETS") or "datasets")
     for name in PARTS:
         write_dataset(name, root, args.num_train if name.endswith("_train") else args.num_val, num_workers=2)
-    run(cfg, args)
+    if other is None:
+        run(cfg, args)
+    else:
+        training = start_training(args.compare, other, args.opts)
+        try:
+            run(cfg, args, functools.partial(finish, training, other))
+        finally:
+            training.kill()
     logger.info(f"Done in {time.perf_counter() - start:.0f} s.")
     return 0
 
 
-def run(cfg: Any, args: argparse.Namespace) -> None:
-    """Train, evaluate beside the baselines, draw."""
+def start_training(config_file: str, cfg: Any, opts: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Train in a process of its own: so small a network makes little use of a second core."""
+    output = Path(cfg.OUTPUT_DIR)
+    output.mkdir(parents=True, exist_ok=True)
+    # It is evaluated here, with the other.
+    settings = ["OUTPUT_DIR", str(output), "SEED", str(cfg.SEED), *opts, "DATASETS.TEST", "()"]
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", config_file, *settings]
+    with (output / "console.txt").open("wb") as console:
+        return subprocess.Popen(
+            command, stdout=console, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+        )
+
+
+def run(cfg: Any, args: argparse.Namespace, compared: Callable[[], tuple[Any, Results]] | None = None) -> None:
+    """Train, evaluate beside the baselines and what ``compared`` returns, draw."""
     # Torch is loaded here, so that drawing the world and a wrong argument do without.
     import numpy as np
     import torch
@@ -62,7 +93,7 @@ def run(cfg: Any, args: argparse.Namespace) -> None:
     from clouds.data.files import read_image, read_label
     from clouds.engine.setup import code_version, default_setup
     from clouds.engine.trainer import Trainer
-    from clouds.evaluation.tables import format_comparison
+    from clouds.evaluation.tables import Provenance, format_comparison
     from clouds.minicity.baselines import ColorPositionClassifier, ConstantPredictor
 
     class BaselineModel(torch.nn.Module):
@@ -80,7 +111,7 @@ def run(cfg: Any, args: argparse.Namespace) -> None:
                 outputs.append({"sem_seg": F.interpolate(scores[None], size=(x["height"], x["width"]))[0]})
             return outputs
 
-    def score(baseline: ConstantPredictor | ColorPositionClassifier) -> dict[str, Any]:
+    def score(baseline: ConstantPredictor | ColorPositionClassifier) -> Results:
         model = BaselineModel(baseline.fit(images, labels))
         return {
             name: inference_on_dataset(model, Trainer.build_test_loader(cfg, name), Trainer.build_evaluator(cfg, name))
@@ -88,6 +119,9 @@ def run(cfg: Any, args: argparse.Namespace) -> None:
         }
 
     default_setup(cfg, args)
+    if compared:
+        torch.set_num_threads(THREADS)
+        logger.info(f"Meanwhile {args.compare} is trained, too: {cfg.OUTPUT_DIR}/compared/console.txt")
     trainer = Trainer(cfg)
     trainer.resume_or_load()
     untrained = trainer.evaluate()
@@ -100,20 +134,42 @@ def run(cfg: Any, args: argparse.Namespace) -> None:
         "constant": score(ConstantPredictor()),
         "colour and position": score(ColorPositionClassifier()),
         "CLOUDS, untrained head": untrained,
-        "CLOUDS": trained,
     }
+    models = {"CLOUDS": trainer.model}
+    if compared:
+        name = f"CLOUDS, {Path(args.compare).stem}"
+        models[name], rows[name] = compared()
+    rows["CLOUDS"] = trained
     mious = {
         row: {name: result["sem_seg"]["mIoU"] for name, result in results.items()} for row, results in rows.items()
     }
     counts = {name: len(load_dataset(name)) for name in cfg.DATASETS.TEST}
-    table = format_comparison(mious, cfg.TEST.PROTOCOL, code_version(), cfg.SEED, counts, unseen=UNSEEN)
+    table = format_comparison(mious, Provenance(cfg.TEST.PROTOCOL, code_version(), cfg.SEED, counts, UNSEEN))
     (Path(cfg.OUTPUT_DIR) / "table.txt").write_text(table + "\n")
     logger.info(f"Trained on {cfg.DATASETS.TRAIN[0]}; tested on that world and on five it has never seen\n{table}")
-    logger.info(f"Pictures: {draw(trainer.model, cfg)}")
+    logger.info(f"Pictures: {draw(models, cfg)}")
 
 
-def draw(model: Any, cfg: Any) -> Path:
-    """The sheet of image, truth and prediction, two examples a test set; returns its path."""
+def finish(training: "subprocess.Popen[bytes]", cfg: Any) -> tuple[Any, Results]:
+    """Wait for the other training; the model it made, and its evaluation."""
+    import torch
+
+    from clouds.config import resolve_device
+    from clouds.engine.trainer import Trainer, load_for_inference
+
+    logger.info(f"Waiting for the training in {cfg.OUTPUT_DIR}")
+    if training.wait():
+        raise UserError(f"The training in {cfg.OUTPUT_DIR} failed; {cfg.OUTPUT_DIR}/console.txt says why.")
+    torch.set_num_threads(os.cpu_count() or 1)
+    cfg.MODEL.WEIGHTS = f"{cfg.OUTPUT_DIR}/model_final.pth"
+    resolve_device(cfg)
+    model = Trainer.build_model(cfg)
+    load_for_inference(cfg, model)
+    return model, Trainer.test(cfg, model)
+
+
+def draw(models: dict[str, Any], cfg: Any) -> Path:
+    """The sheet of image, truth and predictions, two examples a test set; returns its path."""
     import torch
 
     from clouds.data.loaders import build_test_loader
@@ -121,16 +177,16 @@ def draw(model: Any, cfg: Any) -> Path:
     from clouds.visualization.sheet import picture_sheet
 
     rows = []
-    model.eval()
     for name in cfg.DATASETS.TEST:
         for [sample] in itertools.islice(build_test_loader(cfg, name), SHEET_EXAMPLES):
-            with torch.inference_mode():
-                [output] = model([sample])
-            prediction = predicted_labels(output["sem_seg"]).byte().cpu().numpy()
-            picture = sample["image"].permute(1, 2, 0).numpy()
-            rows.append((name, [picture, sample["sem_seg"].numpy(), prediction]))
+            pictures = [sample["image"].permute(1, 2, 0).numpy(), sample["sem_seg"].numpy()]
+            for model in models.values():
+                with torch.inference_mode():
+                    [output] = model.eval()([sample])
+                pictures.append(predicted_labels(output["sem_seg"]).byte().cpu().numpy())
+            rows.append((name, pictures))
     path = Path(cfg.OUTPUT_DIR) / "pictures.png"
-    picture_sheet(("image", "truth", "CLOUDS"), rows, title="minicity: trained on sim, tested everywhere").save(path)
+    picture_sheet(("image", "truth", *models), rows, title="minicity: trained on sim, tested everywhere").save(path)
     return path
 
 

@@ -157,6 +157,11 @@ def _cut(rendered: Rendered, window: Window, label: Label, when: str, size: int,
     return Crop(np.asarray(pixels, dtype=np.uint8), text + ".", label)
 
 
+def plain_caption(label: Label, dice: Dice) -> str:
+    """A caption that names the class and nothing else."""
+    return _OPENINGS[0].format(_name(label, dice)) + "."
+
+
 def _name(label: Label, dice: Dice) -> str:
     word = dice.pick(WORDS[label])
     return word if word in _MASSES else with_article(word)

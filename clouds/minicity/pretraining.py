@@ -1,7 +1,10 @@
 """A miniature CLIP: an image and a text tower that learn, from captioned streets, what belongs together.
 
-The loss is CLIP's (Radford et al., 2021), with one change: captions are short and repeat, so every image whose caption
-reads the same is a match, too. The images are those of `clouds.minicity.wide`, never of a validation domain.
+The loss is CLIP's (Radford et al., 2021) with the targets of UniCL (Yang et al., 2022): captions repeat, so every image
+whose caption reads the same is a match, too. Half of the steps show crops under their full captions, or whole scenes;
+the others show crops under nothing but the name of what is on them, because with some hundred thousand pictures instead
+of CLIP's 400 million, names have to be learnt fast. The pictures are those of `clouds.minicity.wide`, never of a
+validation domain.
 
 Legend: B images with captions, S side of a crop, D dimension of the shared space.
 """
@@ -23,8 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from clouds.minicity.crops import captioned_crops
+from clouds.minicity.classes import Label
+from clouds.minicity.crops import captioned_crops, plain_caption
 from clouds.minicity.render import render
+from clouds.minicity.sampling import Dice
 from clouds.minicity.scene import sample_scene, scene_rng
 from clouds.minicity.style import Style
 
@@ -176,14 +181,20 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the towers are trained. ``scene_share``: share of the steps that see whole scenes instead of crops."""
+    """How the towers are trained.
+
+    ``shares``: of the steps that see crops under a plain name, crops under their captions, whole scenes.
+    ``small``: share of the steps that see four times as many pictures at half the size, which costs the same.
+    ``batch_size``: crops of full size a step; half as many scenes, which are twice as large.
+    """
 
     steps: int
-    batch_size: int = 128
+    batch_size: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
-    warmup: int = 200
-    scene_share: float = 0.2
+    warmup: int = 100
+    shares: tuple[float, float, float] = (0.6, 0.25, 0.15)
+    small: float = 0.75
     seed: int = 0
     save_every: int = 100
 
@@ -215,7 +226,9 @@ def train_clip(
     """
     device = next(model.parameters()).device
     mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
-    tokens = {"scenes": tokenize(scenes.captions), "crops": tokenize(crops.captions)}
+    dice = Dice(np.random.default_rng(recipe.seed))
+    names = [plain_caption(Label(label), dice) for label in crops.labels]
+    courses = [(crops, tokenize(names)), (crops, tokenize(crops.captions)), (scenes, tokenize(scenes.captions))]
     decayed = [p for p in model.parameters() if p.ndim > 1 and p.shape[0] != len(model.token_embedding.weight)]
     kept = set(map(id, decayed))
     groups = [
@@ -231,18 +244,19 @@ def train_clip(
     average = math.nan
     for step in bar:
         rng = np.random.default_rng([recipe.seed, step])
-        kind, part = ("scenes", scenes) if rng.random() < recipe.scene_share else ("crops", crops)
-        # A scene has twice the pixels of a crop.
-        size = min(recipe.batch_size // (2 if kind == "scenes" else 1), len(part))
+        part, tokens = courses[rng.choice(len(courses), p=recipe.shares)]
+        small = rng.random() < recipe.small
+        size = min(recipe.batch_size * (4 if small else 1) // (2 if part is scenes else 1), len(part))
         chosen = rng.choice(len(part), size, replace=False)
-        text = tokens[kind][torch.from_numpy(chosen)].to(device)
+        text = tokens[torch.from_numpy(chosen)].to(device)
         pixels = torch.from_numpy(part.images[chosen]).to(device).permute(0, 3, 1, 2).float() / 255
+        pixels = F.avg_pool2d(pixels, 2) if small else pixels
         pixels = augment(pixels, torch.Generator().manual_seed(int(rng.integers(2**62))))
 
         image_features = model.encode_image((pixels - mean) / std, normalize=True)
-        text_features = model.encode_text(text, normalize=True)
-        same = (text[:, None] == text[None]).all(dim=2)
-        loss = contrastive_loss(image_features, text_features, model.logit_scale.exp(), same)
+        different, number = text.unique(dim=0, return_inverse=True)
+        text_features = model.encode_text(different, normalize=True)[number]
+        loss = contrastive_loss(image_features, text_features, model.logit_scale.exp(), number[:, None] == number)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

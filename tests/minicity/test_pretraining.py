@@ -86,7 +86,7 @@ def test_drawn_scenes_follow_from_their_number():
 
 
 def test_interrupted_training_ends_like_any_other(tiny_config, tmp_path, monkeypatch):
-    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
     pictures = Captioned(images, [f"a photo of number {number % 7}" for number in range(12)], np.zeros(12, np.uint8))
     recipe = Recipe(steps=4, batch_size=6, warmup=2, save_every=1)
 
