@@ -282,7 +282,11 @@ def test_one_that_fails_ends_all(error: type[Exception], folder: Path, capfd: py
         assert str(caught.value) == "The second cannot."
     else:
         assert "KeyError: 'The second cannot.'" in str(caught.value)
-    assert capfd.readouterr() == ("", "")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    # detectron2's import warns, in every process; the failure itself is the caller's to tell.
+    assert "Traceback" not in printed.err
+    assert "The second cannot." not in printed.err
     assert not multiprocessing.active_children()
     for rank in (0, 1):
         with pytest.raises(ProcessLookupError):
