@@ -8,6 +8,7 @@ Interrupted, the same command goes on. At the end it measures zero-shot accuracy
 import argparse
 import json
 import logging
+import os
 import platform
 import sys
 import time
@@ -20,6 +21,7 @@ from clouds.errors import UserError
 
 if TYPE_CHECKING:
     from clouds.minicity.pretraining import Captioned
+    from clouds.modeling.backbone.clip import CLIP
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = ROOT / "configs/minicity/clip_convnext_mini.json"
@@ -62,7 +64,7 @@ def train(args: argparse.Namespace) -> None:
     from clouds.minicity.pretraining import Recipe, draw_pool, train_clip
     from clouds.minicity.styles import STYLES
     from clouds.minicity.wide import WIDE_STYLES
-    from clouds.modeling.backbone.clip import load_open_clip
+    from clouds.modeling.backbone.clip import CLIP, load_open_clip
 
     torch.manual_seed(TRAIN_SEED)
     model = load_open_clip(str(args.model_config)).to(args.device)
@@ -80,11 +82,13 @@ def train(args: argparse.Namespace) -> None:
 
     test_sets = {"wide (training styles, new scenes)": WIDE_STYLES}
     test_sets |= {f"{name} ({'source' if 'sim' in name else 'unseen'})": (style,) for name, style in STYLES.items()}
+    # As it will be used: read back from the folder, in half precision.
+    clip = CLIP(clip_model=load_open_clip(str(args.output)), model_name=f"local-dir:{args.output}").eval()
     scores = {}
     for name, styles in test_sets.items():
         stem = name.split(" ", maxsplit=1)[0]
         _, held_out = draw_pool(args.cache / f"test_{stem}", styles, TEST_SEED, TEST_SCENES, args.crops, args.workers)
-        scores[name] = zero_shot(args.output, held_out)
+        scores[name] = zero_shot(clip, held_out)
         logger.info(f"{name}: {100 * sum(scores[name][1].values()) / len(scores[name][1]):.1f} %")
     card = model_card(model, args, seconds, len(crops), scores)
     (args.output / "README.md").write_text(card)
@@ -107,15 +111,13 @@ def write_folder(model: Any, architecture: Path, folder: Path) -> None:
     save_file(weights, folder / "open_clip_model.safetensors")
 
 
-def zero_shot(folder: Path, crops: "Captioned") -> tuple[float, dict[str, float]]:
+def zero_shot(clip: "CLIP", crops: "Captioned") -> tuple[float, dict[str, float]]:
     """Accuracy 0..1 over all crops, and for each class that is there, with the text classifier of segmentation."""
     import torch
 
     from clouds.data.labels import CITYSCAPES_CLASSES, short_name
     from clouds.minicity.pretraining import predict_classes
-    from clouds.modeling.backbone.clip import CLIP, load_open_clip
 
-    clip = CLIP(clip_model=load_open_clip(str(folder)), model_name=f"local-dir:{folder}").eval()
     classifier = clip.text_classifier(CITYSCAPES_CLASSES)
 
     def encode_image(images: torch.Tensor) -> torch.Tensor:
@@ -139,11 +141,9 @@ def model_card(
     scores: dict[str, tuple[float, dict[str, float]]],
 ) -> str:
     """Markdown: what it is, what it was trained on, how long, how good."""
-    import os
-
     import torch
 
-    from clouds.engine.setup import code_version
+    from clouds.engine.record import code_version
 
     sizes = {
         "image tower": sum(p.numel() for p in model.visual.parameters()) / 1e6,
