@@ -1,7 +1,7 @@
 """The CLOUDS meta-architecture (Benigmim et al., CVPR 2024)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,11 @@ from clouds.modeling.head import CLOUDSHead
 from clouds.modeling.inference import resize_scores, semantic_scores
 from clouds.modeling.matcher import HungarianMatcher
 from clouds.modeling.open_vocabulary import geometric_ensemble, seen_classes
-from clouds.modeling.structures import Prediction, targets_from_instances
+from clouds.modeling.structures import Prediction, Target, targets_from_instances
 from clouds.modeling.text_classifier import TextClassifier
+
+if TYPE_CHECKING:  # evaluation does without it, and without SAM
+    from clouds.self_training.pseudo_labels import PseudoLabeller
 
 
 @META_ARCH_REGISTRY.register()
@@ -79,6 +82,8 @@ class CLOUDS(nn.Module):
         self.alpha = alpha
         self.beta = beta
         self.ensemble_on_valid_mask = ensemble_on_valid_mask
+        self.pseudo_labeller: PseudoLabeller | None = None
+        """Labels the generated images of a batch; who trains on such images sets it."""
         self.void_embedding = nn.Embedding(1, backbone.embed_dim)
         # A head without text never uses it; a trained parameter without gradient would break data-parallel training.
         self.void_embedding.requires_grad_(sem_seg_head.uses_text)
@@ -140,9 +145,9 @@ class CLOUDS(nn.Module):
         """
         Args:
             batched_inputs: one dict an image with `image`, (3, H, W) uint8 or float RGB in 0..255; for training
-                `instances` with `gt_classes` (N,) and `gt_masks` (N, H, W) bool, and optionally `seed`, which fixes
-                the points that its loss looks at; for inference optionally `height` and `width`, the size of the
-                answer.
+                `instances` with `gt_classes` (N,) and `gt_masks` (N, H, W) bool, or `is_generated` and the same view
+                without colour jitter as `image_clean`, and optionally `seed`, which fixes the points that its loss
+                looks at and SAM is shown; for inference optionally `height` and `width`, the size of the answer.
 
         Returns:
             In training the weighted losses; else one dict an image with `sem_seg`, (K, height, width) float scores.
@@ -151,21 +156,77 @@ class CLOUDS(nn.Module):
         features = self.backbone(images.tensor)
         predictions = self.sem_seg_head(features, self.text_classifier(), self.void_embedding.weight)
         if self.training:
-            instances = [x["instances"].to(self.device) for x in batched_inputs]
             seeds = [x["seed"] for x in batched_inputs if "seed" in x]
             points = seeded_points(seeds, self.device) if len(seeds) == len(batched_inputs) else uniform_points
-            return self.criterion(predictions, targets_from_instances(instances, self._canvas(images)), points)
-        result = self.with_clip_opinion(predictions[-1], features) if self.geometric_ensemble else predictions[-1]
+            targets = self.targets(batched_inputs, features, self._canvas(images))
+            return self.criterion(predictions, targets, points)
+        result = predictions[-1]
+        if self.geometric_ensemble:
+            result = self.with_clip_opinion(result, features, self.test_classes)
         return self.postprocess(result, images, batched_inputs)
 
-    def preprocess(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
-        """Normalise, then pad bottom and right with zeros to one canvas, (B, 3, H, W) float."""
+    def targets(
+        self, batched_inputs: Sequence[dict[str, Any]], features: dict[str, Tensor], canvas: tuple[int, int]
+    ) -> list[Target]:
+        """Ground truth where there is one, pseudo-labels for the generated images; masks on the canvas.
+
+        Args:
+            batched_inputs: B of them, see `forward`.
+            features: of their student's views on the canvas, (B, ...) each.
+            canvas: (H, W).
+        """
+        generated = [number for number, x in enumerate(batched_inputs) if x.get("is_generated", False)]
+        views = {name: maps[generated] for name, maps in features.items()}
+        pseudo = iter(self.pseudo_targets([batched_inputs[number] for number in generated], views, canvas))
+        return [
+            next(pseudo)
+            if x.get("is_generated", False)
+            else targets_from_instances([x["instances"].to(self.device)], canvas)[0]
+            for x in batched_inputs
+        ]
+
+    @torch.no_grad()
+    def pseudo_targets(
+        self, generated: Sequence[dict[str, Any]], features: dict[str, Tensor], canvas: tuple[int, int]
+    ) -> list[Target]:
+        """What the teacher sees on the clean views, refined (CLOUDS, section 3.3).
+
+        ``features`` of the student's views serve where these are the clean ones, too, and the tower is frozen.
+        """
+        if self.pseudo_labeller is None:
+            if generated:
+                raise UserError(
+                    "The batch has images without labels; set MODEL.CLOUDS.SAM.MINIBATCH True to learn them."
+                )
+            return []
+        if not generated:
+            self.pseudo_labeller.latest = []
+            return []
+        clean = [{**x, "image": x.get("image_clean", x["image"])} for x in generated]
+        images = self.preprocess(clean, canvas)
+        backbone_trains = self.backbone.training
+        if backbone_trains or any("image_clean" in x for x in generated):
+            features = self.backbone.eval()(images.tensor)
+            self.backbone.train(backbone_trains)
+        text = self.text_classifier()
+        prediction = self.pseudo_labeller.teacher.head(features, text, self.void_embedding.weight)[-1]
+        if self.pseudo_labeller.geometric_ensemble:
+            prediction = self.with_clip_opinion(prediction, features, self.train_classes)
+        scores = [result["sem_seg"] for result in self.postprocess(prediction, images, clean)]
+        return self.pseudo_labeller(scores, clean, canvas)
+
+    def preprocess(self, batched_inputs: Sequence[dict[str, Any]], canvas: tuple[int, ...] | None = None) -> ImageList:
+        """Normalise, then pad bottom and right with zeros to one canvas, (B, 3, H, W) float.
+
+        The canvas, if not given, is the smallest for all images of a training step, over all processes.
+        """
         tensors = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         images = ImageList.from_tensors(tensors, self.size_divisibility)
-        if self.training and comm.get_world_size() > 1:
+        if canvas is None and self.training and comm.get_world_size() > 1:
             # The canvas of the whole batch, for the padding has an influence on what the network sees.
-            height, width = (max(sides) for sides in zip(*comm.all_gather(self._canvas(images)), strict=True))
-            missing = (0, width - images.tensor.shape[-1], 0, height - images.tensor.shape[-2])
+            canvas = tuple(max(sides) for sides in zip(*comm.all_gather(self._canvas(images)), strict=True))
+        if canvas is not None:
+            missing = (0, canvas[1] - images.tensor.shape[-1], 0, canvas[0] - images.tensor.shape[-2])
             images = ImageList(F.pad(images.tensor, missing), images.image_sizes)
         return images
 
@@ -175,16 +236,18 @@ class CLOUDS(nn.Module):
             return None
         return self.backbone.text_classifier(self.train_classes if self.training else self.test_classes)
 
-    def with_clip_opinion(self, prediction: Prediction, features: dict[str, Tensor]) -> Prediction:
+    def with_clip_opinion(
+        self, prediction: Prediction, features: dict[str, Tensor], classes: Sequence[str]
+    ) -> Prediction:
         """The prediction with its classes combined with what CLIP sees under each mask (FC-CLIP, section 3.3)."""
         dense = features["clip_vis_dense"]
         masks = F.interpolate(prediction.mask_logits, size=dense.shape[-2:], mode="bilinear", align_corners=False)
-        text = self.backbone.text_classifier(self.test_classes)
+        text = self.backbone.text_classifier(classes)
         embedded = self.backbone.embed_masks(dense, masks)
         class_logits = geometric_ensemble(
             prediction.class_logits,
             text.logits(embedded, self.void_embedding.weight, self.backbone.logit_scale),
-            seen_classes(self.test_classes, self.train_classes).to(self.device),
+            seen_classes(classes, self.train_classes).to(self.device),
             alpha=self.alpha,
             beta=self.beta,
             valid=(masks > 0).flatten(2).any(dim=-1) if self.ensemble_on_valid_mask else None,

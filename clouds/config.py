@@ -76,6 +76,30 @@ DEFAULTS: dict[str, Any] = {
             "GEOMETRIC_ENSEMBLE_ALPHA": 0.4,  # CLIP's exponent for classes seen in training
             "GEOMETRIC_ENSEMBLE_BETA": 0.8,  # and for the others
             "ENSEMBLE_ON_VALID_MASK": False,  # only for masks that are not empty; the ResNet towers need it
+            "GEOMETRIC_ENSEMBLE_EMA": False,  # the same mixing where the teacher labels generated images
+            "ITERATION_UPDATE": 100,  # iterations between two updates of the teacher
+            # Self-training on generated images.
+            "SAM": {
+                "MINIBATCH": False,  # a teacher labels the generated images of every batch; joint training needs it
+                "ENABLED": False,  # SAM refines these labels
+                "ALPHA_EMA": 0.999,  # share of the teacher that an update keeps; the rest is the student's
+                "SIZE_THRESHOLD": 5000,  # pixels; only larger regions of a label map are shown to SAM
+                "NUM_POINTS": 5,  # prompts for each region
+                "SELECTION_MODE": "random",  # of the prompts within a region: or "center", "largest_component"
+                "EROSION": False,  # keep the prompts off the border of a region
+                "EROSION_SIZE": 3,  # pixels, side of the square that erodes
+                "RM_INTERSECTION": True,  # drop pixels that masks of two classes claim
+                "KEEP_TEACHER": False,  # pixels that SAM leaves without a label keep the teacher's
+                "REFINEMENT": False,  # a second pass of SAM that is shown the masks of the first
+                "MOBILE": True,  # MobileSAM; else what TYPE says
+                "TYPE": "vit_h",  # or "vit_l", "vit_b"; "transformers": the model in the folder WEIGHTS
+                "WEIGHTS": "",  # file or folder; "": that of the type in the folder weights
+                "IMAGE_SIZE": 1024,  # pixels, longest side of the image that SAM sees; a multiple of 64
+                "PROMPTS_AT_ONCE": 64,  # regions decoded together; bounds the memory
+                "CACHE_DIR": "",  # keep SAM's image embeddings here; "": compute them anew each time
+                "CACHE_SIZE": 25.0,  # GB; 5,000 images and their mirrors are 21; beyond, the longest unused leave
+            },
+            "PANEL_PERIOD": 0,  # iterations between two pictures of pseudo-labels; 0: none
         },
     },
     "INPUT": {
@@ -88,14 +112,20 @@ DEFAULTS: dict[str, Any] = {
         "COLOR_AUG_SSD": True,  # jitter of brightness, contrast, saturation and hue
         "COLOR_AUG_STRENGTH": 1.0,  # scales the published ranges of that jitter; 2 and above also takes all colour away
         "FLIP": True,  # mirror every second image
+        "PL_THRESHOLD": 0.0,  # pseudo-labels with a lower confidence (0..1) are left out
         "TEST_SHORT_EDGE": 1024,  # images are resized to this shortest edge before the network; 0 keeps their size
     },
     "DATASETS": {
         "TRAIN": (),
         "TEST": (),
+        "SOURCE_FACTOR": 1.0,  # repeats of a labelled image in an epoch; a fraction is a probability
+        "TARGET_FACTOR": 1.0,  # likewise of a generated one
         "MODULES": (),  # python modules with register(root), which add data sets of their own
     },
-    "DATALOADER": {"NUM_WORKERS": 4},  # processes that load images, for each training process
+    "DATALOADER": {
+        "NUM_WORKERS": 4,  # processes that load images, for each training process
+        "SAMPLER_TRAIN": "TrainingSampler",  # or "WeightedTrainingSampler", which heeds the two factors above
+    },
     "SOLVER": {
         "IMS_PER_BATCH": 8,  # on all processes together
         "MAX_ITER": 40000,
@@ -149,17 +179,18 @@ IGNORED_KEYS = frozenset(
         "": "CUDNN_BENCHMARK FLOAT32_PRECISION VIS_PERIOD",
         "MODEL.": "FLASH KEYPOINT_ON LOAD_PROPOSALS MASK_ON",
         "MODEL.BACKBONE.": "FREEZE_AT",
+        "MODEL.CLOUDS.": "OVERWRITING",
         "MODEL.SEM_SEG_HEAD.": "LOSS_WEIGHT LOSS_TYPE PROJECT_FEATURES PROJECT_CHANNELS ASPP_CHANNELS ASPP_DILATIONS "
         "ASPP_DROPOUT USE_DEPTHWISE_SEPARABLE_CONV",
         "MODEL.MASK_FORMER.": "ENC_LAYERS TRANSFORMER_IN_FEATURE",
         "INPUT.": "DATASET_MAPPER_NAME FORMAT IMAGE_SIZE MASK_FORMAT MAX_SCALE MAX_SIZE_TEST MAX_SIZE_TRAIN MIN_SCALE "
-        "MIN_SIZE_TEST MIN_SIZE_TRAIN MIN_SIZE_TRAIN_SAMPLING PL_THRESHOLD RANDOM_FLIP RESIZE_HEIGHT RESIZE_WIDTH "
+        "MIN_SIZE_TEST MIN_SIZE_TRAIN MIN_SIZE_TRAIN_SAMPLING RANDOM_FLIP RESIZE_HEIGHT RESIZE_WIDTH "
         "SIZE_DIVISIBILITY",
         "INPUT.RESIZE.": "SIZE_TRAIN",
         "INPUT.CROP.": "SINGLE_CATEGORY_MAX_AREA SIZE TYPE",
         "DATASETS.": "PRECOMPUTED_PROPOSAL_TOPK_TEST PRECOMPUTED_PROPOSAL_TOPK_TRAIN PROPOSAL_FILES_TEST "
-        "PROPOSAL_FILES_TRAIN",
-        "DATALOADER.": "ASPECT_RATIO_GROUPING FILTER_EMPTY_ANNOTATIONS REPEAT_SQRT REPEAT_THRESHOLD SAMPLER_TRAIN",
+        "PROPOSAL_FILES_TRAIN TRAIN_REPEAT_FACTOR",
+        "DATALOADER.": "ASPECT_RATIO_GROUPING FILTER_EMPTY_ANNOTATIONS REPEAT_SQRT REPEAT_THRESHOLD",
         "SOLVER.": "BASE_LR_END BIAS_LR_FACTOR NESTEROV NUM_DECAYS REFERENCE_WORLD_SIZE RESCALE_INTERVAL "
         "WEIGHT_DECAY_BIAS",
         "TEST.": "DETECTIONS_PER_IMAGE EXPECTED_RESULTS KEYPOINT_OKS_SIGMAS",

@@ -11,9 +11,11 @@ import torch
 # No test may reach for a hub: what is loaded lies in local folders.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# Machines under load miss any deadline; speed belongs in benchmarks/.
-hypothesis.settings.register_profile("clouds", deadline=None)
-hypothesis.settings.load_profile("clouds")
+# Machines under load miss any deadline; speed belongs in benchmarks/. `make test` says the same twice;
+# HYPOTHESIS_PROFILE=search looks where it has not looked before.
+hypothesis.settings.register_profile("clouds", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "clouds"))
 
 
 @pytest.fixture(autouse=True)

@@ -85,6 +85,45 @@ def test_published_figures(source, tower, caplog):
     }
 
 
+# source: file stem, train set, iterations, repeat factor of generated images
+JOINT = {
+    "gta": ("train_jt_gta", "gta5", 40000, 2.0),
+    "synthia": ("train_jt_syn", "synthia", 30000, 0.7),
+    "cityscapes": ("train_jt_city", "cityscapes_train", 10000, 0.2),
+}
+
+
+@pytest.mark.parametrize("source", JOINT)
+@pytest.mark.parametrize("tower", TOWERS)
+def test_published_joint_training(source, tower, caplog):
+    stem, train, iterations, factor = JOINT[source]
+    warmup = load_config(CONFIGS / "warmup" / source / f"{SOURCES[source][0]}{tower}.yaml")
+    cfg = load_config(CONFIGS / "joint_training" / source / f"{stem}{tower}.yaml")
+    assert caplog.records == []
+    changed = {
+        "MODEL.WEIGHTS": f"{warmup.OUTPUT_DIR}/model_final.pth",
+        "MODEL.CLOUDS.SAM.MINIBATCH": True,
+        "MODEL.CLOUDS.SAM.ENABLED": True,
+        "DATASETS.TRAIN": (train, "sd_llama70b_v2"),
+        "DATASETS.TARGET_FACTOR": factor,
+        "DATALOADER.SAMPLER_TRAIN": "WeightedTrainingSampler",
+        "SOLVER.MAX_ITER": iterations,
+        "OUTPUT_DIR": warmup.OUTPUT_DIR.replace("warmup", "joint"),
+    }
+    assert {key: value_of(cfg, key) for key in KNOWN} == {key: value_of(warmup, key) for key in KNOWN} | changed
+    assert (cfg.DATASETS.SOURCE_FACTOR, cfg.INPUT.PL_THRESHOLD) == (1.0, 0.0)
+    clouds, sam = cfg.MODEL.CLOUDS, cfg.MODEL.CLOUDS.SAM
+    assert (sam.ALPHA_EMA, clouds.ITERATION_UPDATE, clouds.GEOMETRIC_ENSEMBLE_EMA) == (0.999, 100, False)
+    assert (sam.SIZE_THRESHOLD, sam.NUM_POINTS, sam.SELECTION_MODE) == (5000, 5, "random")
+    assert (sam.EROSION, sam.EROSION_SIZE, sam.RM_INTERSECTION, sam.REFINEMENT) == (False, 3, True, False)
+    assert (sam.MOBILE, sam.TYPE) == (True, "vit_h")
+
+
+def test_every_published_recipe_has_a_folder_of_its_own():
+    files = [*CONFIGS.glob("warmup/*/*.yaml"), *CONFIGS.glob("joint_training/*/*.yaml")]
+    assert len({load_config(file).OUTPUT_DIR for file in files}) == len(files) == 18
+
+
 def test_published_network():
     cfg = load_config(CONFIGS / "segmentation" / "clouds_config.yaml")
     assert (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME, cfg.MODEL.WEIGHTS) == ("CLOUDS", "CLIP", "")
@@ -218,10 +257,22 @@ MODEL:
   BACKBONE: {FREEZE_AT: 0}
   RESNETS: {DEPTH: 50, STEM_TYPE: basic}
   SEM_SEG_HEAD: {LOSS_WEIGHT: 1.0}
+  CLOUDS:
+    OVERWRITING: True
+    SAM:
+      MINIBATCH : True
+      ALPHA_EMA : 0.999
   MASK_FORMER: {ENC_LAYERS: 0, TRANSFORMER_IN_FEATURE: multi_scale_pixel_decoder, TEST: {SEMANTIC_ON: True}}
 SOLVER: {AMP: {ENABLED: False}}
 INPUT: {DATASET_MAPPER_NAME: mask_former_semantic_gta5, FORMAT: RGB, IMAGE_SIZE: 1024, MIN_SCALE: 0.1, MAX_SCALE: 2.0}
-DATALOADER: {FILTER_EMPTY_ANNOTATIONS: False, ASPECT_RATIO_GROUPING: False}
+DATALOADER:
+    FILTER_EMPTY_ANNOTATIONS: False
+    ASPECT_RATIO_GROUPING: False
+    SAMPLER_TRAIN: "WeightedTrainingSampler"
+DATASETS:
+  TRAIN: ("gta5", "sd_llama70b_v2",)
+  TARGET_FACTOR: 2.0
+  TRAIN_REPEAT_FACTOR: [[sd_llama70b_v2, 2.0], [gta5, 1.0]]
 WANDB: {PROJECT: CLOUDS-V3, NAME: null}
 SEED: 11
 """
@@ -232,13 +283,15 @@ def test_published_leftovers_are_ignored_with_one_line(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         cfg = load_config(tmp_path / "published.yaml")
     assert (cfg.SEED, cfg.WANDB.PROJECT, cfg.WANDB.NAME) == (11, "CLOUDS-V3", "")
+    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TARGET_FACTOR) == (("gta5", "sd_llama70b_v2"), 2.0)
+    assert (cfg.DATALOADER.SAMPLER_TRAIN, cfg.MODEL.CLOUDS.SAM.MINIBATCH) == ("WeightedTrainingSampler", True)
     (record,) = caplog.records
     named = record.getMessage().partition(": ")[2].split(", ")
     expected = """
     MODEL.BACKBONE.FREEZE_AT MODEL.RESNETS.* MODEL.SEM_SEG_HEAD.LOSS_WEIGHT MODEL.MASK_FORMER.ENC_LAYERS
     MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE MODEL.MASK_FORMER.TEST.* INPUT.DATASET_MAPPER_NAME
     INPUT.FORMAT INPUT.IMAGE_SIZE INPUT.MIN_SCALE INPUT.MAX_SCALE DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    DATALOADER.ASPECT_RATIO_GROUPING
+    DATALOADER.ASPECT_RATIO_GROUPING MODEL.CLOUDS.OVERWRITING DATASETS.TRAIN_REPEAT_FACTOR
     """
     assert sorted(named) == sorted(expected.split())
 

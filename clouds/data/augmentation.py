@@ -161,6 +161,26 @@ class TrainAugmentation:
             pixels, target = np.fliplr(pixels), np.fliplr(target)
         return pixels, target
 
+    def two_views(
+        self, image: Image.Image, truth: UInt8Array | None, rng: np.random.Generator
+    ) -> tuple[UInt8Array, UInt8Array, UInt8Array | None]:
+        """A generated picture at its own size: flipped, the same with the jitter, and the label map flipped alike.
+
+        What labels it must see what the student sees, pixel for pixel, hence neither scale nor crop.
+
+        Args:
+            image: (H, W) RGB picture.
+            truth: (H, W) uint8 labels, or None.
+            rng: source of the flip, then of the jitter.
+
+        Returns:
+            (H, W, 3), (H, W, 3) and (H, W) uint8 (or None).
+        """
+        clean = np.asarray(image)
+        if self.flip and rng.random() < 0.5:
+            clean, truth = np.fliplr(clean), None if truth is None else np.fliplr(truth)
+        return clean, color_jitter(clean, rng, self.jitter) if self.jitter else clean, truth
+
 
 def build_train_augmentation(cfg: CfgNode) -> TrainAugmentation:
     """What `cfg.INPUT` describes: `RESIZE`, `CROP`, `COLOR_AUG_SSD` with its strength, and `FLIP`."""

@@ -1,8 +1,11 @@
 """Which data sets there are, and where their files lie: one row per set.
 
-Nothing is looked at until a set is asked for: `register_datasets` only writes names into the catalogues, and folders
-are listed when `DatasetCatalog.get(name)` (or, with better error messages, `load_dataset(name)`) is called.
-A record is `{"file_name", "sem_seg_file_name", "image_id"}`: absolute paths, and an id that is unique in its set.
+No data is looked at until a set is asked for: `register_datasets` only writes names into the catalogues, and folders
+are listed when `DatasetCatalog.get(name)` (or, with better error messages, `load_dataset(name)`) is called. Names of
+generated sets are those of the folders in `stable_diffusion`.
+A record is `{"file_name", "sem_seg_file_name", "image_id"}`: absolute paths, and an id that is unique in its set. That
+of a generated image has `is_generated` True in place of labels and, where the truth is known and something is to be
+measured with it, `truth_file_name`.
 """
 
 import difflib
@@ -24,6 +27,12 @@ Record = dict[str, Any]
 
 # The 62 pictures that the published list of training images leaves out.
 GTA5_OMITTED = frozenset(f"{number:05d}" for number in (15188, 17705, *range(20801, 20861)))
+
+PUBLISHED_GENERATED = "sd_llama70b_v2"
+"""The generated set that the published joint configs train on."""
+
+GENERATE = "python generate_txt_im.py"
+"""What makes generated sets."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,8 @@ DATASETS: tuple[Folders, ...] = (
 def register_datasets(root: Path | None = None, modules: Sequence[str] = ()) -> None:
     """Write every set's name into the catalogues; reads no file, and may be called again (with another root, too).
 
+    A folder `stable_diffusion/sd_<v>` or `stable_diffusion/<v>` is the set `sd_<v>` of generated images.
+
     Args:
         root: folder that holds `gta5`, `cityscapes`, ...; default `$DETECTRON2_DATASETS`, else `datasets`.
         modules: names of Python modules with a function `register(root: Path) -> None` that adds sets of their own.
@@ -94,6 +105,8 @@ def register_datasets(root: Path | None = None, modules: Sequence[str] = ()) -> 
     root = Path(root or os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser().absolute()
     for folders in DATASETS:
         register(folders.name, functools.partial(folders.load, root))
+    for name, places in _generated_sets(root / "stable_diffusion").items():
+        register(name, functools.partial(list_generated, name, places))
     for module in modules:
         _plug_in(module)(root)
 
@@ -139,6 +152,11 @@ def load_dataset(name: str) -> list[Record]:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}."
+        if name.startswith("sd_"):
+            hint += (
+                f" A set of generated images is a folder stable_diffusion/{name} among the data, with the pictures in "
+                f"its folder images; make one with: {GENERATE}."
+            )
         raise UserError(f"There is no data set called {name!r}: {hint} Sets of your own come in by DATASETS.MODULES.")
     records: list[Record] = DatasetCatalog.get(name)
     if not records:
@@ -180,6 +198,47 @@ def pair_by_stem(
             "see datasets/README.md."
         )
     return [{"file_name": image_files[s], "sem_seg_file_name": label_files[s], "image_id": s} for s in stems]
+
+
+def list_generated(name: str, places: Sequence[Path]) -> list[Record]:
+    """Records of all PNG and JPEG files in the sub-folder `images`, sorted; other files are left alone.
+
+    Args:
+        name: of the set, for messages.
+        places: the folders that go by this name; there should be one.
+
+    Raises:
+        UserError: two folders go by the name, there is none, or it has no images.
+    """
+    if len(places) > 1:
+        raise UserError(f"{name}: {' and '.join(map(str, places))} both go by this name; rename one of them.")
+    images = places[0] / "images"
+    files = sorted(file for file in images.rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    if not files:
+        what = "no image in" if images.is_dir() else "there is no folder"
+        raise UserError(
+            f"{name}: {what} {images}, where its generated images (*.png or *.jpg) should lie; put them there, set "
+            f"DETECTRON2_DATASETS to the folder that holds stable_diffusion, or make some with: {GENERATE} (see "
+            "datasets/README.md)."
+        )
+    return [
+        {
+            "file_name": str(file),
+            "image_id": file.relative_to(images).with_suffix("").as_posix(),
+            "is_generated": True,
+        }
+        for file in files
+    ]
+
+
+def _generated_sets(folder: Path) -> dict[str, list[Path]]:
+    """The folders of each generated set by its name; the published one's also where it is missing."""
+    places: dict[str, list[Path]] = {}
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if entry.is_dir():
+            places.setdefault(f"sd_{entry.name.removeprefix('sd_')}", []).append(entry)
+    places.setdefault(PUBLISHED_GENERATED, [folder / PUBLISHED_GENERATED])
+    return places
 
 
 def _files_by_stem(name: str, what: str, folder: Path, suffix: str) -> dict[str, str]:

@@ -83,6 +83,11 @@ def short_name(class_name: str) -> str:
     return class_name.split(",", 1)[0].strip()
 
 
+def split_synonyms(class_name: str) -> list[str]:
+    """`"car, cars"` -> `["car", "cars"]`."""
+    return [name.strip() for name in class_name.split(",")]
+
+
 def lookup_table(mapping: Mapping[int, int], fill: int = IGNORE_LABEL) -> npt.NDArray[np.uint8]:
     """Table T with `T[label]` translating a uint8 label map: (256,) uint8, `fill` for ids not in `mapping`."""
     table = np.full(256, fill, dtype=np.uint8)

@@ -5,6 +5,7 @@ that does not depend on the number of workers, and errors that reach the user as
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import cv2
@@ -15,10 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 from clouds.d2 import CfgNode, comm
 from clouds.data.catalog import Record, load_dataset
 from clouds.data.mappers import TestMapper, TrainMapper
-from clouds.data.samplers import TrainingSampler, contiguous_share
+from clouds.data.samplers import TrainingSampler, WeightedTrainingSampler, contiguous_share
 from clouds.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+SAMPLERS = ("TrainingSampler", "WeightedTrainingSampler")
+"""`cfg.DATALOADER.SAMPLER_TRAIN`: every picture once an epoch, or as often as the repeat factors say."""
 
 
 class _Failure:
@@ -80,6 +84,7 @@ class TrainLoader:
         *,
         batch_size: int,
         seed: int,
+        factors: Sequence[float] | None = None,
         num_workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -90,6 +95,7 @@ class TrainLoader:
             mapper: record and generator -> mapped record.
             batch_size: pictures a step over all processes, a multiple of `world_size`.
             seed: of the order and of every view, not negative; the same in all processes.
+            factors: how often each record comes in an epoch, see `WeightedTrainingSampler`; None = once.
             num_workers: processes that prepare samples; 0 = this one. It has no influence on what comes out.
             rank: number of this process.
             world_size: how many processes there are.
@@ -102,15 +108,18 @@ class TrainLoader:
         self.mapper = mapper
         self.batch_size = batch_size
         self.seed = seed
+        self.factors = factors
         self.num_workers = num_workers
         self.rank = rank
         self.world_size = world_size
         self.position = 0
 
     def __iter__(self) -> Iterator[list[Record]]:
-        sampler = TrainingSampler(
-            len(self.records), self.seed, position=self.position, rank=self.rank, world_size=self.world_size
-        )
+        place = {"position": self.position, "rank": self.rank, "world_size": self.world_size}
+        if self.factors is None:
+            sampler = TrainingSampler(len(self.records), self.seed, **place)
+        else:
+            sampler = WeightedTrainingSampler(self.factors, self.seed, **place)
         batches = DataLoader(
             _TrainSamples(self.records, self.mapper, self.seed),
             batch_size=self.batch_size // self.world_size,
@@ -168,10 +177,13 @@ class TestLoader:
 def build_train_loader(cfg: CfgNode) -> TrainLoader:
     """All sets of `cfg.DATASETS.TRAIN` in one endless shuffle; `cfg.SOLVER.IMS_PER_BATCH` counts all processes.
 
-    `cfg.SEED` fixes order and views; where it is negative, the processes agree on a random one.
+    With the sampler WeightedTrainingSampler a labelled picture comes `DATASETS.SOURCE_FACTOR` times an epoch, a
+    generated one `TARGET_FACTOR` times. `cfg.SEED` fixes order and views; where it is negative, the processes agree on
+    a random one.
 
     Raises:
-        UserError: an unknown or incomplete data set, or a batch that the processes cannot share.
+        UserError: an unknown or incomplete data set, an unknown sampler or factors it cannot work with, generated
+            pictures without self-training, or a batch that the processes cannot share.
     """
     names = [cfg.DATASETS.TRAIN] if isinstance(cfg.DATASETS.TRAIN, str) else list(cfg.DATASETS.TRAIN)
     if not names:
@@ -179,9 +191,12 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     parts = [load_dataset(name) for name in names]
     for name, part in zip(names, parts, strict=True):
         logger.info("%s: %d training images", name, len(part))
+    records = [record for part in parts for record in part]
+    _check_self_training(cfg, [name for name, part in zip(names, parts, strict=True) if any(map(_is_generated, part))])
     return TrainLoader(
-        [record for part in parts for record in part],
+        records,
         TrainMapper(cfg),
+        factors=_repeat_factors(cfg, records),
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -203,6 +218,57 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> TestLoader:
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),
     )
+
+
+def _is_generated(record: Record) -> bool:
+    return bool(record.get("is_generated", False))
+
+
+def _check_self_training(cfg: CfgNode, generated: list[str]) -> None:
+    """Generated pictures have no labels but the teacher's; `generated`: names of the training sets that have some."""
+    teaches = cfg.MODEL.CLOUDS.SAM.MINIBATCH
+    if generated and not teaches:
+        raise UserError(
+            f"DATASETS.TRAIN has images without labels in {', '.join(generated)}, which only self-training can use: "
+            "set MODEL.CLOUDS.SAM.MINIBATCH True, or leave the set out."
+        )
+    if teaches and not generated:
+        logger.warning(
+            "MODEL.CLOUDS.SAM.MINIBATCH is on, but no set in DATASETS.TRAIN has generated images: "
+            "this trains on the labelled ones alone."
+        )
+
+
+def _repeat_factors(cfg: CfgNode, records: Sequence[Record]) -> list[float] | None:
+    """Of each record; None where the sampler takes every one once an epoch."""
+    sampler = cfg.DATALOADER.SAMPLER_TRAIN
+    if sampler not in SAMPLERS:
+        raise UserError(f"DATALOADER.SAMPLER_TRAIN is {sampler!r}; it must be {' or '.join(SAMPLERS)}.")
+    num_generated = sum(map(_is_generated, records))
+    weighted = sampler == "WeightedTrainingSampler"
+    source, target = (cfg.DATASETS.SOURCE_FACTOR, cfg.DATASETS.TARGET_FACTOR) if weighted else (1.0, 1.0)
+    for key, factor in (("SOURCE_FACTOR", source), ("TARGET_FACTOR", target)):
+        if not 0 < factor < math.inf:
+            raise UserError(
+                f"DATASETS.{key} is {factor}; it must be a number above 0: leave a set out of "
+                "DATASETS.TRAIN to train without it."
+            )
+    factors = [target if _is_generated(record) else source for record in records]
+    if max(factors) < 1:
+        raise UserError(
+            f"DATASETS.SOURCE_FACTOR is {source} and TARGET_FACTOR {target}: one of those in use must be at least 1, "
+            "or an epoch could be empty; what counts is their ratio."
+        )
+    logger.info(
+        "An epoch has %.0f images%s: %d labelled x %g, %d generated x %g",
+        sum(factors),
+        " on average" if weighted else "",
+        len(records) - num_generated,
+        source,
+        num_generated,
+        target,
+    )
+    return factors if weighted else None
 
 
 def _as_list(samples: list[Record | _Failure]) -> list[Record | _Failure]:

@@ -27,13 +27,17 @@ PROTOCOLS = {
 
 
 class TrainMapper:
-    """Reads a labelled record, draws a random view of it and cuts its labels into one mask a class."""
+    """Reads a record and draws a random view of it; labels become one mask a class.
+
+    A record that says `is_generated` has no labels to learn from: it gives the clean view that the teacher labels, and
+    the student's, jittered in colour.
+    """
 
     @configurable
     def __init__(self, *, augmentation: TrainAugmentation, num_classes: int) -> None:
         """
         Args:
-            augmentation: the random view, see `clouds.data.augmentation`.
+            augmentation: the random views, see `clouds.data.augmentation`.
             num_classes: C; label maps hold 0..C-1 and 255.
         """
         self.augmentation = augmentation
@@ -50,16 +54,26 @@ class TrainMapper:
         """
         Returns:
             the record's entries and
-            `image`: (3, H, W) uint8 RGB tensor;
+            `image`: (3, H, W) uint8 RGB tensor, what the student sees;
+            `height`, `width`: H, W.
+            Of a labelled record also
             `sem_seg`: (H, W) int64 tensor, 255 = ignore;
-            `height`, `width`: H, W;
             `instances`: `gt_classes` (N,) int64, ascending, and `gt_masks` (N, H, W) bool, ignore left out.
+            Of a generated one also
+            `image_clean`: as `image` without the jitter; missing where none is configured, for then they are the same;
+            `truth`: (H, W) uint8 tensor, 255 = ignore, to measure with; only where the record has `truth_file_name`.
 
         Raises:
             UserError: a file is missing or damaged, the sizes differ, an id is unknown, or there is no label map.
         """
+        return self._generated(record, rng) if record.get("is_generated", False) else self._labelled(record, rng)
+
+    def _labelled(self, record: Record, rng: np.random.Generator) -> Record:
         if "sem_seg_file_name" not in record:
-            raise UserError(f"{record['file_name']} has no label map, and DATASETS.TRAIN is for labelled sets.")
+            raise UserError(
+                f"{record['file_name']} has no label map: images in DATASETS.TRAIN need one, unless their records have "
+                "is_generated True."
+            )
         image = read_image(record["file_name"])
         label = read_label(record["sem_seg_file_name"], self.num_classes)
         check_same_size(image, record["file_name"], label, record["sem_seg_file_name"])
@@ -73,6 +87,19 @@ class TrainMapper:
             "width": width,
             "instances": _class_masks(target),
         }
+
+    def _generated(self, record: Record, rng: np.random.Generator) -> Record:
+        image, truth = read_image(record["file_name"]), None
+        if "truth_file_name" in record:
+            truth = read_label(record["truth_file_name"], self.num_classes)
+            check_same_size(image, record["file_name"], truth, record["truth_file_name"])
+        clean, student, truth = self.augmentation.two_views(image, truth, rng)
+        mapped = {**record, "image": _channels_first(student), "height": image.height, "width": image.width}
+        if self.augmentation.jitter:
+            mapped["image_clean"] = _channels_first(clean)
+        if truth is not None:
+            mapped["truth"] = torch.from_numpy(np.array(truth))
+        return mapped
 
 
 class TestMapper:

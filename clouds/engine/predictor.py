@@ -10,7 +10,8 @@ import torch
 from clouds.d2 import CfgNode, MetadataCatalog
 from clouds.data.labels import CITYSCAPES_COLORS
 from clouds.data.mappers import FULL_RESOLUTION, TestMapper
-from clouds.engine.trainer import Trainer, load_for_inference
+from clouds.engine.checkpoint import load_for_inference
+from clouds.engine.trainer import Trainer
 from clouds.evaluation.sem_seg import predicted_labels
 
 

@@ -27,6 +27,7 @@ import clouds
 from clouds import d2
 from clouds.d2 import CfgNode, comm
 from clouds.errors import UserError
+from clouds.files import whole_file
 
 PACKAGES = (
     *("torch", "torchvision", "open_clip_torch", "timm", "fvcore", "iopath", "numpy", "scipy"),
@@ -187,7 +188,5 @@ def _keep(output: Path, name: str, entries: list[Entry]) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    # Whole or not at all, whenever the process is killed.
-    part_file = path.with_name(f"{path.name}.part")
-    part_file.write_bytes(content)
-    part_file.replace(path)
+    with whole_file(path) as part_file:
+        part_file.write_bytes(content)

@@ -28,14 +28,15 @@ from clouds.d2 import (
 from clouds.data.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
-from clouds.engine.checkpoint import Checkpointer
+from clouds.engine.checkpoint import Checkpointer, build_checkpointer, load_for_inference
 from clouds.engine.parallel import data_parallel
+from clouds.engine.self_training import SelfTraining, build_self_training
 from clouds.engine.setup import code_version, seed_everything
 from clouds.engine.wandb_writer import build_wandb_writer
 from clouds.errors import UserError, check_name
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.tables import Provenance, format_table
-from clouds.modeling.backbone.clip import has_own_weights
+from clouds.self_training.sam import Sam, build_sam
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Trainer(TrainerBase):
         # Data first: a missing set, also one for testing, is told now and not after the model or the training.
         self.data_loader = self.build_train_loader(cfg)
         self.check_test_sets(cfg)
+        self.self_training = self.build_self_training(cfg) if cfg.MODEL.CLOUDS.SAM.MINIBATCH else None
         self.model = self.build_model(cfg)
         self.optimizer = self.build_optimizer(cfg, self.model)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
@@ -71,6 +73,9 @@ class Trainer(TrainerBase):
         parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "data": self.data_loader}
         if self.scaler.is_enabled():
             parts["scaler"] = self.scaler
+        if self.self_training:
+            self.model.pseudo_labeller = self.self_training.labeller  # type: ignore[assignment]  # it is no module
+            parts |= self.self_training.checkpointables
         self.checkpointer = self.build_checkpointer(cfg, self.model, **parts)
         self.register_hooks(self.build_hooks())
 
@@ -226,6 +231,15 @@ class Trainer(TrainerBase):
         return build_model(cfg)
 
     @classmethod
+    def build_self_training(cls, cfg: CfgNode) -> SelfTraining:
+        """Teacher, labeller and their hooks; never for evaluation, which needs none of them, nor their weights."""
+        return build_self_training(cfg, cls.build_sam(cfg) if cfg.MODEL.CLOUDS.SAM.ENABLED else None)
+
+    @classmethod
+    def build_sam(cls, cfg: CfgNode) -> Sam:
+        return build_sam(cfg, torch.device(cfg.MODEL.DEVICE))
+
+    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return optimizer.build_optimizer(cfg, model)
 
@@ -254,15 +268,7 @@ class Trainer(TrainerBase):
 
     @classmethod
     def build_checkpointer(cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:
-        return Checkpointer(
-            model,
-            cfg.OUTPUT_DIR,
-            save_frozen=cfg.SOLVER.CHECKPOINT_FROZEN,
-            random_tower=tower_is_random(cfg),
-            keep=cfg.SOLVER.CHECKPOINTS_KEPT,
-            save_to_disk=comm.is_main_process(),
-            **checkpointables,
-        )
+        return build_checkpointer(cfg, model, **checkpointables)
 
     def build_hooks(self) -> list[HookBase]:
         """In the order of their run: the checkpoint comes before the evaluation, which may fail; writers last."""
@@ -277,6 +283,7 @@ class Trainer(TrainerBase):
             hooks.IterationTimer(),
             hooks.LearningRate(self.scheduler),
             hooks.Continuation(metrics, evaluation, record),
+            *([self.self_training.update, self.self_training.monitor] if self.self_training else []),
             hooks.PeriodicCheckpoint(self.checkpointer, checkpoint_period),
             evaluation,
             record,
@@ -292,21 +299,3 @@ class Trainer(TrainerBase):
 def as_numbers(losses: dict[str, Tensor]) -> dict[str, float]:
     """The values of scalar losses, in one transfer from the device."""
     return dict(zip(losses, torch.stack([loss.detach() for loss in losses.values()]).tolist(), strict=True))
-
-
-def load_for_inference(cfg: CfgNode, model: nn.Module, *, resume: bool = False) -> dict[str, Any]:
-    """Load ``MODEL.WEIGHTS`` (or with ``resume`` the newest checkpoint in ``OUTPUT_DIR``) completely into ``model``.
-
-    Returns what else the file holds. Empty ``MODEL.WEIGHTS`` leave the head untrained, which is said in a warning.
-    """
-    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, random_tower=tower_is_random(cfg), complete=True)
-    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
-        logger.warning("MODEL.WEIGHTS is empty: the head is untrained and its predictions mean nothing")
-        return {}
-    return checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-
-
-def tower_is_random(cfg: CfgNode) -> bool:
-    """Whether the CLIP towers are drawn at random, so that no file but a checkpoint of ours can bring them back."""
-    clip = cfg.MODEL.CLOUDS
-    return not clip.CLIP_PRETRAINED_WEIGHTS and not has_own_weights(clip.CLIP_MODEL_NAME)

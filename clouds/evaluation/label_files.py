@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from clouds.data.labels import IGNORE_LABEL
+from clouds.files import whole_file
 
 
 class LabelWriter:
@@ -51,7 +52,5 @@ def _quoted(part: str) -> str:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    # A killed process leaves a stray .part file, never half a label map under a name that is read.
-    part_file = path.with_name(f"{path.name}.part")
-    picture.save(part_file, format="PNG")
-    part_file.replace(path)
+    with whole_file(path) as part_file:
+        picture.save(part_file, format="PNG")

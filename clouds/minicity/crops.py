@@ -47,7 +47,7 @@ _STUFF = (
     Label.TERRAIN,
     Label.SKY,
 )
-_OPENINGS = (
+OPENINGS = (
     "A photo of {}",
     "This is a photo of {}",
     "There is {} in the scene",
@@ -58,22 +58,27 @@ _BESIDE = ("next to", "in front of", "beside")
 _MASSES = ("vegetation", "bushes", "terrain", "grass", "dirt", "clouds")
 _LEAST_SIDE, _LEAST_AREA = 8, 40
 _LEAST_WINDOW = 40
-Window = tuple[int, int, int]
-"""A square: x and y of its corner, side; pixels."""
-
 _LEAST_SHARE = 0.4
 """Of a window on stuff, what the stuff has to cover."""
 _WORTH_A_WORD = 0.05
 _TRIES = 6
 
+Window = tuple[int, int, int]
+"""A square: x and y of its corner, side; pixels."""
+Box = tuple[int, int, int, int]
+
 
 @dataclass(frozen=True)
 class Crop:
-    """``pixels`` (S, S, 3) uint8 RGB; ``caption`` one English sentence; ``label`` the class it is about."""
+    """``pixels`` (S, S, 3) uint8 RGB; ``caption`` one English sentence; ``label`` what it is about.
+
+    ``box``: left, top, right, bottom in the picture: of that thing, or of the whole window where it is about stuff.
+    """
 
     pixels: npt.NDArray[np.uint8]
     caption: str
     label: Label
+    box: Box
 
 
 def captioned_crops(rendered: Rendered, when: str, count: int, size: int, rng: np.random.Generator) -> list[Crop]:
@@ -100,16 +105,18 @@ def captioned_crops(rendered: Rendered, when: str, count: int, size: int, rng: n
         as_stuff = label in _STUFF and (label not in things or dice.chance(0.7))
         if as_stuff:
             window = _stuff_window(rendered.label, label, dice)
+            box = _box(window) if window else None
         else:
-            window = _thing_window(things[label], rendered.label.shape, dice)
-        if window is not None:
-            crops.append(_cut(rendered, window, label, when, size, dice))
+            box = dice.pick(things[label]).box
+            window = _thing_window(box, rendered.label.shape, dice)
+        if window and box:
+            crops.append(_cut(rendered, window, box, label, when, size, dice))
     return crops
 
 
-def _thing_window(items: list[SceneObject], shape: tuple[int, ...], dice: Dice) -> Window | None:
+def _thing_window(box: Box, shape: tuple[int, ...], dice: Dice) -> Window:
     """A square around a thing, the thing not always in its middle."""
-    x0, y0, x1, y1 = dice.pick(items).box
+    x0, y0, x1, y1 = box
     extent = max(x1 - x0, y1 - y0)
     side = extent * dice.uniform((1.05, 1.9))
     slack = max(side - extent, 0.0) / 2
@@ -137,29 +144,29 @@ def _inside(middle: tuple[float, float], side: float, shape: tuple[int, ...]) ->
     return x, y, whole
 
 
+def _box(window: Window) -> Box:
+    x, y, side = window
+    return x, y, x + side, y + side
+
+
 def _view(pixels: npt.NDArray[np.uint8], window: Window) -> npt.NDArray[np.uint8]:
     x, y, side = window
     return pixels[y : y + side, x : x + side]
 
 
-def _cut(rendered: Rendered, window: Window, label: Label, when: str, size: int, dice: Dice) -> Crop:
+def _cut(rendered: Rendered, window: Window, box: Box, label: Label, when: str, size: int, dice: Dice) -> Crop:
     method = cv2.INTER_AREA if window[2] > size else cv2.INTER_LINEAR
     pixels = cv2.resize(_view(rendered.image, window), (size, size), interpolation=method)
     shares = np.bincount(_view(rendered.label, window).ravel(), minlength=len(Label)) / window[2] ** 2
     others = [other for other in Label if other != label and shares[other] >= _WORTH_A_WORD]
     others.sort(key=lambda other: -shares[other])
-    text = dice.pick(_OPENINGS).format(_name(label, dice))
+    text = dice.pick(OPENINGS).format(_name(label, dice))
     if others and dice.chance(0.75):
         names = [_name(other, dice) for other in others[:3]]
         text += f" {dice.pick(_BESIDE)} {' and '.join(names)}"
     if when and dice.chance(0.5):
         text += f" {when}"
-    return Crop(np.asarray(pixels, dtype=np.uint8), text + ".", label)
-
-
-def plain_caption(label: Label, dice: Dice) -> str:
-    """A caption that names the class and nothing else."""
-    return _OPENINGS[0].format(_name(label, dice)) + "."
+    return Crop(np.asarray(pixels, dtype=np.uint8), text + ".", label, box)
 
 
 def _name(label: Label, dice: Dice) -> str:

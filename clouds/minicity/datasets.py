@@ -2,26 +2,32 @@
 
 ``<root>/minicity/<name>/images/000000.png`` RGB, ``labels/000000.png`` train ids, ``captions.jsonl`` one line an image,
 ``settings.json`` what they were drawn with. ``captions.jsonl`` is written last: a set that has it is complete.
+
+One set stands for generated images: nothing trains on its labels, they only tell how good pseudo-labels are.
 """
 
 import functools
 import json
 import logging
 import multiprocessing
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from clouds.errors import UserError
+from clouds.files import whole_file
+
+if TYPE_CHECKING:
+    from clouds.minicity.style import Style
 
 logger = logging.getLogger(__name__)
 
 SIZE = (256, 512)
 NUM_TRAIN = 600
+NUM_GENERATED = 240
 NUM_VAL = 50
 _WORTH_WORKERS = 150  # fewer are drawn by this process in the time that workers take to start
 COMMAND = "python tools/minicity/render.py"
@@ -31,15 +37,31 @@ DRAWING = 1
 
 @dataclass(frozen=True)
 class Part:
-    """A data set: scenes 0, 1, ... of a style and seed."""
+    """A data set: scenes 0, 1, ... of a style and seed.
+
+    Attributes:
+        style: one of ``clouds.minicity.styles.STYLES``, or ``WIDE``.
+        seed: of the scenes.
+        num_images: how many there are unless somebody wants another number.
+        shrink: images are stored at 1/shrink of the size they are drawn at.
+        generated: records say so, and have the truth in place of labels.
+    """
 
     style: str
     seed: int
     num_images: int
+    shrink: int = 1
+    generated: bool = False
 
+
+WIDE = "wide"
+"""Stands for all of ``clouds.minicity.wide.WIDE_STYLES``: a style of its own for each scene, chosen by its number."""
+_STRIDE = 101  # prime to their number, so that all have their turn, and any few scenes in a row differ in all respects
 
 PARTS: dict[str, Part] = {
     "minicity_sim_train": Part("minicity_sim", 1, NUM_TRAIN),
+    # A training crop's size, because generated images are not cropped.
+    "minicity_generated_train": Part(WIDE, 3, NUM_GENERATED, shrink=2, generated=True),
     "minicity_sim_val": Part("minicity_sim", 2, NUM_VAL),
     "minicity_city_val": Part("minicity_city", 2, NUM_VAL),
     "minicity_night_val": Part("minicity_night", 2, NUM_VAL),
@@ -47,7 +69,8 @@ PARTS: dict[str, Part] = {
     "minicity_fog_val": Part("minicity_fog", 2, NUM_VAL),
     "minicity_snow_val": Part("minicity_snow", 2, NUM_VAL),
 }
-"""The sets by name. No seed serves two sets of one style, so training and validation scenes are disjoint."""
+"""The sets by name. No seed serves two sets of one style, so training and validation scenes are disjoint; nor does the
+miniature CLIP, which is trained and tested on scenes of the same kind, know any of the generated set."""
 
 
 def register(root: Path) -> None:
@@ -66,12 +89,17 @@ def load(name: str, root: Path) -> list[dict[str, Any]]:
         UserError: it has not been written, or not to the end.
     """
     folder = root / "minicity" / name
+    generated = PARTS[name].generated
     records = []
     for line in read_captions(name, root):
         image, label = folder / "images" / f"{line['image_id']}.png", folder / "labels" / f"{line['image_id']}.png"
         if not image.is_file() or not label.is_file():
             raise UserError(f"{name}: {image} or its label map is missing; write it again with: {_command(root)}")
-        record = {"file_name": str(image), "sem_seg_file_name": str(label), "image_id": f"{name}_{line['image_id']}"}
+        record: dict[str, Any] = {"file_name": str(image), "image_id": f"{name}_{line['image_id']}"}
+        if generated:
+            record |= {"is_generated": True, "truth_file_name": str(label)}
+        else:
+            record["sem_seg_file_name"] = str(label)
         records.append(record)
     return records
 
@@ -97,7 +125,7 @@ def write_dataset(
         name: one of ``PARTS``.
         root: the folder that holds all data sets.
         num_images: default as in ``PARTS``. A set that already has more keeps them.
-        size: (H, W).
+        size: (H, W) to draw at.
         num_workers: processes, when there is much to draw; the pictures do not depend on it.
 
     Returns:
@@ -111,7 +139,8 @@ def write_dataset(
     part = PARTS[name]
     wanted = part.num_images if num_images is None else num_images
     folder = root / "minicity" / name
-    _settle(folder, {"style": part.style, "seed": part.seed, "size": list(size), "drawing": DRAWING})
+    settings = {"style": part.style, "seed": part.seed, "size": list(size), "drawing": DRAWING}
+    _settle(folder, settings | ({"shrink": part.shrink} if part.shrink > 1 else {}))
     final, partial = folder / "captions.jsonl", folder / "captions.partial.jsonl"
     captions = _finished(folder, final) | _finished(folder, partial)
     missing = [index for index in range(wanted) if f"{index:06d}" not in captions]
@@ -119,7 +148,7 @@ def write_dataset(
         logger.info("%s: %d images are there already.", name, len(captions))
         return folder
 
-    draw = functools.partial(_write_image, folder, part.style, part.seed, size)
+    draw = functools.partial(_write_image, folder, part, size)
     with partial.open("a", encoding="utf-8") as file:
         # A line that an interrupted run left half-written must not swallow the next one.
         file.write("\n")
@@ -127,7 +156,7 @@ def write_dataset(
             captions[f"{index:06d}"] = caption
             file.write(_line(f"{index:06d}", caption))
             file.flush()
-    _replace(final, "".join(_line(*item) for item in sorted(captions.items())).encode())
+    _write(final, "".join(_line(*item) for item in sorted(captions.items())).encode())
     partial.unlink()
     return folder
 
@@ -141,16 +170,32 @@ def _each(draw: Any, indices: list[int], num_workers: int) -> Iterator[tuple[int
         yield from pool.imap_unordered(draw, indices, chunksize=4)
 
 
-def _write_image(folder: Path, style: str, seed: int, size: tuple[int, int], index: int) -> tuple[int, str]:
+def style_of(part: Part, index: int) -> "Style":
+    """The style of scene ``index`` of a set."""
+    from clouds.minicity.styles import find_style
+    from clouds.minicity.wide import WIDE_STYLES
+
+    return WIDE_STYLES[index * _STRIDE % len(WIDE_STYLES)] if part.style == WIDE else find_style(part.style)
+
+
+def _write_image(folder: Path, part: Part, size: tuple[int, int], index: int) -> tuple[int, str]:
     # OpenCV is loaded when pictures are drawn, not when data sets are registered.
     import cv2
 
-    from clouds.minicity.render import render_scene
+    from clouds.minicity.render import render
+    from clouds.minicity.scene import sample_scene, scene_rng
 
-    rendered = render_scene(style, seed, index, size)
-    for kind, pixels in (("images", rendered.image[:, :, ::-1]), ("labels", rendered.label)):
-        encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 4])[1]
-        _replace(folder / kind / f"{index:06d}.png", encoded.tobytes())
+    style = style_of(part, index)
+    rng = scene_rng(style, part.seed, index)
+    rendered = render(sample_scene(style, rng, size), rng)
+    width, height = size[1] // part.shrink, size[0] // part.shrink
+    for kind, pixels, method in (
+        ("images", rendered.image[:, :, ::-1], cv2.INTER_AREA),
+        ("labels", rendered.label, cv2.INTER_NEAREST_EXACT),
+    ):
+        stored = cv2.resize(pixels, (width, height), interpolation=method)
+        encoded = cv2.imencode(".png", stored, [cv2.IMWRITE_PNG_COMPRESSION, 4])[1]
+        _write(folder / kind / f"{index:06d}.png", encoded.tobytes())
     return index, rendered.caption
 
 
@@ -160,7 +205,7 @@ def _settle(folder: Path, settings: dict[str, Any]) -> None:
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     if not file.is_file():
-        _replace(file, json.dumps(settings).encode())
+        _write(file, json.dumps(settings).encode())
         return
     before = json.loads(file.read_text(encoding="utf-8"))
     other = [key for key in settings if before.get(key) != settings[key]]
@@ -189,11 +234,9 @@ def _line(stem: str, caption: str) -> str:
     return json.dumps({"image_id": stem, "caption": caption}) + "\n"
 
 
-def _replace(file: Path, content: bytes) -> None:
-    """Write a file so that it is never seen half-written."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(file)
+def _write(file: Path, content: bytes) -> None:
+    with whole_file(file) as part_file:
+        part_file.write_bytes(content)
 
 
 def _command(root: Path) -> str:

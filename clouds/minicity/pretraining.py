@@ -1,147 +1,49 @@
 """A miniature CLIP: an image and a text tower that learn, from captioned streets, what belongs together.
 
-The loss is CLIP's (Radford et al., 2021) with the targets of UniCL (Yang et al., 2022): captions repeat, so every image
-whose caption reads the same is a match, too. Half of the steps show crops under their full captions, or whole scenes;
-the others show crops under nothing but the name of what is on them, because with some hundred thousand pictures instead
-of CLIP's 400 million, names have to be learnt fast. The pictures are those of `clouds.minicity.wide`, never of a
-validation domain.
+A million pictures have to do what CLIP has 400 million for. So each is contrasted with the names of everything
+(`naming_loss`) more often than with the captions beside it (CLIP's own `contrastive_loss`), and most steps show whole
+streets, with the captioned crops read out of the tower's maps instead of cut out of the pixels (`RegionReader`): twenty
+captions for the price of eight crops, at the scale at which streets will be segmented. The pictures are those of
+`clouds.minicity.wide`, never of a validation domain.
 
-Legend: B images with captions, S side of a crop, D dimension of the shared space.
+Legend: B images with captions, M crops, N names, S side of a crop, D dimension of the shared space, C channels.
 """
 
-import functools
-import json
 import logging
 import math
-import multiprocessing
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import roi_align
 from tqdm import tqdm
 
+from clouds.data.labels import CITYSCAPES_CLASSES, split_synonyms
+from clouds.files import whole_file
+from clouds.minicity.caption import with_article
 from clouds.minicity.classes import Label
-from clouds.minicity.crops import captioned_crops, plain_caption
-from clouds.minicity.render import render
-from clouds.minicity.sampling import Dice
-from clouds.minicity.scene import sample_scene, scene_rng
-from clouds.minicity.style import Style
+from clouds.minicity.crops import OPENINGS, WORDS
+from clouds.minicity.pool import KEPT, SCENE, Captioned, Pixels
 
 logger = logging.getLogger(__name__)
 
-SCENE = (256, 512)
-CROP = 64
-SCENES_PER_CHUNK = 200
+VIEW = (128, 256)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_LOGIT_SCALE = math.log(100)
 
-Pixels = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Captioned:
-    """``images`` (N, h, w, 3) uint8 RGB, ``captions`` N sentences, ``labels`` (N,) uint8 classes (scenes: 255)."""
-
-    images: Pixels
-    captions: list[str]
-    labels: Pixels
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-
-def draw_captioned(
-    styles: Sequence[Style], seed: int, indices: range, crops_per_scene: int
-) -> tuple[Captioned, Captioned]:
-    """Draw scenes by number; each has a style of its own, chosen by its number.
-
-    Returns:
-        Whole scenes, (64, 128) pixels, and their crops, (64, 64).
-    """
-    scenes, crops, scene_captions = [], [], []
-    for index in indices:
-        style = styles[int(np.random.default_rng([seed, index]).integers(len(styles)))]
-        rng = scene_rng(style, seed, index)
-        scene = sample_scene(style, rng, SCENE)
-        rendered = render(scene, rng)
-        blocks = rendered.image.reshape(CROP, SCENE[0] // CROP, 2 * CROP, SCENE[1] // (2 * CROP), 3)
-        scenes.append(blocks.mean(axis=(1, 3)).round().astype(np.uint8))
-        scene_captions.append(rendered.caption)
-        crops += captioned_crops(rendered, scene.when, crops_per_scene, CROP, rng)
-    return (
-        Captioned(np.stack(scenes), scene_captions, np.full(len(scenes), 255, np.uint8)),
-        Captioned(
-            np.stack([crop.pixels for crop in crops]),
-            [crop.caption for crop in crops],
-            np.array([crop.label for crop in crops], np.uint8),
-        ),
-    )
-
-
-def draw_pool(
-    folder: Path, styles: Sequence[Style], seed: int, num_scenes: int, crops_per_scene: int, num_workers: int
-) -> tuple[Captioned, Captioned]:
-    """Draw ``num_scenes`` scenes in chunks under ``folder`` and read them all; chunks that are there are kept.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    chunks = [
-        range(first, min(first + SCENES_PER_CHUNK, num_scenes)) for first in range(0, num_scenes, SCENES_PER_CHUNK)
-    ]
-    write = functools.partial(_write_chunk, folder, tuple(styles), seed, crops_per_scene)
-    progress = functools.partial(tqdm, total=len(chunks), desc="drawing scenes", unit="chunk")
-    if num_workers <= 1 or len(chunks) == 1:
-        files = list(progress(map(write, chunks)))
-    else:
-        # Spawned, not forked: torch has started its threads here.
-        with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-            files = list(progress(pool.imap(write, chunks)))
-    parts = [_read_chunk(file) for file in files]
-    scenes, crops = (
-        Captioned(
-            np.concatenate([part.images for part in kind]),
-            [caption for part in kind for caption in part.captions],
-            np.concatenate([part.labels for part in kind]),
-        )
-        for kind in zip(*parts, strict=True)
-    )
-    return scenes, crops
-
-
-def _write_chunk(folder: Path, styles: Sequence[Style], seed: int, crops_per_scene: int, indices: range) -> Path:
-    file = folder / f"seed{seed}_{indices.start:06d}-{indices.stop:06d}_{crops_per_scene}.npz"
-    if not file.is_file():
-        arrays: dict[str, Any] = {}
-        for kind, part in zip(("scenes", "crops"), draw_captioned(styles, seed, indices, crops_per_scene), strict=True):
-            arrays |= {kind: part.images, f"{kind}_labels": part.labels}
-            arrays[f"{kind}_captions"] = np.array(json.dumps(part.captions))
-        temporary = file.with_suffix(".part")
-        with temporary.open("wb") as stream:
-            np.savez(stream, **arrays)
-        temporary.replace(file)
-    return file
-
-
-def _read_chunk(file: Path) -> tuple[Captioned, Captioned]:
-    with np.load(file) as arrays:
-        scenes, crops = (
-            Captioned(arrays[kind], json.loads(str(arrays[f"{kind}_captions"])), arrays[f"{kind}_labels"])
-            for kind in ("scenes", "crops")
-        )
-    return scenes, crops
-
 
 def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, same: Tensor) -> Tensor:
-    """CLIP's symmetric cross-entropy where one image may match several captions.
+    """CLIP's symmetric cross-entropy (Radford et al., 2021) where captions repeat, with the targets of UniCL (Yang et
+    al., 2022): every image whose caption reads the same is a match, too.
 
     Args:
         image_features: (B, D) unit-norm.
@@ -157,8 +59,49 @@ def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale:
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
+def naming_loss(image_features: Tensor, name_features: Tensor, logit_scale: Tensor, right: Tensor) -> Tensor:
+    """How far the right names are from having all of the probability: MIL-NCE (Miech et al., 2020, equation 1).
+
+    Which of its names an image is called by is chance; so no name is the target, but that it be one of them.
+
+    Args:
+        image_features: (B, D) unit-norm.
+        name_features: (N, D) unit-norm.
+        logit_scale: scalar, the inverse temperature.
+        right: (B, N) bool, at least one name of each image.
+
+    Returns:
+        Scalar, the mean over the images.
+    """
+    logits = logit_scale * image_features @ name_features.T
+    return (logits.logsumexp(dim=1) - logits.masked_fill(~right, -math.inf).logsumexp(dim=1)).mean()
+
+
+class _ReachingConv2d(nn.Conv2d):
+    """A depthwise convolution without the taps that, on a map smaller than the kernel, only ever meet the padding.
+
+    The result is the same. But on the 1x1 to 4x4 maps of small crops, the gradient of those taps is most of the work.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        sides = zip(self.kernel_size, input.shape[-2:], strict=True)
+        ry, rx = (min(side // 2, extent - 1) for side, extent in sides)
+        ky, kx = (side // 2 for side in self.kernel_size)
+        weight = self.weight[:, :, ky - ry : ky + ry + 1, kx - rx : kx + rx + 1]
+        return F.conv2d(input, weight, self.bias, padding=(ry, rx), groups=self.groups)
+
+
+def trim_kernels(tower: nn.Module) -> None:
+    """Let the depthwise convolutions of a tower skip taps that reach nothing; its values and its keys stay."""
+    for module in tower.modules():
+        if not isinstance(module, nn.Conv2d) or module.groups == 1:
+            continue
+        if module.stride == (1, 1) and module.padding == tuple(side // 2 for side in module.kernel_size):
+            module.__class__ = _ReachingConv2d
+
+
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the images, and vary brightness, contrast and colour of each.
+    """Vary brightness, contrast and colour of each image.
 
     Args:
         images: (B, 3, h, w) float, 0..1.
@@ -171,7 +114,6 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     def draws(low: float, high: float) -> Tensor:
         return (low + (high - low) * torch.rand(len(images), 1, 1, 1, generator=generator)).to(images.device)
 
-    images = torch.where(draws(0, 1) < 0.5, images.flip(-1), images)
     grey = images.mean(dim=1, keepdim=True)
     images = grey + draws(0.5, 1.4) * (images - grey)
     middle = images.mean(dim=(1, 2, 3), keepdim=True)
@@ -179,13 +121,78 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images * draws(0.8, 1.2)).clamp(0, 1)
 
 
+class RegionReader(nn.Module):
+    """Embeds windows of an image as the tower sees them: the mean of each of its maps there, projected to CLIP's space.
+
+    Serves the training alone (as in RegionCLIP, Zhong et al., 2022): with it, every level of the tower learns names.
+    """
+
+    def __init__(self, channels: Sequence[int], dim: int) -> None:
+        """
+        Args:
+            channels: C of each map.
+            dim: D.
+        """
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(count) for count in channels)
+        self.projection = nn.Linear(sum(channels), dim)
+
+    def forward(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """
+        Args:
+            maps: each (B, C, h, w), of images of `VIEW` pixels.
+            boxes: (M, 5) number of the image, then left, top, right, bottom in its pixels.
+
+        Returns:
+            (M, D) unit-norm.
+        """
+        pooled = [
+            norm(roi_align(each, boxes, 1, each.shape[-1] / VIEW[1], sampling_ratio=4, aligned=True).flatten(1))
+            for norm, each in zip(self.norms, maps, strict=True)
+        ]
+        return F.normalize(self.projection(torch.cat(pooled, dim=1)), dim=1)
+
+
+def street_view(
+    images: Pixels, owners: npt.NDArray[np.int64], boxes: npt.NDArray[np.int64], rng: np.random.Generator
+) -> tuple[Pixels, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """The same random look at some scenes, whole or closer, mirrored or not, with its boxes.
+
+    Args:
+        images: (B, h, w, 3) uint8 of `KEPT` pixels.
+        owners: (M,) which image each box is in.
+        boxes: (M, 4) as in `Captioned`.
+        rng: chooses.
+
+    Returns:
+        (B, h, w, 3) uint8 of `VIEW` pixels; (M, 5) boxes as for `RegionReader`; (M,) which of them have their middle in
+        the view.
+    """
+    if rng.random() < 0.5:
+        top, left, height, width = 0, 0, *KEPT
+    else:
+        height, width = VIEW
+        top, left = (int(rng.integers(kept - size + 1)) for kept, size in zip(KEPT, VIEW, strict=True))
+    images = images[:, top : top + height, left : left + width]
+    if (height, width) != VIEW:
+        images = np.stack([cv2.resize(image, VIEW[::-1], interpolation=cv2.INTER_AREA) for image in images])
+    zoom = VIEW[0] / height
+    x0, y0, x1, y1 = ((boxes * (KEPT[0] / SCENE[0]) - [left, top, left, top]) * zoom).T
+    if rng.random() < 0.5:
+        images = images[:, :, ::-1]
+        x0, x1 = VIEW[1] - x1, VIEW[1] - x0
+    inside = (np.abs(x0 + x1 - VIEW[1]) < VIEW[1]) & (np.abs(y0 + y1 - VIEW[0]) < VIEW[0])
+    return np.ascontiguousarray(images), np.stack([owners, x0, y0, x1, y1], axis=1).astype(np.float32), inside
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How the towers are trained.
 
-    ``shares``: of the steps that see crops under a plain name, crops under their captions, whole scenes.
-    ``small``: share of the steps that see four times as many pictures at half the size, which costs the same.
-    ``batch_size``: crops of full size a step; half as many scenes, which are twice as large.
+    ``shares``: of the steps that see streets, crops and names, crops under their captions.
+    ``small``: share of the steps on crops that see four times as many at half the size, which costs the same.
+    ``batch_size``: crops of full size a step; an eighth as many streets, which are eight times as large, and half of
+    that more, because one look at a street serves all of its captions.
     """
 
     steps: int
@@ -193,15 +200,98 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup: int = 100
-    shares: tuple[float, float, float] = (0.6, 0.25, 0.15)
-    small: float = 0.75
+    shares: tuple[float, float, float] = (0.65, 0.29, 0.06)
+    small: float = 0.8
     seed: int = 0
     save_every: int = 100
+
+    @property
+    def streets(self) -> int:
+        """Streets a step."""
+        return max(1, 3 * self.batch_size // 16)
 
     def rate(self, step: int) -> float:
         """Factor of the learning rate: a linear rise, then half a cosine down to 0."""
         rise = min(1.0, (step + 1) / self.warmup)
         return rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+class Course:
+    """What the towers are shown, and how far they are from understanding it: one loss for each kind of step."""
+
+    def __init__(
+        self, model: Any, tokenize: Callable[[list[str]], Tensor], scenes: Captioned, crops: Captioned, recipe: Recipe
+    ) -> None:
+        self.model = model
+        self.scenes = scenes
+        self.crops = crops
+        self.recipe = recipe
+        self.device = next(model.parameters()).device
+        self.mean, self.std = (torch.tensor(x, device=self.device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
+        names = [name for words in CITYSCAPES_CLASSES for name in split_synonyms(words)]
+        things = [with_article(name) for name in names]
+        self.calls = torch.tensor([[name in WORDS[label] for name in names] for label in Label], device=self.device)
+        self.prompts = [tokenize([f"{opening.format(thing)}." for thing in things]) for opening in OPENINGS]
+        self.scene_tokens, self.crop_tokens = tokenize(scenes.captions), tokenize(crops.captions)
+        order = np.argsort(scenes.scenes)
+        self.owners = order[np.searchsorted(scenes.scenes[order], crops.scenes)]
+        self.reader = RegionReader(self._channels(), model.text_projection.shape[-1]).to(self.device)
+
+    def _channels(self) -> list[int]:
+        with torch.no_grad():
+            return [each.shape[1] for each in self._maps(torch.zeros(1, 3, *VIEW, device=self.device))[0]]
+
+    def _maps(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The tower's maps, (B, C, h, w), and its embedding of the whole, (B, D) unit-norm."""
+        out = self.model.visual.forward_intermediates(pixels, output_fmt="NCHW")
+        return out["image_intermediates"], F.normalize(out["image_features"], dim=-1)
+
+    def loss(self, step: int) -> Tensor:
+        """Of step number ``step``, whose pictures follow from that number and the seed."""
+        rng = np.random.default_rng([self.recipe.seed, step])
+        kind = rng.choice(3, p=self.recipe.shares)
+        return self._streets(rng) if kind == 0 else self._crops(rng, with_captions=kind == 2)
+
+    def _streets(self, rng: np.random.Generator) -> Tensor:
+        chosen = rng.choice(len(self.scenes), min(self.recipe.streets, len(self.scenes)), replace=False)
+        number = np.full(len(self.scenes), -1)
+        number[chosen] = np.arange(len(chosen))
+        mine = np.flatnonzero(number[self.owners] >= 0)
+        images, boxes, inside = street_view(
+            self.scenes.images[chosen], number[self.owners[mine]], self.crops.boxes[mine], rng
+        )
+        maps, whole = self._maps(self._pixels(images, rng, small=False))
+        regions = self.reader(maps, torch.from_numpy(boxes[inside]).to(self.device))
+        told = self._matched(whole, self.scene_tokens[torch.from_numpy(chosen)])
+        return self._named(regions, self.crops.labels[mine[inside]], rng) + 0.1 * told
+
+    def _crops(self, rng: np.random.Generator, *, with_captions: bool) -> Tensor:
+        small = rng.random() < self.recipe.small
+        size = min(self.recipe.batch_size * (4 if small else 1), len(self.crops))
+        chosen = rng.choice(len(self.crops), size, replace=False)
+        images = self.crops.images[chosen]
+        images = np.ascontiguousarray(images[:, :, ::-1]) if rng.random() < 0.5 else images
+        features = self.model.encode_image(self._pixels(images, rng, small=small), normalize=True)
+        if with_captions:
+            return self._matched(features, self.crop_tokens[torch.from_numpy(chosen)])
+        return self._named(features, self.crops.labels[chosen], rng)
+
+    def _pixels(self, images: Pixels, rng: np.random.Generator, *, small: bool) -> Tensor:
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
+        pixels = F.avg_pool2d(pixels, 2) if small else pixels
+        pixels = augment(pixels, torch.Generator().manual_seed(int(rng.integers(2**62))))
+        return ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def _named(self, features: Tensor, labels: Pixels, rng: np.random.Generator) -> Tensor:
+        prompts = self.prompts[rng.integers(len(self.prompts))].to(self.device)
+        name_features = self.model.encode_text(prompts, normalize=True)
+        right = self.calls[torch.from_numpy(labels).long().to(self.device)]
+        return naming_loss(features, name_features, self.model.logit_scale.exp(), right)
+
+    def _matched(self, features: Tensor, tokens: Tensor) -> Tensor:
+        different, number = tokens.to(self.device).unique(dim=0, return_inverse=True)
+        text_features = self.model.encode_text(different, normalize=True)[number]
+        return contrastive_loss(features, text_features, self.model.logit_scale.exp(), number[:, None] == number)
 
 
 def train_clip(
@@ -211,7 +301,7 @@ def train_clip(
     crops: Captioned,
     recipe: Recipe,
     state_file: Path,
-) -> None:
+) -> float:
     """Train an open_clip model in place; goes on from ``state_file`` where that exists.
 
     What a step sees follows from its number and the seed alone, so an interrupted training ends like any other.
@@ -220,46 +310,31 @@ def train_clip(
         model: an open_clip ``CLIP`` on the device to train on.
         tokenize: of that model.
         scenes: whole pictures.
-        crops: close-ups.
+        crops: close-ups of them.
         recipe: see `Recipe`.
         state_file: written every ``recipe.save_every`` steps.
-    """
-    device = next(model.parameters()).device
-    mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
-    dice = Dice(np.random.default_rng(recipe.seed))
-    names = [plain_caption(Label(label), dice) for label in crops.labels]
-    courses = [(crops, tokenize(names)), (crops, tokenize(crops.captions)), (scenes, tokenize(scenes.captions))]
-    decayed = [p for p in model.parameters() if p.ndim > 1 and p.shape[0] != len(model.token_embedding.weight)]
-    kept = set(map(id, decayed))
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": [p for p in model.parameters() if id(p) not in kept], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.rate)
-    start = _restore(state_file, model, optimizer, schedule)
 
-    model.train()
+    Returns:
+        The seconds it took, over all starts.
+    """
+    # With CLIP's .02 all sentences begin as nearly the same one, and telling them apart takes the first epoch.
+    nn.init.normal_(model.token_embedding.weight, std=0.2)
+    course = Course(model, tokenize, scenes, crops, recipe)
+    parts = nn.ModuleDict({"model": model, "reader": course.reader})
+    optimizer = torch.optim.AdamW(_groups(parts, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.rate)
+    start, seconds = _restore(state_file, parts, optimizer, schedule)
+    began = time.perf_counter() - seconds
+    trim_kernels(model.visual)
+
+    parts.train()
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc="training CLIP", unit="step")
     average = math.nan
     for step in bar:
-        rng = np.random.default_rng([recipe.seed, step])
-        part, tokens = courses[rng.choice(len(courses), p=recipe.shares)]
-        small = rng.random() < recipe.small
-        size = min(recipe.batch_size * (4 if small else 1) // (2 if part is scenes else 1), len(part))
-        chosen = rng.choice(len(part), size, replace=False)
-        text = tokens[torch.from_numpy(chosen)].to(device)
-        pixels = torch.from_numpy(part.images[chosen]).to(device).permute(0, 3, 1, 2).float() / 255
-        pixels = F.avg_pool2d(pixels, 2) if small else pixels
-        pixels = augment(pixels, torch.Generator().manual_seed(int(rng.integers(2**62))))
-
-        image_features = model.encode_image((pixels - mean) / std, normalize=True)
-        different, number = text.unique(dim=0, return_inverse=True)
-        text_features = model.encode_text(different, normalize=True)[number]
-        loss = contrastive_loss(image_features, text_features, model.logit_scale.exp(), number[:, None] == number)
+        loss = course.loss(step)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         with torch.no_grad():
@@ -268,30 +343,40 @@ def train_clip(
         average = loss.item() if math.isnan(average) else 0.98 * average + 0.02 * loss.item()
         bar.set_postfix(loss=f"{average:.3f}", refresh=False)
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
-            _save(state_file, model, optimizer, schedule, step + 1)
+            _save(state_file, parts, optimizer, schedule, step + 1, time.perf_counter() - began)
     model.eval()
+    return time.perf_counter() - began
 
 
-def _save(file: Path, model: nn.Module, optimizer: Any, schedule: Any, step: int) -> None:
+def _groups(parts: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay; norms, biases, the temperature and the table of tokens do not."""
+    named = list(parts.named_parameters())
+    decayed = [p for name, p in named if p.ndim > 1 and "token_embedding" not in name]
+    kept = [p for name, p in named if p.ndim <= 1 or "token_embedding" in name]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+
+
+def _save(file: Path, model: nn.Module, optimizer: Any, schedule: Any, step: int, seconds: float) -> None:
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
         "step": step,
+        "seconds": seconds,
     }
-    temporary = file.with_suffix(".part")
-    torch.save(state, temporary)
-    temporary.replace(file)
+    with whole_file(file) as part_file:
+        torch.save(state, part_file)
 
 
-def _restore(file: Path, model: nn.Module, optimizer: Any, schedule: Any) -> int:
+def _restore(file: Path, model: nn.Module, optimizer: Any, schedule: Any) -> tuple[int, float]:
+    """The steps done and the seconds they took."""
     if not file.is_file():
-        return 0
+        return 0, 0.0
     state = torch.load(file, map_location="cpu", weights_only=True)
     for part, name in ((model, "model"), (optimizer, "optimizer"), (schedule, "schedule")):
         part.load_state_dict(state[name])
     logger.info("Going on at step %d", state["step"])
-    return int(state["step"])
+    return int(state["step"]), float(state["seconds"])
 
 
 @torch.inference_mode()

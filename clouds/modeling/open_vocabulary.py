@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clouds.data.labels import split_synonyms
 from clouds.modeling.layers import full_precision
-from clouds.modeling.text_classifier import split_synonyms
 
 
 @full_precision

@@ -36,11 +36,12 @@ class Target(NamedTuple):
     masks: Tensor
 
 
+def pad_target(target: Target, canvas: tuple[int, int]) -> Target:
+    """The same target with its masks, (N, h, w), padded to the canvas, bottom and right with False."""
+    h, w = target.masks.shape[-2:]
+    return Target(target.labels, F.pad(target.masks, (0, canvas[1] - w, 0, canvas[0] - h)))
+
+
 def targets_from_instances(instances: Sequence[Instances], canvas: tuple[int, int]) -> list[Target]:
-    """Pad each image's masks (`gt_masks` (N, h, w) bool, `gt_classes` (N,)) to the canvas with False."""
-    targets = []
-    for image in instances:
-        h, w = image.gt_masks.shape[-2:]
-        masks = F.pad(image.gt_masks, (0, canvas[1] - w, 0, canvas[0] - h))
-        targets.append(Target(image.gt_classes, masks))
-    return targets
+    """`gt_classes` (N,) and `gt_masks` (N, h, w) bool of each image, the masks padded to the canvas."""
+    return [pad_target(Target(image.gt_classes, image.gt_masks), canvas) for image in instances]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clouds.data.labels import split_synonyms
 from clouds.modeling.layers import full_precision
 
 _SIZES = ("small", "medium", "large")
@@ -55,11 +56,6 @@ class TextClassifier:
         similarity = logit_scale.exp().clamp(max=100) * F.normalize(x, dim=-1) @ weights.T
         *per_class, void_logit = similarity.split([*self.names_per_class, 1], dim=-1)
         return torch.stack([*(names.max(dim=-1).values for names in per_class), void_logit.squeeze(-1)], dim=-1)
-
-
-def split_synonyms(class_name: str) -> list[str]:
-    """`"car, cars"` -> `["car", "cars"]`."""
-    return [name.strip() for name in class_name.split(",")]
 
 
 def prompts_for(class_names: Sequence[str], templates: Sequence[str] = VILD_TEMPLATES) -> list[str]:

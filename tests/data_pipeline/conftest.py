@@ -53,6 +53,13 @@ def save(path: Path, picture: Image.Image | np.ndarray) -> str:
     return str(path)
 
 
+def write_generated(root: Path, count: int, name: str = "sd_mine") -> None:
+    """Two of three are of a size of their own; all are wider than a training crop."""
+    for number in range(count):
+        size = (40, 64) if number % 3 == 0 else (24 + number, 80)
+        save(root / f"stable_diffusion/{name}/images/im_{number}_p{number % 2}.png", smooth_image(100 + number, *size))
+
+
 def write_gta5(root: Path, count: int) -> None:
     for number in range(1, count + 1):
         save(root / f"gta5/images/{number:05d}.png", smooth_image(number))

@@ -1,19 +1,21 @@
 import itertools
+import logging
+import math
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clouds.d2 import CfgNode
 from clouds.data.catalog import register, register_datasets
 from clouds.data.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
-from clouds.data.samplers import TrainingSampler, contiguous_share
+from clouds.data.samplers import TrainingSampler, WeightedTrainingSampler, contiguous_share
 from clouds.errors import UserError
-from tests.data_pipeline.conftest import label_map, save, write_gta5
+from tests.data_pipeline.conftest import label_map, save, write_generated, write_gta5
 
 
 def take(loader: TrainLoader, batches: int) -> list[list[dict]]:
@@ -35,6 +37,18 @@ def gta5(tmp_path: Path, cfg: CfgNode) -> CfgNode:
     register_datasets(tmp_path)
     cfg.DATASETS.TRAIN = ("gta5",)
     return cfg
+
+
+@pytest.fixture
+def joint(gta5: CfgNode, tmp_path: Path) -> CfgNode:
+    """Five labelled pictures, two copies an epoch of three generated ones."""
+    write_generated(tmp_path, 3)
+    register_datasets(tmp_path)
+    gta5.DATASETS.TRAIN = ("gta5", "sd_mine")
+    gta5.DATASETS.TARGET_FACTOR = 2.0
+    gta5.DATALOADER.SAMPLER_TRAIN = "WeightedTrainingSampler"
+    gta5.MODEL.CLOUDS.SAM.MINIBATCH = True
+    return gta5
 
 
 # --- order
@@ -68,6 +82,59 @@ def test_epochs_and_seeds_shuffle_differently() -> None:
         for start in (0, 50)
     ]
     assert len(set(orders)) == 4 and tuple(range(50)) not in orders
+
+
+factor_lists = st.lists(st.floats(0.01, 3.5) | st.integers(1, 3).map(float), min_size=1, max_size=12).filter(
+    lambda factors: max(factors) >= 1
+)
+
+
+@settings(max_examples=50)
+@given(factors=factor_lists, seed=st.integers(0, 2**40), world_size=st.integers(1, 4), position=st.integers(0, 30))
+def test_weighted_ranks_share_one_sequence_that_can_be_entered_anywhere(
+    factors: list[float], seed: int, world_size: int, position: int
+) -> None:
+    sampler = WeightedTrainingSampler(factors, seed)
+    whole = list(itertools.islice(sampler, 60))
+    assert [draw for draw, _ in whole] == list(range(60))
+    start = epoch = 0
+    while start < 60:
+        order = sampler.order(epoch).tolist()
+        assert [index for _, index in whole[start : start + len(order)]] == order[: 60 - start]
+        assert sampler.locate(start) == sampler.locate(start + len(order) - 1) == (epoch, start)
+        for index, factor in enumerate(factors):
+            assert order.count(index) in (math.floor(factor), math.ceil(factor))
+        start, epoch = start + len(order), epoch + 1
+    shares = [
+        itertools.islice(WeightedTrainingSampler(factors, seed, position=position, rank=rank, world_size=world_size), 7)
+        for rank in range(world_size)
+    ]
+    merged = [draw for together in zip(*shares, strict=True) for draw in together]
+    assert merged == whole[position : position + 7 * world_size]
+
+
+@given(size=st.integers(1, 30), seed=st.integers(0, 2**40))
+def test_factors_of_one_are_the_plain_sequence(size: int, seed: int) -> None:
+    plain, weighted = TrainingSampler(size, seed), WeightedTrainingSampler([1.0] * size, seed)
+    assert list(itertools.islice(plain, 70)) == list(itertools.islice(weighted, 70))
+
+
+def test_a_fraction_is_a_probability_drawn_anew_in_every_epoch() -> None:
+    factors = [1.0] * 10 + [0.2] * 10 + [2.7] * 10
+    sampler = WeightedTrainingSampler(factors, seed=3)
+    counts = np.stack([np.bincount(sampler.order(epoch), minlength=30) for epoch in range(2000)])
+    # Standard error of a mean: below 0.5 / sqrt(2000) = 0.011 of one picture, a third of that of ten.
+    assert counts.mean(axis=0) == pytest.approx(factors, abs=0.045)
+    assert counts.mean(axis=0).reshape(3, 10).mean(axis=1) == pytest.approx([1.0, 0.2, 2.7], abs=0.015)
+    assert len({row.tobytes() for row in counts[:, 10:]}) > 1700
+    together = np.corrcoef(counts[:, 10:].T) - np.eye(20)
+    assert np.abs(together).max() < 0.1, "pictures are chosen independently"
+
+
+@pytest.mark.parametrize("factors", [[], [1.0, 0.0], [1.0, -1.0], [0.9, 0.9], [1.0, math.nan], [1.0, math.inf]])
+def test_factors_that_cannot_be(factors: list[float]) -> None:
+    with pytest.raises(ValueError):
+        WeightedTrainingSampler(factors, seed=0)
 
 
 @given(size=st.integers(0, 100), world_size=st.integers(1, 12))
@@ -159,6 +226,107 @@ def test_negative_seed_is_drawn(gta5: CfgNode) -> None:
     gta5.SEED = -1
     seeds = {build_train_loader(gta5).seed for _ in range(3)}
     assert len(seeds) == 3 and min(seeds) >= 0
+
+
+# --- joint training
+
+
+def test_generated_pictures_come_as_often_as_the_factors_say(joint: CfgNode, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        loader = build_train_loader(joint)
+    assert "gta5: 5 training images" in caplog.text
+    assert "sd_mine: 3 training images" in caplog.text
+    assert "An epoch has 11 images on average: 5 labelled x 1, 3 generated x 2" in caplog.text
+    samples = [sample for batch in take(loader, 11) for sample in batch]
+    labelled = Counter(s["image_id"] for s in samples if not s.get("is_generated", False))
+    generated = Counter(s["image_id"] for s in samples if s.get("is_generated", False))
+    assert labelled == {f"{n:05d}": 2 for n in range(1, 6)}
+    assert generated == {"im_0_p0": 4, "im_1_p1": 4, "im_2_p0": 4}
+    assert all("instances" in s for s in samples if s["image_id"] in labelled)
+    assert all("instances" not in s and "image_clean" in s for s in samples if s["image_id"] in generated)
+    assert {tuple(s["image"].shape[1:]) for s in samples if s["image_id"] in generated} == {
+        (40, 64),
+        (25, 80),
+        (26, 80),
+    }
+
+
+def test_the_plain_sampler_ignores_the_factors(joint: CfgNode, caplog: pytest.LogCaptureFixture) -> None:
+    joint.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"
+    joint.DATASETS.SOURCE_FACTOR = 0.0
+    with caplog.at_level(logging.INFO):
+        batches = take(build_train_loader(joint), 8)
+    assert "An epoch has 8 images: 5 labelled x 1, 3 generated x 1" in caplog.text
+    assert set(Counter(ids(batches)).values()) == {2}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_joint_training_resumes_where_it_was(joint: CfgNode, workers: int) -> None:
+    joint.DATALOADER.NUM_WORKERS = workers
+    joint.DATASETS.TARGET_FACTOR = 0.6
+    whole = take(build_train_loader(joint), 14)
+    resumed = build_train_loader(joint)
+    resumed.load_state_dict({"position": 14, "seed": 7})
+    assert same(whole[7:], take(resumed, 7))
+
+
+def test_processes_share_a_batch_of_joint_training(joint: CfgNode) -> None:
+    joint.DATASETS.TARGET_FACTOR = 0.6
+    whole = build_train_loader(joint)
+    shares = [
+        TrainLoader(whole.records, whole.mapper, batch_size=2, seed=7, factors=whole.factors, rank=rank, world_size=2)
+        for rank in (0, 1)
+    ]
+    parts = [take(share, 8) for share in shares]
+    assert same(take(whole, 8), [[*a, *b] for a, b in zip(*parts, strict=True)])
+
+
+def test_unknown_sampler_names_the_two(gta5: CfgNode) -> None:
+    gta5.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
+    with pytest.raises(UserError, match="must be TrainingSampler or WeightedTrainingSampler"):
+        build_train_loader(gta5)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        (1.0, 0.0, r"DATASETS\.TARGET_FACTOR is 0\.0; it must be a number above 0"),
+        (-1.0, 1.0, r"DATASETS\.SOURCE_FACTOR is -1\.0; it must be a number above 0"),
+        (1.0, math.inf, r"TARGET_FACTOR is inf"),
+        (1.0, math.nan, r"TARGET_FACTOR is nan"),
+        (0.5, 0.9, r"SOURCE_FACTOR is 0\.5 and TARGET_FACTOR 0\.9: .* at least 1, or an epoch could be empty"),
+    ],
+)
+def test_factors_that_cannot_work(joint: CfgNode, source: float, target: float, message: str) -> None:
+    joint.DATASETS.SOURCE_FACTOR, joint.DATASETS.TARGET_FACTOR = source, target
+    with pytest.raises(UserError, match=message):
+        build_train_loader(joint)
+
+
+def test_only_a_factor_in_use_keeps_an_epoch_from_being_empty(joint: CfgNode) -> None:
+    joint.DATASETS.TRAIN = ("gta5",)
+    joint.DATASETS.SOURCE_FACTOR, joint.DATASETS.TARGET_FACTOR = 0.9, 2.0
+    with pytest.raises(UserError, match="an epoch could be empty"):
+        build_train_loader(joint)
+    joint.DATASETS.TRAIN = ("gta5", "sd_mine")
+    assert ids(take(build_train_loader(joint), 5))
+
+
+def test_generated_pictures_ask_for_self_training(joint: CfgNode) -> None:
+    joint.MODEL.CLOUDS.SAM.MINIBATCH = False
+    with pytest.raises(UserError, match=r"images without labels in sd_mine, .*set MODEL\.CLOUDS\.SAM\.MINIBATCH True"):
+        build_train_loader(joint)
+
+
+def test_self_training_without_generated_pictures_is_a_warning(
+    joint: CfgNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_train_loader(joint)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    joint.DATASETS.TRAIN = ("gta5",)
+    loader = build_train_loader(joint)
+    assert "no set in DATASETS.TRAIN has generated images" in caplog.text
+    assert len(take(loader, 2)) == 2
 
 
 # --- testing

@@ -72,6 +72,88 @@ def test_train_mapper_asks_for_labels(record: dict) -> None:
         train_mapper()(record, RNG)
 
 
+# --- generated records
+
+
+@pytest.fixture
+def generated(tmp_path: Path) -> dict:
+    return {
+        "file_name": save(tmp_path / "im_0_p0.png", smooth_image(2, 30, 50)),
+        "image_id": "im_0_p0",
+        "is_generated": True,
+    }
+
+
+def test_generated_record_gives_two_views_at_its_own_size(generated: dict, cfg: CfgNode) -> None:
+    original = np.asarray(smooth_image(2, 30, 50))
+    flips = []
+    for seed in range(20):
+        mapped = TrainMapper(cfg)(generated, np.random.default_rng(seed))
+        assert set(mapped) == {*generated, "image", "image_clean", "height", "width"}
+        assert generated.items() <= mapped.items()
+        assert (mapped["height"], mapped["width"]) == (30, 50)
+        for key in ("image", "image_clean"):
+            assert mapped[key].shape == (3, 30, 50)
+            assert mapped[key].dtype == torch.uint8
+            assert mapped[key].is_contiguous()
+        clean = mapped["image_clean"].numpy().transpose(1, 2, 0)
+        flips.append((clean == original[:, ::-1]).all())
+        assert flips[-1] or (clean == original).all()
+        # The same view: one is a function of the other, colour by colour, wherever that colour is.
+        student = mapped["image"].numpy().transpose(1, 2, 0)
+        pairs = np.unique(np.concatenate([clean, student], axis=2).reshape(-1, 6), axis=0)
+        assert len(pairs) == len(np.unique(clean.reshape(-1, 3), axis=0))
+    assert 3 < sum(flips) < 17
+
+
+def test_generated_record_without_jitter_has_one_view(generated: dict, cfg: CfgNode) -> None:
+    cfg.INPUT.COLOR_AUG_SSD = cfg.INPUT.FLIP = False
+    mapped = TrainMapper(cfg)(generated, np.random.default_rng(0))
+    assert set(mapped) == {*generated, "image", "height", "width"}
+    assert (mapped["image"].numpy().transpose(1, 2, 0) == np.asarray(smooth_image(2, 30, 50))).all()
+
+
+def test_strength_of_the_jitter_is_that_of_labelled_pictures(generated: dict, cfg: CfgNode) -> None:
+    def change() -> float:
+        mapped = [TrainMapper(cfg)(generated, np.random.default_rng(seed)) for seed in range(10)]
+        return float(np.mean([(m["image"].float() - m["image_clean"].float()).abs().mean() for m in mapped]))
+
+    cfg.INPUT.COLOR_AUG_STRENGTH = 0.2
+    weak = change()
+    cfg.INPUT.COLOR_AUG_STRENGTH = 1.5
+    assert 0 < 3 * weak < change()
+
+
+def test_truth_is_flipped_with_the_picture(generated: dict, cfg: CfgNode, tmp_path: Path) -> None:
+    truth = label_map(3, 30, 50)
+    generated["truth_file_name"] = save(tmp_path / "truth.png", truth)
+    for seed in range(10):
+        mapped = TrainMapper(cfg)(generated, np.random.default_rng(seed))
+        flipped = (
+            mapped["image_clean"].numpy().transpose(1, 2, 0) == np.asarray(smooth_image(2, 30, 50))[:, ::-1]
+        ).all()
+        assert mapped["truth"].dtype == torch.uint8
+        assert (mapped["truth"].numpy() == (truth[:, ::-1] if flipped else truth)).all()
+        assert "sem_seg" not in mapped and "instances" not in mapped
+    save(tmp_path / "truth.png", truth[:20])
+    with pytest.raises(UserError, match=r"im_0_p0\.png is 30x50 .*truth\.png is 20x50"):
+        TrainMapper(cfg)(generated, RNG)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (513, 5)])
+def test_generated_pictures_may_have_any_size(size: tuple[int, int], tmp_path: Path, cfg: CfgNode) -> None:
+    record = {"file_name": save(tmp_path / "a.png", smooth_image(1, *size)), "image_id": "a", "is_generated": True}
+    mapped = TrainMapper(cfg)(record, RNG)
+    assert mapped["image"].shape == mapped["image_clean"].shape == (3, *size)
+
+
+def test_membership_is_the_field_and_not_a_name(record: dict, cfg: CfgNode) -> None:
+    record["image_id"] = "generated_1"
+    assert "instances" in TrainMapper(cfg)(record, RNG)
+    assert "instances" in TrainMapper(cfg)(record | {"is_generated": False}, RNG)
+    assert "instances" not in TrainMapper(cfg)(record | {"is_generated": True}, RNG)
+
+
 # --- what the test mapper hands on
 
 

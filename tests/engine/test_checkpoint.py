@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from clouds.engine.checkpoint import Checkpointer, fingerprint, frozen_keys, load_weights, read_checkpoint
+from clouds.engine.checkpoint import Checkpointer
+from clouds.engine.weights import fingerprint, frozen_keys, load_weights, read_checkpoint
 from clouds.errors import UserError
 
 

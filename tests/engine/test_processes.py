@@ -33,7 +33,8 @@ from clouds.modeling.structures import Prediction, Target
 from tests.engine import test_end_to_end as small
 from tests.engine.conftest import CLASSES, COLORS, write_images
 from tests.engine.failing import fail_in_the_second
-from tests.engine.test_end_to_end import CONFIG, MODULE, last_table
+from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer
+from tests.engine.test_end_to_end import CONFIG, last_table
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
@@ -54,6 +55,7 @@ CASES: dict[str, list] = {
         *(HEAD, "BisMultiScaleMaskedTransformerDecoder", "MODEL.BACKBONE.NAME", "CLIP"),
         *("DATASETS.TRAIN", ("plugin_void",), "SOLVER.IMS_PER_BATCH", 2),
     ],
+    "joint training": [*JOINT, "MODEL.CLOUDS.ITERATION_UPDATE", 1],
 }
 
 
@@ -63,11 +65,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_images(tmp_path / "data/train", 6)
     write_images(tmp_path / "data/val", 3, seed=1)
     write_images(tmp_path / "data/void", 6)
+    write_images(tmp_path / "data/generated", 3, size=(28, 40), seed=2)
     for label in sorted((tmp_path / "data/void/labels").iterdir())[::2]:
         from PIL import Image
 
         Image.new("L", Image.open(label).size, 255).save(label)
-    module = MODULE.replace('("train", "val")', '("train", "val", "void")')
+    module = JOINT_MODULE.replace('("train", "val")', '("train", "val", "void")')
     (tmp_path / "plugin_for_processes.py").write_text(f"{CLASSES=}\n{COLORS=}\n{module}")
     (tmp_path / "clip.json").write_text(json.dumps(small.CLIP))
     base = ROOT / "configs/segmentation/clouds_config.yaml"
@@ -85,7 +88,7 @@ def flags(processes: int = 1) -> Namespace:
     return Namespace(num_gpus=processes, num_machines=1, machine_rank=0, dist_url="auto", resume=False)
 
 
-class Watched(Trainer):
+class Watched(JointTrainer):
     """Keeps what each step saw and computed."""
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -134,6 +137,8 @@ def train(folder: Path, out: Path, opts: list, *, resume: bool = False) -> dict:
         "losses": trainer.losses,
         "gradient": trainer.gradients[0],
         "weights": trainer.model.state_dict(),
+        "teacher": trainer.self_training.teacher.state_dict() if trainer.self_training else {},
+        "labels": {k: v for k, (v, _) in trainer.storage.latest().items() if k.startswith("pseudo_labels/")},
         "answers": evaluator.answers,
         "results": results,
     }
@@ -226,6 +231,11 @@ def test_two_processes_are_one(
         assert distance(first["gradient"], one["gradient"]) < 1e-5, case
         assert distance(change(first), change(one)) < 1e-3, case
         assert all(torch.equal(first["weights"][key], second["weights"][key]) for key in one["weights"])
+        assert all(torch.equal(first["teacher"][key], second["teacher"][key]) for key in one["teacher"])
+        assert first["labels"] == second["labels"] == pytest.approx(one["labels"], abs=0.5)
+        if case == "joint training":
+            assert distance(first["teacher"], one["teacher"]) < 1e-5
+            assert one["labels"].keys() >= {"pseudo_labels/kept", "pseudo_labels/agreement"}
 
         assert first["results"] == one["results"]
         assert second["results"] == {}

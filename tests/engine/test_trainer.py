@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from clouds.d2 import CfgNode
+from clouds.engine.checkpoint import tower_is_random
 from clouds.engine.setup import default_setup, seed_everything, start_log
-from clouds.engine.trainer import NonFiniteLoss, Trainer, tower_is_random
+from clouds.engine.trainer import NonFiniteLoss, Trainer
 from clouds.errors import UserError
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import clouds.modeling.backbone  # noqa: F401  (registers the towers)
 from clouds.config import load_config
 from clouds.d2 import build_backbone
 from clouds.data.labels import CITYSCAPES_CLASSES
-from clouds.minicity.pretraining import draw_captioned, predict_classes
+from clouds.minicity.pool import draw_captioned
+from clouds.minicity.pretraining import predict_classes
 from clouds.minicity.wide import WIDE_STYLES
 
 ROOT = Path(__file__).parents[2]

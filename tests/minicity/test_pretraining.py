@@ -6,18 +6,21 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from torch.nn import functional as F
 
 from clouds.minicity import pretraining
+from clouds.minicity.pool import KEPT, Captioned, draw_captioned
 from clouds.minicity.pretraining import (
-    Captioned,
     Recipe,
+    RegionReader,
     augment,
     contrastive_loss,
-    draw_captioned,
+    naming_loss,
     predict_classes,
     train_clip,
+    trim_kernels,
 )
 from clouds.minicity.styles import STYLES
 from clouds.minicity.wide import WIDE_STYLES
@@ -55,6 +58,40 @@ def test_loss_is_that_of_open_clip_where_all_captions_differ():
     assert torch.allclose(ours, open_clip.loss.ClipLoss()(image, text, torch.tensor(7.0)))
 
 
+def test_naming_loss_is_cross_entropy_where_each_image_has_one_name():
+    image, text = features()
+    one = torch.tensor([2, 0, 1, 5, 4, 3])
+    ours = naming_loss(image, text, torch.tensor(7.0), F.one_hot(one).bool())
+    assert torch.allclose(ours, F.cross_entropy(7 * image @ text.T, one))
+
+
+def test_naming_loss_asks_for_one_of_the_names_and_not_for_all():
+    image, text = features()
+    right = torch.zeros(6, 6, dtype=torch.bool)
+    right[:, :2] = True
+    certain = naming_loss(text[:1], text, torch.tensor(1000.0), right[:1])
+    assert certain < 1e-6  # the second name of the image has no probability at all
+    assert naming_loss(image, text, torch.tensor(7.0), right) > 0.1
+
+
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_trimmed_kernels_change_no_value_and_no_key(size):
+    tower = timm.create_model("test_convnext2", num_classes=5).eval()
+    images = torch.randn(2, 3, size, size)
+    before, keys = tower(images), list(tower.state_dict())
+    sum(tower(images)).sum().backward()
+    gradients = [p.grad.clone() for p in tower.parameters()]
+    tower.zero_grad()
+    trim_kernels(tower)
+    after = tower(images)
+    after.sum().backward()
+    assert [type(module).__name__ for module in tower.modules()].count("_ReachingConv2d") > 0
+    assert list(tower.state_dict()) == keys
+    torch.testing.assert_close(after, before)
+    for ours, expected in zip((p.grad for p in tower.parameters()), gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_equal_captions_are_no_negatives():
     image, text = features()
     text[1] = text[0]
@@ -79,21 +116,58 @@ def test_augmented_pixels_stay_in_range_and_follow_the_generator():
 def test_drawn_scenes_follow_from_their_number():
     scenes, crops = draw_captioned(WIDE_STYLES, 3, range(1, 3), 4)
     again, _ = draw_captioned(WIDE_STYLES, 3, range(2, 3), 4)
-    assert scenes.images.shape == (2, 64, 128, 3)
+    assert scenes.images.shape == (2, 160, 320, 3)
     assert crops.images.shape[1:] == (64, 64, 3)
+    assert scenes.scenes.tolist() == [1, 2] and set(crops.scenes) == {1, 2}
+    left, top, right, bottom = crops.boxes.T
+    assert ((left >= 0) & (left < right) & (right <= 512) & (top >= 0) & (top < bottom) & (bottom <= 256)).all()
     assert scenes.captions[1] == again.captions[0]
     assert (scenes.images[1] == again.images[0]).all()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_boxes_go_with_the_view_of_their_street(seed):
+    rng = np.random.default_rng(seed)
+    corners = rng.integers([[60, 40]], [[300, 130]], (6, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(24, 120, (6, 2))], axis=1)
+    images = np.zeros((6, *KEPT, 3), np.uint8)
+    for image, (x0, y0, x1, y1) in zip(images, (boxes * 0.625).astype(int), strict=True):
+        image[y0:y1, x0:x1] = 255
+    seen, found, inside = pretraining.street_view(images, np.arange(6), boxes, rng)
+    assert seen.shape == (6, *pretraining.VIEW, 3)
+    assert inside.any()
+    for number, x0, y0, x1, y1 in found[inside]:
+        canvas = np.zeros(pretraining.VIEW, bool)
+        canvas[max(round(y0), 0) : round(y1), max(round(x0), 0) : round(x1)] = True
+        white = seen[int(number), :, :, 0] > 127
+        assert (canvas & white).sum() / (canvas | white).sum() > 0.75
+
+
+def test_reader_reads_what_is_in_the_box():
+    reader = RegionReader([4], 8)
+    maps = torch.zeros(2, 4, 32, 64)
+    maps[1, 0, 8:16, 16:32] = 1.0
+    boxes = torch.tensor([[1.0, 64, 32, 128, 64], [1.0, 128, 64, 192, 96], [0.0, 64, 32, 128, 64]])
+    full, empty, other = reader([maps], boxes)
+    assert torch.allclose(empty, other)
+    assert (full @ empty) < 0.999
+    assert torch.allclose(full.norm(), torch.tensor(1.0))
+
+
 def test_interrupted_training_ends_like_any_other(tiny_config, tmp_path, monkeypatch):
-    images = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
-    pictures = Captioned(images, [f"a photo of number {number % 7}" for number in range(12)], np.zeros(12, np.uint8))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
+    captions = [f"a photo of number {number % 7}" for number in range(12)]
+    boxes = np.tile([100, 60, 200, 160], (12, 1))
+    crops = Captioned(images, captions, np.zeros(12, np.uint8), np.arange(12) // 3, boxes)
+    streets = rng.integers(0, 256, (4, *KEPT, 3), dtype=np.uint8)
+    scenes = Captioned(streets, captions[:4], np.full(4, 255, np.uint8), np.arange(4), np.zeros((4, 4), np.int64))
     recipe = Recipe(steps=4, batch_size=6, warmup=2, save_every=1)
 
     def trained(file):
         torch.manual_seed(0)
         model = load_open_clip(str(tiny_config))
-        train_clip(model, open_clip.get_tokenizer(tiny_config.stem), pictures, pictures, recipe, file)
+        train_clip(model, open_clip.get_tokenizer(tiny_config.stem), scenes, crops, recipe, file)
         return model.state_dict()
 
     calls = []

@@ -11,6 +11,7 @@ COPY = Path(__file__).parents[1] / "data" / "golden"
 CASES = ("convnext_closed", "convnext_text", "rn_closed")
 TOKENS = "backbone.clip_model.token_embedding.weight"
 STEP = 4
+EMA = ("ema_student_initial", "ema_after_1", "ema_after_3")
 
 
 def pack(full: Path) -> None:
@@ -31,7 +32,18 @@ def pack(full: Path) -> None:
         np.savez_compressed(COPY / f"infer_{case}.npz", **thin)
         for kind in ("head", "loss"):
             shutil.copyfile(full / f"{kind}_{case}.npz", COPY / f"{kind}_{case}.npz")
-    arrays = ("backbone_convnext", "backbone_rn", "evaluator", "inputs", "rn_attnpool_emptymask")
+    for name in EMA:  # one of every kind of tensor is small
+        values = load_file(full / f"{name}.safetensors")
+        save_file({key: a for key, a in values.items() if a.size <= 1600}, COPY / f"{name}.safetensors")
+    arrays = (
+        "backbone_convnext",
+        "backbone_rn",
+        "evaluator",
+        "inputs",
+        "rn_attnpool_emptymask",
+        "sam_coords",
+        "sam_stage",
+    )
     for name in (*(f"{stem}.npz" for stem in arrays), "prompts.json"):
         shutil.copyfile(full / name, COPY / name)
     for path in full.glob("state_dict_keys_*.txt"):

@@ -243,7 +243,7 @@ class TestInference:
             monkeypatch.setattr(model, "train_classes", trained)
         tag = f"ens_valid{valid}_{overlap}"
         with torch.no_grad():
-            result = model.with_clip_opinion(head(model, case)[-1], stored_features(case))
+            result = model.with_clip_opinion(head(model, case)[-1], stored_features(case), model.test_classes)
         agree(result.class_logits, stored[f"{tag}_mask_cls"])
         for i, out in enumerate(self.run(model)):
             golden_map = stored[f"{tag}_semseg_img{i}"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clouds.errors import UserError
-from clouds.minicity.datasets import NUM_TRAIN, NUM_VAL, PARTS, SIZE, write_dataset
+from clouds.minicity.datasets import NUM_GENERATED, NUM_TRAIN, NUM_VAL, PARTS, SIZE, write_dataset
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--root", type=Path, default=Path(default_root), help="folder of all data sets (default: %(default)s)"
     )
     parser.add_argument("--num-train", type=int, default=NUM_TRAIN, help="training images (default: %(default)s)")
+    parser.add_argument(
+        "--num-generated", type=int, default=NUM_GENERATED, help="images without labels (default: %(default)s)"
+    )
     parser.add_argument("--num-val", type=int, default=NUM_VAL, help="images per validation set (default: %(default)s)")
     parser.add_argument("--size", type=int, nargs=2, default=SIZE, metavar=("H", "W"), help="pixels (default: 256 512)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
@@ -30,12 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         for name in args.only:
-            num_images = args.num_train if name.endswith("_train") else args.num_val
-            write_dataset(name, args.root, num_images, tuple(args.size), args.workers)
+            write_dataset(name, args.root, num_images(name, args), tuple(args.size), args.workers)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0
+
+
+def num_images(name: str, args: argparse.Namespace) -> int:
+    """How many images of a set the command line asks for."""
+    if PARTS[name].generated:
+        return args.num_generated
+    return args.num_train if name.endswith("_train") else args.num_val
 
 
 if __name__ == "__main__":

@@ -1,0 +1,246 @@
+"""Label map -> regions -> point prompts, and the masks they prompted -> target (CLOUDS, section 3.3). Pure functions.
+
+A map of a million pixels has some ten thousand horizontal runs of equal label. Regions are found by joining runs and
+remembered as lists of runs, so that nothing here visits the pixels once a class or once a region.
+
+Letters: H x W map, N runs, R regions, P prompts (regions that yielded points), n points of a prompt, M masks that SAM
+offers for a prompt, C classes with a mask.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from clouds.data.labels import IGNORE_LABEL
+from clouds.errors import UserError, check_name
+from clouds.modeling.structures import Target
+
+SELECTION_MODES = ("random", "center", "largest_component")
+CENTER_RADIUS = 10
+"""Pixels; a point of the mode "center" is nearer than this to the centre."""
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Disjoint sets of pixels, each of one class.
+
+    Attributes:
+        ids: (H, W) int32, 0 where there is no region, else the region's index + 1.
+        classes: (R,) int64.
+        areas: (R,) int64, pixels.
+        run_starts: (N,) int64, where in the flattened map a run of a region's pixels begins; all runs of region 0, then
+            all of region 1 and so on, in raster order.
+        run_lengths: (N,) int64, pixels.
+        run_regions: (N,) int64, ascending.
+    """
+
+    ids: npt.NDArray[np.int32]
+    classes: Integers
+    areas: Integers
+    run_starts: Integers
+    run_lengths: Integers
+    run_regions: Integers
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def pixels(self, region: int, ranks: Integers) -> Integers:
+        """The pixels of a region that have these ranks, (n,) in [0, area), in raster order; as flat indices (n,)."""
+        first, end = np.searchsorted(self.run_regions, (region, region + 1))
+        ends = np.cumsum(self.run_lengths[first:end])
+        run = np.searchsorted(ends, ranks, side="right")
+        return self.run_starts[first + run] + ranks - (ends[run] - self.run_lengths[first + run])
+
+
+class Prompts(NamedTuple):
+    """Points to show to SAM.
+
+    Attributes:
+        points: (P, n, 2) float32, x (column) and y (row) in pixels of the map.
+        classes: (P,) int64.
+        region: (P,) int64, index of the region the points lie in.
+    """
+
+    points: npt.NDArray[np.float32]
+    classes: Integers
+    region: Integers
+
+
+def find_regions(label_map: npt.NDArray[np.integer], *, min_area: int, ignore: int = IGNORE_LABEL) -> Regions:
+    """The 4-connected components of equal label that are larger than `min_area`.
+
+    Args:
+        label_map: (H, W) uint8; other integers will do.
+        min_area: pixels; a region has more.
+        ignore: label that no region has.
+
+    Returns:
+        Regions ordered by class, those of a class as a raster scan meets them.
+    """
+    starts, run_of = _runs(label_map)
+    component = _joined(label_map, starts, run_of)
+    lengths = np.diff(starts, append=label_map.size)
+    _, first = np.unique(component, return_index=True)
+    classes = label_map.ravel()[starts[first]].astype(np.int64)
+    areas = np.bincount(component, weights=lengths, minlength=len(first)).astype(np.int64)
+    kept = np.flatnonzero((areas > min_area) & (classes != ignore))
+    kept = kept[np.lexsort((first[kept], classes[kept]))]
+    number = np.zeros(len(first), np.int32)
+    number[kept] = np.arange(1, len(kept) + 1)
+    return _tabulated(number[component], starts, lengths, run_of, classes[kept])
+
+
+def choose_points(regions: Regions, *, num_points: int, mode: str, erosion: int, rng: np.random.Generator) -> Prompts:
+    """Random points in each region, no pixel twice; one with fewer pixels to choose from than points has no prompt.
+
+    Args:
+        regions: R of them.
+        num_points: n, at least 1.
+        mode: "random": anywhere in the region. "center": less than 10 pixels from the centroid of the region's largest
+            piece, or, where too little of the piece is that near (it may be a ring), from its pixel nearest to the
+            centroid. "largest_component": only in the largest piece of each class.
+        erosion: pixels, side of the square that has to fit into the region around a point; beyond the map is no region.
+            This may break a region into pieces. 0 and 1: none.
+        rng: same state, same points.
+
+    Raises:
+        UserError: an unknown mode, or less than one point.
+    """
+    check_name("MODEL.CLOUDS.SAM.SELECTION_MODE", mode, SELECTION_MODES)
+    if num_points < 1:
+        raise UserError(f"MODEL.CLOUDS.SAM.NUM_POINTS is {num_points}; SAM needs at least one point for each region.")
+    pieces = _eroded(regions, erosion) if erosion > 1 else regions
+    owner = chosen = np.arange(len(regions))
+    if mode != "random":
+        if erosion > 1:
+            pieces = find_regions(pieces.ids, min_area=0, ignore=0)
+            owner = pieces.classes - 1
+        chosen = _largest(owner if mode == "center" else regions.classes[owner], pieces.areas)
+    width = regions.ids.shape[1]
+    points, region = [], []
+    for piece in chosen[pieces.areas[chosen] >= num_points]:
+        if mode == "center":
+            pixels = _central_pixels(pieces, piece, num_points)
+            if len(pixels) < num_points:
+                continue
+            pixels = rng.choice(pixels, num_points, replace=False)
+        else:
+            pixels = pieces.pixels(piece, rng.choice(pieces.areas[piece], num_points, replace=False))
+        points.append(np.stack((pixels % width, pixels // width), axis=1))
+        region.append(owner[piece])
+    found = np.array(region, np.int64)
+    return Prompts(np.array(points, np.float32).reshape(-1, num_points, 2), regions.classes[found], found)
+
+
+def select_best(masks: Tensor, quality: Tensor) -> Tensor:
+    """Of each prompt the mask with the highest quality, the first of equals: (P, M, H, W), (P, M) -> (P, H, W)."""
+    return masks[torch.arange(len(masks), device=masks.device), quality.argmax(dim=1)]
+
+
+def merge_masks(masks: Tensor, classes: Tensor, *, rm_intersection: bool) -> Target:
+    """One mask a class: the union of what its prompts found. Needs no more memory than the result and three maps.
+
+    Args:
+        masks: (P, H, W) bool, on any device; not changed.
+        classes: (P,) int64, on any device.
+        rm_intersection: drop the pixels that two or more classes claim. Two masks of one class are no conflict.
+
+    Returns:
+        `labels` (C,) int64 ascending: every class in `classes`. `masks` (C, H, W) bool; one that lost all its pixels to
+        others is empty.
+    """
+    labels, row_of = classes.to(masks.device).unique(return_inverse=True)
+    union = masks.new_zeros((len(labels), *masks.shape[1:]))
+    for mask, row in zip(masks, row_of.tolist(), strict=True):
+        union[row] |= mask
+    if rm_intersection:
+        claimed, disputed = masks.new_zeros((2, *masks.shape[1:]))
+        for row in union:
+            disputed |= claimed & row
+            claimed |= row
+        union &= disputed.logical_not_()
+    return Target(labels, union)
+
+
+def _runs(values: npt.NDArray[np.integer]) -> tuple[Integers, npt.NDArray[np.int32]]:
+    """Where each run of equal values within a row begins, flat (N,), and which run each pixel is in, (H, W)."""
+    begins = np.ones(values.shape, bool)
+    np.not_equal(values[:, 1:], values[:, :-1], out=begins[:, 1:])
+    run_of = np.cumsum(begins, dtype=np.int32).reshape(values.shape)
+    run_of -= 1
+    return np.flatnonzero(begins), run_of
+
+
+def _joined(values: npt.NDArray[np.integer], starts: Integers, run_of: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """The component of each run, (N,): runs of equal value that touch one another above and below are in the same."""
+    begins = np.zeros(values.shape, bool)
+    begins.ravel()[starts] = True
+    # What two touching runs share has its left end where one of them begins: there each pair is seen once.
+    touch = begins[1:] | begins[:-1]
+    touch &= values[1:] == values[:-1]
+    upper, lower = run_of[:-1][touch], run_of[1:][touch]
+    graph = coo_array((np.ones(len(upper), np.int8), (upper, lower)), shape=(len(starts), len(starts)))
+    return connected_components(graph, directed=False)[1]
+
+
+def _tabulated(
+    number: npt.NDArray[np.int32],
+    starts: Integers,
+    lengths: Integers,
+    run_of: npt.NDArray[np.int32],
+    classes: Integers,
+) -> Regions:
+    """Regions out of runs; `number` (N,) is the id of the region that a run belongs to, 0 = none."""
+    order = np.argsort(number, kind="stable")
+    order = order[np.count_nonzero(number == 0) :]
+    run_regions = number[order].astype(np.int64) - 1
+    areas = np.bincount(run_regions, weights=lengths[order], minlength=len(classes)).astype(np.int64)
+    return Regions(np.take(number, run_of), classes, areas, starts[order], lengths[order], run_regions)
+
+
+def _eroded(regions: Regions, size: int) -> Regions:
+    """What is left of each region, possibly nothing, where a square of `size` has to fit around a pixel."""
+    # A square of one class is connected, so it lies in one region; hence classes, which fit 16 bits, instead of ids.
+    classes = np.append(0, regions.classes + 1).astype(np.uint16)[regions.ids]
+    square = np.ones((size, size), np.uint8)
+    least = cv2.erode(classes, square, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
+    uniform = least == cv2.dilate(classes, square)
+    ids = np.where(uniform, regions.ids, 0)
+    starts, run_of = _runs(ids)
+    return _tabulated(ids.ravel()[starts], starts, np.diff(starts, append=ids.size), run_of, regions.classes)
+
+
+def _largest(groups: Integers, sizes: Integers) -> Integers:
+    """The index of the largest member of each group, the first of equals; ordered by group."""
+    order = np.lexsort((-sizes, groups))
+    return order[np.unique(groups[order], return_index=True)[1]]
+
+
+def _central_pixels(regions: Regions, region: int, enough: int) -> Integers:
+    """Flat indices of a region's pixels near its centroid or, if too few, near its pixel that is closest to that."""
+    height, width = regions.ids.shape
+    first, end = np.searchsorted(regions.run_regions, (region, region + 1))
+    lengths = regions.run_lengths[first:end]
+    row, left = np.divmod(regions.run_starts[first:end], width)
+    right = left + lengths - 1
+    centroid = np.average(row, weights=lengths), np.average((left + right) / 2, weights=lengths)
+    column = np.clip(round(centroid[1]), left, right)
+    nearest = np.hypot(row - centroid[0], column - centroid[1]).argmin()
+    for y, x in (centroid, (row[nearest], column[nearest])):
+        rows = np.arange(max(int(y) - CENTER_RADIUS, 0), min(int(y) + CENTER_RADIUS + 2, height))[:, None]
+        columns = np.arange(max(int(x) - CENTER_RADIUS, 0), min(int(x) + CENTER_RADIUS + 2, width))
+        near = np.hypot(rows - y, columns - x) < CENTER_RADIUS
+        near &= regions.ids[rows, columns] == region + 1
+        pixels = (rows * width + columns)[near]
+        if len(pixels) >= enough:
+            break
+    return pixels

@@ -1,0 +1,215 @@
+"""Joint training in the real loop: teacher, labels, their record, and what evaluation knows of it all."""
+
+import json
+import random
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from clouds.config import load_config
+from clouds.d2 import CfgNode, HookBase
+from clouds.engine.setup import default_setup
+from clouds.engine.trainer import Trainer
+from clouds.errors import UserError
+from tests.engine.conftest import CLASSES, COLORS, write_images
+from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer
+from tests.engine.test_end_to_end import CLIP, CONFIG, last_table
+from tests.engine.test_resume import Killed, rows, same
+from tests.test_cli import ROOT
+
+Config = Callable[..., CfgNode]
+MONITOR = {"MODEL.CLOUDS.PANEL_PERIOD": 2, "TEST.EVAL_PERIOD": 0, "SOLVER.IMS_PER_BATCH": 2}
+
+
+@pytest.fixture
+def joint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A config of joint training with a small CLOUDS on pictures of its own, run in the folder that is asked for."""
+    data = tmp_path / "data"
+    write_images(data / "train", 4)
+    write_images(data / "val", 2, seed=1)
+    write_images(data / "generated", 3, size=(28, 40), seed=2)
+    (tmp_path / "plugin_for_joint.py").write_text(f"{CLASSES=}\n{COLORS=}\n{JOINT_MODULE}")
+    (tmp_path / "clip.json").write_text(json.dumps(CLIP))
+    base = ROOT / "configs/segmentation/clouds_config.yaml"
+    config = CONFIG.format(base=base, backbone="CLIP", clip=tmp_path / "clip.json", weights="")
+    (tmp_path / "c.yaml").write_text(config.replace("plugin_for_test", "plugin_for_joint"))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def build(run: str, *opts: object, **settings: object) -> CfgNode:
+        words = [*JOINT, *(x for pair in MONITOR.items() for x in pair), *opts, "OUTPUT_DIR", str(tmp_path / run)]
+        return load_config(str(tmp_path / "c.yaml"), words)
+
+    return build
+
+
+def train(cfg: CfgNode, *, resume: bool = False, kind: type[Trainer] = JointTrainer) -> Trainer:
+    default_setup(cfg, Namespace(resume=resume))
+    trainer = kind(cfg)
+    trainer.resume_or_load(resume)
+    trainer.train()
+    return trainer
+
+
+def snapshot(head: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in head.state_dict().items()}
+
+
+class Watched(JointTrainer):
+    """Keeps student and teacher as every step finds them."""
+
+    def run_step(self) -> None:
+        heads = self.__dict__.setdefault("heads", [])
+        heads.append((snapshot(self.model.sem_seg_head), snapshot(self.self_training.teacher.head)))
+        super().run_step()
+
+
+def test_the_teacher_follows_at_its_period(joint: Config) -> None:
+    trainer = train(joint("run", "SOLVER.MAX_ITER", 7), kind=Watched)
+    students, teachers = zip(*trainer.heads, strict=True)
+    assert same(teachers[0], students[0]), "a copy, after the weights are loaded; the update at 0 changes nothing"
+    for i in range(1, 7):
+        if i % 3:
+            assert same(teachers[i], teachers[i - 1])
+        else:
+            assert not same(teachers[i], teachers[i - 1])
+            for key, value in teachers[i].items():
+                torch.testing.assert_close(value, (teachers[i - 1][key] + students[i][key]) / 2)
+
+    content = torch.load(f"{trainer.cfg.OUTPUT_DIR}/model_final.pth", weights_only=True)
+    assert same(content["teacher"], teachers[6])
+    head = {key for key in content["model"] if key.startswith("sem_seg_head.")}
+    assert head == {f"sem_seg_head.{key}" for key in content["teacher"]}
+    assert "teacher" not in " ".join(content["model"])
+    assert same(content["model"], trainer.model.state_dict())
+    optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in trainer.model.parameters() if p.requires_grad}
+
+
+def test_killed_anywhere_and_resumed(joint: Config) -> None:
+    at = random.Random().randrange(7)
+    opts = ("SOLVER.MAX_ITER", 8, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_KEPT", 1)
+    straight = train(joint("straight", *opts))
+    with pytest.raises(KeyboardInterrupt):
+        train(joint("killed", *opts), kind=type("Dying", (Killed, JointTrainer), {"at": at}))
+    resumed = train(joint("killed", *opts), resume=True)
+    assert resumed.start_iter == at + 1
+    ours, theirs = (torch.load(f"{t.cfg.OUTPUT_DIR}/model_final.pth", weights_only=True) for t in (resumed, straight))
+    assert same(ours, theirs), f"killed after iteration {at}"
+    assert ours.keys() >= {"teacher", "pseudo_label_counts", "optimizer"}
+    assert not same(ours["teacher"], snapshot(resumed.model.sem_seg_head))
+    assert rows(resumed.cfg.OUTPUT_DIR) == rows(straight.cfg.OUTPUT_DIR), f"killed after iteration {at}"
+
+
+class Observed(JointTrainer):
+    """Reports every third iteration."""
+
+    def build_hooks(self) -> list[HookBase]:
+        self.self_training.monitor.period = 3
+        return super().build_hooks()
+
+
+class Unobserved(JointTrainer):
+    def build_hooks(self) -> list[HookBase]:
+        return [hook for hook in super().build_hooks() if hook is not self.self_training.monitor]
+
+
+def test_what_the_monitor_says_and_that_it_only_looks(joint: Config, tmp_path: Path) -> None:
+    seen = train(joint("seen", "SOLVER.MAX_ITER", 7), kind=Observed)
+    unseen = train(joint("unseen", "SOLVER.MAX_ITER", 7), kind=Unobserved)
+    assert same(snapshot(unseen.model), snapshot(seen.model))
+    assert seen.model.training
+
+    events = EventAccumulator(str(tmp_path / "seen")).Reload()
+    [row] = [row for row in rows(tmp_path / "seen") if "pseudo_labels/kept" in row]
+    assert row["iteration"] == 6, "the end"
+    assert [event.step for event in events.Scalars("pseudo_labels/kept")] == [6]
+    values = {key.partition("/")[2]: value for key, value in row.items() if key.startswith("pseudo_labels/")}
+    assert values["kept"] + values["changed"] + values["dropped"] == pytest.approx(100)
+    assert values["kept"] > 0
+    assert values["dropped"] > 0
+    assert {name.partition("-")[2] for name in values if name.startswith("kept-")} <= {"road", "grass", "sky"}
+    assert any(tag.startswith("pseudo_labels/kept-") for tag in events.Tags()["scalars"])
+    assert all(0 <= value <= 100 for value in values.values())
+    assert values.keys() >= {"mIoU_teacher", "mIoU_refined", "agreement"}
+
+    log = (tmp_path / "seen" / "log.txt").read_text()
+    assert log.count("Pseudo-labels: kept ") == 3, "in iterations 2, 5 and 6"
+    assert "kept-" not in log
+    panels = sorted((tmp_path / "seen/pseudo_label_panels").iterdir())
+    assert [panel.name for panel in panels] == ["0000001.png", "0000003.png", "0000005.png"]
+    assert Image.open(panels[0]).width > 4 * 320
+    assert [event.step for event in events.Images("pseudo_labels")] == [1, 3, 5]
+    assert not (tmp_path / "unseen/pseudo_label_panels").exists()
+
+
+def test_evaluation_knows_nothing_of_it(
+    joint: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = ("MODEL.WEIGHTS", str(tmp_path / "run/model_final.pth"))
+    trained = train(joint("run", "SOLVER.MAX_ITER", 4))
+    cfg = joint("eval", *weights)
+    default_setup(cfg, Namespace(eval_only=True))
+    capsys.readouterr()
+    monkeypatch.setattr(JointTrainer, "build_self_training", None)
+    monkeypatch.chdir(tmp_path)  # where there are no weights of any SAM
+    assert JointTrainer.test_weights(cfg) == Trainer.test_weights(cfg) == trained.results
+    assert last_table(tmp_path / "eval") == last_table(tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "teacher" not in said
+    assert "WARNING" not in said
+    assert "Unexpected: none" in said
+
+
+def test_weights_of_a_joint_run_begin_a_fresh_teacher(joint: Config, tmp_path: Path) -> None:
+    first = train(joint("first", "SOLVER.MAX_ITER", 4))
+    weights = ("MODEL.WEIGHTS", str(tmp_path / "first/model_final.pth"), "SOLVER.MAX_ITER", 1)
+    second = train(joint("second", *weights), kind=Watched)
+    [(student, teacher)] = second.heads
+    assert same(teacher, student)
+    assert same(student, snapshot(first.model.sem_seg_head))
+    assert not same(student, first.self_training.teacher.state_dict())
+
+
+def test_a_warm_up_that_goes_on_as_joint_training(joint: Config, tmp_path: Path) -> None:
+    warm_up = ("MODEL.CLOUDS.SAM.MINIBATCH", False, "DATASETS.TRAIN", ("plugin_train",), "SOLVER.MAX_ITER", 2)
+    first = train(joint("run", *warm_up))
+    assert first.self_training is None
+    assert first.model.pseudo_labeller is None
+    second = train(joint("run", "SOLVER.MAX_ITER", 3), resume=True, kind=Watched)
+    [(student, teacher)] = second.heads
+    assert same(teacher, student)
+    assert "holds no state of the teacher: it begins anew" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_sam_is_optional(joint: Config, tmp_path: Path) -> None:
+    trainer = train(joint("run", "SOLVER.MAX_ITER", 3, "MODEL.CLOUDS.SAM.ENABLED", False), kind=Trainer)
+    assert trainer.self_training.labeller.sam is None
+    names = {key for row in rows(tmp_path / "run") for key in row if key.startswith("pseudo_labels/")}
+    assert names <= {"pseudo_labels/mIoU_teacher", "pseudo_labels/agreement"}
+    assert "pseudo_labels/mIoU_teacher" in names
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("ITERATION_UPDATE", 0), ("ITERATION_UPDATE", -100), ("SAM.ALPHA_EMA", 1.5), ("SAM.ALPHA_EMA", -0.1)],
+)
+def test_what_cannot_be(joint: Config, key: str, value: float) -> None:
+    cfg = joint("run", f"MODEL.CLOUDS.{key}", value)
+    default_setup(cfg, Namespace())
+    with pytest.raises(UserError, match=rf"MODEL\.CLOUDS\.{key} is {value}: "):
+        JointTrainer(cfg)
+
+
+def test_missing_sam_weights_are_told_before_the_model_is_built(joint: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = joint("run", "MODEL.CLOUDS.SAM.WEIGHTS", "/nowhere/sam.pt")
+    default_setup(cfg, Namespace())
+    monkeypatch.setattr(Trainer, "build_model", None)
+    with pytest.raises(UserError, match=r"/nowhere/sam\.pt"):
+        Trainer(cfg)

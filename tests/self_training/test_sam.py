@@ -1,0 +1,295 @@
+"""The back ends, on networks with random weights; the real ones are in test_sam_quality.py."""
+
+import importlib
+
+import pytest
+import torch
+from torch import nn
+
+from clouds.config import get_config
+from clouds.errors import UserError
+from clouds.self_training.sam import CachedSam, Sam, build_sam
+from clouds.self_training.sam.frame import Frame
+from clouds.self_training.sam.from_file import SegmentAnything, mobile_sam, set_image_size
+from clouds.self_training.sam.interface import NetworkSam
+
+SIZES = ((40, 64), (90, 50))
+
+
+def config(**settings):
+    cfg = get_config()
+    for key, value in {"IMAGE_SIZE": 64, **settings}.items():
+        cfg.MODEL.CLOUDS.SAM[key] = value
+    return cfg
+
+
+def images(*sizes):
+    return [torch.randint(256, (3, *size), dtype=torch.uint8) for size in sizes or SIZES]
+
+
+def points(count, size, of_each=3):
+    return torch.rand(count, of_each, 2) * torch.tensor([size[1] - 1.0, size[0] - 1.0])
+
+
+@pytest.fixture(scope="module")
+def mobile_file(tmp_path_factory):
+    """A weight file with the keys and shapes of the real one."""
+    torch.manual_seed(1)
+    network = mobile_sam()
+    for name, value in network.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 2)
+        elif name.endswith(("running_mean", "attention_biases")):
+            value.normal_()
+    path = tmp_path_factory.mktemp("weights") / "mobile_sam.pt"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def mobile(mobile_file):
+    return build_sam(config(WEIGHTS=str(mobile_file)), "cpu")
+
+
+def tiny(kind):
+    """A model of transformers with some 100,000 weights that sees 64 x 64 pixels."""
+    import transformers
+
+    prompts = {"hidden_size": 32, "image_size": 64, "patch_size": 16, "mask_input_channels": 4}
+    decoder = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
+    pyramid = {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]], "fpn_hidden_size": 32}
+    if kind == "sam":
+        vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "mlp_dim": 32}
+        vision |= {"window_size": 2, "global_attn_indexes": [1], "output_channels": 32, "num_pos_feats": 16}
+        prompts["image_embedding_size"] = 4
+    elif kind == "sam2":
+        trunk = {"model_type": "sam2_hiera_det_model", "hidden_size": 8, "image_size": [64, 64]}
+        trunk |= {"embed_dim_per_stage": [8, 16, 32, 64], "num_attention_heads_per_stage": [1, 1, 2, 2]}
+        trunk |= {"blocks_per_stage": [1, 1, 2, 1], "window_size_per_stage": [4, 2, 2, 2], "num_attention_heads": 1}
+        trunk |= {"global_attention_blocks": [3], "window_positional_embedding_background_size": [2, 2]}
+        vision = {"backbone_config": trunk, "backbone_channel_list": [64, 32, 16, 8], **pyramid}
+    else:
+        arguments = {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
+        arguments |= {"embed_dim": [8, 8, 8, 8], "depth": [1, 1, 1, 1]}
+        trunk = {"model_type": "timm_wrapper", "architecture": "repvit_m1", "num_classes": 2, "model_args": arguments}
+        vision = {"backbone_config": trunk, "backbone_channel_list": [8, 8, 8, 8], **pyramid}
+    name = {"sam": "Sam", "sam2": "Sam2", "edgetam": "EdgeTam"}[kind]
+    made_of = {"vision_config": vision, "prompt_encoder_config": prompts, "mask_decoder_config": decoder}
+    return getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**made_of))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    pytest.importorskip("transformers")
+    root = tmp_path_factory.mktemp("folders")
+    for kind in ("sam", "sam2", "edgetam"):
+        tiny(kind).save_pretrained(root / kind)
+    return root
+
+
+@pytest.fixture(scope="module", params=["mobile", "sam", "sam2", "edgetam"])
+def sam(request):
+    if request.param == "mobile":
+        return request.getfixturevalue("mobile")
+    folder = request.getfixturevalue("folders") / request.param
+    return build_sam(config(MOBILE=False, TYPE="transformers", WEIGHTS=str(folder)), "cpu")
+
+
+class TestEveryBackend:
+    def test_masks_have_the_image_s_size(self, sam):
+        for image, embedding in zip(images(), sam.encode(images()), strict=True):
+            size = tuple(image.shape[1:])
+            assert embedding.size == size
+            masks = sam.predict(embedding, points(5, size))
+            assert (masks.shape, masks.dtype) == ((5, *size), torch.bool)
+            assert sam.predict(embedding, points(0, size)).shape == (0, *size)
+        assert sam.encode([]) == []
+
+    def test_a_batch_is_encoded_in_one_forward_like_each_image_alone(self, sam, monkeypatch):
+        batch = images((40, 64), (90, 50), (64, 64))
+        alone = [sam.encode([image])[0] for image in batch]
+        calls, features = [], sam.features
+        monkeypatch.setattr(sam, "features", lambda pixels: calls.append(len(pixels)) or features(pixels))
+        for one, other in zip(sam.encode(batch), alone, strict=True):
+            for ours, theirs in zip(one.features, other.features, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+        assert calls == [3]
+
+    def test_prompts_in_chunks_of_bounded_size(self, sam, monkeypatch):
+        (embedding,) = sam.encode(images((40, 64)))
+        prompts = points(7, (40, 64))
+        whole = sam.predict(embedding, prompts)
+        sizes, decode = [], sam.decode
+        monkeypatch.setattr(sam, "decode", lambda f, p, logits: sizes.append(len(p)) or decode(f, p, logits))
+        monkeypatch.setattr(sam, "prompts_at_once", 3)
+        assert (sam.predict(embedding, prompts) == whole).float().mean() > 0.999
+        assert sizes == [3, 3, 1]
+
+    def test_frozen_in_eval_mode_and_not_a_module(self, sam):
+        assert not isinstance(sam, nn.Module)
+        assert not sam.network.training
+        assert not any(parameter.requires_grad for parameter in sam.network.parameters())
+        before = {key: value.clone() for key, value in sam.network.state_dict().items()}
+        model = nn.Linear(2, 2)
+        model.sam = sam
+        model.train()
+        assert set(model.state_dict()) == {"weight", "bias"}
+        assert len(list(model.parameters())) == 2
+        (embedding,) = sam.encode(images((40, 64)))
+        assert not sam.predict(embedding, points(2, (40, 64))).requires_grad
+        assert not embedding.features[0].requires_grad
+        after = sam.network.state_dict()
+        # Above all the running statistics of the batch norms.
+        assert all(torch.equal(before[key], after[key]) for key in before)
+
+    def test_refinement_shows_the_best_logits_to_a_second_pass(self, sam, monkeypatch):
+        (embedding,) = sam.encode(images((40, 64)))
+        shown, decode = [], sam.decode
+
+        def spy(features, prompts, logits):
+            result = decode(features, prompts, logits)
+            shown.append((logits, *result))
+            return result
+
+        monkeypatch.setattr(sam, "decode", spy)
+        monkeypatch.setattr(sam, "refinement", True)
+        masks = sam.predict(embedding, points(4, (40, 64)))
+        (first, logits, quality), (second, logits2, quality2) = shown
+        assert first is None
+        rows = torch.arange(4)
+        assert torch.equal(second, logits[rows, quality.argmax(1)][:, None])
+        assert torch.equal(masks, sam.frame.to_masks(logits2[rows, quality2.argmax(1)], (40, 64)))
+        assert not torch.equal(logits, logits2)
+
+    def test_model_id_follows_weights_and_image_size(self, sam):
+        other = type(sam)(sam.network, name=sam.name, frame=Frame(128))
+        assert other.model_id != sam.model_id
+        again = type(sam)(sam.network, name=sam.name, frame=sam.frame)
+        assert again.model_id == sam.model_id
+        parameter = next(iter(sam.network.parameters()))
+        with torch.no_grad():
+            parameter.view(-1)[0] += 1
+            changed = type(sam)(sam.network, name=sam.name, frame=sam.frame)
+            assert changed.model_id != sam.model_id
+            parameter.view(-1)[0] -= 1
+
+    def test_computes_in_float32_under_autocast_too(self, sam):
+        image, prompts = images((40, 64)), points(2, (40, 64))
+        (whole,) = sam.encode(image)
+        expected = sam.predict(whole, prompts)
+        with torch.autocast("cpu", torch.bfloat16):
+            (embedding,) = sam.encode(image)
+            masks = sam.predict(embedding, prompts)
+        assert all(torch.equal(a, b) for a, b in zip(whole.features, embedding.features, strict=True))
+        assert torch.equal(masks, expected)
+
+
+class TestMobileSam:
+    def test_another_image_size(self, mobile_file):
+        sam = build_sam(config(WEIGHTS=str(mobile_file), IMAGE_SIZE=128), "cpu")
+        (embedding,) = sam.encode(images((40, 100)))
+        assert embedding.features[0].shape == (256, 8, 8)
+        sam.refinement = True
+        assert sam.predict(embedding, points(2, (40, 100))).shape == (2, 40, 100)
+
+    def test_a_cache_by_setting(self, mobile_file, tmp_path):
+        sam = build_sam(config(WEIGHTS=str(mobile_file), CACHE_DIR=str(tmp_path / "cache")), "cpu")
+        assert isinstance(sam, CachedSam)
+        sam.encode(images())
+        assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+class TinyVit(nn.Module):
+    """What `set_image_size` needs of a ViT."""
+
+    def __init__(self):
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.randn(1, 64, 64, 4))
+
+
+def test_absolute_positions_are_resized():
+    network = mobile_sam()
+    network.image_encoder = TinyVit()
+    y, x = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
+    network.image_encoder.pos_embed.data[..., 0] = y
+    network.image_encoder.pos_embed.data[..., 1] = x
+    before = network.image_encoder.pos_embed.detach().clone()
+    set_image_size(network, 1024)
+    assert torch.equal(network.image_encoder.pos_embed, before)
+    set_image_size(network, 512)
+    after = network.image_encoder.pos_embed[0]
+    assert after.shape == (32, 32, 4)
+    assert (after[1:-1, :, 0].diff(dim=0) > 0).all()
+    assert (after[:, 1:-1, 1].diff(dim=1) > 0).all()
+
+
+def test_segment_anythings_own_vit(tmp_path, monkeypatch):
+    """A vit_b of two narrow layers: the registry's builder with other numbers."""
+    # The package's function build_sam hides its module of that name.
+    builder = importlib.import_module("segment_anything.build_sam")
+
+    def small():
+        return builder._build_sam(32, 2, 2, (1,))
+
+    monkeypatch.setitem(builder.sam_model_registry, "vit_b", small)
+    torch.save(small().state_dict(), tmp_path / "vit_b.pth")
+    cfg = config(MOBILE=False, TYPE="vit_b", WEIGHTS=str(tmp_path / "vit_b.pth"), IMAGE_SIZE=128)
+    sam = build_sam(cfg, "cpu")
+    assert isinstance(sam, SegmentAnything)
+    (embedding,) = sam.encode(images((40, 64)))
+    assert embedding.features[0].shape == (256, 8, 8)
+    assert sam.predict(embedding, points(2, (40, 64))).shape == (2, 40, 64)
+
+
+class TestMistakes:
+    def fails(self, match, **settings):
+        with pytest.raises(UserError, match=match):
+            build_sam(config(**settings), "cpu")
+
+    @pytest.mark.parametrize("kind", ["mobile_sam", "vit_h", "vit_l", "vit_b"])
+    def test_missing_weights_name_the_command(self, kind, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        settings = {} if kind == "mobile_sam" else {"MOBILE": False, "TYPE": kind}
+        self.fails(r"no file weights/\S+.*python tools/get_weights\.py mobile_sam", **settings)
+
+    def test_a_damaged_file(self, mobile_file, tmp_path):
+        path = tmp_path / "half.pt"
+        path.write_bytes(mobile_file.read_bytes()[:100_000])
+        self.fails(r"half\.pt cannot be read.*python tools/get_weights\.py mobile_sam", WEIGHTS=str(path))
+        path.write_bytes(b"text")
+        self.fails(r"half\.pt cannot be read", WEIGHTS=str(path))
+
+    @pytest.mark.parametrize("content", [{"a": torch.ones(2)}, [1, 2], torch.ones(2)])
+    def test_another_network(self, content, tmp_path):
+        torch.save(content, tmp_path / "other.pt")
+        self.fails(r"other\.pt are those of another network", WEIGHTS=str(tmp_path / "other.pt"))
+
+    def test_every_key_counts(self, mobile_file, tmp_path):
+        state = torch.load(mobile_file)
+        extra = {**state, "one_more": torch.ones(1)}
+        torch.save(extra, tmp_path / "more.pt")
+        self.fails("another network", WEIGHTS=str(tmp_path / "more.pt"))
+        state.pop("image_encoder.neck.0.weight")
+        torch.save(state, tmp_path / "less.pt")
+        self.fails("another network", WEIGHTS=str(tmp_path / "less.pt"))
+
+    def test_settings(self):
+        self.fails("multiple of 64", IMAGE_SIZE=1000)
+        self.fails("PROMPTS_AT_ONCE is 0", PROMPTS_AT_ONCE=0)
+        self.fails("vit_h", MOBILE=False, TYPE="vit_hh")
+
+    def test_folders(self, folders, tmp_path):
+        settings = {"MOBILE": False, "TYPE": "transformers"}
+        self.fails("config.json", WEIGHTS=str(tmp_path), **settings)
+        self.fails("64 pixels", WEIGHTS=str(folders / "sam"), IMAGE_SIZE=128, **settings)
+        (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+        self.fails("'bert'", WEIGHTS=str(tmp_path), **settings)
+        (tmp_path / "config.json").write_text((folders / "sam" / "config.json").read_text())
+        self.fails("cannot load", WEIGHTS=str(tmp_path), **settings)
+
+
+def test_the_interface_is_abstract():
+    with pytest.raises(TypeError):
+        Sam()
+    with pytest.raises(TypeError):
+        NetworkSam(nn.Identity(), name="x", frame=Frame(64))
