@@ -35,6 +35,7 @@ from clouds.generation.plan import file_name
 logger = logging.getLogger(__name__)
 
 CHUNK = "clouds"  # keyword of the PNG text chunk
+_END = b"\x00\x00\x00\x00IEND\xae\x42\x60\x82"  # the last chunk of every PNG
 STALE = 600  # seconds; no image takes that long to write, so an older .part file is a dead process's
 
 Row = dict[str, Any]
@@ -111,7 +112,7 @@ class GeneratedSet:
             UserError: the disk is full, or the folder cannot be written to.
         """
         chunk = PngImagePlugin.PngInfo()
-        chunk.add_itxt(CHUNK, json.dumps(record, ensure_ascii=False, sort_keys=True))
+        chunk.add_itxt(CHUNK, json.dumps(record, ensure_ascii=False))
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunk)
         path = self.images / file_name(record["index"], record["prompt_index"])
@@ -215,6 +216,9 @@ class GeneratedSet:
 
 def read_record(data: bytes) -> Row | None:
     """The record in the bytes of an image; None where the image is damaged or has no record."""
+    # PIL is content with a file that ends after its last pixel.
+    if not data.endswith(_END):
+        return None
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()

@@ -70,7 +70,7 @@ def _look(folder: Path) -> tuple[list[_Picture], list[tuple[Path, str]]]:
     """The images sorted by index, decoded to the last pixel, and those that cannot be."""
     files = sorted(file for file in (folder / "images").rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
     pictures, damaged = [], []
-    for path in tqdm(files, unit="image", desc="reading"):
+    for path in tqdm(files, unit="image", desc="reading", disable=not files):
         data = path.read_bytes()
         try:
             with Image.open(path) as image:

@@ -1,0 +1,184 @@
+"""The command with real pipelines, as processes where a signal or a rank needs one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clouds.generation.dataset import read_rows
+from tests.test_cli import script, sentence  # noqa: F401 (a fixture)
+
+ROOT = Path(__file__).resolve().parents[2]
+command = script("generate_txt_im.py")
+
+
+@pytest.fixture
+def flags(tmp_path: Path, stable_diffusion: Path) -> Callable[..., list[str]]:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a busy street\nbus in rain\nsnow and fog\n")
+
+    def make(folder: str, *more: str, model: Path = stable_diffusion) -> list[str]:
+        fixed = ["--input", str(prompts), "--model", str(model), "--steps", "2", "--output-root", str(tmp_path)]
+        return ["--folder", folder, *fixed, *more]
+
+    return make
+
+
+def images(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: np.asarray(Image.open(path)) for path in sorted((folder / "images").glob("*.png"))}
+
+
+def apart(one: Path, other: Path) -> int:
+    """Grey levels by which two sets of the same names differ at most."""
+    ours, theirs = images(one), images(other)
+    assert ours.keys() == theirs.keys()
+    return max(int(np.abs(ours[name].astype(int) - theirs[name]).max()) for name in ours)
+
+
+def rows(folder: Path) -> list[dict[str, object]]:
+    return read_rows(folder / "manifest.jsonl")
+
+
+@pytest.mark.parametrize("model", ["stable_diffusion", "sdxl"])
+def test_batches_parts_and_manifest(
+    flags: Callable[..., list[str]], tmp_path: Path, model: str, request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    sets = tmp_path / "stable_diffusion"
+    pipeline = request.getfixturevalue(model)
+    make = lambda folder, *more: flags(folder, *more, model=pipeline)  # noqa: E731
+    assert command.main(make("four", "--num-images", "6")) == 0
+    assert "6 images painted in" in capsys.readouterr().out
+    assert command.main(make("one", "--num-images", "6", "--batch-size", "1")) == 0
+    assert apart(sets / "four", sets / "one") <= 1
+    for part in ("0", "2", "1"):
+        assert command.main(make("parts", "--num-images", "2", "--part", part, "--batch-size", "2")) == 0
+    assert apart(sets / "four", sets / "parts") <= 1
+    assert [row["seed"] for row in rows(sets / "parts")] == [row["seed"] for row in rows(sets / "four")]
+    # Another seed makes other images.
+    assert command.main(make("other", "--num-images", "6", "--seed", "1")) == 0
+    assert apart(sets / "four", sets / "other") > 20
+    capsys.readouterr()
+    again = ["--from-manifest", str(sets / "four"), "--folder", "again", "--output-root", str(tmp_path)]
+    assert command.main(again) == 0
+    assert "6 of 6 images are, bit for bit, those of the manifest" in capsys.readouterr().out
+    assert (sets / "again" / "manifest.jsonl").read_bytes() == (sets / "four" / "manifest.jsonl").read_bytes()
+    assert command.main([*again[:3], "some", *again[4:], "--images", "1,4-5"]) == 0
+    assert [row["sha256"] for row in rows(sets / "some")] == [rows(sets / "four")[at]["sha256"] for at in (1, 4, 5)]
+
+
+def test_gate_and_statistics(
+    flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "stable_diffusion" / "gated"
+    clip = ["--clip", str(ROOT / "weights/minicity_clip"), "--clip-weights", ""]
+    gated = flags("gated", "--num-images", "4", "--min-similarity", "0.0", "--attempts", "2", *clip)
+    assert command.main(gated) == 0
+    kept, rejected = rows(folder), read_rows(folder / "rejected.jsonl")
+    assert all(row["similarity"] >= 0 for row in kept)
+    assert all(row["similarity"] < 0 for row in rejected if "similarity" in row["reason"])
+    assert {row["index"] for row in kept} | {row["index"] for row in rejected} == {0, 1, 2, 3}
+    settings = json.loads((folder / "dataset.json").read_text())["settings"]
+    assert settings["gate"]["similarity"] == 0.0
+    capsys.readouterr()
+    # What nothing can pass.
+    assert command.main(flags("bare", "--num-images", "2", "--gate", "--min-contrast", "127", "--attempts", "2")) == 0
+    bare = tmp_path / "stable_diffusion" / "bare"
+    assert rows(bare) == []
+    assert [row["attempt"] for row in read_rows(bare / "rejected.jsonl")] == [0, 1, 0, 1]
+    if kept:
+        assert command.main(["--folder", "gated", "--output-root", str(tmp_path), "--stats"]) == 0
+        assert f"{len(kept)} images" in capsys.readouterr().out
+        assert (folder / "contact_sheet.jpg").is_file()
+
+
+def start(arguments: list[str], **environment: str) -> "subprocess.Popen[str]":
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    line = [sys.executable, str(ROOT / "generate_txt_im.py"), *arguments]
+    return subprocess.Popen(line, cwd=ROOT, env=variables, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def test_two_ranks_a_kill_and_a_stop(flags: Callable[..., list[str]], tmp_path: Path) -> None:
+    sets = tmp_path / "stable_diffusion"
+    # One thread, as the processes have: more of them add up in another order.
+    whole = start(flags("whole", "--num-images", "400"))
+    assert whole.wait(120) == 0, whole.communicate()
+
+    def begun(process: "subprocess.Popen[str]", folder: str) -> None:
+        """Until there are some images, or a file half written."""
+        end = time.monotonic() + 120
+        while len(list((sets / folder / "images").glob("*"))) < 9 and time.monotonic() < end:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.002)
+
+    ranks = [start(flags("shared", "--num-images", "400"), RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+    begun(ranks[0], "shared")
+    ranks[0].send_signal(signal.SIGKILL)
+    ranks[1].send_signal(signal.SIGINT)
+    assert ranks[0].wait(60) == -signal.SIGKILL
+    assert ranks[1].wait(60) == 130
+    assert "Run the same command again to go on" in ranks[1].communicate()[1]
+    there = len(list((sets / "shared" / "images").glob("*.png")))
+    assert there < 400
+    ranks = [start(flags("shared", "--num-images", "400"), RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    assert (sets / "shared" / "manifest.jsonl").read_bytes() == (sets / "whole" / "manifest.jsonl").read_bytes()
+    assert apart(sets / "shared", sets / "whole") == 0
+
+
+def test_disk_full(flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no right to mount a small tmpfs")
+    try:
+        assert command.main(flags("set", "--num-images", "40", "--output-root", str(small))) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("error: Cannot write")
+        assert "No space left on device" in said
+        assert "what is written stays" in said
+        for path in (small / "stable_diffusion/set/images").iterdir():
+            Image.open(path).load()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--input", "no/such"], "There is no prompt file no/such.txt"),
+        (["--model", "no/such"], "The text-to-image model 'no/such' cannot be loaded"),
+        (["--device", "cuda:9"], "--device cuda:9 asks for GPU 9"),
+        (["--folder", "a/b"], "--folder 'a/b' must be a plain name"),
+        (["--folder", ""], "--folder '' must be a plain name"),
+        (["--num-images", "0"], "--num-images is 0; it must be at least 1"),
+        (["--batch-size", "0"], "--batch-size is 0; it must be at least 1"),
+        (["--part", "-1"], "--part is -1; it must be at least 0"),
+        (["--images", "3"], "--images goes with --from-manifest"),
+        (["--from-manifest", "no/such"], "There is no manifest no/such"),
+        (["--dtype", "fp64"], "--dtype names 'fp64'"),
+        (["--output-root", "/dev/null"], "Cannot write /dev/null/stable_diffusion"),
+        (["--stats"], "There is no readable image"),
+    ],
+)
+def test_mistakes(
+    flags: Callable[..., list[str]], sentence: Callable[..., str], more: list[str], says: str  # noqa: F811
+) -> None:  # fmt: skip
+    assert sentence(command.main, *flags("set"), *more).startswith(says)
+
+
+def test_help_is_light() -> None:
+    code = "import sys, generate_txt_im as g\ntry: g.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
