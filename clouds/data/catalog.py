@@ -31,7 +31,7 @@ GTA5_OMITTED = frozenset(f"{number:05d}" for number in (15188, 17705, *range(208
 PUBLISHED_GENERATED = "sd_llama70b_v2"
 """The generated set that the published joint configs train on."""
 
-GENERATE = "python generate_txt_im.py"
+GENERATE = "python generate_txt_im.py --folder NAME"
 """What makes generated sets."""
 
 

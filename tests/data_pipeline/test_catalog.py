@@ -221,7 +221,7 @@ def test_generated_set_that_is_not_there_says_where_it_should_be(tmp_path: Path)
         with pytest.raises(UserError) as error:
             load_dataset("sd_llama70b_v2")
         assert str(error.value).startswith(f"sd_llama70b_v2: {what} {images}, where ")
-        assert "python generate_txt_im.py (see datasets/README.md)" in str(error.value)
+        assert "python generate_txt_im.py --folder NAME (see datasets/README.md)" in str(error.value)
         touch(images / "notes.txt")
     touch(images / "im_0_p0.png")
     assert len(load_dataset("sd_llama70b_v2")) == 1
