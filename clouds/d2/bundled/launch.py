@@ -75,3 +75,7 @@ def _worker(
         torch.cuda.set_device(local_rank)
     comm.synchronize()  # a fast process must not time out on its first collective while another still starts
     main_func(*args)
+    if dist.is_initialized():
+        # Left to the interpreter's end, a thread of Gloo that still holds a tensor can abort the process.
+        comm.synchronize()
+        dist.destroy_process_group()
