@@ -1,10 +1,13 @@
 """Reading pictures and label maps, with one clear sentence when a file is not what it should be."""
 
 import contextlib
+import io
 import struct
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
@@ -37,13 +40,7 @@ def read_label(path: str, num_classes: int) -> npt.NDArray[np.uint8]:
     Raises:
         UserError: no such file, truncated or corrupt, more than one channel, or an id that is neither class nor ignore.
     """
-    with _readable(path, "label map"), Image.open(path) as file:
-        mode, label = file.mode, np.asarray(file)
-    if label.ndim != 2:
-        raise UserError(
-            f"{path} is a {mode} picture, not a label map: it must have one channel of train ids; "
-            "if it is the colour version, use the one with ids (see datasets/README.md)."
-        )
+    label = read_ids(path)
     valid = (label == IGNORE_LABEL) | ((label >= 0) & (label < num_classes))
     if not valid.all():
         ids, counts = np.unique(label[~valid], return_counts=True)
@@ -53,6 +50,42 @@ def read_label(path: str, num_classes: int) -> npt.NDArray[np.uint8]:
             f"{IGNORE_LABEL} (ignore): convert the labels to train ids (see datasets/README.md)."
         )
     return label.astype(np.uint8, copy=False)
+
+
+def read_ids(path: str) -> npt.NDArray[np.integer]:
+    """The ids in a one-channel picture (gray, palette index, or 16 bit), whatever they mean: (H, W).
+
+    Raises:
+        UserError: no such file, truncated or corrupt, or more than one channel.
+    """
+    with _readable(path, "label map"), Image.open(path) as file:
+        mode, label = file.mode, np.asarray(file)
+    if label.ndim != 2:
+        raise UserError(
+            f"{path} is a {mode} picture, not a label map: it must have one channel of ids; "
+            "if it is the colour version, use the one with ids (see datasets/README.md)."
+        )
+    return label
+
+
+def read_red_ids(path: str) -> npt.NDArray[np.integer]:
+    """The ids in the red channel of a 16-bit RGB PNG, which is how SYNTHIA keeps them: (H, W) uint16.
+
+    Raises:
+        UserError: no such file, truncated or corrupt, or another kind of picture.
+    """
+    with _readable(path, "label map"):
+        data = Path(path).read_bytes()
+        with Image.open(io.BytesIO(data)) as file:
+            file.verify()  # OpenCV, which reads 16-bit colours where Pillow does not, overlooks damage
+        label = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if label is None or label.ndim != 3 or label.dtype != np.uint16:
+        raise UserError(
+            f"{path} is no 16-bit RGB picture, as SYNTHIA's label maps are: take those of GT/LABELS from the "
+            "download of SYNTHIA-RAND-CITYSCAPES."
+        )
+    red: npt.NDArray[np.integer] = np.asarray(label[:, :, -1], np.uint16)  # OpenCV has blue first
+    return red
 
 
 def check_same_size(image: Image.Image, image_path: str, label: npt.NDArray[np.uint8], label_path: str) -> None:

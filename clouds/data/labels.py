@@ -77,6 +77,115 @@ CITYSCAPES_ID_TO_TRAIN_ID: dict[int, int] = {
 }
 """Label id (`*_labelIds.png`; GTA5 uses the same ids) to train id; every other id is ignored."""
 
+CITYSCAPES_LABELS: tuple[str, ...] = (
+    *("unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground"),
+    *("road", "sidewalk", "parking", "rail track", "building", "wall", "fence", "guard rail", "bridge", "tunnel"),
+    *("pole", "polegroup", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person", "rider"),
+    *("car", "truck", "bus", "caravan", "trailer", "train", "motorcycle", "bicycle"),
+)
+"""Names by Cityscapes label id, as the polygon files have them; "license plate" (-1) is never drawn."""
+
+GTA5_IDS = range(35)
+"""The ids in GTA5's label maps: Cityscapes' and 34, license plates."""
+
+SYNTHIA_ID_TO_TRAIN_ID: dict[int, int] = {
+    3: 0,
+    4: 1,
+    2: 2,
+    21: 3,
+    5: 4,
+    7: 5,
+    15: 6,
+    9: 7,
+    6: 8,
+    16: 9,
+    1: 10,
+    10: 11,
+    17: 12,
+    8: 13,
+    18: 14,
+    19: 15,
+    20: 16,
+    12: 17,
+    11: 18,
+}
+"""SYNTHIA-RAND-CITYSCAPES' class to train id. 16, 18 and 20 (terrain, truck, train) do not occur."""
+
+SYNTHIA_IDS = range(23)
+"""The classes of SYNTHIA-RAND-CITYSCAPES; those without a train id: void, parking slot, road work, lane marking."""
+
+SYNTHIA_16: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
+"""Train ids of the 16 classes that SYNTHIA has."""
+
+SYNTHIA_13: tuple[int, ...] = tuple(c for c in SYNTHIA_16 if c not in (3, 4, 5))
+"""The 13 classes that are also quoted: without wall, fence and pole."""
+
+MAPILLARY_NAME_TO_TRAIN_ID: dict[str, int] = {
+    "construction--flat--road": 0,
+    "marking": 0,
+    "marking-only": 0,
+    "marking--crosswalk-zebra": IGNORE_LABEL,
+    "marking--discrete--crosswalk-zebra": IGNORE_LABEL,
+    "marking-only--discrete--crosswalk-zebra": IGNORE_LABEL,
+    "object--manhole": 0,
+    "construction--barrier--curb": 1,
+    "construction--flat--sidewalk": 1,
+    "construction--structure--building": 2,
+    "construction--barrier--wall": 3,
+    "construction--barrier--fence": 4,
+    "object--support--pole": 5,
+    "object--support--utility-pole": 5,
+    "object--traffic-light": 6,
+    "object--traffic-sign--front": 7,
+    "object--traffic-sign--direction-front": 7,
+    "object--traffic-sign--temporary-front": 7,
+    "nature--vegetation": 8,
+    "nature--terrain": 9,
+    "nature--sky": 10,
+    "human--person": 11,
+    "human--rider": 12,
+    "object--vehicle--car": 13,
+    "object--vehicle--truck": 14,
+    "object--vehicle--bus": 15,
+    "object--vehicle--on-rails": 16,
+    "object--vehicle--motorcycle": 17,
+    "object--vehicle--bicycle": 18,
+}
+"""Mapillary Vistas' class to train id. A name also stands for those below it ("a--b" for "a--b--c") without a row."""
+
+MAPILLARY_V1_IDS = range(66)
+"""The classes of Mapillary Vistas v1.2."""
+
+MAPILLARY_V1_ID_TO_TRAIN_ID: dict[int, int] = {
+    **dict.fromkeys((13, 24, 41), 0),
+    **dict.fromkeys((2, 15), 1),
+    17: 2,
+    6: 3,
+    3: 4,
+    **dict.fromkeys((45, 47), 5),
+    48: 6,
+    50: 7,
+    30: 8,
+    29: 9,
+    27: 10,
+    19: 11,
+    **dict.fromkeys((20, 21, 22), 12),
+    55: 13,
+    61: 14,
+    54: 15,
+    58: 16,
+    57: 17,
+    52: 18,
+}
+"""The published table for Mapillary Vistas v1.2, by id."""
+
+
+def mapillary_train_id(name: str) -> int:
+    """Train id, or 255, of a class of Mapillary Vistas: "object--traffic-light--pedestrians" -> 6."""
+    parts = name.split("--")
+    above = ("--".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((MAPILLARY_NAME_TO_TRAIN_ID[key] for key in above if key in MAPILLARY_NAME_TO_TRAIN_ID), IGNORE_LABEL)
+
 
 def short_name(class_name: str) -> str:
     """The class's own name: `"car,cars"` -> `"car"`."""

@@ -1,0 +1,304 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cityscapesscripts.helpers.labels import labels as official_labels
+from cityscapesscripts.preparation.json2labelImg import json2labelImg
+from PIL import Image
+
+from clouds.data.convert_command import convert_folder
+from clouds.data.converters import FORMATS, count_classes, draw_polygons
+from clouds.data.labels import (
+    CITYSCAPES_ID_TO_TRAIN_ID,
+    CITYSCAPES_LABELS,
+    MAPILLARY_V1_ID_TO_TRAIN_ID,
+    SYNTHIA_13,
+    SYNTHIA_16,
+    SYNTHIA_ID_TO_TRAIN_ID,
+    mapillary_train_id,
+)
+from clouds.errors import UserError
+from tests.data_pipeline.conftest import smooth_image
+from tests.data_pipeline.official import blocks, cityscapes_polygons, palette_png, synthia_png
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The classes of Mapillary Vistas v1.2 that the published table gives a train id, by id.
+MAPILLARY_NAMES = {
+    2: "construction--barrier--curb",
+    3: "construction--barrier--fence",
+    6: "construction--barrier--wall",
+    13: "construction--flat--road",
+    15: "construction--flat--sidewalk",
+    17: "construction--structure--building",
+    19: "human--person",
+    20: "human--rider--bicyclist",
+    21: "human--rider--motorcyclist",
+    22: "human--rider--other-rider",
+    23: "marking--crosswalk-zebra",
+    24: "marking--general",
+    27: "nature--sky",
+    28: "nature--snow",
+    29: "nature--terrain",
+    30: "nature--vegetation",
+    41: "object--manhole",
+    45: "object--support--pole",
+    46: "object--support--traffic-sign-frame",
+    47: "object--support--utility-pole",
+    48: "object--traffic-light",
+    49: "object--traffic-sign--back",
+    50: "object--traffic-sign--front",
+    52: "object--vehicle--bicycle",
+    54: "object--vehicle--bus",
+    55: "object--vehicle--car",
+    57: "object--vehicle--motorcycle",
+    58: "object--vehicle--on-rails",
+    61: "object--vehicle--truck",
+    62: "object--vehicle--wheeled-slow",
+}
+
+
+def translated(ids: np.ndarray, table: dict[int, int]) -> np.ndarray:
+    """The slow way, an id at a time."""
+    train_ids = np.full(ids.shape, 255, np.uint8)
+    for source, target in table.items():
+        train_ids[ids == source] = target
+    return train_ids
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as file:
+        assert file.mode == "L"
+        return np.asarray(file)
+
+
+def write_set(name: str, root: Path) -> dict[Path, np.ndarray]:
+    """A little data set as it is downloaded; the label maps to be made."""
+    ids = {"gta": range(35), "synthia": range(23), "mapillary": range(66)}
+    maps = [blocks(seed, ids.get(name, range(34)), *((80, 72) if seed else (40, 64))) for seed in range(3)]
+    if name == "gta":
+        for number, label in enumerate(maps):
+            palette_png(root / f"labels/{number + 1:05d}.png", label)
+        return {
+            root / f"labels/{number + 1:05d}_labelTrainIds.png": translated(label, CITYSCAPES_ID_TO_TRAIN_ID)
+            for number, label in enumerate(maps)
+        }
+    if name == "synthia":
+        for number, label in enumerate(maps):
+            synthia_png(root / f"GT/LABELS/{number:07d}.png", label)
+        return {
+            root / f"GT/LABELS/{number:07d}_labelTrainIds.png": translated(label, SYNTHIA_ID_TO_TRAIN_ID)
+            for number, label in enumerate(maps)
+        }
+    if name == "mapillary":
+        for number, label in enumerate(maps):
+            palette_png(root / f"labels/x_{number}.png", label)
+        return {
+            root / f"labels/x_{number}_labelTrainIds.png": translated(label, MAPILLARY_V1_ID_TO_TRAIN_ID)
+            for number, label in enumerate(maps)
+        }
+    expected = {}
+    for split, city, number in (("train", "aachen", 0), ("train", "ulm", 1), ("val", "lindau", 2)):
+        stem = root / f"gtFine/{split}/{city}/{city}_000000_{number:06d}_gtFine"
+        palette = stem.with_name(f"{stem.name}_color.png")  # downloaded too; to be left alone
+        polygons = cityscapes_polygons(stem.with_name(f"{stem.name}_polygons.json"), 40 + number)
+        palette_png(palette, maps[0])
+        expected[stem.with_name(f"{stem.name}_labelTrainIds.png")] = official(polygons, "trainIds")
+    return expected
+
+
+def official(polygons: Path, encoding: str) -> np.ndarray:
+    """What Cityscapes' own scripts draw."""
+    drawn = polygons.with_suffix(".drawn.png")
+    json2labelImg(str(polygons), str(drawn), encoding)
+    label = np.array(Image.open(drawn))
+    drawn.unlink()
+    return label
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_command(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = write_set(name, tmp_path)
+    before = set(tmp_path.rglob("*"))
+    command = [sys.executable, str(ROOT / f"tools/convert_datasets/{name}.py"), str(tmp_path), "--nproc", "2"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert "3 label maps made, 0 were there" in run.stdout
+    for file, label in expected.items():
+        np.testing.assert_array_equal(read(file), label)
+    statistics = {"sample_class_stats.json", "sample_class_stats_dict.json", "samples_with_class.json"}
+    lists = {"train.txt", "val.txt"} if name == "cityscapes" else set()
+    assert set(tmp_path.rglob("*")) - before == {*expected, *(tmp_path / file for file in statistics | lists)}
+
+    counted = [file for file in sorted(expected) if "val" not in file.parts]
+    by_file = json.loads((tmp_path / "sample_class_stats_dict.json").read_text())
+    assert list(by_file) == [file.relative_to(tmp_path).as_posix() for file in counted]
+    for file in counted:
+        values, counts = np.unique(expected[file][expected[file] < 255], return_counts=True)
+        assert by_file[file.relative_to(tmp_path).as_posix()] == {
+            str(v): int(n) for v, n in zip(values, counts, strict=True)
+        }
+    listed = json.loads((tmp_path / "sample_class_stats.json").read_text())
+    assert {entry.pop("file"): entry for entry in listed} == by_file
+    by_class = json.loads((tmp_path / "samples_with_class.json").read_text())
+    assert {(c, file, n) for c, pairs in by_class.items() for file, n in pairs} == {
+        (c, file, n) for file, counts in by_file.items() for c, n in counts.items()
+    }
+    if name == "cityscapes":
+        assert (tmp_path / "train.txt").read_text() == "aachen/aachen_000000_000000\nulm/ulm_000000_000001\n"
+        assert (tmp_path / "val.txt").read_text() == "lindau/lindau_000000_000002\n"
+
+
+def test_going_on_makes_what_is_missing_or_damaged(tmp_path: Path) -> None:
+    expected = write_set("gta", tmp_path)
+    first, second, third = expected
+    convert_folder("gta", tmp_path)
+    statistics = (tmp_path / "sample_class_stats_dict.json").read_text()
+    kept = first.stat()
+    second.unlink()
+    third.write_bytes(third.read_bytes()[:-30])
+    (tmp_path / "sample_class_stats_dict.json").unlink()
+    done = convert_folder("gta", tmp_path)
+    assert done.made == 2
+    assert first.stat().st_mtime_ns == kept.st_mtime_ns
+    assert (tmp_path / "sample_class_stats_dict.json").read_text() == statistics
+    for file, label in expected.items():
+        np.testing.assert_array_equal(read(file), label)
+
+    later = first.stat().st_mtime + 5  # a label file that was downloaded again
+    os.utime(first.with_name("00001.png"), (later, later))
+    assert convert_folder("gta", tmp_path).made == 1
+    assert convert_folder("gta", tmp_path, overwrite=True).made == 3
+
+
+def test_other_folders(tmp_path: Path) -> None:
+    palette_png(tmp_path / "set/gt here/7.png", blocks(0, range(34)))
+    convert_folder("gta", tmp_path / "set", gt_dir="gt here", out_dir=tmp_path / "lists/new")
+    assert (tmp_path / "set/gt here/7_labelTrainIds.png").is_file()
+    assert list(json.loads((tmp_path / "lists/new/sample_class_stats_dict.json").read_text())) == [
+        "gt here/7_labelTrainIds.png"
+    ]
+
+
+def test_faults_are_told_one_by_one_and_the_rest_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    expected = write_set("gta", tmp_path)
+    labels = tmp_path / "labels"
+    strange = blocks(0, range(34))
+    strange[:2, :3] = 77
+    palette_png(labels / "00011.png", strange)
+    palette_png(labels / "00012.png", blocks(0, range(34)))
+    (labels / "00012.png").write_bytes((labels / "00012.png").read_bytes()[:200])
+    smooth_image(0).save(labels / "00013.png")
+    (labels / "00014.png").write_bytes(b"")
+    with pytest.raises(UserError, match="4 of 7 label files of GTA5 could not be converted"):
+        convert_folder("gta", tmp_path)
+    told = "\n".join(record.getMessage() for record in caplog.records)
+    assert "00011.png has 1 id(s) that its data set does not have (77 on 6 pixels; known: 0 to 34)" in told
+    assert f"{labels / '00012.png'} cannot be read" in told
+    assert "00013.png is a RGB picture, not a label map" in told
+    assert f"{labels / '00014.png'} cannot be read" in told
+    assert {file for file in labels.iterdir() if file.name.endswith("Ids.png")} == set(expected)
+
+
+def test_faults_of_synthia(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "GT/LABELS"
+    file = synthia_png(folder / "0000001.png", blocks(0, range(23)))
+    file.write_bytes(file.read_bytes()[:-40])
+    smooth_image(0).save(folder / "0000002.png")
+    synthia_png(folder / "0000003.png", blocks(0, range(1000, 1003)))
+    with pytest.raises(UserError, match="3 of 3 label files of SYNTHIA"):
+        convert_folder("synthia", tmp_path)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "0000001.png cannot be read" in told[0]
+    assert "0000002.png is no 16-bit RGB picture" in told[1]
+    assert "0000003.png has the id 1002" in told[2]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "cannot be read"),
+        ('{"imgHeight": 4, "imgWidth": 4}', "cannot be read"),
+        (
+            '{"imgHeight": 4, "imgWidth": 4, "objects": [{"label": "zebra", "polygon": [[0, 0], [1, 1], [2, 0]]}]}',
+            "has a polygon of 'zebra', which is no label of Cityscapes",
+        ),
+        (
+            '{"imgHeight": 4, "imgWidth": 4, "objects": [{"label": "car", "polygon": [[0, 0]]}]}',
+            "has a polygon of 'car' that cannot be drawn",
+        ),
+    ],
+)
+def test_polygons_that_cannot_be_drawn(content: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "x_polygons.json").write_text(content)
+    with pytest.raises(UserError, match=told):
+        draw_polygons(str(tmp_path / "x_polygons.json"))
+
+
+def test_cityscapes_is_what_its_own_scripts_make(tmp_path: Path) -> None:
+    polygons = cityscapes_polygons(tmp_path / "gtFine/train/x/x_gtFine_polygons.json")
+    ids = official(polygons, "ids")
+    np.testing.assert_array_equal(draw_polygons(str(polygons)), ids)
+    assert CITYSCAPES_LABELS == tuple(label.name for label in official_labels if label.id >= 0)
+    assert CITYSCAPES_ID_TO_TRAIN_ID == {
+        label.id: label.trainId for label in official_labels if 0 <= label.trainId < 255
+    }
+    # The ready-made ids, where they are there, are taken before the polygons.
+    Image.fromarray(np.where(ids == 7, 8, ids).astype(np.uint8)).save(polygons.with_name("x_gtFine_labelIds.png"))
+    convert_folder("cityscapes", tmp_path)
+    label = read(polygons.with_name("x_gtFine_labelTrainIds.png"))
+    assert 0 not in label
+    np.testing.assert_array_equal(label == 1, (ids == 7) | (ids == 8))
+
+
+def test_mapillary_by_name_agrees_with_the_published_ids() -> None:
+    by_name = {i: mapillary_train_id(name) for i, name in MAPILLARY_NAMES.items()}
+    assert {i: c for i, c in by_name.items() if c < 255} == MAPILLARY_V1_ID_TO_TRAIN_ID
+    for name, train_id in {
+        "human--person--individual": 11,
+        "object--traffic-light--pedestrians": 6,
+        "marking--continuous--dashed": 0,
+        "marking-only--discrete--crosswalk-zebra": 255,
+        "object--traffic-sign--ambiguous": 255,
+        "object--support--pole-group": 255,
+    }.items():
+        assert mapillary_train_id(name) == train_id
+
+
+def test_mapillary_2_by_its_configuration(tmp_path: Path) -> None:
+    names = ["nature--sky", "human--person--person-group", "void--unlabeled", "marking--discrete--text"]
+    ids = blocks(0, range(4))
+    palette_png(tmp_path / "validation/v2.0/labels/x.png", ids)
+    with pytest.raises(UserError, match=r"ids config_v2\.0\.json explains; put that file of the download into"):
+        convert_folder("mapillary", tmp_path / "validation")
+    (tmp_path / "config_v2.0.json").write_text(json.dumps({"labels": [{"name": name} for name in names]}))
+    convert_folder("mapillary", tmp_path / "validation")
+    label = read(tmp_path / "validation/v2.0/labels/x_labelTrainIds.png")
+    np.testing.assert_array_equal(label, translated(ids, {0: 10, 1: 11, 3: 0}))
+    (tmp_path / "config_v2.0.json").write_text("[]")
+    with pytest.raises(UserError, match="is no configuration of Mapillary Vistas"):
+        convert_folder("mapillary", tmp_path / "validation")
+
+
+def test_missing_folders(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"GTA5: there is no folder .*nowhere"):
+        convert_folder("gta", tmp_path / "nowhere")
+    with pytest.raises(UserError, match="Cityscapes: no label files of its kind in"):
+        convert_folder("cityscapes", tmp_path)
+
+
+def test_counting_is_exact_beyond_fp32() -> None:
+    label = np.zeros((4200, 4200), np.uint8)  # 17.6 million pixels; fp32 counts to 16.8
+    label[0, :3] = 9
+    counts = count_classes(label)
+    assert (counts[0], counts[9], counts.sum()) == (label.size - 3, 3, label.size)
+
+
+def test_synthia_classes() -> None:
+    assert len(SYNTHIA_16) == 16
+    assert len(SYNTHIA_13) == 13
+    assert set(range(19)) - set(SYNTHIA_16) == {9, 14, 16}

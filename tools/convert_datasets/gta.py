@@ -1,0 +1,21 @@
+"""Make label maps of train ids, *_labelTrainIds.png, from those of GTA5.
+
+    python tools/convert_datasets/gta.py PATH
+
+PATH holds images/ and labels/ (palette PNGs).
+"""
+
+import sys
+
+from clouds.data.convert_command import run
+from clouds.engine.cli import user_errors
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> int:
+    """Convert what is not yet there; exits with 2 if some label file could not be converted."""
+    return run("gta", __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
