@@ -37,57 +37,103 @@ GENERATE = "python generate_txt_im.py --folder NAME"
 
 @dataclass(frozen=True)
 class Folders:
-    """Where one set lies under the data root. A picture is `<images>/**/<stem><image_suffix>`; its label map is the
-    `<labels>/**/<stem><label_suffix>`, whatever sub-folders (cities, sequences, or none) the two lie in."""
+    """Where one set lies under the data root.
+
+    A picture is any file `<folder>/**/<stem><ending>` of a pattern "<folder>/*<ending>", its label map that with the
+    same stem of the other pattern, whatever sub-folders (cities, sequences, or none) the two lie in. Where there are
+    several patterns the first whose folder is there counts: downloads unpack to different places.
+    """
 
     name: str
-    images: str
-    image_suffix: str
-    labels: str
-    label_suffix: str
+    images: tuple[str, ...]
+    labels: tuple[str, ...]
+    size: int
+    """Number of pairs that a complete download has."""
+    converter: str | None = None
+    """Which of `converters.FORMATS` makes the label maps; None: they come with train ids."""
     omitted: frozenset[str] = frozenset()
 
+    def place(self, root: Path) -> tuple[Path, str, Path, str]:
+        """Folder and ending of the pictures, folder and ending of the label maps."""
+        return *_first_there(root, self.images), *_first_there(root, self.labels)
+
     def load(self, root: Path) -> list[Record]:
-        return pair_by_stem(
-            self.name, root / self.images, self.image_suffix, root / self.labels, self.label_suffix, self.omitted
-        )
+        """The records of the set, see `pair_by_stem`."""
+        return pair_by_stem(self.name, *self.place(root), self.omitted)
 
 
-def _cityscapes(split: str) -> Folders:
+def _first_there(root: Path, patterns: Sequence[str]) -> tuple[Path, str]:
+    places = [(root / folder, ending) for folder, _, ending in (pattern.rpartition("/*") for pattern in patterns)]
+    return next((place for place in places if place[0].is_dir()), places[0])
+
+
+def _cityscapes(split: str, size: int) -> Folders:
     return Folders(
         f"cityscapes_{split}",
-        f"cityscapes/leftImg8bit/{split}",
-        "_leftImg8bit.png",
-        f"cityscapes/gtFine/{split}",
-        "_gtFine_labelTrainIds.png",
+        tuple(
+            f"cityscapes/{zipped}leftImg8bit/{split}/*_leftImg8bit.png" for zipped in ("", "leftImg8bit_trainvaltest/")
+        ),
+        tuple(
+            f"cityscapes/{zipped}gtFine/{split}/*_gtFine_labelTrainIds.png" for zipped in ("", "gtFine_trainvaltest/")
+        ),
+        size,
+        converter="cityscapes",
     )
 
 
-def _acdc(weather: str) -> Folders:
+def _acdc(weather: str, size: int) -> Folders:
     return Folders(
         f"acdc_{weather}_val",
-        f"acdc/rgb_anon/{weather}/val",
-        "_rgb_anon.png",
-        f"acdc/gt/{weather}/val",
-        "_gt_labelTrainIds.png",
+        tuple(f"acdc/{zipped}rgb_anon/{weather}/val/*_rgb_anon.png" for zipped in ("", "rgb_anon_trainvaltest/")),
+        tuple(f"acdc/{zipped}gt/{weather}/val/*_gt_labelTrainIds.png" for zipped in ("", "gt_trainval/")),
+        size,
     )
 
 
+_VISTAS = ("mapillary_vistas/validation", "mapillary-vistas-dataset_public_v1.2/validation")
+
 DATASETS: tuple[Folders, ...] = (
-    Folders("gta5", "gta5/images", ".png", "gta5/labels", "_labelTrainIds.png", GTA5_OMITTED),
-    Folders("synthia", "synthia/RGB", ".png", "synthia/GT/LABELS", "_labelTrainIds.png"),
-    _cityscapes("train"),
-    _cityscapes("val"),
-    Folders("bdd_val", "bdd10k/images/10k/val", ".jpg", "bdd10k/labels/sem_seg/masks/val", ".png"),
+    Folders("gta5", ("gta5/images/*.png",), ("gta5/labels/*_labelTrainIds.png",), 24904, "gta", GTA5_OMITTED),
+    Folders(
+        "synthia",
+        ("synthia/RGB/*.png", "RAND_CITYSCAPES/RGB/*.png"),
+        ("synthia/GT/LABELS/*_labelTrainIds.png", "RAND_CITYSCAPES/GT/LABELS/*_labelTrainIds.png"),
+        9400,
+        "synthia",
+    ),
+    _cityscapes("train", 2975),
+    _cityscapes("val", 500),
+    Folders(
+        "bdd_val",
+        tuple(f"{top}/{images}/val/*.jpg" for top in ("bdd10k", "bdd100k") for images in ("images/10k", "seg/images")),
+        tuple(
+            f"{top}/{labels}"
+            for top in ("bdd10k", "bdd100k")
+            for labels in ("labels/sem_seg/masks/val/*.png", "seg/labels/val/*_train_id.png")
+        ),
+        1000,
+    ),
     Folders(
         "mapillary_val",
-        "mapillary_vistas/validation/images",
-        ".jpg",
-        "mapillary_vistas/validation/labels",
-        "_labelTrainIds.png",
+        tuple(f"{folder}/images/*.jpg" for folder in _VISTAS),
+        tuple(
+            f"{folder}/{version}labels/*_labelTrainIds.png" for folder in _VISTAS for version in ("", "v1.2/", "v2.0/")
+        ),
+        2000,
+        "mapillary",
     ),
-    *(_acdc(weather) for weather in ("night", "rain", "snow", "fog")),
+    *(_acdc(weather, size) for weather, size in (("night", 106), ("rain", 100), ("snow", 100), ("fog", 100))),
 )
+
+
+def _load_acdc(root: Path) -> list[Record]:
+    """The four conditions of ACDC in one set; the ids begin with the condition."""
+    return [
+        {**record, "image_id": f"{folders.name.split('_')[1]}/{record['image_id']}"}
+        for folders in DATASETS
+        if folders.name.startswith("acdc_")
+        for record in folders.load(root)
+    ]
 
 
 def register_datasets(root: Path | None = None, modules: Sequence[str] = ()) -> None:
@@ -105,6 +151,7 @@ def register_datasets(root: Path | None = None, modules: Sequence[str] = ()) -> 
     root = Path(root or os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser().absolute()
     for folders in DATASETS:
         register(folders.name, functools.partial(folders.load, root))
+    register("acdc_val", functools.partial(_load_acdc, root))
     for name, places in _generated_sets(root / "stable_diffusion").items():
         register(name, functools.partial(list_generated, name, places))
     for module in modules:

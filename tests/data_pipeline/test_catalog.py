@@ -70,6 +70,53 @@ def test_the_table_has_the_sets_of_the_benchmarks() -> None:
     assert {folders.name for folders in DATASETS} == set(PAIRS)
 
 
+# As the archives of the official sites unpack, in a folder of the data set.
+ELSEWHERE = {
+    "synthia": ("RAND_CITYSCAPES/RGB/0000000.png", "RAND_CITYSCAPES/GT/LABELS/0000000_labelTrainIds.png"),
+    "cityscapes_val": (
+        "cityscapes/leftImg8bit_trainvaltest/leftImg8bit/val/lindau/lindau_000000_000019_leftImg8bit.png",
+        "cityscapes/gtFine_trainvaltest/gtFine/val/lindau/lindau_000000_000019_gtFine_labelTrainIds.png",
+    ),
+    "acdc_fog_val": (
+        "acdc/rgb_anon_trainvaltest/rgb_anon/fog/val/GP010476/GP010476_frame_000054_rgb_anon.png",
+        "acdc/gt_trainval/gt/fog/val/GP010476/GP010476_frame_000054_gt_labelTrainIds.png",
+    ),
+    "mapillary_val": (
+        "mapillary-vistas-dataset_public_v1.2/validation/images/a.jpg",
+        "mapillary-vistas-dataset_public_v1.2/validation/labels/a_labelTrainIds.png",
+    ),
+    "bdd_val": ("bdd100k/images/10k/val/a-b.jpg", "bdd100k/labels/sem_seg/masks/val/a-b.png"),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_sets_are_also_found_as_their_archives_unpack(name: str, tmp_path: Path) -> None:
+    image, label = (tmp_path / file for file in ELSEWHERE[name])
+    touch(image, label)
+    register_datasets(tmp_path)
+    (record,) = load_dataset(name)
+    assert (record["file_name"], record["sem_seg_file_name"]) == (str(image), str(label))
+
+
+def test_more_places_of_bdd_and_mapillary(tmp_path: Path) -> None:
+    touch(tmp_path / "bdd100k/seg/images/val/a-b.jpg", tmp_path / "bdd100k/seg/labels/val/a-b_train_id.png")
+    touch(tmp_path / "mapillary_vistas/validation/images/a.jpg")
+    touch(tmp_path / "mapillary_vistas/validation/v2.0/labels/a_labelTrainIds.png")
+    register_datasets(tmp_path)
+    assert load_dataset("bdd_val")[0]["image_id"] == "a-b"
+    assert load_dataset("mapillary_val")[0]["sem_seg_file_name"].endswith("v2.0/labels/a_labelTrainIds.png")
+
+
+def test_acdc_together_has_all_conditions(tmp_path: Path) -> None:
+    for weather in ("night", "rain", "snow", "fog"):
+        touch(*(tmp_path / file for file in PAIRS[f"acdc_{weather}_val"][:2]))
+    register_datasets(tmp_path)
+    assert [record["image_id"] for record in load_dataset("acdc_val")] == [
+        f"{weather}/GOPR0356_frame_000324" for weather in ("night", "rain", "snow", "fog")
+    ]
+    assert sum(folders.size for folders in DATASETS if folders.name.startswith("acdc")) == 406
+
+
 @pytest.mark.parametrize(("image_in", "label_in"), [("", ""), ("", "GP010376/"), ("GP010376/", "")])
 def test_acdc_may_be_flat_or_in_sequences(image_in: str, label_in: str, tmp_path: Path) -> None:
     touch(
@@ -158,7 +205,7 @@ def test_what_is_missing_or_empty_is_named_with_what_should_lie_there(name: str,
     register_datasets(tmp_path)
     rules = next(folders for folders in DATASETS if folders.name == name)
     image, label = tmp_path / PAIRS[name][0], tmp_path / PAIRS[name][1]
-    images, labels = tmp_path / rules.images, tmp_path / rules.labels
+    images, image_suffix, labels, label_suffix = rules.place(tmp_path)
 
     def message() -> str:
         with pytest.raises(UserError) as error:
@@ -168,8 +215,8 @@ def test_what_is_missing_or_empty_is_named_with_what_should_lie_there(name: str,
         return str(error.value)
 
     for what, folder, suffix, file in (
-        ("images", images, rules.image_suffix, image),
-        ("label maps", labels, rules.label_suffix, label),
+        ("images", images, image_suffix, image),
+        ("label maps", labels, label_suffix, label),
     ):
         assert f"there is no folder {folder}, where its {what} (*{suffix}) should lie" in message()
         assert "set DETECTRON2_DATASETS" in message()
