@@ -234,8 +234,8 @@ def pair_by_stem(
     Raises:
         UserError: a folder is missing or has no such file, a stem occurs twice, or a picture has no label map.
     """
-    image_files = _files_by_stem(name, "images", images, image_suffix)
-    label_files = _files_by_stem(name, "label maps", labels, label_suffix)
+    image_files = files_by_stem(name, "images", images, image_suffix)
+    label_files = files_by_stem(name, "label maps", labels, label_suffix)
     stems = [stem for stem in sorted(image_files, key=image_files.__getitem__) if stem not in omitted]
     orphans = [stem for stem in stems if stem not in label_files]
     if orphans:
@@ -288,7 +288,19 @@ def _generated_sets(folder: Path) -> dict[str, list[Path]]:
     return places
 
 
-def _files_by_stem(name: str, what: str, folder: Path, suffix: str) -> dict[str, str]:
+def files_by_stem(name: str, what: str, folder: Path, suffix: str) -> dict[str, str]:
+    """The files `<folder>/**/<stem><suffix>`, links followed, by stem.
+
+    Args:
+        name: of the set, for messages.
+        what: the files are, for messages.
+        folder: to search.
+        suffix: what follows the stem.
+
+    Raises:
+        UserError: there is no such folder or file, a stem occurs twice, a folder cannot be listed, or a link leads to a
+            folder above it.
+    """
     if not folder.is_dir():
         raise UserError(
             f"{name}: there is no folder {folder}, where its {what} (*{suffix}) should lie; "
@@ -296,7 +308,11 @@ def _files_by_stem(name: str, what: str, folder: Path, suffix: str) -> dict[str,
         )
     found: dict[str, str] = {}
     # os.walk, not Path.rglob: GTA5's 50,000 label files list in a tenth of the time.
-    for where, _, files in os.walk(folder, followlinks=True):
+    for where, folders, files in os.walk(folder, followlinks=True, onerror=functools.partial(_not_listed, name)):
+        for inner in folders:
+            path = os.path.join(where, inner)  # noqa: PTH118
+            if os.path.islink(path) and Path(where).resolve().is_relative_to(Path(path).resolve()):  # noqa: PTH114
+                raise UserError(f"{name}: {path} is a link to a folder that it lies in, a circle; remove the link.")
         for file in files:
             if not file.endswith(suffix):
                 continue
@@ -311,6 +327,10 @@ def _files_by_stem(name: str, what: str, folder: Path, suffix: str) -> dict[str,
             "conversion, see datasets/README.md."
         )
     return found
+
+
+def _not_listed(name: str, error: OSError) -> None:
+    raise UserError(f"{name}: the folder {error.filename} cannot be listed ({error.strerror}); see its permissions.")
 
 
 def _plug_in(module: str) -> Callable[[Path], None]:

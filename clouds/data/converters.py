@@ -7,11 +7,9 @@ so a stopped conversion goes on where it was.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from clouds.data.files import read_ids, read_label, read_red_ids
 from clouds.data.labels import (
@@ -35,6 +32,7 @@ from clouds.data.labels import (
     lookup_table,
     mapillary_train_id,
 )
+from clouds.data.parallel import each
 from clouds.errors import UserError
 from clouds.files import whole_file
 
@@ -196,15 +194,12 @@ def convert(
     """
     done = Conversion()
     work = partial(_convert_one, encoding, overwrite)
-    pairs = list(files.items())
-    with tqdm(total=len(pairs), unit="image", disable=not pairs) as bar:
-        if processes > 1 and len(pairs) > 1:
-            # Spawned, not forked: OpenCV's threads do not survive a fork.
-            with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_one_thread) as pool:
-                results = pool.map(work, pairs, chunksize=8)
-                _collect(done, pairs, results, bar)
+    for (source, target), result in each(work, list(files.items()), processes=processes):
+        if isinstance(result, str):
+            done.problems[source] = result
         else:
-            _collect(done, pairs, map(work, pairs), bar)
+            done.counts[target] = result[0]
+            done.made += result[1]
     return done
 
 
@@ -287,18 +282,6 @@ def _as_counts(histogram: npt.NDArray[np.int64]) -> Counts:
     return {c: int(histogram[c]) for c in range(_NUM_CLASSES) if histogram[c]}
 
 
-def _collect(
-    done: Conversion, pairs: Sequence[tuple[Path, Path]], results: Iterable[_Result], bar: "tqdm[Any]"
-) -> None:
-    for (source, target), result in zip(pairs, results, strict=True):
-        if isinstance(result, str):
-            done.problems[source] = result
-        else:
-            done.counts[target] = result[0]
-            done.made += result[1]
-        bar.update()
-
-
 def _numbered(folder: Path) -> dict[Path, Path]:
     """The label maps that are called by a number: what was made of them, and colour versions, are not."""
     return {
@@ -310,10 +293,6 @@ def _numbered(folder: Path) -> dict[Path, Path]:
 
 def _files(folder: Path, ending: str) -> list[Path]:
     return sorted(Path(where) / file for where, _, files in os.walk(folder) for file in files if file.endswith(ending))
-
-
-def _one_thread() -> None:
-    cv2.setNumThreads(1)
 
 
 def _write_json(file: Path, content: Any) -> None:
