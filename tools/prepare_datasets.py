@@ -2,10 +2,11 @@
 
     python tools/prepare_datasets.py [NAME ...]            convert labels where that is needed, then check
     python tools/prepare_datasets.py --check [NAME ...]    only check
+    python tools/prepare_datasets.py --dataset my.yaml     a set of your own
 
 Everything lies under $DETECTRON2_DATASETS, else datasets/. NAME is a data set such as gta5 or acdc_fog_val, or the
 beginning of several, such as acdc; without one all are meant that are there. Every image and label map is read: pairs,
-sizes, train ids, damage. Ends with a table; the exit code is 1 where something is wrong.
+sizes, label ids, damage. Ends with a table; the exit code is 1 where something is wrong.
 """
 
 import argparse
@@ -13,10 +14,16 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clouds.engine.cli import user_errors
 from clouds.errors import UserError, check_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clouds.data.check import Findings
+    from clouds.data.folders import Folders
 
 logger = logging.getLogger("clouds.prepare")
 
@@ -28,60 +35,72 @@ def main(argv: list[str] | None = None) -> int:
     """Convert and check; 0 where all is well."""
     args = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    from clouds.data.check import check, write_list
+    from clouds.data.check import check, fingerprint, remember
+    from clouds.data.folders import data_root, write_list
 
-    root = Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser().absolute()
+    root = data_root()
     if not root.is_dir():
         raise UserError(f"There is no folder {root} for data sets; set DETECTRON2_DATASETS to the one that holds them.")
-    wanted = choose(args.names)
+    wanted = choose(args.names, args.dataset)
+    asked_for = bool(args.names or args.dataset)
     failed = [] if args.check else convert_labels(wanted, root, args.nproc)
-    results = [check(folders, root, processes=args.nproc) for folders in wanted]
-    for found in results:
-        if args.names and found.missing:
-            found.problems.append(f"{found.name}: neither {found.images} nor {found.labels} is there.")
-        for problem in found.problems[: None if args.all_problems else SHOWN]:
-            logger.error("%s", problem)
-        if len(found.problems) > SHOWN and not args.all_problems:
-            logger.error("... and %d more of %s; --all-problems shows them.", len(found.problems) - SHOWN, found.name)
-        if args.write_lists and found.pairs:
-            write_list(root / "lists" / f"{found.name}.txt", root, found.pairs)
-            logger.info(
-                "%s: list of %d pairs in %s", found.name, len(found.pairs), root / "lists" / f"{found.name}.txt"
-            )
+    results = []
+    for folders in wanted:
+        before = fingerprint(folders, root)
+        found = check(folders, root, processes=args.nproc)
+        if not found.missing:
+            remember(found, before)
+        elif asked_for:
+            found.problems.append(f"{folders.name}: there is no {folders.places(root)[0].folder}.")
+        report(found, show_all=args.all_problems)
+        if args.write_lists and found.records:
+            write_list(folders.list_file(root), root, found.records)
+            logger.info("%s: its %d images are listed in %s", folders.name, len(found.records), folders.list_file(root))
+        if not args.check and not folders.converter:
+            write_statistics(found)
+        results.append(found)
     there = [found for found in results if not found.missing]
-    if not there:
+    if not there and not asked_for:
         raise UserError(f"None of the data sets is in {root}; datasets/README.md has the folders.")
     logger.info("%s", summary(results))
-    logger.info("%s", class_table(there))
+    for table in class_tables(there):
+        logger.info("%s", table)
     return 1 if failed or any(found.problems for found in results) else 0
 
 
-def choose(names: Sequence[str]) -> list:
-    """The catalogue's sets of these names, or whose names begin like that; without names all."""
-    from clouds.data.catalog import DATASETS
+def choose(names: Sequence[str], custom: Sequence[str]) -> "list[Folders]":
+    """The catalogue's sets of these names or whose names begin like that, and those of these YAML files; else all."""
+    from clouds.data.catalog import described
+    from clouds.data.folders import DATASETS, GROUPS
 
+    rows = described(custom)
+    own = rows[len(DATASETS) :]
+    if not names:
+        return own or list(DATASETS)
+    chosen = set()
     for name in names:
-        if not any(folders.name.startswith(name.removesuffix("_val")) for folders in DATASETS):
-            check_name("The command line", name, [folders.name for folders in DATASETS])
-    return [
-        folders
-        for folders in DATASETS
-        if not names
-        or any(folders.name == name or folders.name.startswith(f"{name.removesuffix('_val')}_") for name in names)
-    ]
+        begins = GROUPS.get(name) or [
+            row.name for row in rows if row.name == name or row.name.startswith(f"{name.removesuffix('_val')}_")
+        ]
+        if not begins:
+            check_name("The command line", name, [row.name for row in rows])
+        chosen |= set(begins)
+    return [row for row in rows if row.name in chosen or row in own]
 
 
-def convert_labels(wanted: Sequence, root: Path, processes: int) -> list[str]:
+def convert_labels(wanted: "Sequence[Folders]", root: "Path", processes: int) -> list[str]:
     """Make train ids of what is there; the names of the sets where that did not work out."""
     from clouds.data.convert_command import convert_folder
 
     failed, done = [], set()
     for folders in wanted:
-        images, _, labels, _ = folders.place(root)
-        if folders.converter is None or not labels.is_dir():
+        if folders.converter is None:
             continue
-        # The data set's own folder holds both. Cityscapes' splits are converted together.
-        home = Path(os.path.commonpath([images, labels]))
+        labels = folders.places(root)[1].folder
+        if not labels.is_dir():
+            continue
+        home = folders.home(root)
+        # Cityscapes' splits are converted together.
         gt_folder = labels.parent if folders.converter == "cityscapes" else labels
         if gt_folder in done:
             continue
@@ -94,27 +113,57 @@ def convert_labels(wanted: Sequence, root: Path, processes: int) -> list[str]:
     return failed
 
 
-def summary(results: Sequence) -> str:
-    """A row a data set: pairs, complete size, image sizes, state."""
-    rows = [("data set", "pairs", "complete", "height x width", "state")]
+def write_statistics(found: "Findings") -> None:
+    """The class statistics that converters write, of a set that needs none."""
+    from clouds.data.converters import write_class_statistics
+
+    folder = found.folders.statistics(found.root)
+    if found.counts and all(file.is_relative_to(found.root) for file in found.counts):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_class_statistics(folder, found.root, found.counts)
+        logger.info("%s: class statistics in %s", found.folders.name, folder)
+
+
+def report(found: "Findings", *, show_all: bool) -> None:
+    """A line a problem."""
+    for problem in found.problems[: None if show_all else SHOWN]:
+        logger.error("%s", problem)
+    if len(found.problems) > SHOWN and not show_all:
+        more = len(found.problems) - SHOWN
+        logger.error("... and %d more of %s; --all-problems shows them.", more, found.folders.name)
+
+
+def summary(results: "Sequence[Findings]") -> str:
+    """A row a data set: pictures, pairs, sizes, state."""
+    rows = [("data set", "images", "of", "used", "of", "height x width", "state")]
     for found in results:
+        folders = found.folders
         common = ", ".join(f"{h}x{w}: {count:,}" for (h, w), count in found.sizes.most_common(2))
         more = f", {len(found.sizes) - 2} more sizes" if len(found.sizes) > 2 else ""
         state = f"{len(found.problems)} problem(s)" if found.problems else "not there" if found.missing else "good"
-        rows.append((found.name, f"{len(found.pairs):,}", f"{found.size:,}", common + more or "-", state))
+        size, downloaded = (f"{n:,}" if n else "?" for n in (folders.size, folders.downloaded or folders.size))
+        used = f"{len(found.records):,}"
+        rows.append((folders.name, f"{found.pictures:,}", downloaded, used, size, common + more or "-", state))
     return aligned(rows)
 
 
-def class_table(results: Sequence) -> str:
-    """A row a class: its share of the pixels in each set, in percent; then the pixels without a class."""
-    from clouds.data.labels import CITYSCAPES_CLASSES, IGNORE_LABEL, short_name
+def class_tables(results: "Sequence[Findings]") -> list[str]:
+    """For each list of classes a table of the sets that have it. A row a class: its share of the pixels in percent,
+    with its train id; then the pixels without a class."""
+    from clouds.data.labels import IGNORE_LABEL, short_name
 
-    names = {**{i: short_name(name) for i, name in enumerate(CITYSCAPES_CLASSES)}, IGNORE_LABEL: "ignored"}
-    rows = [("% of pixels", *(found.name for found in results))]
-    for train_id, name in names.items():
-        shares = (100 * found.pixels[train_id] / max(1, found.pixels.sum()) for found in results)
-        rows.append((name, *(f"{share:.2f}" if share else "-" for share in shares)))
-    return aligned(rows)
+    tables = []
+    for classes in dict.fromkeys(found.folders.classes for found in results):
+        sets = [found for found in results if found.folders.classes == classes and found.folders.labels]
+        if not sets:
+            continue
+        names = {**{i: f"{i} {short_name(name)}" for i, name in enumerate(classes)}, IGNORE_LABEL: "255 ignored"}
+        rows = [("% of pixels", *(found.folders.name for found in sets))]
+        for train_id, name in names.items():
+            shares = (100 * found.pixels[train_id] / max(1, found.pixels.sum()) for found in sets)
+            rows.append((name, *(f"{share:.2f}" if share else "-" for share in shares)))
+        tables.append(aligned(rows))
+    return tables
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> str:
@@ -127,6 +176,7 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> str:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of a data set, or the beginning of several")
+    parser.add_argument("--dataset", action="append", default=[], metavar="FILE", help="YAML file of a set of your own")
     parser.add_argument("--check", action="store_true", help="convert nothing")
     parser.add_argument("--write-lists", action="store_true", help="write lists/NAME.txt: image and label map a line")
     parser.add_argument("--all-problems", action="store_true", help=f"not only the first {SHOWN} of a set")

@@ -6,7 +6,6 @@ so a stopped conversion goes on where it was.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +31,7 @@ from clouds.data.labels import (
     lookup_table,
     mapillary_train_id,
 )
+from clouds.data.pairing import files_below
 from clouds.data.parallel import each
 from clouds.errors import UserError
 from clouds.files import whole_file
@@ -292,7 +292,11 @@ def _numbered(folder: Path) -> dict[Path, Path]:
 
 
 def _files(folder: Path, ending: str) -> list[Path]:
-    return sorted(Path(where) / file for where, _, files in os.walk(folder) for file in files if file.endswith(ending))
+    return (
+        sorted(Path(path) for path in files_below(folder.name, folder) if path.endswith(ending))
+        if folder.is_dir()
+        else []
+    )
 
 
 def _write_json(file: Path, content: Any) -> None:

@@ -68,6 +68,23 @@ def read_ids(path: str) -> npt.NDArray[np.integer]:
     return label
 
 
+def read_colors(path: str) -> npt.NDArray[np.uint8]:
+    """The colours in a label map that tells classes by them (RGB, RGBA or palette): (H, W, 3) uint8.
+
+    Raises:
+        UserError: no such file, truncated or corrupt, or a picture of one channel.
+    """
+    with _readable(path, "label map"), Image.open(path) as file:
+        mode = file.mode
+        label = np.asarray(file.convert("RGB"))
+    if mode not in ("RGB", "RGBA", "P"):
+        raise UserError(
+            f"{path} is a {mode} picture, but the labels of its data set are told by colours: if it is the version "
+            "with ids, say `encoding: ids` or `train_ids`, else take the coloured one."
+        )
+    return label
+
+
 def read_red_ids(path: str) -> npt.NDArray[np.integer]:
     """The ids in the red channel of a 16-bit RGB PNG, which is how SYNTHIA keeps them: (H, W) uint16.
 
@@ -106,6 +123,8 @@ def _readable(path: str, what: str) -> Iterator[None]:
         raise UserError(
             f"The {what} {path} does not exist: it was moved or removed after the data set was listed."
         ) from None
+    except PermissionError:
+        raise UserError(f"The {what} {path} may not be read: see the permissions of the file and its folder.") from None
     except _DAMAGED as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UserError(f"The {what} {path} cannot be read ({reason}): copy or download it again.") from error

@@ -12,9 +12,10 @@ from PIL import Image
 
 from clouds.d2 import CfgNode, Instances, configurable
 from clouds.data.augmentation import TrainAugmentation, Window, build_train_augmentation, resize_label_window
-from clouds.data.catalog import Record
+from clouds.data.encoding import read_train_ids
 from clouds.data.files import check_same_size, read_image, read_label
 from clouds.data.labels import IGNORE_LABEL
+from clouds.data.pairing import Record
 from clouds.errors import UserError
 
 FULL_RESOLUTION = "full_resolution"
@@ -75,7 +76,7 @@ class TrainMapper:
                 "is_generated True."
             )
         image = read_image(record["file_name"])
-        label = read_label(record["sem_seg_file_name"], self.num_classes)
+        label = read_train_ids(record, self.num_classes)
         check_same_size(image, record["file_name"], label, record["sem_seg_file_name"])
         pixels, target = self.augmentation(image, label, rng)
         height, width = target.shape
@@ -145,7 +146,7 @@ class TestMapper:
         mapped = dict(record)
         label = None
         if "sem_seg_file_name" in record:
-            label = read_label(record["sem_seg_file_name"], self.num_classes)
+            label = read_train_ids(record, self.num_classes)
             check_same_size(image, record["file_name"], label, record["sem_seg_file_name"])
         input_height, input_width = short_edge_size((height, width), self.short_edge)
         if (input_height, input_width) != (height, width):

@@ -6,7 +6,8 @@ import pytest
 
 from clouds.d2 import DatasetCatalog, MetadataCatalog
 from clouds.data import catalog
-from clouds.data.catalog import DATASETS, GTA5_OMITTED, load_dataset, register, register_datasets
+from clouds.data.catalog import load_dataset, register, register_datasets
+from clouds.data.folders import DATASETS, GTA5_OMITTED
 from clouds.data.labels import CITYSCAPES_CLASSES
 from clouds.errors import UserError
 
@@ -205,7 +206,7 @@ def test_what_is_missing_or_empty_is_named_with_what_should_lie_there(name: str,
     register_datasets(tmp_path)
     rules = next(folders for folders in DATASETS if folders.name == name)
     image, label = tmp_path / PAIRS[name][0], tmp_path / PAIRS[name][1]
-    images, image_suffix, labels, label_suffix = rules.place(tmp_path)
+    (images, image_suffix, _), (labels, label_suffix, _) = rules.places(tmp_path)
 
     def message() -> str:
         with pytest.raises(UserError) as error:
