@@ -120,11 +120,19 @@ DEFAULTS: dict[str, Any] = {
         "TEST": (),
         "SOURCE_FACTOR": 1.0,  # repeats of a labelled image in an epoch; a fraction is a probability
         "TARGET_FACTOR": 1.0,  # likewise of a generated one
+        "CUSTOM": (),  # YAML files that describe data sets of your own, see datasets/README.md
         "MODULES": (),  # python modules with register(root), which add data sets of their own
     },
     "DATALOADER": {
         "NUM_WORKERS": 4,  # processes that load images, for each training process
-        "SAMPLER_TRAIN": "TrainingSampler",  # or "WeightedTrainingSampler", which heeds the two factors above
+        # "TrainingSampler"; "WeightedTrainingSampler", which heeds the two factors above; or "RareClassSampler", which
+        # also draws the labelled images by their classes.
+        "SAMPLER_TRAIN": "TrainingSampler",
+        "RARE_CLASS": {
+            "TEMPERATURE": 0.01,  # of exp((1 - share of the pixels) / T), by which a class is drawn; high: all alike
+            "MIN_PIXELS": 3000,  # an image counts as one of a class from so many pixels of it on
+            "MIN_CROP_RATIO": 0.5,  # a crop is drawn again, up to ten times, below this share of MIN_PIXELS
+        },
     },
     "SOLVER": {
         "IMS_PER_BATCH": 8,  # on all processes together

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from clouds.engine.cli import check_weights, user_errors
+from clouds.engine.cli import check_weights, own_dataset, user_errors
 from clouds.errors import UserError
 
 logger = logging.getLogger("clouds.predict")
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     from clouds.config import load_config, resolve_device
 
     args, opts = parse_arguments(argv)
-    cfg = load_config(args.config_file, opts)
+    cfg = load_config(args.config_file, [*own_dataset(args.dataset), *opts])
     check_weights(cfg.MODEL.WEIGHTS)
     jobs = plan(args.inputs, args.output)
     try:
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
     start_log(None)
     resolve_device(cfg)
-    register_datasets(modules=cfg.DATASETS.MODULES)
+    register_datasets(modules=cfg.DATASETS.MODULES, custom=cfg.DATASETS.CUSTOM)
     cfg.freeze()
     predict = Predictor(cfg)
     unreadable = []
@@ -74,6 +74,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[st
     """Flags and inputs, and the KEY VALUE pairs: they begin at the first word that looks like a config key."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML file with the settings")
+    parser.add_argument("--dataset", metavar="FILE", help="YAML file of a data set of your own, for its classes")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument("words", nargs="*", metavar="INPUT | KEY VALUE", help="images and folders, then settings")
     args = parser.parse_intermixed_args(argv)

@@ -154,7 +154,7 @@ def class_tables(results: "Sequence[Findings]") -> list[str]:
 
     tables = []
     for classes in dict.fromkeys(found.folders.classes for found in results):
-        sets = [found for found in results if found.folders.classes == classes and found.folders.labels]
+        sets = [found for found in results if found.folders.classes == classes and found.pixels.any()]
         if not sets:
             continue
         names = {**{i: f"{i} {short_name(name)}" for i, name in enumerate(classes)}, IGNORE_LABEL: "255 ignored"}

@@ -4,7 +4,7 @@ Legend: H, W of the picture in its file; h, w of the whole picture once scaled; 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image
 from clouds.d2 import CfgNode
 from clouds.data.labels import IGNORE_LABEL
 
+_TRIES = 10
 UInt8Array = npt.NDArray[np.uint8]
 
 
@@ -125,6 +126,13 @@ def _convert(image: UInt8Array, code: int) -> UInt8Array:
     return np.asarray(cv2.cvtColor(image, code), dtype=np.uint8)
 
 
+class Wanted(NamedTuple):
+    """What a crop should show: so many pixels of a class."""
+
+    label: int
+    pixels: float
+
+
 @dataclass(frozen=True)
 class TrainAugmentation:
     """Scale, crop, pad, jitter, flip, in this order; a step that is off is left out.
@@ -145,14 +153,23 @@ class TrainAugmentation:
     flip: bool = False
 
     def __call__(
-        self, image: Image.Image, label: UInt8Array, rng: np.random.Generator
+        self, image: Image.Image, label: UInt8Array, rng: np.random.Generator, wanted: Wanted | None = None
     ) -> tuple[UInt8Array, UInt8Array]:
-        """RGB picture and (H, W) uint8 labels of the same size -> (h, w, 3) and (h, w) uint8."""
+        """RGB picture and (H, W) uint8 labels of the same size -> (h, w, 3) and (h, w) uint8.
+
+        Where something is `wanted` the place of the crop is drawn again until it is there, ten times at the most.
+        """
         scaled = label.shape[0], label.shape[1]
         if self.box is not None:
             scaled = scaled_size(scaled, self.box, rng.uniform(*self.scale_range))
         window = draw_window(rng, scaled, self.crop)
-        pixels, target = resize_window(image, window), resize_label_window(label, window)
+        target = resize_label_window(label, window)
+        for _ in range(_TRIES - 1):
+            if wanted is None or np.count_nonzero(target == wanted.label) >= wanted.pixels:
+                break
+            window = draw_window(rng, scaled, self.crop)
+            target = resize_label_window(label, window)
+        pixels = resize_window(image, window)
         if self.crop is not None:
             pixels, target = pad(pixels, self.crop, 0), pad(target, self.crop, IGNORE_LABEL)
         if self.jitter:

@@ -72,6 +72,11 @@ def described(custom: Sequence[str] = ()) -> list[Folders]:
     return list(rows.values())
 
 
+def named(sets: str | Sequence[str]) -> list[str]:
+    """The names in `DATASETS.TRAIN` or `DATASETS.TEST`: published configs have ("gta5"), which is no tuple."""
+    return [sets] if isinstance(sets, str) else list(sets)
+
+
 def _load_together(parts: Sequence[Folders], root: Path) -> list[Record]:
     """Several sets in one; the ids begin with what tells the sets apart, "night" of acdc_night_val."""
     return [

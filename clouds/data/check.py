@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from clouds.data.catalog import described
 from clouds.data.converters import Counts, count_classes
 from clouds.data.encoding import read_train_ids
-from clouds.data.files import check_same_size, read_image
-from clouds.data.folders import Folders
+from clouds.data.files import check_end, check_same_size, read_image
+from clouds.data.folders import GROUPS, Folders, data_root
 from clouds.data.pairing import Place, Record, files_below, files_by_stem, without
 from clouds.data.parallel import each
 from clouds.errors import UserError
@@ -77,6 +79,7 @@ def check(folders: Folders, root: Path, *, processes: int = 1) -> Findings:
                 f"{folders.name} has {len(found.records):,} pairs of image and label map; the complete set has "
                 f"{folders.size:,}."
             )
+    processes = max(1, min(processes, len(found.records) // 64))  # to start one takes longer than to read a few
     look = partial(_look, len(folders.classes))
     for record, (size, pixels, problems) in each(look, found.records, processes=processes, title=folders.name):
         found.sizes.update([size] if size else [])
@@ -106,6 +109,29 @@ def problems_of(folders: Folders, root: Path, *, processes: int = 1) -> list[str
     found = check(folders, root, processes=processes)
     remember(found, print_before)
     return found.problems
+
+
+def first_broken(names: Sequence[str], custom: Sequence[str] = (), *, processes: int = 1) -> str:
+    """The beginning of a sentence about the first of these sets that has a problem; "" if none has.
+
+    Sets that are not there at all, and those that others register, are left to who loads them.
+
+    Args:
+        names: of sets, or of several together.
+        custom: YAML files that describe more of them.
+        processes: how many read at a time.
+    """
+    root = data_root()
+    wanted = {part for name in names for part in GROUPS.get(name, (name,))}
+    for folders in described(custom):
+        if folders.name in wanted and all(place.folder.is_dir() for place in folders.places(root)):
+            problems = problems_of(folders, root, processes=processes)
+            if problems:
+                return (
+                    f"The data set {folders.name} has {len(problems)} problem(s), first: {problems[0].rstrip('.')}. "
+                    f"See them all with `python tools/prepare_datasets.py --check {folders.name}` and mend them"
+                )
+    return ""
 
 
 def remember(found: Findings, fingerprint_before: str) -> None:
@@ -190,6 +216,7 @@ def _look(num_classes: int, record: Record) -> tuple[tuple[int, int] | None, npt
     image = label = None
     try:
         image = read_image(path)
+        check_end(path)
         with Image.open(path) as file:
             if file.mode in ("1", "L", "P", "I;16"):
                 problems.append(
@@ -200,6 +227,7 @@ def _look(num_classes: int, record: Record) -> tuple[tuple[int, int] | None, npt
     if "sem_seg_file_name" in record:
         try:
             label = read_train_ids(record, num_classes)
+            check_end(record["sem_seg_file_name"])
             if image is not None:
                 check_same_size(image, path, label, record["sem_seg_file_name"])
         except UserError as error:

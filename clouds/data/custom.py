@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from clouds.data.encoding import KINDS, Kind, LabelEncoding
+from clouds.data.encoding import KINDS, Kind, LabelEncoding, named
 from clouds.data.folders import Folders
 from clouds.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, IGNORE_LABEL
 from clouds.errors import UserError, check_name
@@ -127,7 +127,9 @@ class _Description:
             colors.append(self._color(row.get("color"), f"class {row['name']}"))
             for value in self._values(kind, row, names[-1]):
                 if value in meaning:
-                    raise self._wrong(f"{names[meaning[value]]} and {row['name']} have the same value {row['values']}")
+                    raise self._wrong(
+                        f"{names[meaning[value]]} and {row['name']} have the same value {named(kind, value)}"
+                    )
                 meaning[value] = train_id
         short = [name.split(",")[0].strip() for name in names]
         if len(set(short)) < len(short):
@@ -153,7 +155,7 @@ class _Description:
                 return None
             meaning = {train_id: train_id for train_id in range(count)}
         if both := sorted(set(ignored) & set(meaning)):
-            raise self._wrong(f"the value {both[0]} is listed under ignore and is a class")
+            raise self._wrong(f"the value {named(kind, both[0])} is listed under ignore and is a class")
         meaning |= dict.fromkeys(ignored, IGNORE_LABEL)
         return LabelEncoding(kind, tuple(sorted(meaning.items())), IGNORE_LABEL if rest == "ignore" else None)
 

@@ -50,17 +50,13 @@ class LabelEncoding:
     def _unknown(self, path: str, values: npt.NDArray[np.integer]) -> UserError:
         found, counts = np.unique(values, return_counts=True)
         most = np.argsort(-counts, kind="stable")[:3]
-        listed = ", ".join(f"{self.named(int(found[i]))} on {counts[i]} pixels" for i in most)
+        listed = ", ".join(f"{named(self.kind, int(found[i]))} on {counts[i]} pixels" for i in most)
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         what = "colour" if self.kind == "colors" else "id"
         return UserError(
             f"{path} has {len(found)} label {what}(s) that its data set does not list ({listed}{more}): give them to a "
             "class, list them under ignore, or set rest: ignore."
         )
-
-    def named(self, value: int) -> str:
-        """A value as a person writes it."""
-        return str((value >> 16, value >> 8 & 255, value & 255)) if self.kind == "colors" else str(value)
 
 
 def read_train_ids(record: Record, num_classes: int) -> npt.NDArray[np.uint8]:
@@ -79,6 +75,11 @@ def read_train_ids(record: Record, num_classes: int) -> npt.NDArray[np.uint8]:
             f"{num_classes}: set it to the number of classes of the data set."
         )
     return label
+
+
+def named(kind: Kind, value: int) -> str:
+    """A value as a person writes it."""
+    return str((value >> 16, value >> 8 & 255, value & 255)) if kind == "colors" else str(value)
 
 
 def packed(colors: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:

@@ -15,6 +15,9 @@ from PIL import Image, ImageOps
 from clouds.data.labels import IGNORE_LABEL
 from clouds.errors import UserError
 
+PNG_END = b"\x00\x00\x00\x00IEND\xae\x42\x60\x82"
+"""The last chunk of every PNG."""
+
 # What Pillow raises on damaged files. Pillow reads them, not OpenCV, which is as fast but hands back a truncated
 # picture, grey from some row on, without a word.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -103,6 +106,15 @@ def read_red_ids(path: str) -> npt.NDArray[np.integer]:
         )
     red: npt.NDArray[np.integer] = np.asarray(label[:, :, -1], np.uint16)  # OpenCV has blue first
     return red
+
+
+def check_end(path: str) -> None:
+    """Raises UserError where a PNG stops before its end: Pillow reads one that lacks its last bytes without a word."""
+    with _readable(path, "picture"), Path(path).open("rb") as stream:
+        is_png = stream.read(4) == b"\x89PNG"
+        stream.seek(-min(stream.seek(0, io.SEEK_END), 1024), io.SEEK_END)  # some programs add a few bytes
+        if is_png and PNG_END not in stream.read():
+            raise ValueError("its end is missing")
 
 
 def check_same_size(image: Image.Image, image_path: str, label: npt.NDArray[np.uint8], label_path: str) -> None:

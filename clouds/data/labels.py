@@ -120,6 +120,9 @@ SYNTHIA_16: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17
 SYNTHIA_13: tuple[int, ...] = tuple(c for c in SYNTHIA_16 if c not in (3, 4, 5))
 """The 13 classes that are also quoted: without wall, fence and pole."""
 
+SYNTHIA_MEANS: dict[str, tuple[int, ...]] = {"mIoU16": SYNTHIA_16, "mIoU13": SYNTHIA_13}
+"""What networks that learnt from SYNTHIA are also scored by: name -> train ids."""
+
 MAPILLARY_NAME_TO_TRAIN_ID: dict[str, int] = {
     "construction--flat--road": 0,
     "marking": 0,

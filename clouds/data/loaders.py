@@ -6,7 +6,7 @@ that does not depend on the number of workers, and errors that reach the user as
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -14,15 +14,17 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clouds.d2 import CfgNode, comm
-from clouds.data.catalog import Record, load_dataset
+from clouds.data.catalog import Record, load_dataset, named
 from clouds.data.mappers import TestMapper, TrainMapper
+from clouds.data.rare_classes import RareClasses, rare_classes, read_statistics
 from clouds.data.samplers import TrainingSampler, WeightedTrainingSampler, contiguous_share
 from clouds.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SAMPLERS = ("TrainingSampler", "WeightedTrainingSampler")
-"""`cfg.DATALOADER.SAMPLER_TRAIN`: every picture once an epoch, or as often as the repeat factors say."""
+SAMPLERS = ("TrainingSampler", "WeightedTrainingSampler", "RareClassSampler")
+"""`cfg.DATALOADER.SAMPLER_TRAIN`: every picture once an epoch; as often as the repeat factors say; likewise, but each
+turn of a labelled picture goes to one that is drawn by its classes."""
 
 
 class _Failure:
@@ -36,16 +38,26 @@ class _TrainSamples(Dataset[Record | _Failure]):
     """(draw, index) -> mapped record, its view drawn by a generator of the draw's own; `seed` is for what follows."""
 
     def __init__(
-        self, records: Sequence[Record], mapper: Callable[[Record, np.random.Generator], Record], seed: int
+        self,
+        records: Sequence[Record],
+        mapper: Callable[[Record, np.random.Generator], Record],
+        seed: int,
+        rare: RareClasses | None,
     ) -> None:
         self.records = records
         self.mapper = mapper
         self.seed = seed
+        self.rare = rare
 
     def __getitem__(self, key: tuple[int, int]) -> Record | _Failure:
         draw, index = key
+        record = self.records[index]
+        if self.rare is not None and not _is_generated(record):
+            # The 5 keeps this stream apart from the others of the draw.
+            index, rare_class = self.rare.choose(np.random.default_rng([self.seed, draw, 5]))
+            record = {**self.records[index], "rare_class": rare_class}
         try:
-            mapped = self.mapper(self.records[index], np.random.default_rng([self.seed, draw]))
+            mapped = self.mapper(record, np.random.default_rng([self.seed, draw]))
         except UserError as error:
             return _Failure(str(error))
         # The 2 keeps this stream apart from the view's and from the shuffles'.
@@ -85,6 +97,7 @@ class TrainLoader:
         batch_size: int,
         seed: int,
         factors: Sequence[float] | None = None,
+        rare: RareClasses | None = None,
         num_workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -96,6 +109,7 @@ class TrainLoader:
             batch_size: pictures a step over all processes, a multiple of `world_size`.
             seed: of the order and of every view, not negative; the same in all processes.
             factors: how often each record comes in an epoch, see `WeightedTrainingSampler`; None = once.
+            rare: draws the labelled pictures by class; None = each has its own turns.
             num_workers: processes that prepare samples; 0 = this one. It has no influence on what comes out.
             rank: number of this process.
             world_size: how many processes there are.
@@ -109,6 +123,7 @@ class TrainLoader:
         self.batch_size = batch_size
         self.seed = seed
         self.factors = factors
+        self.rare = rare
         self.num_workers = num_workers
         self.rank = rank
         self.world_size = world_size
@@ -121,7 +136,7 @@ class TrainLoader:
         else:
             sampler = WeightedTrainingSampler(self.factors, self.seed, **place)
         batches = DataLoader(
-            _TrainSamples(self.records, self.mapper, self.seed),
+            _TrainSamples(self.records, self.mapper, self.seed, self.rare),
             batch_size=self.batch_size // self.world_size,
             sampler=sampler,
             num_workers=self.num_workers,
@@ -185,7 +200,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         UserError: an unknown or incomplete data set, an unknown sampler or factors it cannot work with, generated
             pictures without self-training, or a batch that the processes cannot share.
     """
-    names = [cfg.DATASETS.TRAIN] if isinstance(cfg.DATASETS.TRAIN, str) else list(cfg.DATASETS.TRAIN)
+    names = named(cfg.DATASETS.TRAIN)
     if not names:
         raise UserError("DATASETS.TRAIN is empty: name at least one data set to train on.")
     parts = [load_dataset(name) for name in names]
@@ -197,6 +212,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         records,
         TrainMapper(cfg),
         factors=_repeat_factors(cfg, records),
+        rare=_rare_classes(cfg, dict(zip(names, parts, strict=True))),
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -245,7 +261,7 @@ def _repeat_factors(cfg: CfgNode, records: Sequence[Record]) -> list[float] | No
     if sampler not in SAMPLERS:
         raise UserError(f"DATALOADER.SAMPLER_TRAIN is {sampler!r}; it must be {' or '.join(SAMPLERS)}.")
     num_generated = sum(map(_is_generated, records))
-    weighted = sampler == "WeightedTrainingSampler"
+    weighted = sampler != "TrainingSampler"
     source, target = (cfg.DATASETS.SOURCE_FACTOR, cfg.DATASETS.TARGET_FACTOR) if weighted else (1.0, 1.0)
     for key, factor in (("SOURCE_FACTOR", source), ("TARGET_FACTOR", target)):
         if not 0 < factor < math.inf:
@@ -269,6 +285,21 @@ def _repeat_factors(cfg: CfgNode, records: Sequence[Record]) -> list[float] | No
         target,
     )
     return factors if weighted else None
+
+
+def _rare_classes(cfg: CfgNode, parts: Mapping[str, Sequence[Record]]) -> RareClasses | None:
+    """None where the sampler does not ask for them."""
+    if cfg.DATALOADER.SAMPLER_TRAIN != "RareClassSampler":
+        return None
+    options = cfg.DATALOADER.RARE_CLASS
+    if not options.TEMPERATURE > 0:
+        raise UserError(f"DATALOADER.RARE_CLASS.TEMPERATURE is {options.TEMPERATURE}; it must be above 0.")
+    counts = read_statistics(parts, cfg.DATASETS.CUSTOM)
+    rare = rare_classes(counts, temperature=options.TEMPERATURE, min_pixels=options.MIN_PIXELS)
+    chances = zip(rare.classes, rare.probabilities, rare.pictures, strict=True)
+    listed = ", ".join(f"{c}: {100 * chance:.1f} % ({len(images)})" for c, chance, images in chances)
+    logger.info("Labelled images are drawn by class, train id: chance (images with it): %s", listed)
+    return rare
 
 
 def _as_list(samples: list[Record | _Failure]) -> list[Record | _Failure]:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from clouds.d2 import CfgNode, Instances, configurable
-from clouds.data.augmentation import TrainAugmentation, Window, build_train_augmentation, resize_label_window
+from clouds.data.augmentation import TrainAugmentation, Wanted, Window, build_train_augmentation, resize_label_window
 from clouds.data.encoding import read_train_ids
 from clouds.data.files import check_same_size, read_image, read_label
 from clouds.data.labels import IGNORE_LABEL
@@ -35,13 +35,15 @@ class TrainMapper:
     """
 
     @configurable
-    def __init__(self, *, augmentation: TrainAugmentation, num_classes: int) -> None:
+    def __init__(self, *, augmentation: TrainAugmentation, num_classes: int, rare_pixels: float = 0.0) -> None:
         """
         Args:
             augmentation: the random views, see `clouds.data.augmentation`.
             num_classes: C; label maps hold 0..C-1 and 255.
+            rare_pixels: so many pixels of a record's `rare_class`, where it has one, its crop should show.
         """
         self.augmentation = augmentation
+        self.rare_pixels = rare_pixels
         self.num_classes = num_classes
 
     @classmethod
@@ -49,6 +51,7 @@ class TrainMapper:
         return {
             "augmentation": build_train_augmentation(cfg),
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "rare_pixels": cfg.DATALOADER.RARE_CLASS.MIN_PIXELS * cfg.DATALOADER.RARE_CLASS.MIN_CROP_RATIO,
         }
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
@@ -78,7 +81,8 @@ class TrainMapper:
         image = read_image(record["file_name"])
         label = read_train_ids(record, self.num_classes)
         check_same_size(image, record["file_name"], label, record["sem_seg_file_name"])
-        pixels, target = self.augmentation(image, label, rng)
+        wanted = Wanted(record["rare_class"], self.rare_pixels) if "rare_class" in record else None
+        pixels, target = self.augmentation(image, label, rng, wanted)
         height, width = target.shape
         return {
             **record,

@@ -24,6 +24,15 @@ def user_errors(main: Main) -> Main:
     return wrapped
 
 
+def own_dataset(file: str | None) -> list[str]:
+    """The `KEY VALUE` pairs that ``--dataset FILE`` stands for; none without a file."""
+    if not file:
+        return []
+    from clouds.data.custom import dataset_settings
+
+    return dataset_settings(Path(file))
+
+
 def check_weights(path: str) -> None:
     """`UserError` if ``MODEL.WEIGHTS`` names a local file that is not there (empty: none is asked for)."""
     if path and not path.startswith(("http://", "https://")) and not Path(path).is_file():

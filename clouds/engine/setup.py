@@ -3,6 +3,7 @@
 import argparse
 import functools
 import logging
+import os
 import platform
 import random
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 
 from clouds.config import load_config, resolve_device
 from clouds.d2 import CfgNode, comm, setup_logger
-from clouds.data.catalog import register_datasets
+from clouds.data.catalog import named, register_datasets
+from clouds.data.check import first_broken
 from clouds.engine.launch import failure_elsewhere
 from clouds.engine.record import Kind, code_version, write_record
 from clouds.engine.wandb_writer import check_wandb
@@ -55,7 +57,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         entry = write_record(output, cfg, args, kind)
         logger.info(f"Resolved config in {output / entry['config']}, the whole record in {output / 'run.json'}")
     resolve_device(cfg)
-    register_datasets(modules=cfg.DATASETS.MODULES)
+    register_datasets(modules=cfg.DATASETS.MODULES, custom=cfg.DATASETS.CUSTOM)
     cfg.freeze()
 
     logger.info(f"Command line: {args}")
@@ -63,6 +65,20 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         f"clouds {code_version()}, seed {cfg.SEED}, {cfg.MODEL.DEVICE}, {comm.get_world_size()} process(es), "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
+
+
+def refuse_broken_sets(cfg: CfgNode) -> None:
+    """`UserError` if a data set of the config is damaged or not whole; all processes call this together.
+
+    Of the sets of the table and of YAML files every file is read, once: see `clouds.data.check.problems_of`.
+    """
+    problem = ""
+    if comm.is_main_process():
+        names = [*named(cfg.DATASETS.TRAIN), *named(cfg.DATASETS.TEST)]
+        problem = first_broken(names, cfg.DATASETS.CUSTOM, processes=os.cpu_count() or 1)
+    problem = comm.all_gather(problem)[0]
+    if problem:
+        raise UserError(f"{problem}, or train all the same with --force.")
 
 
 def start_log(output: str | None) -> None:

@@ -25,6 +25,8 @@ from clouds.d2 import (
     comm,
     inference_on_dataset,
 )
+from clouds.data.catalog import named
+from clouds.data.labels import SYNTHIA_MEANS
 from clouds.data.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
@@ -264,6 +266,7 @@ class Trainer(TrainerBase):
             dataset_name,
             boundary=cfg.TEST.BOUNDARY_IOU,
             label_folder=labels if cfg.MODEL.SAVE_PSEUDO_LABELS else None,
+            subsets=SYNTHIA_MEANS if "synthia" in named(cfg.DATASETS.TRAIN) else None,
         )
 
     @classmethod

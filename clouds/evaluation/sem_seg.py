@@ -1,6 +1,6 @@
 """The evaluator of semantic segmentation: counts that grow picture by picture, and nothing else kept."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,26 @@ class SemSegEvaluator(DatasetEvaluator):
     `images`, `matrix` and `boundaries` hold the totals over all processes once `evaluate` has run in the main one.
     """
 
-    def __init__(self, dataset_name: str, *, boundary: bool = False, label_folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        boundary: bool = False,
+        label_folder: Path | None = None,
+        subsets: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         """
         Args:
             dataset_name: a registered set; its classes name the scores.
             boundary: also score the outlines.
             label_folder: where the predictions go as label files, see `LabelWriter`; None = nowhere. With it, pictures
                 without ground truth are welcome: they are labelled and not scored.
+            subsets: name of a score -> train ids, for means over some of the classes.
         """
         self.dataset_name = dataset_name
         metadata = MetadataCatalog.get(dataset_name)
         self.boundary = boundary
+        self.subsets = subsets or {}
         self.writer = LabelWriter(label_folder, metadata.stuff_colors) if label_folder else None
         self.classes = [short_name(name) for name in metadata.stuff_classes]
         if len(set(self.classes)) < len(self.classes):
@@ -101,6 +110,7 @@ class SemSegEvaluator(DatasetEvaluator):
         self.boundaries = sum((counts for _, _, counts in shares), np.zeros_like(self.boundaries))
         result = score(self.matrix)
         scores = {"mIoU": result.miou, "fwIoU": result.fwiou, "mACC": result.macc, "pACC": result.pacc}
+        scores |= {name: mean_of(result.iou[list(classes)]) for name, classes in self.subsets.items()}
         per_class = {"IoU": result.iou, "ACC": result.acc}
         if self.boundary:
             per_class["BIoU"] = boundary_iou(self.boundaries)

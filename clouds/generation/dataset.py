@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
+from clouds.data.files import PNG_END
 from clouds.errors import UserError
 from clouds.files import whole_file
 from clouds.generation.card import card
@@ -35,7 +36,6 @@ from clouds.generation.plan import file_name
 logger = logging.getLogger(__name__)
 
 CHUNK = "clouds"  # keyword of the PNG text chunk
-_END = b"\x00\x00\x00\x00IEND\xae\x42\x60\x82"  # the last chunk of every PNG
 STALE = 600  # seconds; no image takes that long to write, so an older .part file is a dead process's
 
 Row = dict[str, Any]
@@ -217,7 +217,7 @@ class GeneratedSet:
 def read_record(data: bytes) -> Row | None:
     """The record in the bytes of an image; None where the image is damaged or has no record."""
     # PIL is content with a file that ends after its last pixel.
-    if not data.endswith(_END):
+    if not data.endswith(PNG_END):
         return None
     try:
         with Image.open(io.BytesIO(data)) as image:

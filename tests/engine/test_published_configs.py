@@ -1,6 +1,7 @@
 """The published recipes as they are, on a few small pictures in the folders that the real downloads have."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,18 @@ def official_trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(config: Path, folder: Path, settings: dict[str, Any]) -> int:
-    """Train this recipe with small towers of its kind; the exit code."""
+def run(config: Path, folder: Path, settings: dict[str, Any], *, force: bool = True, flags: Sequence[str] = ()) -> int:
+    """Train this recipe with small towers of its kind; the exit code.
+
+    With `force`, for training does not begin with two pictures of a set.
+    """
     resnet = config.stem.endswith(("_r50", "_r101"))
     (folder / "tiny_convnext.json").write_text(json.dumps(CONVNEXT))
     clip = golden.ROOT / "clip_configs" / golden.CLIP_CONFIGS["rn"] if resnet else folder / "tiny_convnext.json"
     opts = SMALL | {"MODEL.CLOUDS.CLIP_MODEL_NAME": clip, "MODEL.CLOUDS.EMBED_DIM": 64 if resnet else 16}
     opts |= {"OUTPUT_DIR": folder / "run", **settings}
-    return train_net.main(["--config-file", str(config), *(str(word) for pair in opts.items() for word in pair)])
+    words = [str(word) for pair in opts.items() for word in pair]
+    return train_net.main(["--config-file", str(config), *(["--force"] if force else []), *flags, *words])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

@@ -1,0 +1,233 @@
+"""A data set of the user's own: its YAML file, its label encodings, and what a wrong one is told."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from clouds.d2 import CfgNode, MetadataCatalog
+from clouds.data.catalog import load_dataset, register_datasets
+from clouds.data.check import check
+from clouds.data.custom import dataset_settings, read_custom
+from clouds.data.encoding import LabelEncoding, packed
+from clouds.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
+from clouds.data.mappers import TestMapper, TrainMapper
+from clouds.errors import UserError
+from tests.data_pipeline.conftest import label_map, save, smooth_image
+from tests.data_pipeline.official import palette_png
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "configs/datasets"
+
+GARDEN: dict[str, Any] = {
+    "name": "garden",
+    "splits": {
+        "train": {"images": "train/*.jpg", "labels": "train/seg_*.png"},
+        "val": {"images": "val/photos/*.jpg", "labels": "val/maps/*.png"},
+        "test": {"images": "test/*.jpg"},
+    },
+    "encoding": "colors",
+    "ignore": [[0, 0, 0]],
+    "classes": [
+        {"name": "grass,lawn", "color": [0, 200, 0], "values": [[0, 200, 0], [0, 100, 0]]},
+        {"name": "flower", "color": [200, 0, 100]},
+    ],
+}
+
+
+def write(folder: Path, content: Any, name: str = "garden.yaml") -> Path:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def colours() -> np.ndarray:
+    """All four of the garden, in bands: (40, 64, 3)."""
+    bands = np.array([(0, 200, 0), (0, 100, 0), (200, 0, 100), (0, 0, 0)], np.uint8)
+    return bands[np.arange(40) // 10][:, None].repeat(64, axis=1)
+
+
+EXPECTED = np.array([0, 0, 1, 255], np.uint8)[np.arange(40) // 10][:, None].repeat(64, axis=1)
+
+
+def write_garden(root: Path) -> None:
+    for number in range(2):
+        save(root / f"garden/train/a {number}.jpg", smooth_image(number))
+        save(root / f"garden/train/seg_a {number}.png", colours())
+        save(root / f"garden/val/photos/{number}.jpg", smooth_image(number))
+        save(root / f"garden/val/maps/deep/{number}.png", colours())
+        save(root / f"garden/test/{number}.jpg", smooth_image(number))
+
+
+def test_each_split_is_a_set_with_its_classes(tmp_path: Path, cfg: CfgNode) -> None:
+    write_garden(tmp_path)
+    register_datasets(tmp_path, custom=[str(write(tmp_path, GARDEN))])
+    assert [record["image_id"] for record in load_dataset("garden_train")] == ["a 0", "a 1"]
+    metadata = MetadataCatalog.get("garden_val")
+    assert metadata.stuff_classes == ["grass,lawn", "flower"]
+    assert metadata.stuff_colors == [[0, 200, 0], [200, 0, 100]]
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
+    record = pickle.loads(pickle.dumps(load_dataset("garden_val")[0]))  # as a worker gets it
+    np.testing.assert_array_equal(TestMapper(cfg)(record)["sem_seg"].numpy(), EXPECTED)
+    instances = TrainMapper(cfg)(record, np.random.default_rng(0))["instances"]
+    assert set(instances.gt_classes.tolist()) <= {0, 1}
+    unlabelled = load_dataset("garden_test")
+    assert [sorted(record) for record in unlabelled] == [["file_name", "image_id", "label_encoding"]] * 2
+    assert "sem_seg" not in TestMapper(cfg)(unlabelled[0])
+
+
+def test_settings_of_the_flag(tmp_path: Path) -> None:
+    path = write(tmp_path, GARDEN)
+    assert dataset_settings(path) == [
+        *("DATASETS.CUSTOM", f"('{path}',)", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "2"),
+        *("DATASETS.TRAIN", "('garden_train',)", "DATASETS.TEST", "('garden_val',)"),
+    ]
+    only_test = {**GARDEN, "splits": {"test": GARDEN["splits"]["test"]}}
+    assert dataset_settings(write(tmp_path, only_test))[4:] == ["DATASETS.TEST", "('garden_test',)"]
+
+
+def test_a_good_garden_passes_the_check_and_a_new_colour_does_not(tmp_path: Path) -> None:
+    write_garden(tmp_path)
+    train, val, test = read_custom(write(tmp_path, GARDEN))
+    for folders in (train, val, test):
+        assert check(folders, tmp_path).problems == []
+    assert check(train, tmp_path).pixels[:2].tolist() == [2 * 20 * 64, 2 * 10 * 64]
+    strange = colours()
+    strange[3, 5:8] = (1, 2, 3)
+    save(tmp_path / "garden/train/seg_a 1.png", strange)
+    (problem,) = check(train, tmp_path).problems
+    assert "seg_a 1.png has 1 label colour(s) that its data set does not list ((1, 2, 3) on 3 pixels)" in problem
+
+
+def test_pictures_and_label_maps_may_share_a_folder(tmp_path: Path) -> None:
+    for number in range(2):
+        save(tmp_path / f"garden/{number}.png", smooth_image(number))
+        save(tmp_path / f"garden/{number}_label.png", label_map(number, classes=2))
+    content = {
+        **GARDEN,
+        "encoding": "train_ids",
+        "splits": {"all": {"images": "*.png", "labels": "*_label.png"}},
+        "classes": [{"name": "a", "color": [1, 1, 1]}, {"name": "b", "color": [2, 2, 2]}],
+    }
+    del content["ignore"]
+    (folders,) = read_custom(write(tmp_path, content))
+    assert [record["image_id"] for record in folders.load(tmp_path)] == ["0", "1"]
+    assert check(folders, tmp_path).problems == []
+
+
+def test_ids_of_cityscapes_are_those_of_the_table(tmp_path: Path) -> None:
+    train, _ = read_custom(EXAMPLES / "streets.yaml")
+    assert train.classes == CITYSCAPES_CLASSES
+    ids = np.arange(40).repeat(16).reshape(20, 32)
+    path = palette_png(tmp_path / "a_labelIds.png", ids)
+    assert train.encoding is not None
+    np.testing.assert_array_equal(train.encoding.read(str(path)), lookup_table(CITYSCAPES_ID_TO_TRAIN_ID)[ids])
+
+
+def test_camvid_has_eleven_classes_out_of_32_colours(tmp_path: Path) -> None:
+    train, _val, _test = read_custom(EXAMPLES / "camvid.yaml")
+    assert len(train.classes) == 11
+    assert train.encoding is not None
+    assert len(train.encoding.meaning) == 32
+    values = [value for value, _ in train.encoding.meaning]
+    picture = np.array([(value >> 16, value >> 8 & 255, value & 255) for value in values], np.uint8)[None]
+    save(tmp_path / "x_L.png", picture)
+    found = train.encoding.read(str(tmp_path / "x_L.png"))[0]
+    assert found.tolist() == [train_id for _, train_id in train.encoding.meaning]
+    assert set(found.tolist()) == {*range(11), 255}
+
+
+@given(st.dictionaries(st.integers(0, 2**16 - 1), st.integers(0, 254), min_size=1, max_size=9), st.data())
+def test_every_listed_id_is_translated(meaning: dict[int, int], data: st.DataObject) -> None:
+    values = np.array(data.draw(st.lists(st.sampled_from(sorted(meaning)), min_size=1, max_size=30)), np.uint16)
+    path = Path("/tmp") / "clouds_encoding_ids.png"
+    Image.fromarray(values[None]).save(path)
+    encoding = LabelEncoding("ids", tuple(meaning.items()))
+    assert encoding.read(str(path))[0].tolist() == [meaning[value] for value in values.tolist()]
+
+
+def test_other_values_are_ignored_where_the_set_says_so(tmp_path: Path) -> None:
+    palette_png(tmp_path / "x.png", np.array([[3, 7, 255]]))
+    path = str(tmp_path / "x.png")
+    assert LabelEncoding("ids", ((7, 0),), rest=255).read(path).tolist() == [[255, 0, 255]]
+    with pytest.raises(UserError, match=r"1 label id\(s\) that its data set does not list \(3 on 1 pixels\)"):
+        LabelEncoding("ids", ((7, 0),)).read(path)
+    save(tmp_path / "gray.png", np.zeros((2, 2), np.uint8))
+    with pytest.raises(UserError, match="told by colours"):
+        LabelEncoding("colors", ((0, 0),)).read(str(tmp_path / "gray.png"))
+
+
+def test_a_palette_picture_has_colours_too(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    picture.putpalette([9, 8, 7, 200, 0, 100])
+    picture.save(tmp_path / "x.png")
+    value = int(packed(np.array([[[9, 8, 7]]], np.uint8))[0, 0])
+    encoding = LabelEncoding("colors", ((value, 4), ((200 << 16) + 100, 1)))
+    assert encoding.read(str(tmp_path / "x.png")).tolist() == [[4, 1]]
+
+
+def without(key: str) -> dict[str, Any]:
+    return {other: value for other, value in GARDEN.items() if other != key}
+
+
+def classes(*rows: Any) -> dict[str, Any]:
+    return {**GARDEN, "classes": list(rows)}
+
+
+GRASS, FLOWER = GARDEN["classes"]
+WRONG = [
+    ("a: [", "is not YAML"),
+    ("- a list", "the file must be `key: value` pairs"),
+    (without("name"), "it has no name"),
+    (without("classes"), "it has no classes"),
+    (without("splits"), "it has no splits"),
+    ({**GARDEN, "splits": {}}, "it has no splits"),
+    ({**GARDEN, "name": "my garden"}, "its name is 'my garden'"),
+    ({**GARDEN, "encodings": "ids"}, "names 'encodings', which does not exist; the nearest that do: encoding"),
+    ({**GARDEN, "encoding": "rgb"}, "its encoding is 'rgb', which must be one of train_ids, ids, colors"),
+    ({**GARDEN, "rest": "drop"}, "its rest is 'drop'"),
+    ({**GARDEN, "splits": {"train": {"labels": "*.png"}}}, "split train has no images"),
+    ({**GARDEN, "splits": {"train": {"images": "train/"}}}, "split train has the pattern 'train/'"),
+    ({**GARDEN, "splits": {"train": {"images": "*/a.png"}}}, "split train has the pattern"),
+    ({**GARDEN, "classes": "camvid"}, "its classes must be a list"),
+    (classes(GRASS, {"color": [1, 2, 3]}), "class 1 has no name"),
+    (classes(GRASS, {"name": "flower"}), r"class flower has the colour None"),
+    (classes(GRASS, {**FLOWER, "color": [1, 2, 300]}), r"class flower has the colour \[1, 2, 300\]"),
+    (classes(GRASS, {**FLOWER, "color": [0, 100, 0]}), r"grass,lawn and flower have the same value \(0, 100, 0\)"),
+    (classes(GRASS, {**FLOWER, "name": "grass"}), "two of its classes have the same name"),
+    (classes(GRASS, {**FLOWER, "colour": 1}), "names 'colour', which does not exist; the nearest that do: color"),
+    ({**GARDEN, "ignore": [[200, 0, 100]]}, r"the value \(200, 0, 100\) is listed under ignore and is a class"),
+    ({**GARDEN, "encoding": "ids"}, r"class grass,lawn has the id \[0, 200, 0\]"),
+    ({**classes(FLOWER), "encoding": "ids", "ignore": []}, "class flower has no values"),
+    ({**classes(GRASS), "encoding": "train_ids", "ignore": []}, "class grass,lawn has values, which train_ids"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG, ids=[message[:30] for _, message in WRONG])
+def test_a_wrong_file_is_told_in_one_sentence(tmp_path: Path, content: Any, message: str) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(UserError, match=message) as error:
+        read_custom(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_and_a_name_that_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no\.yaml cannot be read \(No such file"):
+        read_custom(tmp_path / "no.yaml")
+    content = {**GARDEN, "name": "cityscapes", "splits": {"val": GARDEN["splits"]["val"]}}
+    with pytest.raises(UserError, match="describes the data set cityscapes_val, but there is one already"):
+        register_datasets(tmp_path, custom=[str(write(tmp_path, content))])
+
+
+def test_more_classes_than_the_network_has(tmp_path: Path, cfg: CfgNode) -> None:
+    write_garden(tmp_path)
+    register_datasets(tmp_path, custom=[str(write(tmp_path, GARDEN))])
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 1
+    with pytest.raises(UserError, match="NUM_CLASSES is 1: set it to the number of classes"):
+        TestMapper(cfg)(load_dataset("garden_val")[0])
