@@ -1,0 +1,270 @@
+"""The experiment in small: which networks are trained, from what, in which order, and what came of them.
+
+A job is one command of the project with a folder of its own: the generation of images, or the training of one variant
+with one seed. Jobs run beside each other where they do not need one another, and one that is done is not done again.
+"""
+
+import json
+import logging
+import math
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tqdm import tqdm
+
+from clouds.errors import UserError
+from clouds.files import whole_file
+from clouds.visualization.html_tables import Difference, Score
+
+logger = logging.getLogger(__name__)
+
+SOURCE = "minicity_sim_val"
+Scores = dict[str, dict[int, dict[str, dict[str, float]]]]
+"""Key of a variant -> seed -> test set -> score -> percent."""
+_POLL = 1.0  # seconds
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table: a way to train.
+
+    Attributes:
+        key: name of its folders.
+        title: what the table calls it.
+        config: file in configs/minicity.
+        settings: `KEY VALUE` pairs beside it.
+        after: key of the variant whose weights it begins with, of the same seed.
+        images: number of generated images that it learns from.
+    """
+
+    key: str
+    title: str
+    config: str
+    settings: tuple[str, ...] = ()
+    after: str | None = None
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command and the folder that it fills.
+
+    Attributes:
+        name: unique.
+        command: to run; the folder stands in it.
+        folder: of its results, with `console.txt` and, once it is done, `job.json`.
+        needs: names of the jobs that must be done before.
+        steps: how much there is to do, in its own unit.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    folder: Path
+    needs: tuple[str, ...] = ()
+    steps: int = 1
+
+    @property
+    def is_done(self) -> bool:
+        """Whether this very command has ended well."""
+        record = self._record()
+        return record is not None and record.get("command") == list(self.command)
+
+    @property
+    def seconds(self) -> float:
+        """How long it took; NaN where it is not done."""
+        return float((self._record() or {}).get("seconds", math.nan))
+
+    def finish(self, seconds: float) -> None:
+        """Remember that it is done."""
+        with whole_file(self.folder / "job.json") as part:
+            part.write_text(json.dumps({"command": list(self.command), "seconds": round(seconds, 1)}), encoding="utf-8")
+
+    def steps_done(self) -> int:
+        """Of `steps`, as far as its files tell."""
+        if self.is_done:
+            return self.steps
+        rows = last_line(self.folder / "metrics.json")
+        images = self.folder / "images"
+        done = int(rows.get("iteration", 0)) if rows else 0
+        return min(self.steps, done or (len(list(images.glob("*.png"))) if images.is_dir() else 0))
+
+    def _record(self) -> dict[str, Any] | None:
+        try:
+            content: dict[str, Any] = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content
+
+
+def run_jobs(jobs: Sequence[Job], *, workers: int = 1, threads: int | None = None) -> None:
+    """Run what is not done, each job once those it needs are.
+
+    Args:
+        jobs: in an order in which they could be run one by one.
+        workers: how many at a time.
+        threads: for each of them; default an equal share of the cores.
+
+    Raises:
+        UserError: a job failed; the others that run are ended, and what is done stays.
+    """
+    threads = threads or max(1, (os.cpu_count() or 1) // workers)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    waiting = [job for job in jobs if not job.is_done]
+    running: dict[Job, tuple[subprocess.Popen[bytes], float]] = {}
+    done = {job.name for job in jobs} - {job.name for job in waiting}
+    bar = tqdm(total=sum(job.steps for job in jobs), unit="step", desc="experiment", smoothing=0.05)
+    try:
+        while waiting or running:
+            ready = [job for job in waiting if done.issuperset(job.needs)]
+            for job in ready[: workers - len(running)]:
+                waiting.remove(job)
+                running[job] = (_start(job, environment), time.perf_counter())
+                logger.info("%s: started, %s", job.name, job.folder / "console.txt")
+            time.sleep(_POLL)
+            for job, (process, began) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[job]
+                if process.returncode:
+                    raise UserError(f"{job.name} failed: {_last_words(job)} ({job.folder / 'console.txt'} has it all).")
+                job.finish(time.perf_counter() - began)
+                done.add(job.name)
+                logger.info("%s: done in %.0f s", job.name, job.seconds)
+            bar.n = sum(job.steps if job.name in done else job.steps_done() for job in jobs)
+            bar.set_postfix_str(", ".join(job.name for job in running), refresh=False)
+            bar.refresh()
+    finally:
+        bar.close()
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.wait()
+
+
+def plan(
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    *,
+    root: Path,
+    output: Path,
+    configs: Path,
+    generate: Sequence[str],
+    generated_folder: Path,
+    iterations: Mapping[str, int],
+    settings: Sequence[str] = (),
+) -> list[Job]:
+    """The jobs of all variants and seeds, those of one seed together.
+
+    Args:
+        variants: each after the one that it begins with.
+        seeds: of the trainings.
+        root: the repository.
+        output: folder of the results.
+        configs: folder of the variants' configs.
+        generate: flags of generate_txt_im.py, but for the name and the number of images.
+        generated_folder: of the generated sets.
+        iterations: key of a variant -> how many it trains.
+        settings: `KEY VALUE` pairs for all of them.
+    """
+    jobs = []
+    for count in sorted({variant.images for variant in variants} - {0}):
+        flags = ("--folder", generated_name(count), "--num-images", str(count), *generate)
+        command = (sys.executable, str(root / "generate_txt_im.py"), *flags)
+        jobs.append(Job(generated_name(count), command, generated_folder / generated_name(count), steps=count))
+    for seed in seeds:
+        for variant in variants:
+            folder = run_folder(output, variant.key, seed)
+            chosen = [*variant.settings, *settings, "SEED", str(seed), "OUTPUT_DIR", str(folder)]
+            needs = []
+            if variant.after:
+                needs.append(f"{variant.after} {seed}")
+                chosen += ["MODEL.WEIGHTS", str(run_folder(output, variant.after, seed) / "model_final.pth")]
+            if variant.images:
+                name = generated_name(variant.images)
+                needs.append(name)
+                chosen += ["DATASETS.TRAIN", str(("minicity_sim_train", name))]
+            command = (sys.executable, str(root / "train_net.py"), "--config-file", str(configs / variant.config))
+            steps = iterations[variant.key]
+            jobs.append(Job(f"{variant.key} {seed}", (*command, "--resume", *chosen), folder, tuple(needs), steps))
+    return jobs
+
+
+def run_folder(output: Path, key: str, seed: int) -> Path:
+    """Of a variant's training."""
+    return output / key / f"seed{seed}"
+
+
+def generated_name(count: int) -> str:
+    """Of the set of so many generated images."""
+    return f"sd_minicity_{count}"
+
+
+def read_scores(folder: Path) -> dict[str, dict[str, float]]:
+    """Test set -> score -> percent, of the last evaluation that a training in `folder` has recorded.
+
+    Raises:
+        UserError: there is none.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    for key, value in (last_line(folder / "metrics.json") or {}).items():
+        name, kind, score = (*key.split("/", 2), "", "")[:3]
+        if kind == "sem_seg":
+            scores.setdefault(name, {})[score] = float("nan") if value is None else float(value)
+    if not scores:
+        raise UserError(f"{folder / 'metrics.json'} has no evaluation: was the training interrupted?")
+    return scores
+
+
+def unseen_mean(scores: Mapping[str, Mapping[str, float]], score: str = "mIoU") -> float:
+    """Mean over the test sets but the source's."""
+    return fmean(values[score] for name, values in scores.items() if name != SOURCE)
+
+
+def spread(values: Sequence[float]) -> Score:
+    """Mean and standard deviation (n - 1) of single runs, at least one; one alone has no deviation."""
+    mean = fmean(values)
+    if len(values) < 2:
+        return Score(mean)
+    return Score(mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)), len(values))
+
+
+def paired_difference(label: str, values: Mapping[int, float], others: Mapping[int, float]) -> Difference:
+    """Of `values` less `others`, both by seed, over the seeds that both have; its standard error is std / sqrt(n)."""
+    found = spread([values[seed] - others[seed] for seed in sorted(values.keys() & others.keys())])
+    return Difference(label, found.mean, found.std / math.sqrt(found.count), found.count)
+
+
+def last_line(file: Path) -> dict[str, Any] | None:
+    """The last row of a JSON-lines file that can be read; None where there is none."""
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines[-2:]):  # the very last may be in the middle of being written
+        try:
+            row: dict[str, Any] = json.loads(line)
+        except ValueError:
+            continue
+        return row
+    return None
+
+
+def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with (job.folder / "console.txt").open("ab") as console:
+        console.write(f"$ {shlex.join(job.command)}\n".encode())
+        console.flush()
+        return subprocess.Popen(job.command, stdout=console, stderr=subprocess.STDOUT, env=dict(environment))
+
+
+def _last_words(job: Job) -> str:
+    lines = (job.folder / "console.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("error: ").rstrip(".") if lines else "it said nothing"
