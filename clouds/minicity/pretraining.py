@@ -235,6 +235,7 @@ class Course:
         self.scene_tokens, self.crop_tokens = tokenize(scenes.captions), tokenize(crops.captions)
         order = np.argsort(scenes.scenes)
         self.owners = order[np.searchsorted(scenes.scenes[order], crops.scenes)]
+        self.seen = torch.cat([*self.prompts, self.scene_tokens, self.crop_tokens]).unique()
         self.reader = RegionReader(self._channels(), model.text_projection.shape[-1]).to(self.device)
 
     def _channels(self) -> list[int]:
@@ -320,6 +321,11 @@ def train_clip(
     # With CLIP's .02 all sentences begin as nearly the same one, and telling them apart takes the first epoch.
     nn.init.normal_(model.token_embedding.weight, std=0.2)
     course = Course(model, tokenize, scenes, crops, recipe)
+    with torch.no_grad():
+        # Words that nobody says here are one and the same unknown word, which takes little room in a compressed file.
+        unheard = torch.ones(len(model.token_embedding.weight), dtype=torch.bool, device=course.device)
+        unheard[course.seen.to(course.device)] = False
+        model.token_embedding.weight[unheard] = model.token_embedding.weight[unheard][0].clone()
     parts = nn.ModuleDict({"model": model, "reader": course.reader})
     optimizer = torch.optim.AdamW(_groups(parts, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.rate)
