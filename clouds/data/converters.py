@@ -43,7 +43,8 @@ _Result = tuple[Counts, bool] | str
 
 TARGET = "_labelTrainIds.png"
 _NUM_CLASSES = len(CITYSCAPES_CLASSES)
-_STRIP = 1 << 23  # pixels; OpenCV's histogram counts in fp32, which is exact up to 2^24
+# Rows unfiltered, where OpenCV can be told so: label maps get smaller by it and are read in half the time.
+_PNG = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE] if hasattr(cv2, "IMWRITE_PNG_FILTER") else []
 
 
 @dataclass(frozen=True)
@@ -205,12 +206,10 @@ def convert(
 
 def count_classes(label: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """How often each value is in a label map (H, W): (256,)."""
-    rows = max(1, _STRIP // max(1, label.shape[1]))
-    counts = np.zeros(256, np.int64)
-    for first in range(0, label.shape[0], rows):
-        strip = np.ascontiguousarray(label[first : first + rows])
-        counts += np.asarray(cv2.calcHist([strip], [0], None, [256], [0, 256])).reshape(256).astype(np.int64)
-    return counts
+    values = np.ascontiguousarray(label).ravel()
+    # Run by run, not pixel by pixel: a label map has a hundred times fewer. Sums in fp64 are exact.
+    last = np.flatnonzero(np.append(values[1:] != values[:-1], np.ones(min(1, values.size), np.bool_)))
+    return np.bincount(values[last], np.diff(last, prepend=-1), minlength=256).astype(np.int64)
 
 
 def write_class_statistics(folder: Path, root: Path, counts: Mapping[Path, Counts]) -> None:
@@ -257,12 +256,13 @@ def _convert_one(encoding: Encoding, overwrite: bool, pair: tuple[Path, Path]) -
                 f"{source} has {len(unknown)} id(s) that its data set does not have ({listed}; known: 0 to "
                 f"{encoding.ids[-1]}); see that these are the original label maps."
             )
-        label = np.asarray(cv2.LUT(source_ids, lookup_table(encoding.train_ids)), np.uint8)
-        written, png = cv2.imencode(".png", label)
+        table = lookup_table(encoding.train_ids)
+        label = np.asarray(cv2.LUT(source_ids, table), np.uint8)
+        written, png = cv2.imencode(".png", label, _PNG)
         assert written, f"{source}: OpenCV could not encode a label map of {label.shape}"
         with whole_file(target) as part:
             part.write_bytes(png.tobytes())
-        return _as_counts(count_classes(label)), True
+        return _as_counts(np.bincount(table, found, minlength=256).astype(np.int64)), True
     except UserError as error:
         return str(error)
     except OSError as error:

