@@ -1,5 +1,6 @@
 """The command with real pipelines, as processes where a signal or a rank needs one."""
 
+import functools
 import json
 import os
 import signal
@@ -103,7 +104,10 @@ def test_gate_and_statistics(
 def start(arguments: list[str], **environment: str) -> "subprocess.Popen[str]":
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     line = [sys.executable, str(ROOT / "generate_txt_im.py"), *arguments]
-    return subprocess.Popen(line, cwd=ROOT, env=variables, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    # A shell's background job, and all it starts, has SIGINT ignored.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(line, cwd=ROOT, env=variables, text=True, preexec_fn=listen, **pipes)
 
 
 def test_two_ranks_a_kill_and_a_stop(flags: Callable[..., list[str]], tmp_path: Path) -> None:
