@@ -92,7 +92,7 @@ DEFAULTS: dict[str, Any] = {
                 "KEEP_TEACHER": False,  # pixels that SAM leaves without a label keep the teacher's
                 "REFINEMENT": False,  # a second pass of SAM that is shown the masks of the first
                 "MOBILE": True,  # MobileSAM; else what TYPE says
-                "TYPE": "vit_h",  # or "vit_l", "vit_b"; "transformers": the model in the folder WEIGHTS
+                "TYPE": "vit_h",  # "vit_l", "vit_b"; or the folder WEIGHTS: "transformers", "segment_anything"
                 "WEIGHTS": "",  # file or folder; "": that of the type in the folder weights
                 "IMAGE_SIZE": 1024,  # pixels, longest side of the image that SAM sees; a multiple of 64
                 "PROMPTS_AT_ONCE": 64,  # regions decoded together; bounds the memory

@@ -9,6 +9,7 @@ from clouds.d2 import CfgNode
 from clouds.errors import UserError, check_name
 from clouds.self_training.sam.cache import CachedSam
 from clouds.self_training.sam.frame import Frame
+from clouds.self_training.sam.from_description import load_described
 from clouds.self_training.sam.from_file import SegmentAnything, load_weights, mobile_sam, set_image_size, vit_sam
 from clouds.self_training.sam.from_folder import TransformersSam, load_folder
 from clouds.self_training.sam.interface import NetworkSam, Sam
@@ -32,7 +33,7 @@ def build_sam(cfg: CfgNode, device: torch.device | str) -> Sam:
     """
     settings = cfg.MODEL.CLOUDS.SAM
     kind = "mobile_sam" if settings.MOBILE else settings.TYPE
-    check_name("MODEL.CLOUDS.SAM.TYPE", kind, [*WEIGHTS, "transformers"])
+    check_name("MODEL.CLOUDS.SAM.TYPE", kind, [*WEIGHTS, "transformers", "segment_anything"])
     if settings.IMAGE_SIZE < 64 or settings.IMAGE_SIZE % 64:
         raise UserError(f"MODEL.CLOUDS.SAM.IMAGE_SIZE is {settings.IMAGE_SIZE}; it must be a multiple of 64 pixels.")
     if settings.PROMPTS_AT_ONCE < 1:
@@ -50,6 +51,9 @@ def _load(settings: CfgNode, kind: str, device: torch.device) -> NetworkSam:
     if kind == "transformers":
         network, kind = load_folder(folder, side)
         backend, frame = TransformersSam, Frame(side, keep_aspect=kind == "sam")
+    elif kind == "segment_anything":
+        network, kind = load_described(folder, side)
+        backend, frame = SegmentAnything, Frame(side)
     else:
         path = folder if settings.WEIGHTS else Path(WEIGHTS[kind])
         remedy = f"get them with `{GET_WEIGHTS}`"

@@ -88,13 +88,18 @@ def load_weights(network: nn.Module, path: Path, remedy: str) -> None:
         raise UserError(f"SAM's weights {path} are those of another network: {remedy}.") from error
 
 
-def set_image_size(network: SamModules, side: int) -> None:
-    """Let a loaded network see squares of another size than the 1024 pixels it was trained on.
+def set_image_size(network: SamModules, side: int, stride: int = STRIDE) -> None:
+    """Let a loaded network see squares of another size than it was trained on, 1024 pixels for all published ones.
 
     Points and decoder know positions as fractions of the square, TinyViT knows none, and the ViTs resize their relative
     positions themselves; their absolute ones are resized here (bicubic, as usual for vision transformers).
+
+    Args:
+        network: changed in place.
+        side: S, pixels.
+        stride: pixels, side of what becomes one element of the embedding.
     """
-    grid = side // STRIDE
+    grid = side // stride
     prompts = network.prompt_encoder
     prompts.input_image_size = (side, side)
     prompts.image_embedding_size = (grid, grid)
