@@ -383,29 +383,3 @@ def _restore(file: Path, model: nn.Module, optimizer: Any, schedule: Any) -> tup
         part.load_state_dict(state[name])
     logger.info("Going on at step %d", state["step"])
     return int(state["step"]), float(state["seconds"])
-
-
-@torch.inference_mode()
-def predict_classes(
-    encode_image: Callable[[Tensor], Tensor], class_embeddings: Tensor, names_per_class: Sequence[int], images: Pixels
-) -> npt.NDArray[np.int64]:
-    """Zero-shot classes: the class with the name that is most alike.
-
-    Args:
-        encode_image: (B, 3, h, w) normalised images to (B, D) unit-norm features.
-        class_embeddings: (N, D) unit-norm, one for each name, class by class.
-        names_per_class: how many of the N names each class has.
-        images: (M, h, w, 3) uint8 RGB.
-
-    Returns:
-        (M,) indices of classes.
-    """
-    device = class_embeddings.device
-    mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
-    found = []
-    for part in np.array_split(images, max(1, len(images) // 256)):
-        pixels = torch.from_numpy(part).to(device).permute(0, 3, 1, 2).float() / 255
-        likeness = encode_image((pixels - mean) / std) @ class_embeddings.T
-        best = [names.max(dim=1).values for names in likeness.split(list(names_per_class), dim=1)]
-        found.append(torch.stack(best, dim=1).argmax(dim=1).cpu().numpy())
-    return np.concatenate(found)

@@ -9,8 +9,8 @@ import clouds.modeling.backbone  # noqa: F401  (registers the towers)
 from clouds.config import load_config
 from clouds.d2 import build_backbone
 from clouds.data.labels import CITYSCAPES_CLASSES
+from clouds.minicity.clip_quality import predict_classes
 from clouds.minicity.pool import draw_captioned
-from clouds.minicity.pretraining import predict_classes
 from clouds.minicity.wide import WIDE_STYLES
 
 ROOT = Path(__file__).parents[2]

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from clouds.minicity import pretraining
+from clouds.minicity.clip_quality import predict_classes
 from clouds.minicity.pool import KEPT, Captioned, draw_captioned
 from clouds.minicity.pretraining import (
     Recipe,
@@ -18,7 +19,6 @@ from clouds.minicity.pretraining import (
     augment,
     contrastive_loss,
     naming_loss,
-    predict_classes,
     train_clip,
     trim_kernels,
 )

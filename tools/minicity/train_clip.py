@@ -111,7 +111,7 @@ def zero_shot(clip: "CLIP", crops: "Captioned") -> tuple[float, dict[str, float]
     import torch
 
     from clouds.data.labels import CITYSCAPES_CLASSES, short_name
-    from clouds.minicity.pretraining import predict_classes
+    from clouds.minicity.clip_quality import predict_classes
 
     classifier = clip.text_classifier(CITYSCAPES_CLASSES)
 

@@ -1,0 +1,96 @@
+"""What the miniature CLIP knows without a segmenter: classes of crops, captions of streets, classes of pixels.
+
+Legend: D the width of the space that text and images share, K classes, N names of them, H x W a picture, h x w the map.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clouds.evaluation.confusion import Scores, confusion_matrix, score
+from clouds.minicity.pretraining import CLIP_MEAN, CLIP_STD
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+@torch.inference_mode()
+def predict_classes(
+    encode_image: Callable[[Tensor], Tensor], class_embeddings: Tensor, names_per_class: Sequence[int], images: Pixels
+) -> npt.NDArray[np.int64]:
+    """Zero-shot classes: the class with the name that is most alike.
+
+    Args:
+        encode_image: (B, 3, h, w) normalised images to (B, D) unit-norm features.
+        class_embeddings: (N, D) unit-norm, one for each name, class by class.
+        names_per_class: how many of the N names each class has.
+        images: (M, h, w, 3) uint8 RGB.
+
+    Returns:
+        (M,) indices of classes.
+    """
+    device = class_embeddings.device
+    mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
+    found = []
+    for part in np.array_split(images, max(1, len(images) // 256)):
+        pixels = torch.from_numpy(part).to(device).permute(0, 3, 1, 2).float() / 255
+        likeness = encode_image((pixels - mean) / std) @ class_embeddings.T
+        best = [names.max(dim=1).values for names in likeness.split(list(names_per_class), dim=1)]
+        found.append(torch.stack(best, dim=1).argmax(dim=1).cpu().numpy())
+    return np.concatenate(found)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Share of the queries, 0..1, whose own partner is among the first one or five of all; ``chance`` for the first."""
+
+    first: float
+    first_five: float
+    chance: float
+
+
+def retrieval(queries: Floats, candidates: Floats, texts: Sequence[str]) -> Retrieval:
+    """How often what belongs together is found.
+
+    Args:
+        queries: (N, D) unit-norm.
+        candidates: (N, D) unit-norm, the partner of each in the same place.
+        texts: N captions; the partners of equal captions are equally right.
+    """
+    likeness = queries @ candidates.T
+    same = np.array([[one == other for other in texts] for one in texts])
+    own = np.where(same, likeness, -np.inf).max(axis=1, keepdims=True)
+    rank = ((likeness > own) & ~same).sum(axis=1)
+    return Retrieval(float((rank < 1).mean()), float((rank < 5).mean()), float(same.mean(axis=1).mean()))
+
+
+@torch.inference_mode()
+def dense_scores(clip: Any, classifier: Any, images: Pixels, labels: Pixels) -> Scores:
+    """Zero-shot classes of pixels: each element of the last map is embedded alone and compared with the classes' names.
+
+    Args:
+        clip: a `clouds.modeling` tower with ``embed_masks``.
+        classifier: of the K classes: ``embeddings`` (N, D) unit-norm and ``names_per_class``.
+        images: (M, H, W, 3) uint8 RGB, H and W multiples of 32.
+        labels: (M, H, W) uint8 train ids, 0..K-1 or 255.
+    """
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
+    num_classes = len(classifier.names_per_class)
+    matrix = torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.int64)
+    for image, label in zip(images, labels, strict=True):
+        pixels = (torch.from_numpy(image).permute(2, 0, 1).float() / 255 - mean) / std
+        dense = clip(pixels[None])["clip_vis_dense"]
+        height, width = dense.shape[-2:]
+        alone = torch.eye(height * width).view(1, height * width, height, width) * 2 - 1
+        likeness = F.normalize(clip.embed_masks(dense, alone)[0], dim=-1) @ classifier.embeddings.T
+        best = [names.max(dim=1).values for names in likeness.split(list(classifier.names_per_class), dim=1)]
+        scores = torch.stack(best).view(1, num_classes, height, width)
+        found = F.interpolate(scores, label.shape, mode="bilinear")[0].argmax(dim=0)
+        matrix += confusion_matrix(found, torch.from_numpy(label).long(), num_classes)
+    return score(matrix.numpy())
