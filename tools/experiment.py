@@ -19,12 +19,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clouds.config import load_config
 from clouds.engine.cli import user_errors
 from clouds.errors import UserError
 from clouds.files import whole_file
+
+if TYPE_CHECKING:
+    from clouds.minicity.experiment import Variant
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs/minicity"
@@ -43,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from clouds.minicity.experiment import plan, run_jobs
 
     start = time.perf_counter()
-    variants = [replace(each, images=min(each.images, args.images)) for each in (FULL if args.full else SMALLEST)]
+    rows = chosen(FULL if args.full else SMALLEST, args.rows.split(",") if args.rows else ())
+    variants = [replace(each, images=min(each.images, args.images)) for each in rows]
     settings = [*(MOBILE_SAM if args.sam == "mobile_sam" else ()), *args.opts, "MODEL.SAVE_PSEUDO_LABELS", "True"]
     # All are read first: a misspelt setting is told before minutes of work.
     configs = {each.key: load_config(CONFIGS / each.config, [*each.settings, *settings]) for each in variants}
@@ -70,9 +74,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     run_jobs(jobs, workers=args.workers)
     seconds = {job.name: job.seconds for job in jobs}
-    conclude(args, variants, seeds, configs["frozen"], data, seconds)
+    conclude(args, variants, seeds, next(iter(configs.values())), data, seconds)
     logger.info("Done in %.0f s.", time.perf_counter() - start)
     return 0
+
+
+def chosen(variants: "Sequence[Variant]", keys: Sequence[str]) -> "list[Variant]":
+    """The rows of these keys and those that they begin with; all of them without keys.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    by_key = {each.key: each for each in variants}
+    wanted = set(keys or by_key)
+    if unknown := sorted(wanted - by_key.keys()):
+        raise UserError(f"--rows names {', '.join(unknown)}; there are {', '.join(by_key)}.")
+    for each in reversed(variants):
+        if each.key in wanted and each.after:
+            wanted.add(each.after)
+    return [each for each in variants if each.key in wanted]
 
 
 def conclude(
@@ -89,7 +109,7 @@ def conclude(
     from clouds.evaluation.tables import Provenance, format_comparison
     from clouds.minicity.datasets import read_captions
     from clouds.minicity.experiment import generated_name, read_scores, run_folder
-    from clouds.minicity.report import SETS, UNSEEN, Material, write_report
+    from clouds.minicity.report import SETS, UNSEEN, Material, unseen_differences, write_report
 
     register_datasets(modules=cfg.DATASETS.MODULES)
     scores = {
@@ -102,7 +122,15 @@ def conclude(
         rows[each.title] = {name: fmean(run[name]["mIoU"] for run in runs) for name in SETS}
     counts = {name: len(read_captions(name, data)) for name in SETS}
     table = format_comparison(rows, Provenance(cfg.TEST.PROTOCOL, code_version(), seeds[0], counts, UNSEEN))
-    (args.output / "table.txt").write_text(f"{table}\n", encoding="utf-8")
+    lines = [table, "", "Differences of the unseen mean, seed by seed:"]
+    lines += [
+        f"{each.mean:+.2f}"
+        + (f" +- {each.error:.2f} ({each.count} seeds)" if each.count > 1 else "")
+        + f"  {each.label}"
+        for each in unseen_differences(variants, scores)
+    ]
+    text = "\n".join(lines)
+    (args.output / "table.txt").write_text(f"{text}\n", encoding="utf-8")
     with whole_file(args.output / "scores.json") as part:
         part.write_text(json.dumps({"baselines": simple, "trained": scores}, indent=1), encoding="utf-8")
 
@@ -121,7 +149,7 @@ def conclude(
     generated = data / "stable_diffusion" / generated_name(most)
     report = args.output / "report.html"
     write_report(Material(variants, scores, simple, list(seeds), args.output, data, generated, facts), report)
-    logger.info("Trained on one world; tested on it and on five that it has never seen\n%s", table)
+    logger.info("Trained on one world; tested on it and on five that it has never seen\n%s", text)
     logger.info("Report: %s", report)
 
 
@@ -172,6 +200,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("world", choices=["minicity"], help="where the experiment takes place")
     add("--full", action="store_true", help="every row of the ablation, three seeds")
+    add("--rows", metavar="KEY,KEY", help="only these rows, such as frozen,joint, and those that they begin with")
     add("--seeds", type=int, help="seeds of each training (default: 1, with --full 3)")
     add("--output", type=Path, help="folder of results (default: output/experiment, or output/experiment_full)")
     add(
@@ -194,7 +223,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--num-train", type=int, help="drawn images per training set (default: all of them)")
     add("--num-val", type=int, help="drawn images per validation set (default: all of them)")
     add("opts", nargs="*", metavar="KEY VALUE", help="config overrides, for all networks")
-    args = parser.parse_args(argv)
+    # Intermixed: the settings at the end belong to no flag, though the world stands before the flags.
+    args = parser.parse_intermixed_args(argv)
     args.seeds = args.seeds or (3 if args.full else 1)
     args.output = args.output or Path("output/experiment_full" if args.full else "output/experiment")
     if min(args.seeds, args.workers, args.images) < 1:

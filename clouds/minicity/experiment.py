@@ -30,6 +30,7 @@ SOURCE = "minicity_sim_val"
 Scores = dict[str, dict[int, dict[str, dict[str, float]]]]
 """Key of a variant -> seed -> test set -> score -> percent."""
 _POLL = 1.0  # seconds
+_IN_A_FILE = 30.0  # between two lines of progress that nobody watches
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,13 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1, threads: int | None = Non
     waiting = [job for job in jobs if not job.is_done]
     running: dict[Job, tuple[subprocess.Popen[bytes], float]] = {}
     done = {job.name for job in jobs} - {job.name for job in waiting}
-    bar = tqdm(total=sum(job.steps for job in jobs), unit="step", desc="experiment", smoothing=0.05)
+    bar = tqdm(
+        total=sum(job.steps for job in jobs),
+        unit="step",
+        desc="experiment",
+        smoothing=0.05,
+        mininterval=_POLL if sys.stderr.isatty() else _IN_A_FILE,
+    )
     try:
         while waiting or running:
             ready = [job for job in waiting if done.issuperset(job.needs)]
@@ -138,9 +145,8 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1, threads: int | None = Non
                 job.finish(time.perf_counter() - began)
                 done.add(job.name)
                 logger.info("%s: done in %.0f s", job.name, job.seconds)
-            bar.n = sum(job.steps if job.name in done else job.steps_done() for job in jobs)
             bar.set_postfix_str(", ".join(job.name for job in running), refresh=False)
-            bar.refresh()
+            bar.update(sum(job.steps if job.name in done else job.steps_done() for job in jobs) - bar.n)
     finally:
         bar.close()
         for process, _ in running.values():

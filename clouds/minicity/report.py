@@ -18,7 +18,7 @@ from clouds.minicity.experiment import SOURCE, Scores, Variant, paired_differenc
 from clouds.visualization.charts import grouped_bars, line_chart
 from clouds.visualization.html import Html, Section, facts, notes, page, section, side_by_side
 from clouds.visualization.html_pictures import color_key, gallery, picture, picture_grid
-from clouds.visualization.html_tables import Score, difference_table, score_table
+from clouds.visualization.html_tables import Difference, Score, difference_table, score_table
 from clouds.visualization.palette import colorize
 
 SETS = tuple(name for name in PARTS if name.endswith("_val"))
@@ -90,20 +90,23 @@ def _results(material: Material) -> Section:
         rows.append((variant.title, [*cells, spread([unseen_mean(run) for run in runs.values()])]))
     table = score_table(columns, rows, caption="mIoU in %", digits=2)
 
-    unseen_by_seed = {
-        key: {seed: unseen_mean(run) for seed, run in runs.items()} for key, runs in material.scores.items()
-    }
-    titles = {variant.key: variant.title for variant in material.variants}
-    differences = [
-        paired_difference(f"{titles[one]} — less — {titles[other]}", unseen_by_seed[one], unseen_by_seed[other])
-        for one, other in COMPARED
-        if one in titles and other in titles
-    ]
+    differences = unseen_differences(material.variants, material.scores)
     return section(
         "Results",
         table,
         difference_table(differences, caption="Differences of the unseen mean, seed by seed, in mIoU"),
     )
+
+
+def unseen_differences(variants: Sequence[Variant], scores: Scores) -> list[Difference]:
+    """The pairs of `COMPARED` that are there."""
+    by_seed = {key: {seed: unseen_mean(run) for seed, run in runs.items()} for key, runs in scores.items()}
+    titles = {variant.key: variant.title for variant in variants}
+    return [
+        paired_difference(f"{titles[one]} — less — {titles[other]}", by_seed[one], by_seed[other])
+        for one, other in COMPARED
+        if one in titles and other in titles
+    ]
 
 
 def _classes(material: Material) -> Section:
