@@ -16,8 +16,7 @@ $(READY): pyproject.toml
 	touch $@
 
 demo: $(READY)
-	$(BIN)/python tools/get_weights.py mobile_sam
-	$(BIN)/python tools/demo.py
+	$(BIN)/python tools/experiment.py minicity
 
 lint: $(READY)
 	$(BIN)/ruff check .

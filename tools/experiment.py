@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
     rows = chosen(FULL if args.full else SMALLEST, args.rows.split(",") if args.rows else ())
     variants = [replace(each, images=min(each.images, args.images)) for each in rows]
-    settings = [*(MOBILE_SAM if args.sam == "mobile_sam" else ()), *args.opts, "MODEL.SAVE_PSEUDO_LABELS", "True"]
+    if args.sam == "mobile_sam":
+        variants = [with_mobile_sam(each) for each in variants]
+    settings = [*args.opts, "MODEL.SAVE_PSEUDO_LABELS", "True"]
     # All are read first: a misspelt setting is told before minutes of work.
     configs = {each.key: load_config(CONFIGS / each.config, [*each.settings, *settings]) for each in variants}
     for path in (args.model, args.prompts):
@@ -93,6 +95,19 @@ def chosen(variants: "Sequence[Variant]", keys: Sequence[str]) -> "list[Variant]
         if each.key in wanted and each.after:
             wanted.add(each.after)
     return [each for each in variants if each.key in wanted]
+
+
+def with_mobile_sam(variant: "Variant") -> "Variant":
+    """MobileSAM in the place of the miniature, where a SAM refines at all.
+
+    Raises:
+        UserError: its weights are missing.
+    """
+    if not variant.images or "MODEL.CLOUDS.SAM.ENABLED" in variant.settings:
+        return variant
+    if not (ROOT / "weights/mobile_sam.pt").is_file():
+        raise UserError("There is no weights/mobile_sam.pt: get it with `python tools/get_weights.py mobile_sam`.")
+    return replace(variant, settings=(*variant.settings, *MOBILE_SAM))
 
 
 def conclude(

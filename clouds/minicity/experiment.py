@@ -4,6 +4,7 @@ A job is one command of the project with a folder of its own: the generation of 
 with one seed. Jobs run beside each other where they do not need one another, and one that is done is not done again.
 """
 
+import itertools
 import json
 import logging
 import math
@@ -61,7 +62,7 @@ class Job:
     Attributes:
         name: unique.
         command: to run; the folder stands in it.
-        folder: of its results, with `console.txt` and, once it is done, `job.json`.
+        folder: of its results, with `console.txt` and `job.json`, which tells the command and whether it is done.
         needs: names of the jobs that must be done before.
         steps: how much there is to do, in its own unit.
     """
@@ -75,18 +76,26 @@ class Job:
     @property
     def is_done(self) -> bool:
         """Whether this very command has ended well."""
-        record = self._record()
-        return record is not None and record.get("command") == list(self.command)
+        return self._is_of_this_command and not math.isnan(self.seconds)
 
     @property
     def seconds(self) -> float:
         """How long it took; NaN where it is not done."""
-        return float((self._record() or {}).get("seconds", math.nan))
+        seconds = self._record().get("seconds")
+        return math.nan if seconds is None else float(seconds)
+
+    def begin(self) -> None:
+        """Remember whose the folder is. What another command has left there moves aside: nobody can go on with it."""
+        if self._record() and not self._is_of_this_command:
+            aside = next(path for n in itertools.count(1) if not (path := Path(f"{self.folder}.{n}")).exists())
+            logger.warning("%s is of another command and becomes %s", self.folder, aside)
+            self.folder.rename(aside)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write(None)
 
     def finish(self, seconds: float) -> None:
         """Remember that it is done."""
-        with whole_file(self.folder / "job.json") as part:
-            part.write_text(json.dumps({"command": list(self.command), "seconds": round(seconds, 1)}), encoding="utf-8")
+        self._write(round(seconds, 1))
 
     def steps_done(self) -> int:
         """Of `steps`, as far as its files tell."""
@@ -97,12 +106,20 @@ class Job:
         done = int(rows.get("iteration", 0)) if rows else 0
         return min(self.steps, done or (len(list(images.glob("*.png"))) if images.is_dir() else 0))
 
-    def _record(self) -> dict[str, Any] | None:
+    @property
+    def _is_of_this_command(self) -> bool:
+        return self._record().get("command") == list(self.command)
+
+    def _record(self) -> dict[str, Any]:
         try:
             content: dict[str, Any] = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return None
+            return {}
         return content
+
+    def _write(self, seconds: float | None) -> None:
+        with whole_file(self.folder / "job.json") as part:
+            part.write_text(json.dumps({"command": list(self.command), "seconds": seconds}), encoding="utf-8")
 
 
 def run_jobs(jobs: Sequence[Job], *, workers: int = 1, threads: int | None = None) -> None:
@@ -264,7 +281,7 @@ def last_line(file: Path) -> dict[str, Any] | None:
 
 
 def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    job.folder.mkdir(parents=True, exist_ok=True)
+    job.begin()
     with (job.folder / "console.txt").open("ab") as console:
         console.write(f"$ {shlex.join(job.command)}\n".encode())
         console.flush()

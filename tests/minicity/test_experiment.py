@@ -98,7 +98,15 @@ def test_jobs_run_after_what_they_need_and_once(tmp_path: Path, workers: int) ->
     other = job(tmp_path, "a", APPEND.format("A"))
     assert not other.is_done
     run_jobs([other], workers=workers)
+    (tmp_path / "a/model_final.pth").touch()
+    run_jobs([job(tmp_path, "a", APPEND.format("A"))], workers=workers)
     assert (tmp_path / "order").read_text() == "abcA"
+    assert (tmp_path / "a/model_final.pth").exists()
+    # It finds an empty folder: going on with a training of other settings would be neither.
+    run_jobs([job(tmp_path, "a", APPEND.format("B"))], workers=workers)
+    assert not (tmp_path / "a/model_final.pth").exists()
+    assert (tmp_path / "a.2/model_final.pth").exists()
+    assert (tmp_path / "a.1/console.txt").exists()
 
 
 def test_a_failure_is_told_ends_the_others_and_keeps_what_is_done(tmp_path: Path) -> None:
