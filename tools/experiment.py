@@ -137,7 +137,8 @@ def conclude(
         rows[each.title] = {name: fmean(run[name]["mIoU"] for run in runs) for name in SETS}
     counts = {name: len(read_captions(name, data)) for name in SETS}
     table = format_comparison(rows, Provenance(cfg.TEST.PROTOCOL, code_version(), seeds[0], counts, UNSEEN))
-    lines = [table, "", "Differences of the unseen mean, seed by seed:"]
+    means = f"Rows of trainings are means over the seeds {', '.join(map(str, seeds))}." if len(seeds) > 1 else ""
+    lines = [table, means, "Differences of the unseen mean, seed by seed:"]
     lines += [
         f"{each.mean:+.2f}"
         + (f" +- {each.error:.2f} ({each.count} seeds)" if each.count > 1 else "")

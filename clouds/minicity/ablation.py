@@ -1,14 +1,9 @@
 """The rows of the experiment: the paper's ablation in small, and what each row is compared with."""
 
-from dataclasses import replace
-
 from clouds.minicity.experiment import Variant
 
-FEW, SOME, MANY = 60, 240, 480
+FEW, SOME, MANY = 120, 240, 480
 """Numbers of generated images."""
-
-ITERATIONS = 450
-"""Of each training of `FULL`; the configs have fewer, for the demo."""
 
 DRAWS = 100
 """Generated images in an epoch, however many different ones there are, beside the 600 labelled. More of them displace
@@ -51,11 +46,7 @@ SMALLEST = (
 """What `make demo` trains."""
 
 
-def _longer(*variants: Variant) -> tuple[Variant, ...]:
-    return tuple(replace(each, settings=(*each.settings, "SOLVER.MAX_ITER", str(ITERATIONS))) for each in variants)
-
-
-FULL = _longer(
+FULL = (
     SCRATCH,
     TUNED,
     FROZEN,
