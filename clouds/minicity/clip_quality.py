@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clouds.evaluation.confusion import Scores, confusion_matrix, score
-from clouds.minicity.pretraining import CLIP_MEAN, CLIP_STD
+from clouds.minicity.pretraining import clip_input
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -35,12 +35,9 @@ def predict_classes(
     Returns:
         (M,) indices of classes.
     """
-    device = class_embeddings.device
-    mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
     found = []
     for part in np.array_split(images, max(1, len(images) // 256)):
-        pixels = torch.from_numpy(part).to(device).permute(0, 3, 1, 2).float() / 255
-        likeness = encode_image((pixels - mean) / std) @ class_embeddings.T
+        likeness = encode_image(clip_input(part, class_embeddings.device)) @ class_embeddings.T
         best = [names.max(dim=1).values for names in likeness.split(list(names_per_class), dim=1)]
         found.append(torch.stack(best, dim=1).argmax(dim=1).cpu().numpy())
     return np.concatenate(found)
@@ -80,12 +77,10 @@ def dense_scores(clip: Any, classifier: Any, images: Pixels, labels: Pixels) -> 
         images: (M, H, W, 3) uint8 RGB, H and W multiples of 32.
         labels: (M, H, W) uint8 train ids, 0..K-1 or 255.
     """
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
     num_classes = len(classifier.names_per_class)
     matrix = torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.int64)
     for image, label in zip(images, labels, strict=True):
-        pixels = (torch.from_numpy(image).permute(2, 0, 1).float() / 255 - mean) / std
-        dense = clip(pixels[None])["clip_vis_dense"]
+        dense = clip(clip_input(image[None], matrix.device))["clip_vis_dense"]
         height, width = dense.shape[-2:]
         alone = torch.eye(height * width).view(1, height * width, height, width) * 2 - 1
         likeness = F.normalize(clip.embed_masks(dense, alone)[0], dim=-1) @ classifier.embeddings.T

@@ -1,8 +1,5 @@
-"""The loop that trains a part of the miniature Stable Diffusion, and goes on where it was interrupted."""
+"""How a part of the miniature Stable Diffusion is trained."""
 
-import logging
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
-from clouds.files import whole_file
-
-logger = logging.getLogger(__name__)
+from clouds.minicity.resumable import train_resumably
 
 
 @dataclass(frozen=True)
@@ -70,13 +64,8 @@ def fit(
     kept: dict[str, Any] = {"parts": parts, "optimizer": optimizer}
     if average is not None:
         kept["average"] = average
-    start, seconds = _restore(state_file, kept)
-    began = time.perf_counter() - seconds
 
-    parts.train()
-    bar = tqdm(range(start, stage.steps), initial=start, total=stage.steps, desc=name, unit="step")
-    mean = math.nan
-    for step in bar:
+    def update(step: int) -> Tensor:
         for group in optimizer.param_groups:
             group["lr"] = stage.learning_rate * stage.rate(step)
         value = loss(step)
@@ -86,28 +75,17 @@ def fit(
         optimizer.step()
         if average is not None:
             average.update_parameters(parts)
+        return value
 
-        mean = value.item() if math.isnan(mean) else 0.98 * mean + 0.02 * value.item()
-        bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
-        if (step + 1) % stage.save_every == 0 or step + 1 == stage.steps:
-            _save(state_file, kept, step + 1, time.perf_counter() - began)
-            on_save()
+    parts.train()
+    seconds = train_resumably(
+        kept,
+        update,
+        steps=stage.steps,
+        save_every=stage.save_every,
+        state_file=state_file,
+        name=name,
+        on_save=on_save,
+    )
     parts.eval()
-    return time.perf_counter() - began
-
-
-def _save(file: Path, kept: dict[str, Any], step: int, seconds: float) -> None:
-    state = {name: part.state_dict() for name, part in kept.items()}
-    with whole_file(file) as part_file:
-        torch.save({**state, "step": step, "seconds": seconds}, part_file)
-
-
-def _restore(file: Path, kept: dict[str, Any]) -> tuple[int, float]:
-    """The steps done and the seconds they took."""
-    if not file.is_file():
-        return 0, 0.0
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    for name, part in kept.items():
-        part.load_state_dict(state[name])
-    logger.info("Going on at step %d of %s", state["step"], file.name)
-    return int(state["step"]), float(state["seconds"])
+    return seconds

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from clouds.files import whole_file
+from clouds.minicity.chunks import draw_in_chunks
 from clouds.minicity.render import render
 from clouds.minicity.scene import sample_scene, scene_rng
 from clouds.minicity.style import Style
@@ -55,20 +54,10 @@ def draw_captioned_pool(
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    chunks = [
-        range(first, min(first + SCENES_PER_CHUNK, num_scenes)) for first in range(0, num_scenes, SCENES_PER_CHUNK)
-    ]
     write = functools.partial(_write_chunk, folder, tuple(styles), seed)
-    progress = functools.partial(tqdm, total=len(chunks), desc="drawing scenes", unit="chunk")
-    if num_workers <= 1 or len(chunks) == 1:
-        files = list(progress(map(write, chunks)))
-    else:
-        # Spawned, not forked: torch has started its threads here.
-        with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-            files = list(progress(pool.imap(write, chunks)))
+    chunks = draw_in_chunks(folder, num_scenes, SCENES_PER_CHUNK, num_workers, write)
     images, captions = np.empty((num_scenes, *KEPT, 3), np.uint8), []
-    for indices, file in zip(chunks, files, strict=True):
+    for indices, file in chunks:
         with np.load(file) as stored:
             images[indices.start : indices.stop] = stored["images"]
             captions += json.loads(str(stored["captions"]))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from clouds.minicity.diffusion_pool import Pixels
 from clouds.minicity.diffusion_training import to_tensor
-from clouds.minicity.pretraining import CLIP_MEAN, CLIP_STD
+from clouds.minicity.pretraining import clip_input
 
 Floats = npt.NDArray[np.float32]
 
@@ -112,11 +112,9 @@ def features(
         Both (N, D) unit-norm.
     """
     device = clip.logit_scale.device
-    mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
     seen = []
     for part in np.array_split(images, max(1, len(images) // 32)):
-        pixels = torch.from_numpy(part).to(device).permute(0, 3, 1, 2).float() / 255
-        seen.append(clip.encode_image((pixels - mean) / std, normalize=True).cpu().numpy())
+        seen.append(clip.encode_image(clip_input(part, device), normalize=True).cpu().numpy())
     read = clip.encode_text(tokenize(texts).to(device), normalize=True)
     return np.concatenate(seen), read.cpu().numpy()
 

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from clouds.files import whole_file
+from clouds.minicity.chunks import draw_in_chunks
 from clouds.minicity.crops import captioned_crops
 from clouds.minicity.render import render
 from clouds.minicity.scene import sample_scene, scene_rng
@@ -92,19 +91,9 @@ def draw_pool(
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    chunks = [
-        range(first, min(first + SCENES_PER_CHUNK, num_scenes)) for first in range(0, num_scenes, SCENES_PER_CHUNK)
-    ]
     write = functools.partial(_write_chunk, folder, tuple(styles), seed, crops_per_scene)
-    progress = functools.partial(tqdm, total=len(chunks), desc="drawing scenes", unit="chunk")
-    if num_workers <= 1 or len(chunks) == 1:
-        files = list(progress(map(write, chunks)))
-    else:
-        # Spawned, not forked: torch has started its threads here.
-        with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-            files = list(progress(pool.imap(write, chunks)))
-    scenes, crops = zip(*map(_read_chunk, files), strict=True)
+    chunks = draw_in_chunks(folder, num_scenes, SCENES_PER_CHUNK, num_workers, write)
+    scenes, crops = zip(*(_read_chunk(file) for _, file in chunks), strict=True)
     return _joined(scenes), _joined(crops)
 
 

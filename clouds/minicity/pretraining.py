@@ -9,9 +9,7 @@ captions for the price of eight crops, at the scale at which streets will be seg
 Legend: B images with captions, M crops, N names, S side of a crop, D dimension of the shared space, C channels.
 """
 
-import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
-from tqdm import tqdm
 
 from clouds.data.labels import CITYSCAPES_CLASSES, split_synonyms
-from clouds.files import whole_file
 from clouds.minicity.caption import with_article
 from clouds.minicity.classes import Label
 from clouds.minicity.crops import OPENINGS, WORDS
 from clouds.minicity.pool import KEPT, SCENE, Captioned, Pixels
-
-logger = logging.getLogger(__name__)
+from clouds.minicity.resumable import train_resumably
 
 VIEW = (128, 256)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -98,6 +93,12 @@ def trim_kernels(tower: nn.Module) -> None:
             continue
         if module.stride == (1, 1) and module.padding == tuple(side // 2 for side in module.kernel_size):
             module.__class__ = _ReachingConv2d
+
+
+def clip_input(images: Pixels, device: torch.device) -> Tensor:
+    """(B, h, w, 3) uint8 RGB -> (B, 3, h, w) float, normalised as CLIP expects it."""
+    mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
+    return (torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -329,14 +330,9 @@ def train_clip(
     parts = nn.ModuleDict({"model": model, "reader": course.reader})
     optimizer = torch.optim.AdamW(_groups(parts, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.rate)
-    start, seconds = _restore(state_file, parts, optimizer, schedule)
-    began = time.perf_counter() - seconds
     trim_kernels(model.visual)
 
-    parts.train()
-    bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc="training CLIP", unit="step")
-    average = math.nan
-    for step in bar:
+    def update(step: int) -> Tensor:
         loss = course.loss(step)
         optimizer.zero_grad()
         loss.backward()
@@ -345,13 +341,19 @@ def train_clip(
         schedule.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        return loss
 
-        average = loss.item() if math.isnan(average) else 0.98 * average + 0.02 * loss.item()
-        bar.set_postfix(loss=f"{average:.3f}", refresh=False)
-        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
-            _save(state_file, parts, optimizer, schedule, step + 1, time.perf_counter() - began)
+    parts.train()
+    seconds = train_resumably(
+        {"model": parts, "optimizer": optimizer, "schedule": schedule},
+        update,
+        steps=recipe.steps,
+        save_every=recipe.save_every,
+        state_file=state_file,
+        name="training CLIP",
+    )
     model.eval()
-    return time.perf_counter() - began
+    return seconds
 
 
 def _groups(parts: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -360,26 +362,3 @@ def _groups(parts: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     decayed = [p for name, p in named if p.ndim > 1 and "token_embedding" not in name]
     kept = [p for name, p in named if p.ndim <= 1 or "token_embedding" in name]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-
-
-def _save(file: Path, model: nn.Module, optimizer: Any, schedule: Any, step: int, seconds: float) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "step": step,
-        "seconds": seconds,
-    }
-    with whole_file(file) as part_file:
-        torch.save(state, part_file)
-
-
-def _restore(file: Path, model: nn.Module, optimizer: Any, schedule: Any) -> tuple[int, float]:
-    """The steps done and the seconds they took."""
-    if not file.is_file():
-        return 0, 0.0
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    for part, name in ((model, "model"), (optimizer, "optimizer"), (schedule, "schedule")):
-        part.load_state_dict(state[name])
-    logger.info("Going on at step %d", state["step"])
-    return int(state["step"]), float(state["seconds"])

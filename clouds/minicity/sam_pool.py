@@ -1,7 +1,6 @@
 """Streets with a mask of each thing in them, drawn once and kept as files: what the miniature SAM is shown."""
 
 import functools
-import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from tqdm import tqdm
 
 from clouds.files import whole_file
+from clouds.minicity.chunks import draw_in_chunks
 from clouds.minicity.render import Rendered, SceneObject, render
 from clouds.minicity.scene import sample_scene, scene_rng
 from clouds.minicity.style import Style
@@ -130,20 +129,10 @@ def draw_street_pool(folder: Path, styles: Sequence[Style], seed: int, num_scene
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    chunks = [
-        range(first, min(first + SCENES_PER_CHUNK, num_scenes)) for first in range(0, num_scenes, SCENES_PER_CHUNK)
-    ]
     write = functools.partial(_write_chunk, folder, tuple(styles), seed)
-    progress = functools.partial(tqdm, total=len(chunks), desc="drawing scenes", unit="chunk")
-    if num_workers <= 1 or len(chunks) == 1:
-        files = list(progress(map(write, chunks)))
-    else:
-        # Spawned, not forked: torch has started its threads here.
-        with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-            files = list(progress(pool.imap(write, chunks)))
+    chunks = draw_in_chunks(folder, num_scenes, SCENES_PER_CHUNK, num_workers, write)
     streets = Streets(*(np.empty((num_scenes, *SCENE, *tail), np.uint8) for tail in ((3,), (), ())))
-    for indices, file in zip(chunks, files, strict=True):
+    for indices, file in chunks:
         with np.load(file) as stored:
             for name in _ARRAYS:
                 getattr(streets, name)[indices.start : indices.stop] = stored[name]

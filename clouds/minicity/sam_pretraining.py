@@ -11,9 +11,7 @@ Legend: B views, H x W a view, P prompts of one, n points of a prompt, M mask ou
 the network sees, h x w the part of it that the view fills, l side of the mask logits, C channels of the embedding.
 """
 
-import logging
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from clouds.files import whole_file
 from clouds.minicity.classes import Label
 from clouds.minicity.pretraining import augment
+from clouds.minicity.resumable import train_resumably
 from clouds.minicity.sam_pool import Streets
 from clouds.minicity.sam_regions import VIEW, Asked, ask, closer, components, things
-
-logger = logging.getLogger(__name__)
 
 FOCAL_WEIGHT = 20.0
 LEAST_AREA = 32
@@ -258,27 +253,31 @@ def train_sam(sam: Promptable, streets: Streets, recipe: Recipe, state_file: Pat
     parts = nn.ModuleDict({"network": sam.network, "reader": course.reader}).requires_grad_(True)
     optimizers = _optimizers(parts, recipe)
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.rate) for optimizer in optimizers]
-    trained: list[Any] = [parts, *optimizers, *schedules]
-    start, seconds = _restore(state_file, trained)
-    began = time.perf_counter() - seconds
+    kept: dict[str, Any] = {"parts": parts}
+    kept |= {f"optimizer_{number}": optimizer for number, optimizer in enumerate(optimizers)}
+    kept |= {f"schedule_{number}": schedule for number, schedule in enumerate(schedules)}
 
-    parts.train()
-    bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc="training SAM", unit="step")
-    average = math.nan
-    for step in bar:
+    def update(step: int) -> Tensor:
         loss = course.loss(step)
         parts.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
-        for each in trained[1:]:
-            each.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        return loss
 
-        average = loss.item() if math.isnan(average) else 0.98 * average + 0.02 * loss.item()
-        bar.set_postfix(loss=f"{average:.3f}", refresh=False)
-        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
-            _save(state_file, trained, step + 1, time.perf_counter() - began)
+    parts.train()
+    seconds = train_resumably(
+        kept,
+        update,
+        steps=recipe.steps,
+        save_every=recipe.save_every,
+        state_file=state_file,
+        name="training SAM",
+    )
     sam.network.eval().requires_grad_(False)
-    return time.perf_counter() - began
+    return seconds
 
 
 def _optimizers(parts: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -302,20 +301,3 @@ def _optimizers(parts: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]
             betas=(0.9, 0.98),
         ),
     ]
-
-
-def _save(file: Path, trained: Sequence[Any], step: int, seconds: float) -> None:
-    state = {"trained": [each.state_dict() for each in trained], "step": step, "seconds": seconds}
-    with whole_file(file) as part_file:
-        torch.save(state, part_file)
-
-
-def _restore(file: Path, trained: Sequence[Any]) -> tuple[int, float]:
-    """The steps done and the seconds they took."""
-    if not file.is_file():
-        return 0, 0.0
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    for each, content in zip(trained, state["trained"], strict=True):
-        each.load_state_dict(content)
-    logger.info("Going on at step %d", state["step"])
-    return int(state["step"]), float(state["seconds"])
