@@ -29,6 +29,7 @@ from clouds.minicity.classes import Label
 from clouds.minicity.crops import OPENINGS, WORDS
 from clouds.minicity.pool import KEPT, SCENE, Captioned, Pixels
 from clouds.minicity.resumable import train_resumably
+from clouds.modeling.backbone.clip import CLIP
 
 VIEW = (128, 256)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -228,6 +229,9 @@ class Course:
         self.crops = crops
         self.recipe = recipe
         self.device = next(model.parameters()).device
+        # The tower as a segmenter will use it: maps of any size, and an embedding of the whole from any of them.
+        self.backbone = CLIP(clip_model=model, model_name="", trainable=True)
+        model.requires_grad_(True)
         self.mean, self.std = (torch.tensor(x, device=self.device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
         names = [name for words in CITYSCAPES_CLASSES for name in split_synonyms(words)]
         things = [with_article(name) for name in names]
@@ -245,8 +249,10 @@ class Course:
 
     def _maps(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
         """The tower's maps, (B, C, h, w), and its embedding of the whole, (B, D) unit-norm."""
-        out = self.model.visual.forward_intermediates(pixels, output_fmt="NCHW")
-        return out["image_intermediates"], F.normalize(out["image_features"], dim=-1)
+        features = self.backbone(pixels)
+        everywhere = torch.ones(len(pixels), 1, 1, 1, device=self.device)
+        whole = self.backbone.embed_masks(features["clip_vis_dense"], everywhere)[:, 0]
+        return [features[f"res{level}"] for level in range(2, 6)], F.normalize(whole, dim=-1)
 
     def loss(self, step: int) -> Tensor:
         """Of step number ``step``, whose pictures follow from that number and the seed."""
@@ -273,7 +279,7 @@ class Course:
         chosen = rng.choice(len(self.crops), size, replace=False)
         images = self.crops.images[chosen]
         images = np.ascontiguousarray(images[:, :, ::-1]) if rng.random() < 0.5 else images
-        features = self.model.encode_image(self._pixels(images, rng, small=small), normalize=True)
+        _, features = self._maps(self._pixels(images, rng, small=small))
         if with_captions:
             return self._matched(features, self.crop_tokens[torch.from_numpy(chosen)])
         return self._named(features, self.crops.labels[chosen], rng)

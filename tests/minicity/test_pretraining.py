@@ -1,6 +1,7 @@
 """The miniature CLIP: its loss, its resumption, and the command that makes it."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +28,17 @@ from clouds.minicity.wide import WIDE_STYLES
 from clouds.modeling.backbone.clip import load_open_clip
 
 ROOT = Path(__file__).parents[2]
-TINY = """{"embed_dim": 16,
-"vision_cfg": {"timm_model_name": "test_convnext2", "timm_pool": "", "timm_proj": "linear", "image_size": 64},
-"text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}}"""
+TOWERS = {
+    "convnext": {"timm_model_name": "test_convnext2", "timm_pool": "", "timm_proj": "linear", "image_size": 64},
+    "resnet": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64},
+}
+TEXT = {"context_length": 24, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}
 
 
-@pytest.fixture
-def tiny_config(tmp_path):
-    file = tmp_path / "tiny_pretraining.json"
-    file.write_text(TINY)
+@pytest.fixture(params=TOWERS)
+def tiny_config(tmp_path, request):
+    file = tmp_path / f"tiny_{request.param}.json"
+    file.write_text(json.dumps({"embed_dim": 16, "vision_cfg": TOWERS[request.param], "text_cfg": TEXT}))
     return file
 
 

@@ -44,22 +44,19 @@ def measured(folder: Path, scenes: int) -> Iterator[str]:
     from clouds.minicity.diffusion_pool import draw_captioned
     from clouds.minicity.diffusion_quality import features
     from clouds.minicity.sam_pool import draw_streets
-    from clouds.minicity.styles import STYLES
-    from clouds.minicity.wide import WIDE_STYLES
+    from clouds.minicity.wide import test_sets
     from clouds.modeling.backbone.clip import CLIP, load_open_clip
 
     name = f"local-dir:{folder}"
     clip = CLIP(clip_model=load_open_clip(str(folder)), model_name=name).eval()
     tokenize = open_clip.get_tokenizer(name)
-    sets = {"wide (training styles, new scenes)": WIDE_STYLES}
-    sets |= {f"{key} ({'source' if 'sim' in key else 'unseen'})": (style,) for key, style in STYLES.items()}
     yield "## Retrieval"
     yield ""
     yield f"Of {scenes} new streets a row, at 128 x 256 pixels, and their captions, each finds its own among all, in %."
     yield ""
     yield "| | caption of a street: first | first five | street of a caption: first | first five | chance, first |"
     yield "|---|---|---|---|---|---|"
-    for row, styles in sets.items():
+    for row, styles in test_sets().items():
         drawn = draw_captioned(styles, SEED, range(scenes))
         seen, read = features(clip.clip_model, tokenize, drawn.images, drawn.captions)
         ways = retrieval(seen, read, drawn.captions), retrieval(read, seen, drawn.captions)
@@ -74,7 +71,7 @@ def measured(folder: Path, scenes: int) -> Iterator[str]:
     yield "| | pixels right | mean of classes | mIoU |"
     yield "|---|---|---|---|"
     classifier = clip.text_classifier(CITYSCAPES_CLASSES)
-    for row, styles in sets.items():
+    for row, styles in test_sets().items():
         streets = draw_streets(styles, SEED, range(scenes))
         found = dense_scores(clip, classifier, streets.images, streets.labels)
         yield f"| {row} | {found.pacc:.1f} | {found.macc:.1f} | {found.miou:.1f} |"

@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--cache", type=Path, default=Path("output/minicity_clip"), help="pictures, state (default: %(default)s)"
     )
-    parser.add_argument("--model-config", type=Path, default=ARCHITECTURE, help="open_clip model config")
+    parser.add_argument(
+        "--model-config", type=Path, default=ARCHITECTURE, help="open_clip model config (default: the ConvNeXt)"
+    )
     parser.add_argument("--scenes", type=int, default=6000, help="scenes to draw (default: %(default)s)")
     parser.add_argument("--crops", type=int, default=24, help="crops a scene (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=3000, help="updates (default: %(default)s)")
@@ -62,8 +64,7 @@ def train(args: argparse.Namespace) -> None:
 
     from clouds.minicity.pool import draw_pool
     from clouds.minicity.pretraining import Recipe, train_clip
-    from clouds.minicity.styles import STYLES
-    from clouds.minicity.wide import WIDE_STYLES
+    from clouds.minicity.wide import WIDE_STYLES, test_sets
     from clouds.modeling.backbone.clip import CLIP, load_open_clip
 
     torch.manual_seed(TRAIN_SEED)
@@ -72,15 +73,13 @@ def train(args: argparse.Namespace) -> None:
     scenes, crops = draw_pool(args.cache / "pool", WIDE_STYLES, TRAIN_SEED, args.scenes, args.crops, args.workers)
     logger.info(f"{len(scenes)} scenes, {len(crops)} crops, {len(set(crops.captions))} different captions of crops")
     recipe = Recipe(steps=args.steps, batch_size=args.batch_size, warmup=min(100, args.steps))
-    seconds = train_clip(model, tokenize, scenes, crops, recipe, args.cache / "state.pt")
+    seconds = train_clip(model, tokenize, scenes, crops, recipe, args.cache / f"{args.model_config.stem}.pt")
     write_folder(model, args.model_config, args.output)
 
-    test_sets = {"wide (training styles, new scenes)": WIDE_STYLES}
-    test_sets |= {f"{name} ({'source' if 'sim' in name else 'unseen'})": (style,) for name, style in STYLES.items()}
     # As it will be used: read back from the folder, in half precision.
     clip = CLIP(clip_model=load_open_clip(str(args.output)), model_name=f"local-dir:{args.output}").eval()
     scores = {}
-    for name, styles in test_sets.items():
+    for name, styles in test_sets().items():
         stem = name.split(" ", maxsplit=1)[0]
         _, held_out = draw_pool(args.cache / f"test_{stem}", styles, TEST_SEED, TEST_SCENES, args.crops, args.workers)
         scores[name] = zero_shot(clip, held_out)
@@ -142,29 +141,32 @@ def model_card(
     from clouds.engine.record import code_version
     from clouds.minicity.pool import CROP, KEPT
 
+    vision = json.loads(args.model_config.read_text())["vision_cfg"]
+    kind = "ConvNeXt" if "timm_model_name" in vision else "ResNet (OpenAI's ModifiedResNet)"
     sizes = {
         "image tower": sum(p.numel() for p in model.visual.parameters()) / 1e6,
         "text tower": sum(p.numel() for n, p in model.named_parameters() if not n.startswith("visual.")) / 1e6,
     }
+    other = f"--model-config configs/minicity/{args.model_config.name} --output weights/{args.output.name} "
     on_gpu = args.device.startswith("cuda")
     machine = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU core(s)"
     names = list(dict.fromkeys(name for _, each in scores.values() for name in each))
     lines = [
-        "# minicity CLIP",
+        f"# {args.output.name}",
         "",
-        "A miniature CLIP for the drawn world of minicity: "
+        f"A miniature CLIP for the drawn world of minicity, with a {kind} image tower: "
         + ", ".join(f"{what} {size:.1f} M parameters" for what, size in sizes.items())
         + ", fp16, in the layout of open_clip. It knows drawn streets and nothing else; it is for demonstrations and",
         "tests of CLOUDS. Licence: Apache-2.0, as the code that drew its pictures and trained it.",
         "",
         "```python",
-        'model = open_clip.create_model("local-dir:weights/minicity_clip")',
+        f'model = open_clip.create_model("local-dir:weights/{args.output.name}")',
         "```",
         "",
         "## Training",
         "",
-        f"`python tools/minicity/train_clip.py --scenes {args.scenes} --crops {args.crops} --steps {args.steps} "
-        f"--batch-size {args.batch_size}`",
+        f"`python tools/minicity/train_clip.py {other if args.model_config != ARCHITECTURE else ''}"
+        f"--scenes {args.scenes} --crops {args.crops} --steps {args.steps} --batch-size {args.batch_size}`",
         "",
         f"{args.scenes} scenes at {KEPT[0]} x {KEPT[1]} and {num_crops} crops at {CROP} x {CROP} with captions, drawn",
         "from the styles of `clouds/minicity/wide.py`: never from a validation domain, whose ranges they keep out of",
