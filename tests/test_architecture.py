@@ -31,7 +31,8 @@ LAYERS = {
     "clouds.engine": EVERYWHERE
     | {"clouds.config", "clouds.data", "clouds.data.labels", "clouds.modeling", "clouds.self_training"}
     | {"clouds.clouds", "clouds.evaluation", "clouds.visualization"},
-    "clouds.minicity": EVERYWHERE | {"clouds.data", "clouds.data.labels", "clouds.evaluation", "clouds.visualization"},
+    "clouds.minicity": EVERYWHERE
+    | {"clouds.data", "clouds.data.labels", "clouds.modeling", "clouds.evaluation", "clouds.visualization"},
 }
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from clouds.evaluation.confusion import Scores, confusion_matrix, score
 from clouds.minicity.pretraining import clip_input
+from clouds.modeling.backbone.clip import CLIP
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -68,11 +69,30 @@ def retrieval(queries: Floats, candidates: Floats, texts: Sequence[str]) -> Retr
 
 
 @torch.inference_mode()
-def dense_scores(clip: Any, classifier: Any, images: Pixels, labels: Pixels) -> Scores:
+def features(clip: CLIP, images: Pixels, texts: list[str]) -> tuple[Floats, Floats]:
+    """What a CLIP makes of pictures and of texts.
+
+    Args:
+        clip: towers.
+        images: (N, H, W, 3) uint8 RGB, H and W multiples of 32.
+        texts: N.
+
+    Returns:
+        Both (N, D) unit-norm.
+    """
+    parts = np.array_split(images, max(1, len(images) // 32))
+    maps = [clip(clip_input(part, clip.logit_scale.device))["clip_vis_dense"] for part in parts]
+    seen = torch.cat([clip.embed_whole(dense) for dense in maps])
+    read = clip.encode_text(texts)
+    return F.normalize(seen, dim=-1).cpu().numpy(), F.normalize(read, dim=-1).cpu().numpy()
+
+
+@torch.inference_mode()
+def dense_scores(clip: CLIP, classifier: Any, images: Pixels, labels: Pixels) -> Scores:
     """Zero-shot classes of pixels: each element of the last map is embedded alone and compared with the classes' names.
 
     Args:
-        clip: a `clouds.modeling` tower with ``embed_masks``.
+        clip: towers.
         classifier: of the K classes: ``embeddings`` (N, D) unit-norm and ``names_per_class``.
         images: (M, H, W, 3) uint8 RGB, H and W multiples of 32.
         labels: (M, H, W) uint8 train ids, 0..K-1 or 255.

@@ -1,7 +1,7 @@
 """Whether prompts steer the miniature Stable Diffusion: by a CLIP's eye, and by plain numbers of the pictures."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 from tqdm import tqdm
 
 from clouds.minicity.diffusion_pool import Pixels
 from clouds.minicity.diffusion_training import to_tensor
-from clouds.minicity.pretraining import clip_input
 
 Floats = npt.NDArray[np.float32]
 
@@ -94,29 +92,6 @@ def looks_by_words(images: Pixels, captions: Sequence[str], groups: dict[str, tu
         mine = np.array([any(words in caption for words in wordings) for caption in captions])
         found[name] = numbers[mine].mean(axis=0) if mine.any() else np.full(numbers.shape[1], np.nan, np.float32)
     return found
-
-
-@torch.inference_mode()
-def features(
-    clip: Any, tokenize: Callable[[list[str]], Tensor], images: Pixels, texts: list[str]
-) -> tuple[Floats, Floats]:
-    """What a CLIP makes of pictures and of texts.
-
-    Args:
-        clip: an open_clip ``CLIP``.
-        tokenize: of that model.
-        images: (N, H, W, 3) uint8.
-        texts: N.
-
-    Returns:
-        Both (N, D) unit-norm.
-    """
-    device = clip.logit_scale.device
-    seen = []
-    for part in np.array_split(images, max(1, len(images) // 32)):
-        seen.append(clip.encode_image(clip_input(part, device), normalize=True).cpu().numpy())
-    read = clip.encode_text(tokenize(texts).to(device), normalize=True)
-    return np.concatenate(seen), read.cpu().numpy()
 
 
 @torch.inference_mode()

@@ -250,8 +250,7 @@ class Course:
     def _maps(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
         """The tower's maps, (B, C, h, w), and its embedding of the whole, (B, D) unit-norm."""
         features = self.backbone(pixels)
-        everywhere = torch.ones(len(pixels), 1, 1, 1, device=self.device)
-        whole = self.backbone.embed_masks(features["clip_vis_dense"], everywhere)[:, 0]
+        whole = self.backbone.embed_whole(features["clip_vis_dense"])
         return [features[f"res{level}"] for level in range(2, 6)], F.normalize(whole, dim=-1)
 
     def loss(self, step: int) -> Tensor:

@@ -37,19 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measured(folder: Path, scenes: int) -> Iterator[str]:
     """The lines of both tables."""
-    import open_clip
-
     from clouds.data.labels import CITYSCAPES_CLASSES
-    from clouds.minicity.clip_quality import dense_scores, retrieval
+    from clouds.minicity.clip_quality import dense_scores, features, retrieval
     from clouds.minicity.diffusion_pool import draw_captioned
-    from clouds.minicity.diffusion_quality import features
     from clouds.minicity.sam_pool import draw_streets
     from clouds.minicity.wide import test_sets
-    from clouds.modeling.backbone.clip import CLIP, load_open_clip
+    from clouds.modeling.backbone.clip import CLIP
 
-    name = f"local-dir:{folder}"
-    clip = CLIP(clip_model=load_open_clip(str(folder)), model_name=name).eval()
-    tokenize = open_clip.get_tokenizer(name)
+    clip = CLIP.from_folder(folder)
     yield "## Retrieval"
     yield ""
     yield f"Of {scenes} new streets a row, at 128 x 256 pixels, and their captions, each finds its own among all, in %."
@@ -58,7 +53,7 @@ def measured(folder: Path, scenes: int) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for row, styles in test_sets().items():
         drawn = draw_captioned(styles, SEED, range(scenes))
-        seen, read = features(clip.clip_model, tokenize, drawn.images, drawn.captions)
+        seen, read = features(clip, drawn.images, drawn.captions)
         ways = retrieval(seen, read, drawn.captions), retrieval(read, seen, drawn.captions)
         cells = [*(share for way in ways for share in (way.first, way.first_five)), ways[0].chance]
         yield f"| {row} | " + " | ".join(f"{100 * cell:.1f}" for cell in cells) + " |"

@@ -77,7 +77,7 @@ def train(args: argparse.Namespace) -> None:
     write_folder(model, args.model_config, args.output)
 
     # As it will be used: read back from the folder, in half precision.
-    clip = CLIP(clip_model=load_open_clip(str(args.output)), model_name=f"local-dir:{args.output}").eval()
+    clip = CLIP.from_folder(args.output)
     scores = {}
     for name, styles in test_sets().items():
         stem = name.split(" ", maxsplit=1)[0]

@@ -52,7 +52,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--denoiser-batch", type=int, default=64, help=f"latents an update {default}")
     add(
         "--clip",
-        default=str(ROOT / "weights/minicity_clip"),
+        type=Path,
+        default=ROOT / "weights/minicity_clip",
         help="of the feature loss and of the measurement; a folder",
     )
     add("--prompts", type=Path, default=ROOT / "configs/minicity/prompts.txt", help="of the measurement, one a line")
@@ -86,7 +87,7 @@ def train(args: argparse.Namespace, sizes: "Sizes | None" = None) -> None:
     start_linear(parts.autoencoder, training.to_tensor(some, torch.device("cpu")))
     for network in (parts.autoencoder, parts.text_encoder, parts.denoiser):
         network.to(args.device)
-    critic = training.clip_critic(load_open_clip(args.clip).visual.to(args.device))
+    critic = training.clip_critic(load_open_clip(str(args.clip)).visual.to(args.device))
     autoencoder_recipe = training.AutoencoderRecipe(
         steps=args.autoencoder_steps, batch_size=args.autoencoder_batch, learning_rate=3e-4, half=args.half
     )
@@ -162,27 +163,24 @@ def about(parts: "Parts", args: argparse.Namespace, seconds: dict[str, float]) -
 def measure(args: argparse.Namespace, pool: "Captioned") -> list[str]:
     """The rest of the card: how good it is, read back from the folder; and the sheet."""
     import numpy as np
-    import open_clip
     from diffusers import AutoPipelineForText2Image
 
     from clouds.minicity import diffusion_quality as quality
+    from clouds.minicity.clip_quality import features
     from clouds.minicity.diffusion_pool import draw_captioned_pool
     from clouds.minicity.wide import WIDE_STYLES
-    from clouds.modeling.backbone.clip import load_open_clip
+    from clouds.modeling.backbone.clip import CLIP
 
     pipeline = AutoPipelineForText2Image.from_pretrained(args.output, local_files_only=True).to(args.device)
-    clip = load_open_clip(args.clip).to(args.device).eval()
-    tokenize = open_clip.get_tokenizer(f"local-dir:{args.clip}")
+    clip = CLIP.from_folder(args.clip).to(args.device)
     prompts = args.prompts.read_text().splitlines() * IMAGES_PER_PROMPT
     painted = quality.paint(pipeline, prompts, range(len(prompts)), STEPS, GUIDANCE)
     drawn = draw_captioned_pool(args.cache / "test", WIDE_STYLES, TEST_SEED, TEST_SCENES, args.workers)
     psnr = quality.reconstruction_psnr(pipeline.vae, drawn.images)
     rows = {
-        f"painted, {len(prompts)} pictures": quality.steering(
-            *quality.features(clip, tokenize, painted, prompts), prompts
-        ),
+        f"painted, {len(prompts)} pictures": quality.steering(*features(clip, painted, prompts), prompts),
         f"drawn, {len(drawn)} new scenes": quality.steering(
-            *quality.features(clip, tokenize, drawn.images, drawn.captions), drawn.captions
+            *features(clip, drawn.images, drawn.captions), drawn.captions
         ),
     }
     if args.sheet:

@@ -145,6 +145,11 @@ class CLIP(Backbone):
             "model_name": _resolve_model_name(name),
         }
 
+    @classmethod
+    def from_folder(cls, folder: Path) -> "CLIP":
+        """The frozen towers of a folder in open_clip's layout."""
+        return cls(clip_model=load_open_clip(str(folder)), model_name=_resolve_model_name(str(folder))).eval()
+
     @property
     def is_convnext(self) -> bool:
         return hasattr(self.clip_model.visual, "trunk")
@@ -259,6 +264,10 @@ class CLIP(Backbone):
             embedded = self.clip_model.visual.head(self._projection(pooled.flatten(0, 1)[:, :, None, None]))
             return embedded.unflatten(0, pooled.shape[:2])
         return self._attention_pool(dense, mask_logits)
+
+    def embed_whole(self, dense: Tensor) -> Tensor:
+        """CLIP's own embedding of whole images, of any size, from their `clip_vis_dense`: (B, D) float32."""
+        return self.embed_masks(dense, dense.new_ones(len(dense), 1, *dense.shape[-2:]))[:, 0]
 
     def _attention_pool(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
         """CLIP-ResNet's attention pooling with one key mask per query; an empty mask gives the output bias alone."""
