@@ -21,6 +21,7 @@ def _joint(key: str, title: str, images: int, *settings: str, after: str = "froz
 SCRATCH = Variant("scratch", "tower trained from scratch", "warmup_convnext.yaml")
 TUNED = Variant("tuned", "CLIP, fine-tuned", "warmup_tuned.yaml")
 FROZEN = Variant("frozen", "CLIP, frozen: the warm-up", "warmup_clip.yaml")
+RESNET = Variant("resnet", "CLIP ResNet, frozen", "warmup_clip_resnet.yaml")
 LONGER = Variant("longer", "the warm-up, for as long again on the source", "longer.yaml", after="frozen")
 
 _PLAIN, _REFINED = "+ generated images, the teacher's labels", "+ SAM's refinement: joint training"
@@ -49,6 +50,7 @@ SMALLEST = (
 FULL = (
     SCRATCH,
     TUNED,
+    RESNET,
     FROZEN,
     LONGER,
     _joint("plain", _PLAIN, SOME, *_NO_SAM),
@@ -63,6 +65,7 @@ FULL = (
 COMPARED: tuple[tuple[str, str], ...] = (
     ("frozen", "scratch"),
     ("frozen", "tuned"),
+    ("resnet", "scratch"),
     ("plain", "frozen"),
     ("joint", "frozen"),
     ("joint", "longer"),

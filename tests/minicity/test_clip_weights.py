@@ -1,7 +1,8 @@
-"""The miniature CLIP that the repository carries."""
+"""The miniature CLIPs that the repository carries."""
 
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 
@@ -9,23 +10,34 @@ import clouds.modeling.backbone  # noqa: F401  (registers the towers)
 from clouds.config import load_config
 from clouds.d2 import build_backbone
 from clouds.data.labels import CITYSCAPES_CLASSES
-from clouds.minicity.clip_quality import predict_classes
+from clouds.minicity.clip_quality import features, predict_classes, retrieval
+from clouds.minicity.diffusion_pool import draw_captioned as draw_streets
 from clouds.minicity.pool import draw_captioned
 from clouds.minicity.wide import WIDE_STYLES
+from clouds.modeling.backbone.clip import CLIP
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "weights/minicity_clip"
+CONFIGS = {"minicity_clip": "warmup_clip.yaml", "minicity_clip_resnet": "warmup_clip_resnet.yaml"}
 
 
-def test_it_is_small_and_half_precision():
-    files = [file for file in FOLDER.iterdir() if file.is_file()]
+@pytest.fixture(params=CONFIGS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_it_is_small_half_precision_and_open_clips(name: str):
+    folder = ROOT / "weights" / name
+    files = [file for file in folder.iterdir() if file.is_file()]
     assert {file.name for file in files} == {"README.md", "open_clip_config.json", "open_clip_model.safetensors"}
-    assert sum(file.stat().st_size for file in files) < 16e6
+    assert sum(file.stat().st_size for file in files) < 14e6
+    model = open_clip.create_model(f"local-dir:{folder}")
+    assert model.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 128)
+    assert open_clip.get_tokenizer(f"local-dir:{folder}")("a street").shape == (1, model.context_length)
 
 
-def test_frozen_it_knows_words_for_what_it_never_saw(monkeypatch: pytest.MonkeyPatch):
+def test_frozen_it_knows_words_for_what_it_never_saw(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    clip = build_backbone(load_config("configs/minicity/warmup_clip.yaml"))
+    clip = build_backbone(load_config(f"configs/minicity/{CONFIGS[name]}"))
     assert not any(parameter.requires_grad for parameter in clip.parameters())
     classifier = clip.text_classifier(CITYSCAPES_CLASSES)
     _, crops = draw_captioned(WIDE_STYLES, 7, range(16), 12)
@@ -35,3 +47,10 @@ def test_frozen_it_knows_words_for_what_it_never_saw(monkeypatch: pytest.MonkeyP
 
     found = predict_classes(encode_image, classifier.embeddings, classifier.names_per_class, crops.images)
     assert (found == crops.labels).mean() > 2.5 / len(CITYSCAPES_CLASSES)
+
+
+def test_it_finds_the_caption_of_a_street(name: str):
+    clip = CLIP.from_folder(ROOT / "weights" / name)
+    streets = draw_streets(WIDE_STYLES, 7, range(16))
+    seen, read = features(clip, streets.images, streets.captions)
+    assert retrieval(seen, read, streets.captions).first_five > 1.5 * 5 / 16

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clouds.errors import UserError
+from clouds.minicity import experiment
 from clouds.minicity.ablation import COMPARED, FULL, GROUPS, SMALLEST
 from clouds.minicity.experiment import (
     Job,
@@ -24,6 +25,11 @@ from clouds.minicity.experiment import (
 )
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/minicity"
+
+
+@pytest.fixture(autouse=True)
+def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "_POLL", 0.02)
 
 
 @pytest.mark.parametrize("variants", [SMALLEST, FULL], ids=["smallest", "full"])
