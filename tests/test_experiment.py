@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,7 @@ def test_experiment(place: Path) -> None:
         (["SOLVER.MAX_ITERS", "2"], "SOLVER.MAX_ITER"),
         (["--model", "no/such/folder"], "There is no no/such/folder"),
         (["--rows", "frozen,jiont"], "--rows names jiont"),
+        (["DATASETS.TEST", "('minicity_sim_val',)"], "leave DATASETS.TEST out"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_drawn(
@@ -84,3 +86,19 @@ def test_a_mistake_is_told_before_anything_is_drawn(
     assert experiment.main([*flags(place), *argv]) == 2
     assert message in capsys.readouterr().err
     assert not (place / "data").exists()
+
+
+def test_stopped_it_says_how_to_go_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stopped(*args: object, **kwargs: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("clouds.minicity.experiment.run_jobs", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with caplog.at_level("INFO", "clouds.experiment"):
+            assert experiment.main([*flags(place), *SMALL]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "The same command goes on" in caplog.text

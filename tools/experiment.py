@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -41,24 +42,30 @@ logger = logging.getLogger("clouds.experiment")
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    from clouds.minicity.ablation import FULL, SMALLEST
-    from clouds.minicity.datasets import PARTS, write_dataset
-    from clouds.minicity.experiment import plan, run_jobs
+    # Terminated, it ends what it has started, as on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from clouds.minicity.ablation import FULL, SMALLEST, with_images
+    from clouds.minicity.datasets import write_dataset
+    from clouds.minicity.experiment import GENERATION, digest, plan, run_jobs
+    from clouds.minicity.report import SETS
 
     start = time.perf_counter()
     rows = chosen(FULL if args.full else SMALLEST, args.rows.split(",") if args.rows else ())
-    variants = [replace(each, images=min(each.images, args.images)) for each in rows]
+    variants = with_images(rows, args.images)
     if args.sam == "mobile_sam":
         variants = [with_mobile_sam(each) for each in variants]
     settings = [*args.opts, "MODEL.SAVE_PSEUDO_LABELS", "True"]
     # All are read first: a misspelt setting is told before minutes of work.
-    configs = {each.key: load_config(CONFIGS / each.config, [*each.settings, *settings]) for each in variants}
+    configs = {each.key: load_config(CONFIGS / each.config, [*each.training, *settings]) for each in variants}
+    if any(tuple(cfg.DATASETS.TEST) != SETS for cfg in configs.values()):
+        raise UserError(f"The experiment is measured on {', '.join(SETS)}: leave DATASETS.TEST out.")
     for path in (args.model, args.prompts):
         if not path.exists():
             raise UserError(f"There is no {path}, which the generation of images needs.")
 
     data = Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").absolute()
-    for name in PARTS:
+    os.environ["DETECTRON2_DATASETS"] = str(data)  # the jobs work where the configs' relative names are true
+    for name in ("minicity_sim_train", *SETS):
         write_dataset(name, data, args.num_train if name.endswith("_train") else args.num_val, num_workers=args.workers)
     seeds = range(1, args.seeds + 1)
     model = ("--model", str(args.model.absolute()), "--input", str(args.prompts.absolute()))
@@ -72,13 +79,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         generate=(*model, *painting, "--output-root", str(data)),
         generated_folder=data / "stable_diffusion",
         iterations={key: cfg.SOLVER.MAX_ITER for key, cfg in configs.items()},
+        inputs={
+            GENERATION: digest(args.model, args.prompts),
+            **{key: digest(cfg.dump(), *named_files(cfg)) for key, cfg in configs.items()},
+        },
         settings=settings,
     )
-    run_jobs(jobs, workers=args.workers)
+    try:
+        run_jobs(jobs, workers=args.workers, working_folder=ROOT)
+    except KeyboardInterrupt:
+        logger.info("Interrupted. The same command goes on with the trainings that are not done.")
+        return 130
     seconds = {job.name: job.seconds for job in jobs}
     conclude(args, variants, seeds, next(iter(configs.values())), data, seconds)
     logger.info("Done in %.0f s.", time.perf_counter() - start)
     return 0
+
+
+def named_files(cfg: Any) -> list[Path]:
+    """The weights that a config names and that are here; the rest of it says everything itself."""
+    names = (cfg.MODEL.CLOUDS.CLIP_MODEL_NAME, cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS, cfg.MODEL.CLOUDS.SAM.WEIGHTS)
+    return [ROOT / name for name in names if name and (ROOT / name).exists()]
 
 
 def chosen(variants: "Sequence[Variant]", keys: Sequence[str]) -> "list[Variant]":
@@ -241,10 +262,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("opts", nargs="*", metavar="KEY VALUE", help="config overrides, for all networks")
     # Intermixed: the settings at the end belong to no flag, though the world stands before the flags.
     args = parser.parse_intermixed_args(argv)
-    args.seeds = args.seeds or (3 if args.full else 1)
+    args.seeds = (3 if args.full else 1) if args.seeds is None else args.seeds
     args.output = args.output or Path("output/experiment_full" if args.full else "output/experiment")
-    if min(args.seeds, args.workers, args.images) < 1:
-        parser.error("--seeds, --workers and --images must be at least 1")
+    if min(args.seeds, args.workers, args.images, *(n for n in (args.num_train, args.num_val) if n is not None)) < 1:
+        parser.error("--seeds, --workers, --images, --num-train and --num-val must be at least 1")
     return args
 
 

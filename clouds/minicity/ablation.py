@@ -1,42 +1,33 @@
 """The rows of the experiment: the paper's ablation in small, and what each row is compared with."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from clouds.minicity.experiment import Variant
 
 FEW, SOME, MANY = 120, 240, 480
 """Numbers of generated images."""
 
-DRAWS = 100
-"""Generated images in an epoch, however many different ones there are, beside the 600 labelled. More of them displace
-labelled ones, which teach more: with 300 the student is worse than its warm-up."""
-
-_JOINT = "joint.yaml"
-_TEXT = ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "MultiScaleMaskedTransformerDecoder")
-
-
-def _joint(key: str, title: str, images: int, *settings: str, after: str = "frozen") -> Variant:
-    factor = ("DATASETS.TARGET_FACTOR", str(DRAWS / images))
-    return Variant(key, title, _JOINT, (*settings, *factor), after=after, images=images)
-
-
-SCRATCH = Variant("scratch", "tower trained from scratch", "warmup_convnext.yaml")
-TUNED = Variant("tuned", "CLIP, fine-tuned", "warmup_tuned.yaml")
-FROZEN = Variant("frozen", "CLIP, frozen: the warm-up", "warmup_clip.yaml")
-RESNET = Variant("resnet", "CLIP ResNet, frozen", "warmup_clip_resnet.yaml")
-LONGER = Variant("longer", "the warm-up, for as long again on the source", "longer.yaml", after="frozen")
+_TOWER = "The tower, trained on the source alone"
+_ON = "Joint training, on from the frozen tower's weights"
+_COUNT = "Number of generated images"
+_NAMES = "Classes by their names instead of a linear layer"
 
 _PLAIN, _REFINED = "+ generated images, the teacher's labels", "+ SAM's refinement: joint training"
 _NO_SAM = ("MODEL.CLOUDS.SAM.ENABLED", "False")
+_TEXT = ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "MultiScaleMaskedTransformerDecoder")
 
-TEXT = Variant("text", "the warm-up, text head", "warmup_clip.yaml", _TEXT)
 
-GROUPS: dict[str, str] = {
-    "scratch": "The tower, trained on the source alone",
-    "longer": "Joint training, on from the frozen tower's weights",
-    "plain": "Joint training, on from the frozen tower's weights",
-    "joint_few": "Number of generated images",
-    "text": "Classes by their names instead of a linear layer",
-}
-"""Key of a row -> heading above it."""
+def _joint(key: str, title: str, images: int, *settings: str, after: str = "frozen", group: str = _ON) -> Variant:
+    return Variant(key, title, "joint.yaml", settings, after, images, group)
+
+
+SCRATCH = Variant("scratch", "tower trained from scratch", "warmup_convnext.yaml", group=_TOWER)
+TUNED = Variant("tuned", "CLIP, fine-tuned", "warmup_tuned.yaml", group=_TOWER)
+RESNET = Variant("resnet", "CLIP ResNet, frozen", "warmup_clip_resnet.yaml", group=_TOWER)
+FROZEN = Variant("frozen", "CLIP, frozen: the warm-up", "warmup_clip.yaml", group=_TOWER)
+LONGER = Variant("longer", "the warm-up, for as long again on the source", "longer.yaml", after="frozen", group=_ON)
+TEXT = Variant("text", "the warm-up, text head", "warmup_clip.yaml", _TEXT, group=_NAMES)
 
 SMALLEST = (
     SCRATCH,
@@ -46,7 +37,6 @@ SMALLEST = (
 )
 """What `make demo` trains."""
 
-
 FULL = (
     SCRATCH,
     TUNED,
@@ -55,10 +45,10 @@ FULL = (
     LONGER,
     _joint("plain", _PLAIN, SOME, *_NO_SAM),
     _joint("joint", _REFINED, SOME),
-    _joint("joint_few", f"joint training, {FEW} images", FEW),
-    _joint("joint_many", f"joint training, {MANY} images", MANY),
+    _joint("joint_few", "joint training, {images} images", FEW, group=_COUNT),
+    _joint("joint_many", "joint training, {images} images", MANY, group=_COUNT),
     TEXT,
-    _joint("joint_text", "joint training, text head", SOME, *_TEXT, after="text"),
+    _joint("joint_text", "joint training, text head", SOME, *_TEXT, after="text", group=_NAMES),
 )
 """Every row."""
 
@@ -75,3 +65,13 @@ COMPARED: tuple[tuple[str, str], ...] = (
     ("joint_text", "text"),
 )
 """Pairs of keys: is the first better than the second?"""
+
+
+def with_images(variants: Sequence[Variant], most: int) -> list[Variant]:
+    """The rows with at most so many generated images; one that then does the same as an earlier one is left out."""
+    rows: dict[tuple[object, ...], Variant] = {}
+    for each in variants:
+        images = min(each.images, most)
+        row = replace(each, images=images, title=each.title.format(images=images))
+        rows.setdefault((row.config, row.settings, row.after, row.images), row)
+    return list(rows.values())

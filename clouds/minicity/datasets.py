@@ -132,12 +132,15 @@ def write_dataset(
         The set's folder.
 
     Raises:
-        UserError: no such set, or the folder holds one of another size or another version of the drawing code.
+        UserError: no such set, nothing to draw, or the folder holds one of another size or another version of the
+            drawing code.
     """
     if name not in PARTS:
         raise UserError(f"minicity has no data set {name!r}; it has {', '.join(PARTS)}.")
     part = PARTS[name]
     wanted = part.num_images if num_images is None else num_images
+    if wanted < 1 or min(size) < 1:
+        raise UserError(f"{name}: {wanted} images of {size[0]} x {size[1]} pixels cannot be drawn; ask for 1 or more.")
     folder = root / "minicity" / name
     settings = {"style": part.style, "seed": part.seed, "size": list(size), "drawing": DRAWING}
     _settle(folder, settings | ({"shrink": part.shrink} if part.shrink > 1 else {}))

@@ -4,6 +4,7 @@ A job is one command of the project with a folder of its own: the generation of 
 with one seed. Jobs run beside each other where they do not need one another, and one that is done is not done again.
 """
 
+import hashlib
 import itertools
 import json
 import logging
@@ -28,6 +29,10 @@ from clouds.visualization.html_tables import Difference, Score
 logger = logging.getLogger(__name__)
 
 SOURCE = "minicity_sim_val"
+DRAWS = 100
+"""Generated images in an epoch, however many different ones there are, beside the 600 labelled. More of them displace
+labelled ones, which teach more: with 300 the student is worse than its warm-up."""
+GENERATION = "generation"
 Scores = dict[str, dict[int, dict[str, dict[str, float]]]]
 """Key of a variant -> seed -> test set -> score -> percent."""
 _POLL = 1.0  # seconds
@@ -45,6 +50,7 @@ class Variant:
         settings: `KEY VALUE` pairs beside it.
         after: key of the variant whose weights it begins with, of the same seed.
         images: number of generated images that it learns from.
+        group: heading above it.
     """
 
     key: str
@@ -53,6 +59,15 @@ class Variant:
     settings: tuple[str, ...] = ()
     after: str | None = None
     images: int = 0
+    group: str = ""
+
+    @property
+    def training(self) -> tuple[str, ...]:
+        """Its `KEY VALUE` pairs, with what it learns from where that is generated, too."""
+        if not self.images:
+            return self.settings
+        names = str(("minicity_sim_train", generated_name(self.images)))
+        return (*self.settings, "DATASETS.TRAIN", names, "DATASETS.TARGET_FACTOR", str(DRAWS / self.images))
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,7 @@ class Job:
         folder: of its results, with `console.txt` and `job.json`, which tells the command and whether it is done.
         needs: names of the jobs that must be done before.
         steps: how much there is to do, in its own unit.
+        inputs: digest of what decides its results beside the command: settings and files that the command only names.
     """
 
     name: str
@@ -72,11 +88,12 @@ class Job:
     folder: Path
     needs: tuple[str, ...] = ()
     steps: int = 1
+    inputs: str = ""
 
     @property
     def is_done(self) -> bool:
-        """Whether this very command has ended well."""
-        return self._is_of_this_command and not math.isnan(self.seconds)
+        """Whether this very command has ended well, with these inputs."""
+        return self._is_its_own and not math.isnan(self.seconds)
 
     @property
     def seconds(self) -> float:
@@ -85,10 +102,10 @@ class Job:
         return math.nan if seconds is None else float(seconds)
 
     def begin(self) -> None:
-        """Remember whose the folder is. What another command has left there moves aside: nobody can go on with it."""
-        if self._record() and not self._is_of_this_command:
+        """Remember whose the folder is. What another job has left there moves aside: nobody can go on with it."""
+        if self._record() and not self._is_its_own:
             aside = next(path for n in itertools.count(1) if not (path := Path(f"{self.folder}.{n}")).exists())
-            logger.warning("%s is of another command and becomes %s", self.folder, aside)
+            logger.warning("%s is of another command or other inputs and becomes %s", self.folder, aside)
             self.folder.rename(aside)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write(None)
@@ -107,8 +124,9 @@ class Job:
         return min(self.steps, done or (len(list(images.glob("*.png"))) if images.is_dir() else 0))
 
     @property
-    def _is_of_this_command(self) -> bool:
-        return self._record().get("command") == list(self.command)
+    def _is_its_own(self) -> bool:
+        record = self._record()
+        return (record.get("command"), record.get("inputs")) == (list(self.command), self.inputs)
 
     def _record(self) -> dict[str, Any]:
         try:
@@ -119,14 +137,18 @@ class Job:
 
     def _write(self, seconds: float | None) -> None:
         with whole_file(self.folder / "job.json") as part:
-            part.write_text(json.dumps({"command": list(self.command), "seconds": seconds}), encoding="utf-8")
+            record = {"command": list(self.command), "inputs": self.inputs, "seconds": seconds}
+            part.write_text(json.dumps(record), encoding="utf-8")
 
 
-def run_jobs(jobs: Sequence[Job], *, workers: int = 1, threads: int | None = None) -> None:
+def run_jobs(
+    jobs: Sequence[Job], *, workers: int = 1, threads: int | None = None, working_folder: Path | None = None
+) -> None:
     """Run what is not done, each job once those it needs are.
 
     Args:
         jobs: in an order in which they could be run one by one.
+        working_folder: of their commands; default this process's.
         workers: how many at a time.
         threads: for each of them; default an equal share of the cores.
 
@@ -150,7 +172,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1, threads: int | None = Non
             ready = [job for job in waiting if done.issuperset(job.needs)]
             for job in ready[: workers - len(running)]:
                 waiting.remove(job)
-                running[job] = (_start(job, environment), time.perf_counter())
+                running[job] = (_start(job, environment, working_folder), time.perf_counter())
                 logger.info("%s: started, %s", job.name, job.folder / "console.txt")
             time.sleep(_POLL)
             for job, (process, began) in list(running.items()):
@@ -182,6 +204,7 @@ def plan(
     generate: Sequence[str],
     generated_folder: Path,
     iterations: Mapping[str, int],
+    inputs: Mapping[str, str],
     settings: Sequence[str] = (),
 ) -> list[Job]:
     """The jobs of all variants and seeds, those of one seed together.
@@ -195,29 +218,47 @@ def plan(
         generate: flags of generate_txt_im.py, but for the name and the number of images.
         generated_folder: of the generated sets.
         iterations: key of a variant -> how many it trains.
+        inputs: key of a variant, or `GENERATION`, -> digest of the settings and files behind its command.
         settings: `KEY VALUE` pairs for all of them.
     """
-    jobs = []
+    jobs: dict[str, Job] = {}
+
+    def add(name: str, script: str, flags: Sequence[str], folder: Path, steps: int, own: str, *needs: str) -> None:
+        command = (sys.executable, str(root / script), *flags)
+        # A job is another one, too, where one of those that it needs is.
+        jobs[name] = Job(name, command, folder, needs, steps, digest(own, *(jobs[each].inputs for each in needs)))
+
     for count in sorted({variant.images for variant in variants} - {0}):
-        flags = ("--folder", generated_name(count), "--num-images", str(count), *generate)
-        command = (sys.executable, str(root / "generate_txt_im.py"), *flags)
-        jobs.append(Job(generated_name(count), command, generated_folder / generated_name(count), steps=count))
-    for seed in seeds:
-        for variant in variants:
-            folder = run_folder(output, variant.key, seed)
-            chosen = [*variant.settings, *settings, "SEED", str(seed), "OUTPUT_DIR", str(folder)]
-            needs = []
-            if variant.after:
-                needs.append(f"{variant.after} {seed}")
-                chosen += ["MODEL.WEIGHTS", str(run_folder(output, variant.after, seed) / "model_final.pth")]
-            if variant.images:
-                name = generated_name(variant.images)
-                needs.append(name)
-                chosen += ["DATASETS.TRAIN", str(("minicity_sim_train", name))]
-            command = (sys.executable, str(root / "train_net.py"), "--config-file", str(configs / variant.config))
-            steps = iterations[variant.key]
-            jobs.append(Job(f"{variant.key} {seed}", (*command, "--resume", *chosen), folder, tuple(needs), steps))
-    return jobs
+        name = generated_name(count)
+        flags = ("--folder", name, "--num-images", str(count), *generate)
+        add(name, "generate_txt_im.py", flags, generated_folder / name, count, inputs[GENERATION])
+    for seed, variant in itertools.product(seeds, variants):
+        folder = run_folder(output, variant.key, seed)
+        flags = ("--config-file", str(configs / variant.config), "--resume", *variant.training, *settings)
+        flags += ("SEED", str(seed), "OUTPUT_DIR", str(folder))
+        needs: tuple[str, ...] = ()
+        if variant.after:
+            needs += (f"{variant.after} {seed}",)
+            flags += ("MODEL.WEIGHTS", str(run_folder(output, variant.after, seed) / "model_final.pth"))
+        if variant.images:
+            needs += (generated_name(variant.images),)
+        steps = iterations[variant.key]
+        add(f"{variant.key} {seed}", "train_net.py", flags, folder, steps, inputs[variant.key], *needs)
+    return list(jobs.values())
+
+
+def digest(*parts: str | Path) -> str:
+    """Short fingerprint of texts, of files and of all that is in folders."""
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            found.update(part.encode())
+            continue
+        for file in sorted(part.rglob("*")) if part.is_dir() else [part]:
+            if file.is_file():
+                found.update(file.name.encode())
+                found.update(file.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def run_folder(output: Path, key: str, seed: int) -> Path:
@@ -280,12 +321,14 @@ def last_line(file: Path) -> dict[str, Any] | None:
     return None
 
 
-def _start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(job: Job, environment: Mapping[str, str], folder: Path | None) -> subprocess.Popen[bytes]:
     job.begin()
     with (job.folder / "console.txt").open("ab") as console:
         console.write(f"$ {shlex.join(job.command)}\n".encode())
         console.flush()
-        return subprocess.Popen(job.command, stdout=console, stderr=subprocess.STDOUT, env=dict(environment))
+        return subprocess.Popen(
+            job.command, stdout=console, stderr=subprocess.STDOUT, env=dict(environment), cwd=folder
+        )
 
 
 def _last_words(job: Job) -> str:

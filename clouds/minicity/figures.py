@@ -174,7 +174,7 @@ def _head(builder: MeshBuilder, at: Joint, *, hat: str | None) -> None:
 
 
 def _umbrella(builder: MeshBuilder) -> None:
-    """The canopy as three flat panels of different shade; the stick goes to the raised hand."""
+    """The canopy as twelve flat panels, light and dark in turn; the stick goes to the raised hand."""
     builder.stroke([(0.2, 1.3, 0.25), (0.14, 2.1, 0.16)], 0.03, "trim")
     top = (0.14, 2.2, 0.16)
     rim = [

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from clouds.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, short_name
-from clouds.minicity.ablation import COMPARED, GROUPS
+from clouds.minicity.ablation import COMPARED
 from clouds.minicity.datasets import PARTS, load
 from clouds.minicity.experiment import SOURCE, Scores, Variant, paired_difference, run_folder, spread, unseen_mean
 from clouds.visualization.charts import grouped_bars, line_chart
@@ -83,8 +83,8 @@ def _results(material: Material) -> Section:
         unseen = [by_set[each] for each in UNSEEN]
         rows.append((name, [*(by_set[each] for each in SETS), sum(unseen) / len(unseen)]))
     for variant in material.variants:
-        if variant.key in GROUPS and (GROUPS[variant.key] not in rows):
-            rows.append(GROUPS[variant.key])
+        if variant.group not in rows:
+            rows.append(variant.group)
         runs = material.scores[variant.key]
         cells = [spread([run[name]["mIoU"] for run in runs.values()]) for name in SETS]
         rows.append((variant.title, [*cells, spread([unseen_mean(run) for run in runs.values()])]))
@@ -234,8 +234,15 @@ def _curves(material: Material) -> Section:
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
+    """What a training recorded, from its last start at iteration 0 on."""
     file = folder / "metrics.json"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    rows: list[dict[str, Any]] = []
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        row = json.loads(line)
+        if rows and row["iteration"] < rows[-1]["iteration"]:
+            rows.clear()
+        rows.append(row)
+    return rows
 
 
 def _protocol(material: Material) -> Section:

@@ -29,6 +29,12 @@ def test_retrieval_counts_who_comes_before():
     assert found.first_five == pytest.approx(7 / 8)
 
 
+def test_what_all_looks_alike_is_not_found():
+    alike = np.tile(UNITS[:1], (8, 1))
+    found = retrieval(alike, alike, TEXTS)
+    assert (found.first, found.first_five) == (0, 0)
+
+
 def test_partners_of_equal_captions_are_equally_right():
     swapped = UNITS[[1, 0, *range(2, 8)]]
     assert retrieval(UNITS, swapped, TEXTS).first == 6 / 8

@@ -172,3 +172,10 @@ def test_command_line(tmp_path, capsys):
     capsys.readouterr()
     assert tool.main([*argv, "--only", NAME, "--size", "64", "64"]) == 2
     assert capsys.readouterr().err.count("\n") >= 1
+
+
+@pytest.mark.parametrize(("count", "size", "words"), [(0, SIZE, "0 images of 64 x 128"), (2, (0, 8), "of 0 x 8")])
+def test_nothing_to_draw_is_told(tmp_path, count, size, words):
+    with pytest.raises(UserError, match=words):
+        write_dataset(NAME, tmp_path, count, size)
+    assert not list(tmp_path.iterdir())

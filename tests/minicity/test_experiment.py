@@ -1,5 +1,6 @@
 """The plan of the experiment, how its jobs run and go on, and its statistics."""
 
+import itertools
 import json
 import math
 import sys
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 
 from clouds.errors import UserError
 from clouds.minicity import experiment
-from clouds.minicity.ablation import COMPARED, FULL, GROUPS, SMALLEST
+from clouds.minicity.ablation import COMPARED, FULL, SMALLEST, with_images
 from clouds.minicity.experiment import (
     Job,
     Variant,
+    digest,
     last_line,
     paired_difference,
     plan,
@@ -39,11 +41,22 @@ def test_every_row_comes_after_the_one_it_begins_with(variants: tuple[Variant, .
     for number, variant in enumerate(variants):
         assert (CONFIGS / variant.config).is_file()
         assert variant.after is None or variant.after in keys[:number]
-    assert GROUPS.keys() <= {variant.key for variant in FULL}
+    groups = [variant.group for variant in variants]
+    assert all(groups)
+    assert sum(one != other for one, other in itertools.pairwise(groups)) == len(set(groups)) - 1
     assert {key for pair in COMPARED for key in pair} <= {variant.key for variant in FULL}
 
 
-def planned(tmp_path: Path, seeds: list[int]) -> list[Job]:
+def test_fewer_generated_images_are_what_the_rows_say_and_learn_from() -> None:
+    rows = {row.key: row for row in with_images(FULL, 60)}
+    assert [row.images for row in rows.values() if row.images] == [60] * 3
+    assert rows.keys() == {row.key for row in FULL} - {"joint_few", "joint_many"}
+    settings = dict(zip(rows["joint"].training[::2], rows["joint"].training[1::2], strict=True))
+    assert float(settings["DATASETS.TARGET_FACTOR"]) * 60 == pytest.approx(100)
+    assert {row.key: row.title for row in with_images(FULL, 1000)}["joint_many"] == "joint training, 480 images"
+
+
+def planned(tmp_path: Path, seeds: list[int], **inputs: str) -> list[Job]:
     variants = (Variant("a", "A", "a.yaml"), Variant("b", "B", "b.yaml", ("X", "1"), after="a", images=7))
     return plan(
         variants,
@@ -54,6 +67,7 @@ def planned(tmp_path: Path, seeds: list[int]) -> list[Job]:
         generate=("--steps", "3"),
         generated_folder=Path("/sd"),
         iterations={"a": 10, "b": 5},
+        inputs={"generation": "", "a": "", "b": "", **inputs},
         settings=("Y", "2"),
     )
 
@@ -77,7 +91,33 @@ def test_plan(tmp_path: Path) -> None:
         "OUTPUT_DIR": str(tmp_path / "b/seed2"),
         "MODEL.WEIGHTS": str(tmp_path / "a/seed2/model_final.pth"),
         "DATASETS.TRAIN": "('minicity_sim_train', 'sd_minicity_7')",
+        "DATASETS.TARGET_FACTOR": str(100 / 7),
     }
+
+
+def test_what_a_command_only_names_decides_too_whether_it_is_done(tmp_path: Path) -> None:
+    done = {each.name: each for each in planned(tmp_path, [1])}
+    for changed, others in (
+        ({"a": "x"}, ["sd_minicity_7"]),
+        ({"b": "x"}, ["sd_minicity_7", "a 1"]),
+        ({"generation": "x"}, ["a 1"]),
+    ):
+        again = {each.name: each for each in planned(tmp_path, [1], **changed)}
+        assert [name for name in done if again[name].inputs == done[name].inputs] == others
+    done["a 1"].begin()
+    done["a 1"].finish(1.0)
+    assert planned(tmp_path, [1])[1].is_done
+    assert not planned(tmp_path, [1], a="x")[1].is_done
+
+
+def test_digest_sees_texts_and_files(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/one").write_text("1")
+    before = digest("text", tmp_path / "folder")
+    assert before == digest("text", tmp_path / "folder") != digest("other", tmp_path / "folder")
+    assert digest("text", tmp_path / "folder/one") != digest("text")
+    (tmp_path / "folder/one").write_text("2")
+    assert digest("text", tmp_path / "folder") != before
 
 
 def job(tmp_path: Path, name: str, code: str, *needs: str) -> Job:

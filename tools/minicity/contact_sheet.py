@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from clouds.data.labels import CITYSCAPES_COLORS
+from clouds.engine.cli import user_errors
 from clouds.errors import UserError
 from clouds.minicity.render import Rendered, render_scene
 from clouds.minicity.styles import STYLES
@@ -52,6 +53,7 @@ def _paste(sheet: Image.Image, rendered: Rendered, style: str, corner: tuple[int
         ImageDraw.Draw(sheet).text(position, line, fill="black", font=ImageFont.load_default(size=10))
 
 
+@user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draw a sheet of scenes, label maps and captions of every domain.")
     parser.add_argument("--output", type=Path, default=Path("docs/minicity.png"), help="default: %(default)s")
@@ -60,11 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=int, default=44, help="number of the first scene (default: %(default)s)")
     parser.add_argument("--styles", nargs="+", default=list(STYLES), metavar="NAME", help="default: all domains")
     args = parser.parse_args(argv)
-    try:
-        sheet = contact_sheet(args.styles, args.columns, args.seed, args.start)
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    if args.columns < 1:
+        raise UserError(f"--columns is {args.columns}; it must be 1 or more.")
+    sheet = contact_sheet(args.styles, args.columns, args.seed, args.start)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(args.output, optimize=True)
     return 0

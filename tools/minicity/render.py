@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from clouds.errors import UserError
+from clouds.engine.cli import user_errors
 from clouds.minicity.datasets import NUM_GENERATED, NUM_TRAIN, NUM_VAL, PARTS, SIZE, write_dataset
 
 
+@user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Draw the minicity data sets, or what is missing of them, as PNG files."
@@ -31,12 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        for name in args.only:
-            write_dataset(name, args.root, num_images(name, args), tuple(args.size), args.workers)
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    for name in args.only:
+        write_dataset(name, args.root, num_images(name, args), tuple(args.size), args.workers)
     return 0
 
 
