@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from clouds.minicity.resumable import train_resumably
+from clouds.minicity.resumable import settings_of, train_resumably
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def fit(
     stage: Stage,
     state_file: Path,
     name: str,
+    num_pictures: int,
     average: AveragedModel | None = None,
     on_save: Callable[[], None] = lambda: None,
 ) -> float:
@@ -53,12 +54,16 @@ def fit(
         loss: of a step, by its number.
         stage: see `Stage`.
         state_file: written every ``stage.save_every`` steps.
-        name: for the progress bar.
+        name: of the training, for the progress bar.
+        num_pictures: how many there are to be shown.
         average: of ``parts``, updated after each step.
         on_save: called whenever the state has been written.
 
     Returns:
         The seconds it took, over all starts.
+
+    Raises:
+        UserError: the state is that of another training, or a loss is not finite.
     """
     optimizer = torch.optim.AdamW(parts.parameters(), lr=stage.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     kept: dict[str, Any] = {"parts": parts, "optimizer": optimizer}
@@ -84,6 +89,8 @@ def fit(
         steps=stage.steps,
         save_every=stage.save_every,
         state_file=state_file,
+        # The rate is constant until the cooldown, so more or fewer steps are the same training until then.
+        settings=settings_of(stage, "steps", pictures=num_pictures),
         name=name,
         on_save=on_save,
     )

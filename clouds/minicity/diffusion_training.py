@@ -24,7 +24,7 @@ from clouds.files import whole_file
 from clouds.minicity.diffusion import Parts, build_scheduler
 from clouds.minicity.diffusion_fit import Stage, fit
 from clouds.minicity.diffusion_pool import Pixels
-from clouds.minicity.pretraining import CLIP_MEAN, CLIP_STD
+from clouds.minicity.pretraining import clip_normalised
 
 Critic = Callable[[Tensor], Sequence[Tensor]]
 """(B, 3, H, W) pictures, 0..1, to maps (B, C, .., ..) of a frozen network."""
@@ -49,12 +49,10 @@ def reconstruction_loss(made: Tensor, true: Tensor) -> Tensor:
 def clip_critic(tower: Any) -> Critic:
     """The first three maps of the image tower of an open_clip model, which is frozen here."""
     tower.eval().requires_grad_(False)
-    device = next(tower.parameters()).device
-    mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
 
     def look(pixels: Tensor) -> list[Tensor]:
         out = tower.forward_intermediates(
-            (pixels - mean) / std, indices=[0, 1, 2], stop_early=True, intermediates_only=True
+            clip_normalised(pixels), indices=[0, 1, 2], stop_early=True, intermediates_only=True
         )
         return list(out["image_intermediates"])
 
@@ -112,7 +110,7 @@ def train_autoencoder(
                 value = value + recipe.seeing * feature_loss(critic(made / 2 + 0.5), seen)
         return value
 
-    return fit(autoencoder, loss, recipe, state_file, "training the autoencoder")
+    return fit(autoencoder, loss, recipe, state_file, "training the autoencoder", len(images))
 
 
 def to_tensor(pixels: Pixels, device: torch.device) -> Tensor:
@@ -160,23 +158,31 @@ def latents_of(
     Args:
         autoencoder: trained.
         images: (N, H, W, 3) uint8.
-        folder: of the file.
+        folder: of the file, which is named after the autoencoder as it comes.
         half: compute in bfloat16.
 
     Returns:
         (2, N, L, h, w), as the denoiser shall see them: already scaled; and the seconds it took.
     """
-    some = torch.from_numpy(encode_images(autoencoder, images[:2000], half=half))
-    mean, std = some.mean(dim=(0, 2, 3)), some.std(dim=(0, 2, 3))
-    standardise(autoencoder, mean.to(autoencoder.device), std.to(autoencoder.device))
     file = folder / f"latents_{fingerprint(autoencoder)}.npz"
-    if not file.is_file():
+    if file.is_file():
+        with np.load(file) as stored:
+            kept = dict(stored)
+    else:
+        some = torch.from_numpy(encode_images(autoencoder, images[:2000], half=half))
+        kept = {"mean": some.mean(dim=(0, 2, 3)).numpy(), "std": some.std(dim=(0, 2, 3)).numpy()}
+    # Those in the file, because another processor would find slightly others, and the denoiser learns from these.
+    mean, std = (torch.from_numpy(kept[name]).to(autoencoder.device) for name in ("mean", "std"))
+    standardise(autoencoder, mean, std)
+    if "latents" not in kept:
         began = time.perf_counter()
         both = np.stack([encode_images(autoencoder, images[:, :, ::way], half=half) for way in (1, -1)])
+        # In the order in which they are read back, on which it depends how convolutions round.
+        kept["latents"] = np.ascontiguousarray(both)
+        kept["seconds"] = np.array(time.perf_counter() - began)
         with whole_file(file) as part_file, part_file.open("wb") as stream:
-            np.savez(stream, latents=both, seconds=time.perf_counter() - began)
-    with np.load(file) as stored:
-        latents, seconds = stored["latents"], float(stored["seconds"])
+            np.savez(stream, **kept)
+    latents, seconds = kept["latents"], float(kept["seconds"])
     scale = round(1 / float(latents.std()), 4)
     autoencoder.register_to_config(scaling_factor=scale)
     return (latents * scale).astype(np.float16), seconds
@@ -287,5 +293,14 @@ def train_denoiser(
     networks: Any = average.module
     averaged = Parts(parts.autoencoder, networks["text_encoder"], parts.tokenizer, networks["denoiser"])
     course = Denoising(parts, latents, captions, recipe)
-    seconds = fit(both, course.loss, recipe, state_file, "training the denoiser", average, lambda: on_save(averaged))
+    seconds = fit(
+        both,
+        course.loss,
+        recipe,
+        state_file,
+        "training the denoiser",
+        len(captions),
+        average,
+        lambda: on_save(averaged),
+    )
     return averaged, seconds

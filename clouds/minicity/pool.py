@@ -1,31 +1,23 @@
 """Captioned streets and crops of them in numbers, drawn once and kept as files: what the miniature CLIP is shown."""
 
+import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from clouds.files import whole_file
-from clouds.minicity.chunks import draw_in_chunks
+from clouds.minicity.chunks import Arrays, Pixels, draw_in_chunks, draw_scene
 from clouds.minicity.crops import captioned_crops
-from clouds.minicity.render import render
-from clouds.minicity.scene import sample_scene, scene_rng
 from clouds.minicity.style import Style
 
-SCENE = (256, 512)
 KEPT = (160, 320)
 CROP = 64
-SCENES_PER_CHUNK = 200
 
-Pixels = npt.NDArray[np.uint8]
 _KINDS = ("scenes", "crops")
-_ARRAYS = ("images", "labels", "scenes", "boxes")
 
 
 @dataclass(frozen=True)
@@ -37,7 +29,7 @@ class Captioned:
         captions: N sentences.
         labels: (N,) uint8, the class each is about; 255 for whole scenes.
         scenes: (N,) int64, in which scene of the pool each was found.
-        boxes: (N, 4) int64, where: left, top, right, bottom in pixels of `SCENE`; all 0 for whole scenes.
+        boxes: (N, 4) int64, where: left, top, right, bottom in pixels of `chunks.SCENE`; all 0 for whole scenes.
     """
 
     images: Pixels
@@ -60,10 +52,7 @@ def draw_captioned(
     """
     scenes, captions, crops, homes = [], [], [], []
     for index in indices:
-        style = styles[int(np.random.default_rng([seed, index]).integers(len(styles)))]
-        rng = scene_rng(style, seed, index)
-        scene = sample_scene(style, rng, SCENE)
-        rendered = render(scene, rng)
+        rendered, scene, rng = draw_scene(styles, seed, index)
         scenes.append(cv2.resize(rendered.image, KEPT[::-1], interpolation=cv2.INTER_AREA))
         captions.append(rendered.caption)
         found = captioned_crops(rendered, scene.when, crops_per_scene, CROP, rng)
@@ -91,36 +80,19 @@ def draw_pool(
     Raises:
         OSError: the folder cannot be written.
     """
-    write = functools.partial(_write_chunk, folder, tuple(styles), seed, crops_per_scene)
-    chunks = draw_in_chunks(folder, num_scenes, SCENES_PER_CHUNK, num_workers, write)
-    scenes, crops = zip(*(_read_chunk(file) for _, file in chunks), strict=True)
-    return _joined(scenes), _joined(crops)
-
-
-def _joined(parts: Sequence[Captioned]) -> Captioned:
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
-    return Captioned(captions=[caption for part in parts for caption in part.captions], **arrays)
-
-
-def _write_chunk(folder: Path, styles: Sequence[Style], seed: int, crops_per_scene: int, indices: range) -> Path:
-    file = folder / f"seed{seed}_{indices.start:06d}-{indices.stop:06d}_{crops_per_scene}.npz"
-    if not file.is_file():
-        arrays: dict[str, Any] = {}
-        for kind, part in zip(_KINDS, draw_captioned(styles, seed, indices, crops_per_scene), strict=True):
-            arrays |= {f"{kind}_{name}": getattr(part, name) for name in _ARRAYS}
-            arrays[f"{kind}_captions"] = np.array(json.dumps(part.captions))
-        with whole_file(file) as part_file, part_file.open("wb") as stream:
-            np.savez(stream, **arrays)
-    return file
-
-
-def _read_chunk(file: Path) -> tuple[Captioned, Captioned]:
-    with np.load(file) as stored:
-        scenes, crops = (
-            Captioned(
-                captions=json.loads(str(stored[f"{kind}_captions"])),
-                **{name: stored[f"{kind}_{name}"] for name in _ARRAYS},
-            )
-            for kind in _KINDS
-        )
+    draw = functools.partial(_arrays, crops_per_scene)
+    drawn = draw_in_chunks(folder, draw, styles, seed, num_scenes, num_workers, f"_crops{crops_per_scene}")
+    chunks = [arrays for _, arrays in drawn]
+    scenes, crops = (_joined(kind, chunks) for kind in _KINDS)
     return scenes, crops
+
+
+def _arrays(crops_per_scene: int, styles: Sequence[Style], seed: int, indices: range) -> Arrays:
+    drawn = zip(_KINDS, draw_captioned(styles, seed, indices, crops_per_scene), strict=True)
+    return {f"{kind}_{name}": np.asarray(value) for kind, part in drawn for name, value in vars(part).items()}
+
+
+def _joined(kind: str, chunks: Sequence[Arrays]) -> Captioned:
+    names = [field.name for field in dataclasses.fields(Captioned)]
+    arrays = {name: np.concatenate([chunk[f"{kind}_{name}"] for chunk in chunks]) for name in names}
+    return Captioned(captions=arrays.pop("captions").tolist(), **arrays)

@@ -25,10 +25,11 @@ from torchvision.ops import roi_align
 
 from clouds.data.labels import CITYSCAPES_CLASSES, split_synonyms
 from clouds.minicity.caption import with_article
+from clouds.minicity.chunks import SCENE, Pixels
 from clouds.minicity.classes import Label
 from clouds.minicity.crops import OPENINGS, WORDS
-from clouds.minicity.pool import KEPT, SCENE, Captioned, Pixels
-from clouds.minicity.resumable import train_resumably
+from clouds.minicity.pool import KEPT, Captioned
+from clouds.minicity.resumable import settings_of, train_resumably
 from clouds.modeling.backbone.clip import CLIP
 
 VIEW = (128, 256)
@@ -96,10 +97,29 @@ def trim_kernels(tower: nn.Module) -> None:
             module.__class__ = _ReachingConv2d
 
 
+def unit_pixels(images: Pixels, device: torch.device) -> Tensor:
+    """(B, h, w, 3) uint8 RGB -> (B, 3, h, w) float, 0..1."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def clip_normalised(pixels: Tensor) -> Tensor:
+    """(B, 3, h, w) float, 0..1 -> likewise, as CLIP expects it."""
+    mean, std = (torch.tensor(x, device=pixels.device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
+    return (pixels - mean) / std
+
+
 def clip_input(images: Pixels, device: torch.device) -> Tensor:
-    """(B, h, w, 3) uint8 RGB -> (B, 3, h, w) float, normalised as CLIP expects it."""
-    mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
-    return (torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
+    """(B, h, w, 3) uint8 RGB -> (B, 3, h, w) float, as CLIP expects it."""
+    return clip_normalised(unit_pixels(images, device))
+
+
+def cosine_rate(steps: int, warmup: int) -> Callable[[int], float]:
+    """Factor of the learning rate by step: a linear rise, then half a cosine down to 0."""
+
+    def rate(step: int) -> float:
+        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+    return rate
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -212,11 +232,6 @@ class Recipe:
         """Streets a step."""
         return max(1, 3 * self.batch_size // 16)
 
-    def rate(self, step: int) -> float:
-        """Factor of the learning rate: a linear rise, then half a cosine down to 0."""
-        rise = min(1.0, (step + 1) / self.warmup)
-        return rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-
 
 class Course:
     """What the towers are shown, and how far they are from understanding it: one loss for each kind of step."""
@@ -232,7 +247,6 @@ class Course:
         # The tower as a segmenter will use it: maps of any size, and an embedding of the whole from any of them.
         self.backbone = CLIP(clip_model=model, model_name="", trainable=True)
         model.requires_grad_(True)
-        self.mean, self.std = (torch.tensor(x, device=self.device).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))
         names = [name for words in CITYSCAPES_CLASSES for name in split_synonyms(words)]
         things = [with_article(name) for name in names]
         self.calls = torch.tensor([[name in WORDS[label] for name in names] for label in Label], device=self.device)
@@ -268,9 +282,11 @@ class Course:
             self.scenes.images[chosen], number[self.owners[mine]], self.crops.boxes[mine], rng
         )
         maps, whole = self._maps(self._pixels(images, rng, small=False))
+        told = 0.1 * self._matched(whole, self.scene_tokens[torch.from_numpy(chosen)])
+        if not inside.any():
+            return told  # the mean over no boxes is not a number
         regions = self.reader(maps, torch.from_numpy(boxes[inside]).to(self.device))
-        told = self._matched(whole, self.scene_tokens[torch.from_numpy(chosen)])
-        return self._named(regions, self.crops.labels[mine[inside]], rng) + 0.1 * told
+        return self._named(regions, self.crops.labels[mine[inside]], rng) + told
 
     def _crops(self, rng: np.random.Generator, *, with_captions: bool) -> Tensor:
         small = rng.random() < self.recipe.small
@@ -284,10 +300,10 @@ class Course:
         return self._named(features, self.crops.labels[chosen], rng)
 
     def _pixels(self, images: Pixels, rng: np.random.Generator, *, small: bool) -> Tensor:
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
+        pixels = unit_pixels(images, self.device)
         pixels = F.avg_pool2d(pixels, 2) if small else pixels
         pixels = augment(pixels, torch.Generator().manual_seed(int(rng.integers(2**62))))
-        return ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return clip_normalised(pixels).contiguous(memory_format=torch.channels_last)
 
     def _named(self, features: Tensor, labels: Pixels, rng: np.random.Generator) -> Tensor:
         prompts = self.prompts[rng.integers(len(self.prompts))].to(self.device)
@@ -323,6 +339,9 @@ def train_clip(
 
     Returns:
         The seconds it took, over all starts.
+
+    Raises:
+        UserError: the state is that of another training, or a loss is not finite.
     """
     # With CLIP's .02 all sentences begin as nearly the same one, and telling them apart takes the first epoch.
     nn.init.normal_(model.token_embedding.weight, std=0.2)
@@ -334,7 +353,7 @@ def train_clip(
         model.token_embedding.weight[unheard] = model.token_embedding.weight[unheard][0].clone()
     parts = nn.ModuleDict({"model": model, "reader": course.reader})
     optimizer = torch.optim.AdamW(_groups(parts, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_rate(recipe.steps, recipe.warmup))
     trim_kernels(model.visual)
 
     def update(step: int) -> Tensor:
@@ -355,6 +374,7 @@ def train_clip(
         steps=recipe.steps,
         save_every=recipe.save_every,
         state_file=state_file,
+        settings=settings_of(recipe, scenes=len(scenes), crops=len(crops)),
         name="training CLIP",
     )
     model.eval()

@@ -1,6 +1,5 @@
 """Streets with a mask of each thing in them, drawn once and kept as files: what the miniature SAM is shown."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +9,12 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from clouds.files import whole_file
-from clouds.minicity.chunks import draw_in_chunks
-from clouds.minicity.render import Rendered, SceneObject, render
-from clouds.minicity.scene import sample_scene, scene_rng
+from clouds.minicity.chunks import SCENE, Arrays, Pixels, draw_in_chunks, draw_scene
+from clouds.minicity.render import Rendered, SceneObject
 from clouds.minicity.style import Style
 
-SCENE = (256, 512)
-SCENES_PER_CHUNK = 100
 _SMOOTH = 0.04  # share by which the depth of one surface changes from a pixel to the next, at most
 _MOST_OBJECTS = 255
-
-Pixels = npt.NDArray[np.uint8]
-_ARRAYS = ("images", "labels", "objects")
 
 
 @dataclass(frozen=True)
@@ -111,11 +103,7 @@ def _surfaces(rendered: Rendered) -> npt.NDArray[np.int32]:
 
 def draw_streets(styles: Sequence[Style], seed: int, indices: range) -> Streets:
     """Draw scenes by number, `SCENE` pixels; each has a style of its own, chosen by its number."""
-    drawn = []
-    for index in indices:
-        style = styles[int(np.random.default_rng([seed, index]).integers(len(styles)))]
-        rng = scene_rng(style, seed, index)
-        drawn.append(render(sample_scene(style, rng, SCENE), rng))
+    drawn = [draw_scene(styles, seed, index)[0] for index in indices]
     return Streets(
         np.stack([rendered.image for rendered in drawn]),
         np.stack([rendered.label for rendered in drawn]),
@@ -129,20 +117,12 @@ def draw_street_pool(folder: Path, styles: Sequence[Style], seed: int, num_scene
     Raises:
         OSError: the folder cannot be written.
     """
-    write = functools.partial(_write_chunk, folder, tuple(styles), seed)
-    chunks = draw_in_chunks(folder, num_scenes, SCENES_PER_CHUNK, num_workers, write)
     streets = Streets(*(np.empty((num_scenes, *SCENE, *tail), np.uint8) for tail in ((3,), (), ())))
-    for indices, file in chunks:
-        with np.load(file) as stored:
-            for name in _ARRAYS:
-                getattr(streets, name)[indices.start : indices.stop] = stored[name]
+    for indices, arrays in draw_in_chunks(folder, _arrays, styles, seed, num_scenes, num_workers):
+        for name, values in arrays.items():
+            getattr(streets, name)[indices.start : indices.stop] = values
     return streets
 
 
-def _write_chunk(folder: Path, styles: Sequence[Style], seed: int, indices: range) -> Path:
-    file = folder / f"seed{seed}_{indices.start:06d}-{indices.stop:06d}.npz"
-    if not file.is_file():
-        streets = draw_streets(styles, seed, indices)
-        with whole_file(file) as part_file, part_file.open("wb") as stream:
-            np.savez(stream, **{name: getattr(streets, name) for name in _ARRAYS})
-    return file
+def _arrays(styles: Sequence[Style], seed: int, indices: range) -> Arrays:
+    return vars(draw_streets(styles, seed, indices))

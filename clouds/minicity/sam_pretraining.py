@@ -11,7 +11,6 @@ Legend: B views, H x W a view, P prompts of one, n points of a prompt, M mask ou
 the network sees, h x w the part of it that the view fills, l side of the mask logits, C channels of the embedding.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.minicity.classes import Label
-from clouds.minicity.pretraining import augment
-from clouds.minicity.resumable import train_resumably
+from clouds.minicity.pretraining import augment, cosine_rate
+from clouds.minicity.resumable import settings_of, train_resumably
 from clouds.minicity.sam_pool import Streets
 from clouds.minicity.sam_regions import VIEW, Asked, ask, closer, components, things
 
@@ -163,11 +162,6 @@ class Recipe:
     seed: int = 0
     save_every: int = 100
 
-    def rate(self, step: int) -> float:
-        """Factor of the learning rate: a linear rise, then half a cosine down to 0."""
-        rise = min(1.0, (step + 1) / self.warmup)
-        return rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-
 
 class Course:
     """What SAM is shown and asked, and how far it is from the answers."""
@@ -248,11 +242,15 @@ def train_sam(sam: Promptable, streets: Streets, recipe: Recipe, state_file: Pat
 
     Returns:
         The seconds it took, over all starts.
+
+    Raises:
+        UserError: the state is that of another training, or a loss is not finite.
     """
     course = Course(sam, streets, recipe)
     parts = nn.ModuleDict({"network": sam.network, "reader": course.reader}).requires_grad_(True)
     optimizers = _optimizers(parts, recipe)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.rate) for optimizer in optimizers]
+    rate = cosine_rate(recipe.steps, recipe.warmup)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
     kept: dict[str, Any] = {"parts": parts}
     kept |= {f"optimizer_{number}": optimizer for number, optimizer in enumerate(optimizers)}
     kept |= {f"schedule_{number}": schedule for number, schedule in enumerate(schedules)}
@@ -274,6 +272,7 @@ def train_sam(sam: Promptable, streets: Streets, recipe: Recipe, state_file: Pat
         steps=recipe.steps,
         save_every=recipe.save_every,
         state_file=state_file,
+        settings=settings_of(recipe, scenes=len(streets)),
         name="training SAM",
     )
     sam.network.eval().requires_grad_(False)

@@ -17,7 +17,7 @@ from clouds.minicity.sam_pretraining import Promptable, Square, mask_iou
 from clouds.minicity.sam_regions import VIEW, Asked, Masks, components, random_points, shrunk, things
 
 KINDS = {"regions": 279, "things": 64}
-"""What is asked about, and the least pixels of it: regions that self-training on `VIEW` asks about; whole things."""
+"""What is asked about, and the least pixels of it: regions of more than the paper's share of `VIEW`; whole things."""
 POINTS = (1, 3, 5)
 
 

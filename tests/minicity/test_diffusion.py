@@ -1,5 +1,6 @@
 """The miniature Stable Diffusion: its words, its training, and the folder that it becomes."""
 
+import copy
 import dataclasses
 import importlib.util
 import json
@@ -14,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import generate_txt_im
+from clouds.errors import UserError
 from clouds.generation.prompts import read_prompts
 from clouds.minicity import diffusion_training as training
 from clouds.minicity.diffusion import WORDS, Sizes, build_parts, build_tokenizer, merge, vocabulary_of, write_folder
@@ -167,6 +169,16 @@ def test_standardised_latents_make_the_same_pictures(parts, tmp_path):
     assert np.abs(latents[1] - mirrored).max() < 0.01
 
 
+def test_kept_latents_and_their_statistics_serve_on_any_processor(parts, tmp_path, monkeypatch):
+    trained = copy.deepcopy(parts.autoencoder)
+    latents, seconds = training.latents_of(parts.autoencoder, pictures(), tmp_path)
+    monkeypatch.delattr(training, "encode_images")  # which would find slightly other statistics elsewhere
+    again, as_before = training.latents_of(trained, pictures(), tmp_path)
+    assert (again == latents).all()
+    assert as_before == seconds
+    assert training.fingerprint(trained) == training.fingerprint(parts.autoencoder)
+
+
 CAPTIONS = ["a bus", "a train", "trees", "a wall", "two cars", "a street at dusk"]
 
 
@@ -242,9 +254,27 @@ def test_average_is_what_is_handed_on(tmp_path):
     part = nn.Linear(1, 1)
     average = torch.optim.swa_utils.AveragedModel(part, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
     saved = []
-    fit(part, lambda step: part.weight.sum(), stage, tmp_path / "s.pt", "x", average, lambda: saved.append(1))
+    fit(part, lambda step: part.weight.sum(), stage, tmp_path / "s.pt", "x", 1, average, lambda: saved.append(1))
     assert saved == [1]
     assert average.module.weight.item() > part.weight.item()
+
+
+def test_a_stage_may_end_later_or_sooner_but_not_become_another(tmp_path):
+    def steps_made(num_pictures=5, **changes):
+        part, made = nn.Linear(1, 1), []
+        stage = dataclasses.replace(Stage(steps=2, batch_size=1, learning_rate=0.5, save_every=1), **changes)
+        fit(part, lambda step: made.append(step) or part.weight.sum(), stage, tmp_path / "s.pt", "x", num_pictures)
+        return made
+
+    assert steps_made() == [0, 1]
+    assert steps_made(steps=4, save_every=2) == [2, 3]
+    for other, told in (
+        ({"steps": 3}, "4 steps done"),
+        ({"steps": 4, "batch_size": 2}, "batch_size 1"),
+        ({"steps": 4, "num_pictures": 6}, "pictures 5 instead of 6"),
+    ):
+        with pytest.raises(UserError, match=told):
+            steps_made(**other)
 
 
 @pytest.fixture
@@ -313,21 +343,36 @@ def test_the_command_draws_trains_measures_and_describes(command, tmp_path, monk
     monkeypatch.setattr(command, "STEPS", 2)
     monkeypatch.setattr(command, "IMAGES_PER_PROMPT", 1)
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("A photo of a street at noon with a bus.\nA photo of a road at dusk with trees.\n")
-    flags = f"--output {tmp_path}/model --cache {tmp_path}/cache --prompts {prompts} --sheet {tmp_path}/sheet.png"
+    prompts.write_text("A photo of a street at noon with a bus.\n\nA photo of a road at dusk with trees.\n\n")
+    flags = f"--cache {tmp_path}/cache --prompts {prompts} --sheet {tmp_path}/sheets/sheet.png"
     flags += " --scenes 4 --autoencoder-steps 2 --autoencoder-batch 2 --denoiser-steps 2 --denoiser-batch 2 --workers 1"
     sizes = dataclasses.replace(TINY, image=(128, 256))
-    command.train(command.parse_arguments(flags.split()), sizes)
+    command.train(command.parse_arguments(["--output", f"{tmp_path}/model", *flags.split()]), sizes)
     card = (tmp_path / "model/README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\n---\n")
     for words in ("at dusk", "in haze", "own prompt wins", "text tower and denoiser"):
         assert words in card
-    assert (tmp_path / "sheet.png").is_file()
+    assert "painted, 2 pictures" in card
+    assert (tmp_path / "sheets/sheet.png").is_file()
+    # All is trained; what is left is to write it.
+    monkeypatch.setattr(command, "measure", lambda *args: [])
+    command.train(command.parse_arguments(["--output", f"{tmp_path}/other", *flags.split()]), sizes)
+    for file in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
+        assert (tmp_path / "other" / file).read_bytes() == (tmp_path / "model" / file).read_bytes()
 
 
-def test_the_command_refuses_no_steps(command, capsys):
-    assert command.main(["--denoiser-steps", "0"]) == 2
-    assert "--denoiser-steps is 0" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--denoiser-steps", "0"], "--denoiser-steps is 0; it must be 1 or more"),
+        (["--device", "gpu"], "--device gpu is no device of torch"),
+        (["--prompts", "nothing.txt"], "Prompt file nothing.txt cannot be read"),
+    ],
+)
+def test_bad_flags_are_told_in_a_sentence_before_anything_is_drawn(command, flags, told, tmp_path, capsys):
+    assert command.main(["--cache", str(tmp_path / "cache"), *flags]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
 
 
 def test_the_autoencoder_begins_as_a_linear_code_of_colours(drawn):

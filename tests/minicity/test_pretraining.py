@@ -1,4 +1,4 @@
-"""The miniature CLIP: its loss, its resumption, and the command that makes it."""
+"""The miniature CLIP: its loss, its resumption (that of all miniatures), and the command that makes it."""
 
 import importlib.util
 import json
@@ -9,12 +9,15 @@ import open_clip
 import pytest
 import timm
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from clouds.errors import UserError
 from clouds.minicity import pretraining
 from clouds.minicity.clip_quality import predict_classes
 from clouds.minicity.pool import KEPT, Captioned, draw_captioned
 from clouds.minicity.pretraining import (
+    Course,
     Recipe,
     RegionReader,
     augment,
@@ -23,6 +26,7 @@ from clouds.minicity.pretraining import (
     train_clip,
     trim_kernels,
 )
+from clouds.minicity.resumable import settings_of, train_resumably
 from clouds.minicity.styles import STYLES
 from clouds.minicity.wide import WIDE_STYLES
 from clouds.modeling.backbone.clip import load_open_clip
@@ -157,14 +161,34 @@ def test_reader_reads_what_is_in_the_box():
     assert torch.allclose(full.norm(), torch.tensor(1.0))
 
 
-def test_interrupted_training_ends_like_any_other(tiny_config, tmp_path, monkeypatch):
+def noise(box):
+    """Four scenes and three crops of each, all from the same box."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
     captions = [f"a photo of number {number % 7}" for number in range(12)]
-    boxes = np.tile([100, 60, 200, 160], (12, 1))
-    crops = Captioned(images, captions, np.zeros(12, np.uint8), np.arange(12) // 3, boxes)
+    crops = Captioned(images, captions, np.zeros(12, np.uint8), np.arange(12) // 3, np.tile(box, (12, 1)))
     streets = rng.integers(0, 256, (4, *KEPT, 3), dtype=np.uint8)
     scenes = Captioned(streets, captions[:4], np.full(4, 255, np.uint8), np.arange(4), np.zeros((4, 4), np.int64))
+    return scenes, crops
+
+
+def test_a_view_without_any_box_has_a_loss(tiny_config, monkeypatch):
+    views, original = [], pretraining.street_view
+
+    def noted(*args):
+        views.append(original(*args))
+        return views[-1]
+
+    monkeypatch.setattr(pretraining, "street_view", noted)
+    model = load_open_clip(str(tiny_config))
+    recipe = Recipe(steps=1, batch_size=6, shares=(1, 0, 0))
+    course = Course(model, open_clip.get_tokenizer(tiny_config.stem), *noise([0, 0, 8, 8]), recipe)
+    assert all(course.loss(step).isfinite() for step in range(6))
+    assert {bool(inside.any()) for _, _, inside in views} == {True, False}
+
+
+def test_interrupted_training_ends_like_any_other(tiny_config, tmp_path, monkeypatch):
+    scenes, crops = noise([100, 60, 200, 160])
     recipe = Recipe(steps=4, batch_size=6, warmup=2, save_every=1)
 
     def trained(file):
@@ -187,6 +211,67 @@ def test_interrupted_training_ends_like_any_other(tiny_config, tmp_path, monkeyp
         trained(tmp_path / "b.pt")
     resumed = trained(tmp_path / "b.pt")
     assert all(straight[name].equal(resumed[name]) for name in straight)
+    recipe = Recipe(steps=5, batch_size=6, warmup=2, save_every=1)  # whose cosine is another one
+    with pytest.raises(UserError, match="steps 4 instead of 5"):
+        trained(tmp_path / "b.pt")
+
+
+def steps_made(file, settings, *, steps=4, width=1, losses=()):
+    made = []
+
+    def update(step):
+        made.append(step)
+        return torch.tensor(dict(losses).get(step, 1.0))
+
+    kept = {"part": nn.Linear(width, 1)}
+    train_resumably(kept, update, steps=steps, save_every=2, state_file=file, settings=settings, name="training")
+    return made
+
+
+def test_a_state_of_the_same_training_is_gone_on_from(tmp_path):
+    assert steps_made(tmp_path / "s.pt", {"batch_size": 6, "shares": (0.5, 0.5)}, steps=2) == [0, 1]
+    assert steps_made(tmp_path / "s.pt", {"shares": (0.5, 0.5), "batch_size": 6}) == [2, 3]
+    assert settings_of(Recipe(steps=4), crops=3) == settings_of(Recipe(steps=4, save_every=7), crops=3)
+    assert settings_of(Recipe(steps=4), crops=3) != settings_of(Recipe(steps=4), crops=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "how", "told"),
+    [
+        ({"batch_size": 6, "seed": 1}, {}, "seed 0 instead of 1"),
+        ({"batch_size": 6}, {}, "seed 0 instead of None"),
+        ({"batch_size": 6, "seed": 0, "half": True}, {}, "half None instead of True"),
+        ({"batch_size": 6, "seed": 0}, {"steps": 3}, "4 steps done instead of 3"),
+        ({"batch_size": 6, "seed": 0}, {"width": 2}, "its network has other parts or sizes"),
+    ],
+)
+def test_a_state_of_another_training_is_refused(settings, how, told, tmp_path):
+    file = tmp_path / "s.pt"
+    steps_made(file, {"batch_size": 6, "seed": 0})
+    with pytest.raises(UserError, match="is the state of another training") as caught:
+        steps_made(file, settings, **how)
+    assert str(file) in str(caught.value)
+    assert told in str(caught.value)
+
+
+def test_a_state_without_settings_is_refused(tmp_path):
+    steps_made(tmp_path / "s.pt", {})
+    state = torch.load(tmp_path / "s.pt")
+    del state["settings"]
+    torch.save(state, tmp_path / "s.pt")
+    with pytest.raises(UserError, match="does not tell its settings"):
+        steps_made(tmp_path / "s.pt", {})
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_leaves_the_good_state(wrong, tmp_path):
+    file = tmp_path / "s.pt"
+    with pytest.raises(UserError, match=rf"step 1 is {wrong}.*there is no state yet"):
+        steps_made(file, {}, losses={1: wrong})
+    assert not file.exists()
+    with pytest.raises(UserError, match=rf"step 3 is {wrong}.*the last good state is kept in {file}"):
+        steps_made(file, {}, losses={3: wrong})
+    assert steps_made(file, {}) == [2, 3]
 
 
 def test_the_command_writes_a_folder_that_open_clip_loads(command, tiny_config, tmp_path, monkeypatch):
@@ -199,6 +284,33 @@ def test_the_command_writes_a_folder_that_open_clip_loads(command, tiny_config, 
     card = (folder / "README.md").read_text()
     for name in STYLES:
         assert f"| {name} (" in card
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--steps", "0"], "--steps is 0; it must be 1 or more"),
+        (["--device", "gpu"], "--device gpu is no device of torch"),
+        (["--device", "cuda:99"], "--device cuda:99 asks for GPU 99"),
+        (["--model-config", "nothing.json"], "--model-config nothing.json is no *.json file that exists"),
+        (["--model-config", "RN50"], "--model-config RN50 is no *.json file that exists"),
+    ],
+)
+def test_bad_flags_are_told_in_a_sentence_before_anything_is_drawn(command, flags, told, tmp_path, capsys):
+    assert command.main(["--cache", str(tmp_path / "cache"), *flags]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_each_config_has_a_folder_of_its_own(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    folders = {
+        "configs/minicity/clip_convnext_mini.json": "clip",
+        "configs/minicity/clip_resnet_mini.json": "clip_resnet",
+    }
+    for config, folder in {**folders, "elsewhere/clip_convnext_mini.json": "clip_convnext"}.items():
+        assert command.default_output(Path(config)) == Path(f"weights/minicity_{folder}")
+    assert command.default_output(command.ARCHITECTURE) == Path("weights/minicity_clip")
 
 
 def test_classes_by_their_best_name():

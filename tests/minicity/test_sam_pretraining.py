@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from clouds.config import get_config
-from clouds.minicity import sam_pretraining
+from clouds.minicity import chunks, sam_pretraining
 from clouds.minicity.classes import Label
 from clouds.minicity.render import Rendered, SceneObject
 from clouds.minicity.sam_pool import SCENE, Streets, draw_street_pool, draw_streets, object_map
@@ -180,14 +180,25 @@ class TestViews:
         assert len(ask((nothing, components(labels, 1)), 9, 30, np.random.default_rng(0)).masks) == 2
 
     def test_a_pool_is_drawn_once(self, streets, tmp_path, monkeypatch):
-        monkeypatch.setattr("clouds.minicity.sam_pool.SCENES_PER_CHUNK", 2)
+        monkeypatch.setattr("clouds.minicity.chunks.SCENES_PER_CHUNK", 2)
         pool = draw_street_pool(tmp_path, WIDE_STYLES, 3, 3, 1)
-        monkeypatch.delattr("clouds.minicity.sam_pool.render")
+        monkeypatch.delattr("clouds.minicity.chunks.render")
         again = draw_street_pool(tmp_path, WIDE_STYLES, 3, 3, 1)
         for field in dataclasses.fields(Streets):
             expected = getattr(streets, field.name)
             assert (getattr(pool, field.name) == expected).all()
             assert (getattr(again, field.name) == expected).all()
+
+    @pytest.mark.parametrize("change", ["styles", "renderer"])
+    def test_a_pool_of_other_styles_or_another_renderer_is_drawn_anew(self, change, tmp_path, monkeypatch):
+        styles = [WIDE_STYLES[:1], WIDE_STYLES[1:2] if change == "styles" else WIDE_STYLES[:1]]
+        before = draw_street_pool(tmp_path, styles[0], 3, 1, 1)
+        drawn, render = [], chunks.render
+        monkeypatch.setattr(chunks, "render", lambda *args: drawn.append(args) or render(*args))
+        monkeypatch.setattr(chunks, "DRAWING", chunks.DRAWING + (change == "renderer"))
+        after = draw_street_pool(tmp_path, styles[1], 3, 1, 1)
+        assert len(drawn) == 1
+        assert (before.images == after.images).all() == (change == "renderer")
 
 
 class TestLosses:
@@ -351,7 +362,7 @@ class TestMeasurement:
 def test_the_command_writes_a_folder_that_build_sam_loads(command, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "TEST_SCENES", 1)
     sizes = tmp_path / "sizes.json"
-    sizes.write_text(json.dumps(dataclasses.asdict(TINY)))
+    sizes.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(TINY, vit_patch_size=16))))
     folder = tmp_path / "sam"
     flags = ["--scenes", "2", "--steps", "2", "--views", "1", "--prompts", "2", "--workers", "1"]
     flags += ["--sizes", str(sizes), "--compare", str(tmp_path / "none.pt")]
@@ -361,13 +372,24 @@ def test_the_command_writes_a_folder_that_build_sam_loads(command, tmp_path, mon
     for key, value in settings.items():
         cfg.MODEL.CLOUDS.SAM[key] = value
     (embedding,) = build_sam(cfg, "cpu").encode([torch.zeros(3, 32, 64, dtype=torch.uint8)])
-    assert embedding.features[0].shape == (16, 8, 8)
+    assert embedding.features[0].shape == (16, 4, 4)
     card = (folder / "README.md").read_text()
+    assert "three masks of\n16 x 16." in card
+    assert f"`python tools/minicity/train_sam.py --sizes {sizes} --scenes 2 " in card
     for name in STYLES:
         assert f"| {name} (unseen) |" in card
     assert SCENE == (256, 512)
 
 
-def test_bad_flags_are_told_in_a_sentence(command, capsys):
-    assert command.main(["--views", "0"]) == 2
-    assert "--views is 0; it must be 1 or more" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--views", "0"], "--views is 0; it must be 1 or more"),
+        (["--device", "gpu"], "--device gpu is no device of torch"),
+        (["--sizes", "nothing.json"], "--sizes nothing.json does not exist"),
+    ],
+)
+def test_bad_flags_are_told_in_a_sentence_before_anything_is_drawn(command, flags, told, tmp_path, capsys):
+    assert command.main(["--cache", str(tmp_path / "cache"), *flags]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()

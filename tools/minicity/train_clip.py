@@ -1,6 +1,6 @@
 """Train the miniature CLIP of minicity and write it as a folder that open_clip loads.
 
-    python tools/minicity/train_clip.py [--output weights/minicity_clip] [--steps N] [--scenes N] [--device cuda] ...
+    python tools/minicity/train_clip.py [--model-config FILE] [--steps N] [--scenes N] [--device cuda] ...
 
 Interrupted, the same command goes on. At the end it measures zero-shot accuracy and writes the model card.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from clouds.engine.cli import user_errors
 from clouds.errors import UserError
+from clouds.minicity.training_tool import check_counts, machine
 
 if TYPE_CHECKING:
     from clouds.minicity.pool import Captioned
@@ -33,28 +34,36 @@ logger = logging.getLogger("clouds.minicity")
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--output", type=Path, default=Path("weights/minicity_clip"), help="folder to write (default: %(default)s)"
-    )
+    parser.add_argument("--output", type=Path, help="folder to write (default: weights/ and the name of the config)")
     parser.add_argument(
         "--cache", type=Path, default=Path("output/minicity_clip"), help="pictures, state (default: %(default)s)"
     )
     parser.add_argument(
         "--model-config", type=Path, default=ARCHITECTURE, help="open_clip model config (default: the ConvNeXt)"
     )
-    parser.add_argument("--scenes", type=int, default=6000, help="scenes to draw (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=10000, help="scenes to draw (default: %(default)s)")
     parser.add_argument("--crops", type=int, default=24, help="crops a scene (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=3000, help="updates (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=12000, help="updates (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="full-size crops an update (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto (default: %(default)s)")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in ("scenes", "crops", "steps", "batch_size"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be 1 or more.")
+    check_counts(args, "scenes", "crops", "steps", "batch_size")
+    if args.model_config.suffix != ".json" or not args.model_config.is_file():
+        raise UserError(
+            f"--model-config {args.model_config} is no *.json file that exists; name one such as {ARCHITECTURE}."
+        )
+    args.output = args.output or default_output(args.model_config)
     train(args)
     return 0
+
+
+def default_output(model_config: Path) -> Path:
+    """Where the repository carries the CLIP of that config, or would."""
+    if model_config.resolve() == ARCHITECTURE:
+        return Path("weights/minicity_clip")
+    return Path(f"weights/minicity_{model_config.stem.removesuffix('_mini')}")
 
 
 def train(args: argparse.Namespace) -> None:
@@ -62,11 +71,14 @@ def train(args: argparse.Namespace) -> None:
     import open_clip
     import torch
 
+    from clouds.generation.painter import resolve_device
+    from clouds.minicity.clip_quality import tables
     from clouds.minicity.pool import draw_pool
     from clouds.minicity.pretraining import Recipe, train_clip
     from clouds.minicity.wide import WIDE_STYLES, test_sets
     from clouds.modeling.backbone.clip import CLIP, load_open_clip
 
+    args.device = resolve_device(args.device)
     torch.manual_seed(TRAIN_SEED)
     model = load_open_clip(str(args.model_config)).to(args.device)
     tokenize = open_clip.get_tokenizer(args.model_config.stem)
@@ -84,8 +96,8 @@ def train(args: argparse.Namespace) -> None:
         _, held_out = draw_pool(args.cache / f"test_{stem}", styles, TEST_SEED, TEST_SCENES, args.crops, args.workers)
         scores[name] = zero_shot(clip, held_out)
         logger.info(f"{name}: {100 * sum(scores[name][1].values()) / len(scores[name][1]):.1f} %")
-    card = model_card(model, args, recipe, seconds, len(crops), scores)
-    (args.output / "README.md").write_text(card)
+    card = [*model_card(model, args, recipe, seconds, len(crops), scores), "", *tables(clip, TEST_SCENES, TEST_SEED)]
+    (args.output / "README.md").write_text("\n".join(card) + "\n")
     logger.info(f"Written to {args.output}")
 
 
@@ -134,8 +146,8 @@ def model_card(
     seconds: float,
     num_crops: int,
     scores: dict[str, tuple[float, dict[str, float]]],
-) -> str:
-    """Markdown: what it is, what it was trained on, how long, how good."""
+) -> list[str]:
+    """Markdown: what it is, what it was trained on, how long, how good on crops."""
     import torch
 
     from clouds.engine.record import code_version
@@ -148,8 +160,6 @@ def model_card(
         "text tower": sum(p.numel() for n, p in model.named_parameters() if not n.startswith("visual.")) / 1e6,
     }
     other = f"--model-config configs/minicity/{args.model_config.name} --output weights/{args.output.name} "
-    on_gpu = args.device.startswith("cuda")
-    machine = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU core(s)"
     names = list(dict.fromkeys(name for _, each in scores.values() for name in each))
     lines = [
         f"# {args.output.name}",
@@ -165,7 +175,7 @@ def model_card(
         "",
         "## Training",
         "",
-        f"`python tools/minicity/train_clip.py {other if args.model_config != ARCHITECTURE else ''}"
+        f"`python tools/minicity/train_clip.py {other if args.model_config.resolve() != ARCHITECTURE else ''}"
         f"--scenes {args.scenes} --crops {args.crops} --steps {args.steps} --batch-size {args.batch_size}`",
         "",
         f"{args.scenes} scenes at {KEPT[0]} x {KEPT[1]} and {num_crops} crops at {CROP} x {CROP} with captions, drawn",
@@ -174,7 +184,7 @@ def model_card(
         "no part of the model reads their captioned things out of the tower's maps; the others show",
         f"{args.batch_size} crops, or four times as many at half the size. Most are contrasted with the names of",
         "everything, some with the captions beside them: see `clouds/minicity/pretraining.py`.",
-        f"It took {seconds / 60:.0f} minutes on {machine}",
+        f"It took {seconds / 60:.0f} minutes on {machine(args.device)}",
         f"(torch {torch.__version__}, Python {platform.python_version()}, commit {code_version()}).",
         "",
         "## Zero-shot accuracy on captioned crops",
@@ -187,7 +197,7 @@ def model_card(
     for name, (accuracy, each) in scores.items():
         values = [accuracy, sum(each.values()) / len(each), *(each.get(other, float("nan")) for other in names)]
         lines.append(f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 if __name__ == "__main__":

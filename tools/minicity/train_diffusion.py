@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clouds.engine.cli import user_errors
-from clouds.errors import UserError
+from clouds.minicity.training_tool import check_counts, machine
 
 if TYPE_CHECKING:
     from clouds.minicity.diffusion import Parts, Sizes
@@ -46,9 +46,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, default=Path("weights/minicity_diffusion"), help=f"folder to write {default}")
     add("--cache", type=Path, default=Path("output/minicity_diffusion"), help=f"pictures, state {default}")
     add("--scenes", type=int, default=10000, help=f"scenes to draw {default}")
-    add("--autoencoder-steps", type=int, default=7000, help=f"updates {default}")
+    add("--autoencoder-steps", type=int, default=5200, help=f"updates {default}")
     add("--autoencoder-batch", type=int, default=4, help=f"pictures an update {default}")
-    add("--denoiser-steps", type=int, default=6000, help=f"updates {default}")
+    add("--denoiser-steps", type=int, default=4500, help=f"updates {default}")
     add("--denoiser-batch", type=int, default=64, help=f"latents an update {default}")
     add(
         "--clip",
@@ -60,11 +60,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--sheet", type=Path, help="picture to draw of what it paints, such as docs/minicity_generated.png")
     add("--workers", type=int, default=2, help=f"processes that draw {default}")
     add("--half", action="store_true", help="compute in bfloat16 where that is safe; some processors are faster so")
-    add("--device", default="cpu", help=f"cpu or cuda {default}")
+    add("--device", default="cpu", help=f"cpu, cuda or auto {default}")
     args = parser.parse_args(argv)
-    for name in ("scenes", "autoencoder_steps", "autoencoder_batch", "denoiser_steps", "denoiser_batch"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be 1 or more.")
+    check_counts(args, "scenes", "autoencoder_steps", "autoencoder_batch", "denoiser_steps", "denoiser_batch")
     return args
 
 
@@ -72,6 +70,8 @@ def train(args: argparse.Namespace, sizes: "Sizes | None" = None) -> None:
     """Draw, train, write, measure."""
     import torch
 
+    from clouds.generation.painter import resolve_device
+    from clouds.generation.prompts import read_prompts
     from clouds.minicity import diffusion_training as training
     from clouds.minicity.diffusion import Sizes, build_parts, write_folder
     from clouds.minicity.diffusion_pool import draw_captioned_pool
@@ -79,6 +79,11 @@ def train(args: argparse.Namespace, sizes: "Sizes | None" = None) -> None:
     from clouds.minicity.wide import WIDE_STYLES
     from clouds.modeling.backbone.clip import load_open_clip
 
+    args.device = resolve_device(args.device)
+    # What is needed at the end of hours had better be there at their beginning.
+    prompts = read_prompts(args.prompts)
+    if args.sheet:
+        args.sheet.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(TRAIN_SEED)
     parts = build_parts(sizes or Sizes())
     pool = draw_captioned_pool(args.cache / "pool", WIDE_STYLES, TRAIN_SEED, args.scenes, args.workers)
@@ -95,16 +100,18 @@ def train(args: argparse.Namespace, sizes: "Sizes | None" = None) -> None:
     seconds = {
         "autoencoder": training.train_autoencoder(parts.autoencoder, pool.images, autoencoder_recipe, state, critic)
     }
+    # Latents of another autoencoder are another task.
+    state = args.cache / f"denoiser_{training.fingerprint(parts.autoencoder)}.pt"
     latents, seconds["latents"] = training.latents_of(parts.autoencoder, pool.images, args.cache, half=args.half)
     recipe = training.DenoiserRecipe(
         steps=args.denoiser_steps, batch_size=args.denoiser_batch, learning_rate=1e-3, half=args.half
     )
-    # Latents of another autoencoder are another task.
-    state = args.cache / f"denoiser_{training.fingerprint(parts.autoencoder)}.pt"
-    _, seconds["text tower and denoiser"] = training.train_denoiser(
+    averaged, seconds["text tower and denoiser"] = training.train_denoiser(
         parts, latents, pool.captions, recipe, state, lambda averaged: write_folder(averaged, args.output)
     )
-    lines = [*about(parts, args, seconds), *measure(args, pool)]
+    # Once more, for a training that was complete before.
+    write_folder(averaged, args.output)
+    lines = [*about(parts, args, seconds), *measure(args, pool, prompts)]
     (args.output / "README.md").write_text("\n".join(lines) + "\n")
     logger.info(f"Written to {args.output}")
 
@@ -119,9 +126,6 @@ def about(parts: "Parts", args: argparse.Namespace, seconds: dict[str, float]) -
 
     networks = {"autoencoder": parts.autoencoder, "text tower": parts.text_encoder, "denoiser": parts.denoiser}
     sizes = ", ".join(f"{name} {num_parameters(network) / 1e6:.1f} M" for name, network in networks.items())
-    machine = (
-        torch.cuda.get_device_name() if args.device.startswith("cuda") else f"{torch.get_num_threads()} CPU core(s)"
-    )
     half = " --half" if args.half else ""
     return [
         "---",
@@ -150,7 +154,7 @@ def about(parts: "Parts", args: argparse.Namespace, seconds: dict[str, float]) -
         f"{args.scenes} captioned scenes and their mirror images, drawn from the styles of `clouds/minicity/wide.py`:",
         "never from a validation domain. The autoencoder learns to give back pictures and, through the frozen",
         "miniature CLIP, what can be seen in them; then text tower and denoiser learn together. One caption in ten is",
-        f"left out. See `clouds/minicity/diffusion_training.py`. On {machine}",
+        f"left out. See `clouds/minicity/diffusion_training.py`. On {machine(args.device)}",
         f"(torch {torch.__version__}, Python {platform.python_version()}, commit {code_version()}), in minutes:",
         "",
         "| " + " | ".join(seconds) + " |",
@@ -160,7 +164,7 @@ def about(parts: "Parts", args: argparse.Namespace, seconds: dict[str, float]) -
     ]
 
 
-def measure(args: argparse.Namespace, pool: "Captioned") -> list[str]:
+def measure(args: argparse.Namespace, pool: "Captioned", prompts: list[str]) -> list[str]:
     """The rest of the card: how good it is, read back from the folder; and the sheet."""
     import numpy as np
     from diffusers import AutoPipelineForText2Image
@@ -173,7 +177,7 @@ def measure(args: argparse.Namespace, pool: "Captioned") -> list[str]:
 
     pipeline = AutoPipelineForText2Image.from_pretrained(args.output, local_files_only=True).to(args.device)
     clip = CLIP.from_folder(args.clip).to(args.device)
-    prompts = args.prompts.read_text().splitlines() * IMAGES_PER_PROMPT
+    prompts = prompts * IMAGES_PER_PROMPT
     painted = quality.paint(pipeline, prompts, range(len(prompts)), STEPS, GUIDANCE)
     drawn = draw_captioned_pool(args.cache / "test", WIDE_STYLES, TEST_SEED, TEST_SCENES, args.workers)
     psnr = quality.reconstruction_psnr(pipeline.vae, drawn.images)

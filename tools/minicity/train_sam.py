@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from clouds.engine.cli import user_errors
 from clouds.errors import UserError
+from clouds.minicity.training_tool import check_counts, machine
 
 if TYPE_CHECKING:
     from clouds.minicity.sam_pretraining import Recipe
@@ -43,11 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--sizes", type=Path, help="segment_anything.json of another network (default: built in)")
     parser.add_argument("--scenes", type=int, default=2000, help="scenes to draw (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=3000, help="updates (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3200, help="updates (default: %(default)s)")
     parser.add_argument("--views", type=int, default=4, help="views of scenes an update (default: %(default)s)")
     parser.add_argument("--prompts", type=int, default=8, help="prompts a view (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto (default: %(default)s)")
     parser.add_argument("--bfloat16", action="store_true", help="encode images in bfloat16; for processors with AMX")
     parser.add_argument(
         "--compare",
@@ -57,9 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in ("scenes", "steps", "views", "prompts"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}; it must be 1 or more.")
+    check_counts(args, "scenes", "steps", "views", "prompts")
+    if args.sizes and not args.sizes.is_file():
+        raise UserError(
+            f"--sizes {args.sizes} does not exist; name one like weights/minicity_sam/segment_anything.json."
+        )
     train(args)
     return 0
 
@@ -89,6 +92,7 @@ def train(args: argparse.Namespace) -> None:
     """Draw, train, write, measure."""
     import torch
 
+    from clouds.generation.painter import resolve_device
     from clouds.minicity.sam_pool import draw_street_pool
     from clouds.minicity.sam_pretraining import Recipe, start_attention, train_sam
     from clouds.minicity.wide import WIDE_STYLES
@@ -96,6 +100,7 @@ def train(args: argparse.Namespace) -> None:
     from clouds.self_training.sam.from_description import described_sam, read_sizes, save_described
     from clouds.self_training.sam.from_file import SegmentAnything
 
+    args.device = resolve_device(args.device)
     sizes = read_sizes(args.sizes) if args.sizes else built_in_sizes()
     torch.manual_seed(TRAIN_SEED)
     sam = SegmentAnything(described_sam(sizes), name="minicity", frame=Frame(sizes.image_size), device=args.device)
@@ -174,9 +179,9 @@ def model_card(
     from clouds.minicity.sam_quality import KINDS
     from clouds.minicity.sam_regions import VIEW
 
-    on_gpu = args.device.startswith("cuda")
-    machine = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU core(s)"
-    flags = f"--scenes {args.scenes} --steps {args.steps} --views {args.views} --prompts {args.prompts}"
+    mask_side = 4 * sizes.image_size // sizes.vit_patch_size  # the decoder upscales the embedding
+    flags = f"--sizes {args.sizes} " if args.sizes else ""
+    flags += f"--scenes {args.scenes} --steps {args.steps} --views {args.views} --prompts {args.prompts}"
     asked = next(iter(scores.values()))
     names = [f"{kind}, {count} point{'s' if count > 1 else ''}" for kind, count in asked]
     header = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
@@ -186,9 +191,10 @@ def model_card(
         "",
         f"A miniature Segment Anything for the drawn world of minicity: {parameters / 1e6:.1f} M parameters, fp16, the",
         f"modules of segment-anything at the sizes of `segment_anything.json`. It sees {sizes.image_size} x",
-        f"{sizes.image_size} pixels, the longest side of an image resized to that, and answers with three masks at",
-        "half that size. It knows drawn streets and points, and nothing else: no boxes, no points outside. It is for",
-        "demonstrations and tests of CLOUDS. Licence: Apache-2.0, as the code that drew its pictures and trained it.",
+        f"{sizes.image_size} pixels, the longest side of an image resized to that, and answers with three masks of",
+        f"{mask_side} x {mask_side}. It knows drawn streets and points, and nothing else: no boxes, no points outside.",
+        "It is for demonstrations and tests of CLOUDS. Licence: Apache-2.0, as the code that drew its pictures and",
+        "trained it.",
         "",
         "```yaml",
         "MODEL:",
@@ -206,15 +212,15 @@ def model_card(
         f"{recipe.most_points} points inside a thing or a connected region of a class. The losses are SAM's;",
         "a reader of classes, which is no part of the model, helps the encoder; see",
         "`clouds/minicity/sam_pretraining.py`.",
-        f"It took {seconds / 60:.0f} minutes on {machine}",
+        f"It took {seconds / 60:.0f} minutes on {machine(args.device)}",
         f"(torch {torch.__version__}, Python {platform.python_version()}, commit {code_version()}).",
         "",
         "## Intersection over union",
         "",
         f"Mean over the prompts of {TEST_SCENES} new scenes a row at {VIEW[0]} x {VIEW[1]} pixels, in %: of the mask",
         "that the model predicts to be the best of its three and, in brackets, of the one that is. Regions are",
-        f"connected pixels of a class, at least {KINDS['regions']} of them, as in self-training; things have at",
-        f"least {KINDS['things']} pixels. The points are random pixels inside.",
+        f"connected pixels of a class, at least {KINDS['regions']} of them, the paper's share of the picture; things",
+        f"have at least {KINDS['things']} pixels. The points are random pixels inside.",
         "",
         *header,
         *(f"| {name} | {cells(row)} |" for name, row in scores.items()),
