@@ -26,7 +26,7 @@ SCRATCH = Variant("scratch", "tower trained from scratch", "warmup_convnext.yaml
 TUNED = Variant("tuned", "CLIP, fine-tuned", "warmup_tuned.yaml", group=_TOWER)
 RESNET = Variant("resnet", "CLIP ResNet, frozen", "warmup_clip_resnet.yaml", group=_TOWER)
 FROZEN = Variant("frozen", "CLIP, frozen: the warm-up", "warmup_clip.yaml", group=_TOWER)
-LONGER = Variant("longer", "the warm-up, for as long again on the source", "longer.yaml", after="frozen", group=_ON)
+LONGER = Variant("longer", "as many iterations more on the source alone", "longer.yaml", after="frozen", group=_ON)
 TEXT = Variant("text", "the warm-up, text head", "warmup_clip.yaml", _TEXT, group=_NAMES)
 
 SMALLEST = (
