@@ -90,17 +90,19 @@ def _results(material: Material) -> Section:
         rows.append((variant.title, [*cells, spread([unseen_mean(run) for run in runs.values()])]))
     table = score_table(columns, rows, caption="mIoU in %", digits=2)
 
-    differences = unseen_differences(material.variants, material.scores)
-    return section(
-        "Results",
-        table,
-        difference_table(differences, caption="Differences of the unseen mean, seed by seed, in mIoU"),
-    )
+    differences = [
+        difference_table(
+            unseen_differences(material.variants, material.scores, score),
+            caption=f"Differences of the unseen mean, seed by seed, in {name}",
+        )
+        for score, name in (("mIoU", "mIoU"), ("fwIoU", "IoU weighted by how many pixels a class has"))
+    ]
+    return section("Results", table, *differences)
 
 
-def unseen_differences(variants: Sequence[Variant], scores: Scores) -> list[Difference]:
+def unseen_differences(variants: Sequence[Variant], scores: Scores, score: str = "mIoU") -> list[Difference]:
     """The pairs of `COMPARED` that are there."""
-    by_seed = {key: {seed: unseen_mean(run) for seed, run in runs.items()} for key, runs in scores.items()}
+    by_seed = {key: {seed: unseen_mean(run, score) for seed, run in runs.items()} for key, runs in scores.items()}
     titles = {variant.key: variant.title for variant in variants}
     return [
         paired_difference(f"{titles[one]} — less — {titles[other]}", by_seed[one], by_seed[other])
