@@ -159,12 +159,14 @@ def conclude(
     counts = {name: len(read_captions(name, data)) for name in SETS}
     table = format_comparison(rows, Provenance(cfg.TEST.PROTOCOL, code_version(), seeds[0], counts, UNSEEN))
     means = f"Rows of trainings are means over the seeds {', '.join(map(str, seeds))}." if len(seeds) > 1 else ""
-    lines = [table, means, "Differences of the unseen mean, seed by seed:"]
+    lines = [table, means]
+    differences = unseen_differences(variants, scores)
+    lines += ["Differences of the unseen mean, seed by seed:"] if differences else []
     lines += [
         f"{each.mean:+.2f}"
         + (f" +- {each.error:.2f} ({each.count} seeds)" if each.count > 1 else "")
         + f"  {each.label}"
-        for each in unseen_differences(variants, scores)
+        for each in differences
     ]
     text = "\n".join(lines)
     (args.output / "table.txt").write_text(f"{text}\n", encoding="utf-8")
