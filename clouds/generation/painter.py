@@ -1,6 +1,5 @@
 """Painting: prompts and seeds in, images out, by any text-to-image pipeline of diffusers."""
 
-import hashlib
 import importlib.metadata
 import inspect
 import logging
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clouds.errors import UserError, check_name
+from clouds.files import model_digest
 from clouds.generation.prompts import cut_text
 
 logger = logging.getLogger(__name__)
@@ -201,16 +201,7 @@ class Painter:
         folder = self._folder()
         if folder.parent.name == "snapshots":
             return folder.name
-        digest = hashlib.sha256()
-        # What is about the model and not of it, such as the card, may change.
-        files = (file for file in folder.rglob("*") if file.is_file() and file.suffix not in (".md", ".png", ".jpg"))
-        for file in sorted(files):
-            if any(part.startswith(".") for part in file.relative_to(folder).parts):
-                continue
-            digest.update(file.relative_to(folder).as_posix().encode())
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return digest.hexdigest()
+        return model_digest(folder)
 
     def licence(self) -> str:
         """As the front matter of the model's card says; `unknown` where it does not."""

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from clouds.data.labels import CITYSCAPES_CLASSES
 from clouds.evaluation.confusion import Scores, confusion_matrix, score
+from clouds.minicity.chunks import Pixels
 from clouds.minicity.diffusion_pool import draw_captioned
 from clouds.minicity.pretraining import clip_input
 from clouds.minicity.sam_pool import draw_streets
-from clouds.minicity.wide import test_sets
+from clouds.minicity.wide import measured_sets
 from clouds.modeling.backbone.clip import CLIP
 
-Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
@@ -117,7 +117,7 @@ def dense_scores(clip: CLIP, classifier: Any, images: Pixels, labels: Pixels) ->
 
 
 def tables(clip: CLIP, num_scenes: int, seed: int) -> Iterator[str]:
-    """Lines of Markdown for a card: retrieval and zero-shot pixels on new streets of each of `test_sets`.
+    """Lines of Markdown for a card: retrieval and zero-shot pixels on new streets of each of `measured_sets`.
 
     Args:
         clip: towers.
@@ -130,7 +130,7 @@ def tables(clip: CLIP, num_scenes: int, seed: int) -> Iterator[str]:
     yield ""
     yield "| | caption of a street: first | first five | street of a caption: first | first five | chance, first |"
     yield "|---|---|---|---|---|---|"
-    for row, styles in test_sets().items():
+    for row, styles in measured_sets().items():
         drawn = draw_captioned(styles, seed, range(num_scenes))
         seen, read = features(clip, drawn.images, drawn.captions)
         ways = retrieval(seen, read, drawn.captions), retrieval(read, seen, drawn.captions)
@@ -145,7 +145,7 @@ def tables(clip: CLIP, num_scenes: int, seed: int) -> Iterator[str]:
     yield "| | pixels right | mean of classes | mIoU |"
     yield "|---|---|---|---|"
     classifier = clip.text_classifier(CITYSCAPES_CLASSES)
-    for row, styles in test_sets().items():
+    for row, styles in measured_sets().items():
         streets = draw_streets(styles, seed, range(num_scenes))
         found = dense_scores(clip, classifier, streets.images, streets.labels)
         yield f"| {row} | {found.pacc:.1f} | {found.macc:.1f} | {found.miou:.1f} |"

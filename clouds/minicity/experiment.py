@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from clouds.errors import UserError
-from clouds.files import whole_file
+from clouds.files import model_digest, whole_file
 from clouds.visualization.html_tables import Difference, Score
 
 logger = logging.getLogger(__name__)
@@ -148,9 +148,9 @@ def run_jobs(
 
     Args:
         jobs: in an order in which they could be run one by one.
-        working_folder: of their commands; default this process's.
         workers: how many at a time.
         threads: for each of them; default an equal share of the cores.
+        working_folder: of their commands; default this process's.
 
     Raises:
         UserError: a job failed; the others that run are ended, and what is done stays.
@@ -248,16 +248,13 @@ def plan(
 
 
 def digest(*parts: str | Path) -> str:
-    """Short fingerprint of texts, of files and of all that is in folders."""
+    """Short fingerprint of texts, of files and of models' folders (`model_digest`)."""
     found = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
             found.update(part.encode())
-            continue
-        for file in sorted(part.rglob("*")) if part.is_dir() else [part]:
-            if file.is_file():
-                found.update(file.name.encode())
-                found.update(file.read_bytes())
+        else:
+            found.update(model_digest(part).encode() if part.is_dir() else part.read_bytes())
     return found.hexdigest()[:16]
 
 

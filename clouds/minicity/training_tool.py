@@ -1,4 +1,4 @@
-"""What the commands that train a miniature have in common (imports nothing heavy)."""
+"""What the commands around the miniatures have in common (imports nothing heavy)."""
 
 import argparse
 

@@ -184,7 +184,7 @@ WIDE_STYLES: tuple[Style, ...] = tuple(map(_style, itertools.product(LIGHTS, AIR
 """Every combination of light, weather and camera."""
 
 
-def test_sets(source: str = "source") -> dict[str, tuple[Style, ...]]:
+def measured_sets(source: str = "source") -> dict[str, tuple[Style, ...]]:
     """What a miniature is measured on: new scenes of the styles it learnt from, and each world.
 
     Args:

@@ -116,6 +116,8 @@ def test_digest_sees_texts_and_files(tmp_path: Path) -> None:
     before = digest("text", tmp_path / "folder")
     assert before == digest("text", tmp_path / "folder") != digest("other", tmp_path / "folder")
     assert digest("text", tmp_path / "folder/one") != digest("text")
+    (tmp_path / "folder/README.md").write_text("a card")
+    assert digest("text", tmp_path / "folder") == before
     (tmp_path / "folder/one").write_text("2")
     assert digest("text", tmp_path / "folder") != before
 

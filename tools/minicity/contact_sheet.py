@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clouds.data.labels import CITYSCAPES_COLORS
 from clouds.engine.cli import user_errors
-from clouds.errors import UserError
 from clouds.minicity.render import Rendered, render_scene
 from clouds.minicity.styles import STYLES
+from clouds.minicity.training_tool import check_counts
 
 _GAP = 6
 _LINES = 3
@@ -62,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=int, default=44, help="number of the first scene (default: %(default)s)")
     parser.add_argument("--styles", nargs="+", default=list(STYLES), metavar="NAME", help="default: all domains")
     args = parser.parse_args(argv)
-    if args.columns < 1:
-        raise UserError(f"--columns is {args.columns}; it must be 1 or more.")
+    check_counts(args, "columns")
     sheet = contact_sheet(args.styles, args.columns, args.seed, args.start)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(args.output, optimize=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from clouds.engine.cli import user_errors
 from clouds.errors import UserError
+from clouds.minicity.training_tool import check_counts
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 1
@@ -25,8 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "weights/minicity_clip", metavar="FOLDER")
     parser.add_argument("--scenes", type=int, default=60, help="new streets a row (default: %(default)s)")
     args = parser.parse_args(argv)
-    if args.scenes < 1:
-        raise UserError(f"--scenes is {args.scenes}; it must be 1 or more.")
+    check_counts(args, "scenes")
     if not (args.folder / "open_clip_config.json").is_file():
         raise UserError(f"There is no CLIP in {args.folder}: it must be a folder with open_clip_config.json in it.")
     logging.disable(logging.INFO)

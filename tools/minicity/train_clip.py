@@ -75,7 +75,7 @@ def train(args: argparse.Namespace) -> None:
     from clouds.minicity.clip_quality import tables
     from clouds.minicity.pool import draw_pool
     from clouds.minicity.pretraining import Recipe, train_clip
-    from clouds.minicity.wide import WIDE_STYLES, test_sets
+    from clouds.minicity.wide import WIDE_STYLES, measured_sets
     from clouds.modeling.backbone.clip import CLIP, load_open_clip
 
     args.device = resolve_device(args.device)
@@ -91,7 +91,7 @@ def train(args: argparse.Namespace) -> None:
     # As it will be used: read back from the folder, in half precision.
     clip = CLIP.from_folder(args.output)
     scores = {}
-    for name, styles in test_sets().items():
+    for name, styles in measured_sets().items():
         stem = name.split(" ", maxsplit=1)[0]
         _, held_out = draw_pool(args.cache / f"test_{stem}", styles, TEST_SEED, TEST_SCENES, args.crops, args.workers)
         scores[name] = zero_shot(clip, held_out)

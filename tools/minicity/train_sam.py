@@ -147,10 +147,10 @@ def measured(sam: "Sam", args: argparse.Namespace, num_scenes: int) -> "dict[str
     """On new scenes of the training styles, and on those of each validation domain."""
     from clouds.minicity.sam_pool import draw_street_pool
     from clouds.minicity.sam_quality import measure
-    from clouds.minicity.wide import test_sets
+    from clouds.minicity.wide import measured_sets
 
     scores = {}
-    for name, styles in test_sets("unseen").items():
+    for name, styles in measured_sets("unseen").items():
         stem = name.split(" ", maxsplit=1)[0]
         scenes = draw_street_pool(args.cache / f"test_{stem}", styles, TEST_SEED, num_scenes, args.workers)
         scores[name] = measure(sam, scenes)
