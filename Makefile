@@ -3,20 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PROJECTS := $(patsubst %/pyproject.toml,%,$(wildcard projects/*/pyproject.toml))
 # uv reads no pip.conf; behind an index of your own: make demo INSTALL='python -m pip install'
 INSTALL ?= python -m uv pip install
 export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test test-d2 lint format clean
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml requirements.txt $(wildcard projects/*/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/$(INSTALL) --quiet --editable '.[dev]'
+	$(BIN)/$(INSTALL) --quiet --editable '.[dev]' $(foreach project,$(PROJECTS),--editable $(project))
 	touch $@
 
 demo: $(READY)
-	$(BIN)/python tools/experiment.py minicity
+	$(BIN)/python projects/minicity/tools/experiment.py minicity
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -25,20 +26,22 @@ lint: $(READY)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	set -e; for project in $(PROJECTS); do (cd $$project && OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest -n 2); done
 
 # The whole suite on detectron2's own objects: make test-d2 D2=<folder of detectron2's source>
 D2_VENV := .venv-d2
 D2_BIN := $(D2_VENV)/bin
-$(D2_VENV)/.ready: pyproject.toml
+$(D2_VENV)/.ready: pyproject.toml requirements.txt $(wildcard projects/*/pyproject.toml)
 	@test -f "$(D2)/setup.py" || { echo "make test-d2 needs D2=<folder of detectron2's source>"; exit 2; }
 	$(PYTHON) -m venv $(D2_VENV)
 	$(D2_BIN)/pip install --quiet --disable-pip-version-check uv
-	$(D2_BIN)/$(INSTALL) --quiet --editable '.[dev]' 'setuptools<81' wheel
+	$(D2_BIN)/$(INSTALL) --quiet --editable '.[dev]' $(foreach project,$(PROJECTS),--editable $(project)) 'setuptools<81' wheel
 	$(D2_BIN)/$(INSTALL) --quiet --no-build-isolation "$(D2)"
 	touch $@
 
 test-d2: $(D2_VENV)/.ready
 	OMP_NUM_THREADS=1 CLOUDS_D2=detectron2 $(D2_BIN)/python -m pytest -n 2
+	set -e; for project in $(PROJECTS); do (cd $$project && OMP_NUM_THREADS=1 CLOUDS_D2=detectron2 $(CURDIR)/$(D2_BIN)/python -m pytest -n 2); done
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -46,4 +49,4 @@ format: $(READY)
 
 clean:
 	rm -rf $(VENV) $(D2_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
-	find clouds tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find clouds tests tools projects -name __pycache__ -type d -prune -exec rm -rf {} +

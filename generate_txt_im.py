@@ -51,9 +51,9 @@ def main(argv: list[str] | None = None) -> int:
 def paint(args: argparse.Namespace, folder: Path) -> int:
     """Paint this process's share of a part."""
     from clouds.generation.dataset import GeneratedSet
+    from clouds.generation.gate import Gate, GateSettings
     from clouds.generation.plan import World, blocks, world_from
     from clouds.generation.prompts import find_prompts, read_prompts
-    from clouds.generation.quality import Gate, GateSettings
     from clouds.generation.run import Run
 
     prompts = read_prompts(find_prompts(args.input))
@@ -168,7 +168,7 @@ def load_painter(args: argparse.Namespace, wanted: Any, local_rank: int, batch_s
 
 def gate_settings(args: argparse.Namespace) -> Any:
     """Those of the quality gate, or None where it is off."""
-    from clouds.generation.quality import GateSettings
+    from clouds.generation.gate import GateSettings
 
     if not args.gate and args.min_similarity is None:
         return None

@@ -24,17 +24,17 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from minicity.world.render import render_scene
 from PIL import Image
 from torch.nn.functional import interpolate
 from torch.nn.functional import pad as pad_tensor
 
 from clouds.config import get_config
 from clouds.d2 import CfgNode
-from clouds.data.converters import Encoding, _convert_one, find_gta, find_synthia
-from clouds.data.files import read_image
-from clouds.data.labels import CITYSCAPES_ID_TO_TRAIN_ID, SYNTHIA_ID_TO_TRAIN_ID
-from clouds.data.mappers import TrainMapper
-from clouds.minicity.render import render_scene
+from clouds.data.classes import CITYSCAPES_ID_TO_TRAIN_ID, SYNTHIA_ID_TO_TRAIN_ID
+from clouds.data.loading.mappers import TrainMapper
+from clouds.data.preparation.converters import Encoding, _convert_one, find_gta, find_synthia
+from clouds.utils.images import read_image
 
 GTA5, SYNTHIA = (1052, 1914), (760, 1280)
 _DIVISIBILITY = 32

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from minicity.world.render import render_scene
 
 from clouds.config import get_config
-from clouds.minicity.render import render_scene
 from clouds.self_training.sam import CachedSam, build_sam
-from clouds.self_training.sam.interface import NetworkSam
+from clouds.self_training.sam.base import NetworkSam
 
 
 def seconds(call: Callable[[], object], rounds: int) -> float:

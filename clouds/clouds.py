@@ -19,7 +19,7 @@ from clouds.d2 import (
     comm,
     configurable,
 )
-from clouds.data.labels import CITYSCAPES_CLASSES
+from clouds.data.classes import CITYSCAPES_CLASSES
 from clouds.errors import UserError, check_name
 from clouds.modeling import backbone as _backbone  # noqa: F401  (registers the backbones)
 from clouds.modeling.backbone.clip import CLIP

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clouds.config import DEFAULTS, get_config, load_config, resolve_device
+from clouds.config import get_config, load_config, resolve_device
+from clouds.config.defaults import DEFAULTS
 from clouds.d2 import CfgNode
 from clouds.errors import UserError
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from clouds.files import whole_file
+from clouds.utils.atomic import atomic_file
 
 
 def test_content_takes_the_place_of_the_old(tmp_path: Path) -> None:
     path = tmp_path / "labels.png"
     for content in (b"one", b"two"):
-        with whole_file(path) as part_file:
+        with atomic_file(path) as part_file:
             assert part_file.parent == tmp_path and part_file != path
             part_file.write_bytes(content)
             assert not path.exists() or path.read_bytes() == b"one"
@@ -23,7 +23,7 @@ def test_failure_leaves_the_old_and_nothing_else(tmp_path: Path) -> None:
     path.write_bytes(b"old")
 
     def interrupted() -> None:
-        with whole_file(path) as part_file:
+        with atomic_file(path) as part_file:
             part_file.write_bytes(b"ne")
             raise KeyboardInterrupt
 

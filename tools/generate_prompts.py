@@ -41,9 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     import open_clip
     from tqdm import tqdm
 
-    from clouds.files import whole_file
     from clouds.generation.painter import resolve_device
     from clouds.generation.writing import INSTRUCTION, ChatModel, write_prompts
+    from clouds.utils.atomic import atomic_file
 
     instruction = read_instruction(args.instruction) if args.instruction else INSTRUCTION
     prompts = [prompt for _, prompt in done][: args.num_prompts]
@@ -91,9 +91,9 @@ def main(argv: list[str] | None = None) -> int:
         "refused": dict(refused.most_common()),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
     }
-    with whole_file(args.output.with_name(f"{args.output.name}.json")) as part:
+    with atomic_file(args.output.with_name(f"{args.output.name}.json")) as part:
         part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    with whole_file(args.output) as part:
+    with atomic_file(args.output) as part:
         part.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
     unfinished.unlink(missing_ok=True)
     logger.info(f"{len(prompts)} prompts in {args.output}")

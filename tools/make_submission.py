@@ -38,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     cfg = load_config(args.config_file, args.opts)
     check(cfg)
 
-    from clouds.data.catalog import register_datasets
-    from clouds.data.folders import data_root
+    from clouds.data.datasets.builtin import data_root
+    from clouds.data.datasets.catalog import register_datasets
     from clouds.engine.setup import start_log
     from clouds.evaluation.submission import BENCHMARKS, find_images, is_whole, keep_origin, write_archive
 
@@ -81,7 +81,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def check(cfg: "CfgNode") -> None:
     """`UserError` unless there are weights, and of a network with as many classes as the servers know."""
-    from clouds.data.labels import CITYSCAPES_CLASSES
+    from clouds.data.classes import CITYSCAPES_CLASSES
 
     if not cfg.MODEL.WEIGHTS:
         raise UserError("A submission needs a trained network: give MODEL.WEIGHTS model_final.pth.")
@@ -98,7 +98,7 @@ def origin(cfg: "CfgNode") -> dict[str, Any]:
     """Everything that decides a prediction: the weights' SHA-256, the network, its input, the names of the classes."""
     from clouds.clouds import class_names
     from clouds.d2 import PathManager
-    from clouds.data.labels import CITYSCAPES_CLASSES, short_name
+    from clouds.data.classes import CITYSCAPES_CLASSES, short_name
 
     names = [short_name(name) for name in class_names(cfg.DATASETS.TEST)]
     if names != [short_name(name) for name in CITYSCAPES_CLASSES]:

@@ -42,10 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     from PIL import Image
     from tqdm import tqdm
 
-    from clouds.data.catalog import register_datasets
-    from clouds.data.files import read_image
+    from clouds.data.datasets.catalog import register_datasets
     from clouds.engine.predictor import Predictor
     from clouds.engine.setup import start_log
+    from clouds.utils.images import read_image
     from clouds.visualization.palette import overlay
 
     start_log(None)

@@ -22,8 +22,8 @@ from clouds.errors import UserError, check_name
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from clouds.data.check import Findings
-    from clouds.data.folders import Folders
+    from clouds.data.datasets.builtin import Folders
+    from clouds.data.preparation.check import Findings
 
 logger = logging.getLogger("clouds.prepare")
 
@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     """Convert and check; 0 where all is well."""
     args = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    from clouds.data.check import check, fingerprint, remember
-    from clouds.data.folders import data_root, write_list
+    from clouds.data.datasets.builtin import data_root, write_list
+    from clouds.data.preparation.check import check, fingerprint, remember
 
     root = data_root()
     if not root.is_dir():
@@ -70,8 +70,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def choose(names: Sequence[str], custom: Sequence[str]) -> "list[Folders]":
     """The catalogue's sets of these names or whose names begin like that, and those of these YAML files; else all."""
-    from clouds.data.catalog import described
-    from clouds.data.folders import DATASETS, GROUPS
+    from clouds.data.datasets.builtin import DATASETS, GROUPS
+    from clouds.data.datasets.catalog import described
 
     rows = described(custom)
     own = rows[len(DATASETS) :]
@@ -90,7 +90,7 @@ def choose(names: Sequence[str], custom: Sequence[str]) -> "list[Folders]":
 
 def convert_labels(wanted: "Sequence[Folders]", root: "Path", processes: int) -> list[str]:
     """Make train ids of what is there; the names of the sets where that did not work out."""
-    from clouds.data.convert_command import convert_folder
+    from clouds.commands.convert_datasets import convert_folder
 
     failed, done = [], set()
     for folders in wanted:
@@ -115,7 +115,7 @@ def convert_labels(wanted: "Sequence[Folders]", root: "Path", processes: int) ->
 
 def write_statistics(found: "Findings") -> None:
     """The class statistics that converters write, of a set that needs none."""
-    from clouds.data.converters import write_class_statistics
+    from clouds.data.preparation.converters import write_class_statistics
 
     folder = found.folders.statistics(found.root)
     if found.counts and all(file.is_relative_to(found.root) for file in found.counts):
@@ -150,7 +150,7 @@ def summary(results: "Sequence[Findings]") -> str:
 def class_tables(results: "Sequence[Findings]") -> list[str]:
     """For each list of classes a table of the sets that have it. A row a class: its share of the pixels in percent,
     with its train id; then the pixels without a class."""
-    from clouds.data.labels import IGNORE_LABEL, short_name
+    from clouds.data.classes import IGNORE_LABEL, short_name
 
     tables = []
     for classes in dict.fromkeys(found.folders.classes for found in results):

@@ -14,8 +14,8 @@ from clouds.d2 import CfgNode, comm
 from clouds.engine.cli import check_weights
 from clouds.engine.weights import TOWER, StateDict, fingerprint, frozen_keys, load_weights, read_checkpoint
 from clouds.errors import UserError
-from clouds.files import whole_file
 from clouds.modeling.backbone.clip import has_own_weights
+from clouds.utils.atomic import atomic_file
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Checkpointer(FvcoreCheckpointer):
         content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         target = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {target}")
-        with whole_file(target) as part_file, part_file.open("wb") as file:
+        with atomic_file(target) as part_file, part_file.open("wb") as file:
             torch.save(content | extra, file)
             file.flush()
             os.fsync(file.fileno())
@@ -88,7 +88,7 @@ class Checkpointer(FvcoreCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Make ``last_checkpoint`` name this file."""
-        with whole_file(Path(self.save_dir) / "last_checkpoint") as part_file:
+        with atomic_file(Path(self.save_dir) / "last_checkpoint") as part_file:
             part_file.write_text(last_filename_basename)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:

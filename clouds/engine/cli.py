@@ -28,7 +28,7 @@ def own_dataset(file: str | None) -> list[str]:
     """The `KEY VALUE` pairs that ``--dataset FILE`` stands for; none without a file."""
     if not file:
         return []
-    from clouds.data.custom import dataset_settings
+    from clouds.data.datasets.custom import dataset_settings
 
     return dataset_settings(Path(file))
 

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import torch
 
 from clouds.d2 import CfgNode, MetadataCatalog
-from clouds.data.labels import CITYSCAPES_COLORS
-from clouds.data.mappers import FULL_RESOLUTION, TestMapper
+from clouds.data.classes import CITYSCAPES_COLORS
+from clouds.data.loading.mappers import FULL_RESOLUTION, TestMapper
 from clouds.engine.checkpoint import load_for_inference
 from clouds.engine.trainer import Trainer
 from clouds.evaluation.sem_seg import predicted_labels

@@ -27,7 +27,7 @@ import clouds
 from clouds import d2
 from clouds.d2 import CfgNode, comm
 from clouds.errors import UserError
-from clouds.files import whole_file
+from clouds.utils.atomic import atomic_file
 
 PACKAGES = (
     *("torch", "torchvision", "open_clip_torch", "timm", "fvcore", "iopath", "numpy", "scipy"),
@@ -188,5 +188,5 @@ def _keep(output: Path, name: str, entries: list[Entry]) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with whole_file(path) as part_file:
+    with atomic_file(path) as part_file:
         part_file.write_bytes(content)

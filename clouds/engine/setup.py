@@ -13,11 +13,11 @@ import torch
 
 from clouds.config import load_config, resolve_device
 from clouds.d2 import CfgNode, comm, setup_logger
-from clouds.data.catalog import named, register_datasets
-from clouds.data.check import first_broken
+from clouds.data.datasets.catalog import named, register_datasets
+from clouds.data.preparation.check import first_broken
 from clouds.engine.launch import failure_elsewhere
 from clouds.engine.record import Kind, code_version, write_record
-from clouds.engine.wandb_writer import check_wandb
+from clouds.engine.writers import check_wandb
 from clouds.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
 def refuse_broken_sets(cfg: CfgNode) -> None:
     """`UserError` if a data set of the config is damaged or not whole; all processes call this together.
 
-    Of the sets of the table and of YAML files every file is read, once: see `clouds.data.check.problems_of`.
+    Of the sets of the table and of YAML files every file is read, once: see
+    `clouds.data.preparation.check.problems_of`.
     """
     problem = ""
     if comm.is_main_process():

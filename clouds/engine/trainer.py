@@ -25,16 +25,16 @@ from clouds.d2 import (
     comm,
     inference_on_dataset,
 )
-from clouds.data.catalog import named
-from clouds.data.labels import SYNTHIA_MEANS
-from clouds.data.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
+from clouds.data.classes import SYNTHIA_MEANS
+from clouds.data.datasets.catalog import named
+from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
 from clouds.engine.checkpoint import Checkpointer, build_checkpointer, load_for_inference
+from clouds.engine.hooks.self_training import SelfTraining, build_self_training
 from clouds.engine.parallel import data_parallel
-from clouds.engine.self_training import SelfTraining, build_self_training
 from clouds.engine.setup import code_version, seed_everything
-from clouds.engine.wandb_writer import build_wandb_writer
+from clouds.engine.writers import build_wandb_writer
 from clouds.errors import UserError, check_name
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.tables import Provenance, format_table

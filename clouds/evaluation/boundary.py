@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from clouds.data.labels import IGNORE_LABEL
+from clouds.data.classes import IGNORE_LABEL
 
 Labels = npt.NDArray[np.uint8]
 

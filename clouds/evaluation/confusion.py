@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clouds.data.labels import IGNORE_LABEL
+from clouds.data.classes import IGNORE_LABEL
 
 
 def confusion_matrix(prediction: torch.Tensor, truth: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clouds.data.labels import IGNORE_LABEL
-from clouds.files import whole_file
+from clouds.data.classes import IGNORE_LABEL
+from clouds.utils.atomic import atomic_file
 
 
 class LabelWriter:
@@ -52,5 +52,5 @@ def _quoted(part: str) -> str:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    with whole_file(path) as part_file:
+    with atomic_file(path) as part_file:
         picture.save(part_file, format="PNG")

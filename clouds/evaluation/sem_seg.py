@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from clouds.d2 import DatasetEvaluator, MetadataCatalog, comm
-from clouds.data.labels import short_name
+from clouds.data.classes import short_name
 from clouds.errors import UserError
 from clouds.evaluation.boundary import boundary_counts, boundary_iou
 from clouds.evaluation.confusion import confusion_matrix, score

@@ -29,11 +29,11 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
-from clouds.data.files import PNG_END
-from clouds.data.folders import Folders
-from clouds.data.labels import CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
+from clouds.data.classes import CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
+from clouds.data.datasets.builtin import Folders
 from clouds.errors import UserError
-from clouds.files import whole_file
+from clouds.utils.atomic import atomic_file
+from clouds.utils.images import PNG_END
 
 Size = tuple[int, int]
 """(width, height), as Pillow has it."""
@@ -157,7 +157,7 @@ def keep_origin(note: Path, origin: Mapping[str, Any], folder: Path) -> None:
     """
     text = json.dumps(dict(origin), indent=2)
     if not folder.is_dir() or not any(folder.iterdir()):
-        with whole_file(note) as part:
+        with atomic_file(note) as part:
             part.write_text(text, encoding="utf-8")
         return
     mine = json.loads(text)  # as it is read: tuples become lists
@@ -185,7 +185,7 @@ def write_labels(path: Path, labels: npt.NDArray[np.uint8], ids: tuple[int, ...]
         ids: what the server calls them, by train id.
     """
     table = lookup_table(dict(enumerate(ids)))
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         # As small as PNG gets: a zip of Cityscapes must stay below a limit.
         Image.fromarray(table[labels]).save(part, format="PNG", optimize=True)
 
@@ -250,7 +250,7 @@ def write_archive(path: Path, benchmark: Benchmark, folder: Path, images: Mappin
     Raises:
         UserError: it is not as the server wants it.
     """
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in images:
                 # The date that ZipInfo has by itself, 1980, in place of the file's.

@@ -27,11 +27,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
-from clouds.data.files import PNG_END
 from clouds.errors import UserError
-from clouds.files import whole_file
 from clouds.generation.card import card
 from clouds.generation.plan import file_name
+from clouds.utils.atomic import atomic_file
+from clouds.utils.images import PNG_END
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class GeneratedSet:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunk)
         path = self.images / file_name(record["index"], record["prompt_index"])
-        with _told(path), whole_file(path) as part:
+        with _told(path), atomic_file(path) as part:
             part.write_bytes(buffer.getvalue())
         row = self._as_row(path, buffer.getvalue(), record)
         self._known[row["file_name"]] = row
@@ -153,7 +153,7 @@ class GeneratedSet:
             content = self.description()
             content["runs"].append(dict(run))
             self._write_json(content)
-            with _told(self.folder), whole_file(self.folder / "README.md") as part:
+            with _told(self.folder), atomic_file(self.folder / "README.md") as part:
                 part.write_text(card(self.folder.name, content, rows, list(self.rejected().values())), encoding="utf-8")
         return len(rows)
 
@@ -206,11 +206,11 @@ class GeneratedSet:
             )
 
     def _write_json(self, content: dict[str, Any]) -> None:
-        with _told(self.description_file), whole_file(self.description_file) as part:
+        with _told(self.description_file), atomic_file(self.description_file) as part:
             part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _write_rows(self, path: Path, rows: list[Row]) -> None:
-        with _told(path), whole_file(path) as part:
+        with _told(path), atomic_file(path) as part:
             part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 

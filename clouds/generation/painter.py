@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clouds.errors import UserError, check_name
-from clouds.files import model_digest
 from clouds.generation.prompts import cut_text
+from clouds.utils.hashing import model_digest
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from clouds.errors import UserError
 from clouds.generation.dataset import GeneratedSet, Row
+from clouds.generation.gate import Verdict, difference_hash, duplicate_reason, near_duplicates
 from clouds.generation.painter import Painted
 from clouds.generation.plan import image_seed, prompt_of
-from clouds.generation.quality import Verdict, difference_hash, duplicate_reason, near_duplicates
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from clouds.errors import UserError
-from clouds.files import whole_file
 from clouds.generation.dataset import read_description, read_record, read_rows
+from clouds.utils.atomic import atomic_file
 
 SHEET = "contact_sheet.jpg"
 _NAME = re.compile(r"im_(\d+)_p(\d+)$")
@@ -60,7 +60,7 @@ def report(folder: Path) -> str:
         *(f"damaged: {path.relative_to(folder)} ({why})" for path, why in damaged),
     ]
     sheet = _draw(pictures, prompts, f"{folder.name}: {len(pictures):,} images")
-    with whole_file(folder / SHEET) as part:
+    with atomic_file(folder / SHEET) as part:
         sheet.save(part, "JPEG", quality=88)
     lines.append(f"contact sheet: {folder / SHEET}")
     return "\n".join(lines)

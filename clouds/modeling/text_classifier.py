@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clouds.data.labels import split_synonyms
+from clouds.data.classes import split_synonyms
 from clouds.modeling.layers import full_precision
 
 _SIZES = ("small", "medium", "large")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clouds.d2 import CfgNode
-from clouds.data.labels import IGNORE_LABEL
+from clouds.data.classes import IGNORE_LABEL
 from clouds.errors import UserError, check_name
 from clouds.modeling.structures import Target, pad_target
 from clouds.self_training.regions import SELECTION_MODES, Prompts, choose_points, find_regions, merge_masks

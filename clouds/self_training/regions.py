@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from clouds.data.labels import IGNORE_LABEL
+from clouds.data.classes import IGNORE_LABEL
 from clouds.errors import UserError, check_name
 from clouds.modeling.structures import Target
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clouds.data.files import read_image
-from clouds.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, short_name
+from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, short_name
 from clouds.errors import UserError
+from clouds.utils.images import read_image
 from clouds.visualization.html import Html, element, figure
 
 UInt8Array = npt.NDArray[np.uint8]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from clouds.data.labels import CITYSCAPES_COLORS
+from clouds.data.classes import CITYSCAPES_COLORS
 
 UInt8Array = npt.NDArray[np.uint8]
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from clouds.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_COLORS
+from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS
 from clouds.visualization.palette import colorize
 from clouds.visualization.sheet import picture_sheet
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from clouds.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, short_name
+from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, short_name
 from clouds.visualization.palette import colorize
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 36, 44), (206, 210, 218)

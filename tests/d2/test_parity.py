@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from clouds import d2
-from clouds.config import DEFAULTS, IGNORED_KEYS, IGNORED_SECTIONS, get_config, load_config
+from clouds.config import get_config, load_config
+from clouds.config.defaults import DEFAULTS, IGNORED_KEYS, IGNORED_SECTIONS
 
 SPEC = importlib.util.find_spec("detectron2")
 pytestmark = [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clouds.config import get_config
-from clouds.data.augmentation import (
+from clouds.data.loading.augmentation import (
     TrainAugmentation,
     Window,
     build_train_augmentation,

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from clouds.d2 import DatasetCatalog, MetadataCatalog
-from clouds.data import catalog
-from clouds.data.catalog import load_dataset, register, register_datasets
-from clouds.data.folders import DATASETS, GTA5_OMITTED
-from clouds.data.labels import CITYSCAPES_CLASSES
+from clouds.data.classes import CITYSCAPES_CLASSES
+from clouds.data.datasets import catalog
+from clouds.data.datasets.builtin import DATASETS, GTA5_OMITTED
+from clouds.data.datasets.catalog import load_dataset, register, register_datasets
 from clouds.errors import UserError
 
 # One pair of every set, at the place where the published folder layout has it; then the record's id.
@@ -168,7 +168,7 @@ def test_importing_the_catalogue_lists_nothing(monkeypatch: pytest.MonkeyPatch) 
     source = compile(Path(catalog.__file__).read_text(), catalog.__file__, "exec")
     for function in ("walk", "listdir", "scandir"):
         monkeypatch.setattr(os, function, forbidden)
-    exec(source, {"__name__": "clouds.data.catalog"})
+    exec(source, {"__name__": "clouds.data.datasets.catalog"})
 
 
 def test_a_set_is_listed_once_until_it_is_registered_again(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_a_set_without_images_is_an_error() -> None:
 
 def test_modules_plug_in_sets_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_sets.py").write_text(
-        "from clouds.data import catalog\n"
+        "from clouds.data.datasets import catalog\n"
         "def register(root):\n"
         "    records = [{'file_name': str(root / 'a.png'), 'image_id': 'a'}]\n"
         "    catalog.register('mine', lambda: records, classes=['cat,puss', 'dog'], colors=[(1, 2, 3)] * 2)\n"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds.data import check as checking
-from clouds.data.check import Findings, check, first_broken, problems_of
-from clouds.data.folders import Folders
+from clouds.data.datasets.builtin import Folders
+from clouds.data.preparation import check as checking
+from clouds.data.preparation.check import Findings, check, first_broken, problems_of
 from tests.data_pipeline.conftest import label_map, save, smooth_image
 from tests.data_pipeline.official import palette_png
 

@@ -10,9 +10,8 @@ from cityscapesscripts.helpers.labels import labels as official_labels
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from PIL import Image
 
-from clouds.data.convert_command import convert_folder
-from clouds.data.converters import FORMATS, count_classes, draw_polygons
-from clouds.data.labels import (
+from clouds.commands.convert_datasets import convert_folder
+from clouds.data.classes import (
     CITYSCAPES_ID_TO_TRAIN_ID,
     CITYSCAPES_LABELS,
     MAPILLARY_V1_ID_TO_TRAIN_ID,
@@ -21,6 +20,7 @@ from clouds.data.labels import (
     SYNTHIA_ID_TO_TRAIN_ID,
     mapillary_train_id,
 )
+from clouds.data.preparation.converters import FORMATS, count_classes, draw_polygons
 from clouds.errors import UserError
 from tests.data_pipeline.conftest import smooth_image
 from tests.data_pipeline.official import blocks, cityscapes_polygons, palette_png, synthia_png

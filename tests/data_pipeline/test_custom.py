@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clouds.d2 import CfgNode, MetadataCatalog
-from clouds.data.catalog import load_dataset, register_datasets
-from clouds.data.check import check
-from clouds.data.custom import dataset_settings, read_custom
+from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
+from clouds.data.datasets.catalog import load_dataset, register_datasets
+from clouds.data.datasets.custom import dataset_settings, read_custom
 from clouds.data.encoding import LabelEncoding, packed
-from clouds.data.labels import CITYSCAPES_CLASSES, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
-from clouds.data.mappers import TestMapper, TrainMapper
+from clouds.data.loading.mappers import TestMapper, TrainMapper
+from clouds.data.preparation.check import check
 from clouds.errors import UserError
 from tests.data_pipeline.conftest import label_map, save, smooth_image
 from tests.data_pipeline.official import palette_png

@@ -1,7 +1,7 @@
 import numpy as np
 from cityscapesscripts.helpers.labels import labels as official
 
-from clouds.data.labels import (
+from clouds.data.classes import (
     CITYSCAPES_CLASSES,
     CITYSCAPES_COLORS,
     CITYSCAPES_ID_TO_TRAIN_ID,

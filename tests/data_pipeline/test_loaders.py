@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clouds.d2 import CfgNode
-from clouds.data.catalog import register, register_datasets
-from clouds.data.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
-from clouds.data.samplers import TrainingSampler, WeightedTrainingSampler, contiguous_share
+from clouds.data.datasets.catalog import register, register_datasets
+from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
+from clouds.data.loading.samplers import TrainingSampler, WeightedTrainingSampler, contiguous_share
 from clouds.errors import UserError
 from tests.data_pipeline.conftest import label_map, save, write_generated, write_gta5
 

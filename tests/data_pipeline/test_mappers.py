@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clouds.d2 import CfgNode
-from clouds.data.augmentation import TrainAugmentation
-from clouds.data.files import read_image, read_label
-from clouds.data.mappers import TestMapper, TrainMapper, short_edge_size
+from clouds.data.encoding import read_label
+from clouds.data.loading.augmentation import TrainAugmentation
+from clouds.data.loading.mappers import TestMapper, TrainMapper, short_edge_size
 from clouds.errors import UserError
+from clouds.utils.images import read_image
 from tests.data_pipeline.conftest import label_map, save, smooth_image
 
 RNG = np.random.default_rng(0)

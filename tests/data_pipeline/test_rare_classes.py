@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clouds.commands.convert_datasets import convert_folder
 from clouds.d2 import CfgNode
-from clouds.data.augmentation import TrainAugmentation, Wanted
-from clouds.data.catalog import register_datasets
-from clouds.data.convert_command import convert_folder
-from clouds.data.loaders import build_train_loader
-from clouds.data.rare_classes import rare_classes
+from clouds.data.datasets.catalog import register_datasets
+from clouds.data.loading.augmentation import TrainAugmentation, Wanted
+from clouds.data.loading.loaders import build_train_loader
+from clouds.data.loading.rare_classes import rare_classes
 from clouds.errors import UserError
 from tests.data_pipeline.conftest import save, smooth_image, write_generated
 from tests.data_pipeline.official import palette_png

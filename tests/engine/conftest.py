@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from clouds.config import get_config
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode
-from clouds.data import catalog
+from clouds.data.datasets import catalog
 
 CLASSES = ("road,street", "grass", "sky")
 COLORS = ((200, 40, 40), (40, 200, 40), (40, 40, 200))

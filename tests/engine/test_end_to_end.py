@@ -21,7 +21,7 @@ CLIP = {
 }
 # A plug-in as a user would write it.
 MODULE = """
-from clouds.data import catalog
+from clouds.data.datasets import catalog
 
 def register(root):
     for split in ("train", "val"):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from clouds.engine.label_counts import FATES, count, fates, no_counts, painted, scalars, total
+from clouds.engine.hooks.label_counts import FATES, count, fates, no_counts, painted, scalars, total
 from clouds.modeling.structures import Target
 from clouds.self_training.pseudo_labels import PseudoLabel
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds.data.folders import DATASETS
+from clouds.data.datasets.builtin import DATASETS
 from tests.data_pipeline.conftest import label_map, save, smooth_image
 from tests.data_pipeline.official import blocks, cityscapes_polygons, palette_png, synthia_png
 from tests.engine.test_published_configs import run

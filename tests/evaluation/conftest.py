@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from clouds.d2 import DatasetCatalog, MetadataCatalog
-from clouds.data.catalog import register
+from clouds.data.datasets.catalog import register
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from clouds.data.catalog import pair_by_stem
-from clouds.data.files import read_label
-from clouds.data.labels import CITYSCAPES_COLORS
+from clouds.data.classes import CITYSCAPES_COLORS
+from clouds.data.datasets.catalog import pair_by_stem
+from clouds.data.encoding import read_label
 from clouds.evaluation.label_files import LabelWriter, file_name
 
 

@@ -9,9 +9,9 @@ from PIL import Image
 from torch.nn.functional import one_hot
 
 from clouds.d2 import MetadataCatalog, comm, inference_on_dataset
-from clouds.data.catalog import register
-from clouds.data.files import read_label
-from clouds.data.labels import CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
+from clouds.data.classes import CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
+from clouds.data.datasets.catalog import register
+from clouds.data.encoding import read_label
 from clouds.errors import UserError
 from clouds.evaluation.sem_seg import SemSegEvaluator, predicted_labels
 from tests.evaluation.test_confusion import GOLDEN

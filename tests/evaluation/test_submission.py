@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from clouds.config import load_config
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, DatasetCatalog, MetadataCatalog, inference_on_dataset
-from clouds.data.catalog import register_datasets
-from clouds.data.labels import CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
+from clouds.data.classes import CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
+from clouds.data.datasets.catalog import register_datasets
 from clouds.engine import predictor
 from clouds.engine.predictor import Predictor
 from clouds.engine.trainer import Trainer
@@ -313,7 +313,7 @@ def test_faults(run: Run, root: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_classes_of_another_set(run: Run, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_cityscapes(root, "test")
     (tmp_path / "my_nineteen.py").write_text(
-        "from clouds.data import catalog\n\n"
+        "from clouds.data.datasets import catalog\n\n"
         "def register(root):\n"
         "    catalog.register('mine', list, classes=[f'thing {c}' for c in range(19)])\n"
     )

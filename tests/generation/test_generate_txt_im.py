@@ -80,7 +80,7 @@ def test_gate_and_statistics(
     flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "stable_diffusion" / "gated"
-    clip = ["--clip", str(ROOT / "weights/minicity_clip"), "--clip-weights", ""]
+    clip = ["--clip", str(ROOT / "projects/minicity/weights/clip"), "--clip-weights", ""]
     gated = flags("gated", "--num-images", "4", "--min-similarity", "0.0", "--attempts", "2", *clip)
     assert command.main(gated) == 0
     kept, rejected = rows(folder), read_rows(folder / "rejected.jsonl")

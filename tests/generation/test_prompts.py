@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds.data.labels import CITYSCAPES_CLASSES, short_name
+from clouds.data.classes import CITYSCAPES_CLASSES, short_name
 from clouds.errors import UserError
 from clouds.generation.prompts import cut_text, find_prompts, read_prompts
 from tests.generation.pipelines import LENGTH, tokenizer

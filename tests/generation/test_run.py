@@ -13,9 +13,9 @@ import pytest
 from clouds.errors import UserError
 from clouds.generation.card import card
 from clouds.generation.dataset import STALE, GeneratedSet, read_record, read_rows
+from clouds.generation.gate import Verdict, difference_hash
 from clouds.generation.painter import Painted
 from clouds.generation.plan import World, blocks, image_seed
-from clouds.generation.quality import Verdict, difference_hash
 from clouds.generation.run import FLAGGED, Run, choose, repaint
 
 PROMPTS = ["a street", "a bus", "snow"]

@@ -9,9 +9,9 @@ from torch import nn
 from clouds.config import get_config
 from clouds.errors import UserError
 from clouds.self_training.sam import CachedSam, Sam, build_sam
+from clouds.self_training.sam.base import NetworkSam
 from clouds.self_training.sam.frame import Frame
-from clouds.self_training.sam.from_file import SegmentAnything, mobile_sam, set_image_size
-from clouds.self_training.sam.interface import NetworkSam
+from clouds.self_training.sam.segment_anything import SegmentAnything, mobile_sam, set_image_size
 
 SIZES = ((40, 64), (90, 50))
 

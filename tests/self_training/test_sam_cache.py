@@ -172,7 +172,7 @@ def test_a_full_disk_is_told_and_does_not_stop_anything(tmp_path, monkeypatch, c
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clouds.self_training.sam.cache.whole_file", full)
+    monkeypatch.setattr("clouds.self_training.sam.cache.atomic_file", full)
     assert len(sam.encode([image(1)])) == 1
     assert "No space left" in caplog.text
 

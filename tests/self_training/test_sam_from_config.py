@@ -11,7 +11,8 @@ from clouds.config import get_config
 from clouds.errors import UserError
 from clouds.self_training.sam import build_sam
 from clouds.self_training.sam.frame import Frame
-from clouds.self_training.sam.from_description import (
+from clouds.self_training.sam.segment_anything import SegmentAnything, set_image_size
+from clouds.self_training.sam.segment_anything_folder import (
     DESCRIPTION,
     WEIGHTS,
     Sizes,
@@ -20,7 +21,6 @@ from clouds.self_training.sam.from_description import (
     read_sizes,
     save_described,
 )
-from clouds.self_training.sam.from_file import SegmentAnything, set_image_size
 
 TINY = Sizes(
     image_size=64,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from clouds.data.labels import CITYSCAPES_COLORS
+from clouds.data.classes import CITYSCAPES_COLORS
 from clouds.errors import UserError
 from clouds.visualization.html import Html
 from clouds.visualization.html_pictures import color_key, gallery, picture, picture_grid

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clouds.data.labels import CITYSCAPES_COLORS
+from clouds.data.classes import CITYSCAPES_COLORS
 from clouds.visualization.panel import PanelRow, pseudo_label_panel, with_points
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds.data.labels import CITYSCAPES_COLORS
+from clouds.data.classes import CITYSCAPES_COLORS
 from clouds.visualization.palette import colorize, overlay
 from clouds.visualization.sheet import picture_sheet
 

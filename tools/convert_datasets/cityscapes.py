@@ -7,7 +7,7 @@ PATH holds leftImg8bit/ and gtFine/ (*_labelIds.png or *_polygons.json).
 
 import sys
 
-from clouds.data.convert_command import run
+from clouds.commands.convert_datasets import run
 from clouds.engine.cli import user_errors
 
 

@@ -7,7 +7,7 @@ PATH is its validation (or training) folder, with images/ and labels/ (palette P
 
 import sys
 
-from clouds.data.convert_command import run
+from clouds.commands.convert_datasets import run
 from clouds.engine.cli import user_errors
 
 

@@ -7,12 +7,12 @@ import torch
 
 from clouds.d2 import CfgNode
 from clouds.errors import UserError, check_name
+from clouds.self_training.sam.base import NetworkSam, Sam
 from clouds.self_training.sam.cache import CachedSam
 from clouds.self_training.sam.frame import Frame
-from clouds.self_training.sam.from_description import load_described
-from clouds.self_training.sam.from_file import SegmentAnything, load_weights, mobile_sam, set_image_size, vit_sam
-from clouds.self_training.sam.from_folder import TransformersSam, load_folder
-from clouds.self_training.sam.interface import NetworkSam, Sam
+from clouds.self_training.sam.segment_anything import SegmentAnything, load_weights, mobile_sam, set_image_size, vit_sam
+from clouds.self_training.sam.segment_anything_folder import load_described
+from clouds.self_training.sam.transformers import TransformersSam, load_folder
 
 logger = logging.getLogger(__name__)
 

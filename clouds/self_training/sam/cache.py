@@ -14,8 +14,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from clouds.errors import UserError
-from clouds.files import whole_file
-from clouds.self_training.sam.interface import Embedding, Sam
+from clouds.self_training.sam.base import Embedding, Sam
+from clouds.utils.atomic import atomic_file
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class CachedSam(Sam):
         if size > self._room:
             self._make_room(size)
         try:
-            with whole_file(self.folder / f"{key}.sam") as part:
+            with atomic_file(self.folder / f"{key}.sam") as part:
                 part.write_bytes(_checksum(key, payload) + payload)
         except OSError as error:  # a full disk, say; the embedding itself is there, and training need not stop
             logger.warning("An embedding cannot be kept in %s: %s", self.folder, error.strerror)

@@ -1,0 +1,1 @@
+"""The commands: a module each, with its parser and its work."""

@@ -1,0 +1,1 @@
+"""Data sets: which there are and where their files lie."""

@@ -1,0 +1,124 @@
+"""Rare-class sampling (Hoyer et al., DAFormer, CVPR 2022, section 3.3): labelled pictures by what is on them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from clouds.data.datasets.builtin import data_root
+from clouds.data.datasets.catalog import described
+from clouds.data.datasets.pairing import Record
+from clouds.data.preparation.converters import Counts
+from clouds.errors import UserError
+
+STATISTICS = "sample_class_stats.json"
+
+
+@dataclass(frozen=True)
+class RareClasses:
+    """Draws a class, the rarer the likelier, then a picture that has it."""
+
+    classes: tuple[int, ...]
+    """Those that some picture has enough of."""
+    probabilities: npt.NDArray[np.float64]
+    """Of these classes."""
+    pictures: tuple[npt.NDArray[np.intp], ...]
+    """Of each of these classes, the indices of the pictures."""
+
+    def choose(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Index of a picture, and the class that it was drawn for."""
+        which = int(rng.choice(len(self.classes), p=self.probabilities))
+        return int(rng.choice(self.pictures[which])), self.classes[which]
+
+
+def rare_classes(counts: Mapping[int, Counts], *, temperature: float, min_pixels: int) -> RareClasses:
+    """DAFormer's equations 9 and 10: with f_c the share of class c of all pixels, P(c) ~ exp((1 - f_c) / T).
+
+    Args:
+        counts: index of a picture -> pixels by train id.
+        temperature: T, above 0; the lower, the more the rare classes are preferred.
+        min_pixels: a picture has a class from so many of its pixels on.
+
+    Raises:
+        UserError: no picture has enough pixels of any class.
+    """
+    totals: dict[int, int] = {}
+    for count in counts.values():
+        for train_id, pixels in count.items():
+            totals[train_id] = totals.get(train_id, 0) + pixels
+    enough = {c: [index for index, count in counts.items() if count.get(c, 0) >= min_pixels] for c in sorted(totals)}
+    having = {c: np.array(pictures, np.intp) for c, pictures in enough.items()}
+    classes = tuple(c for c, pictures in having.items() if len(pictures))
+    if not classes:
+        raise UserError(
+            f"No training image has {min_pixels} pixels of any class (DATALOADER.RARE_CLASS.MIN_PIXELS): lower it."
+        )
+    shares = np.array([totals[c] for c in classes]) / sum(totals.values())
+    # The largest exponent is 0: nothing overflows, whatever the temperature.
+    weights = np.exp((shares.min() - shares) / temperature)
+    return RareClasses(classes, weights / weights.sum(), tuple(having[c] for c in classes))
+
+
+def read_statistics(parts: Mapping[str, Sequence[Record]], custom: Sequence[str] = ()) -> dict[int, Counts]:
+    """Pixels by train id of the labelled records, from the `sample_class_stats.json` that belong to these sets.
+
+    Files are told by their names alone, which are unique in a set: so statistics of the published converters, with
+    paths of another machine, can be read, too.
+
+    Args:
+        parts: name of a training set -> its records; those of generated images have no statistics and need none.
+        custom: YAML files that describe more sets.
+
+    Returns:
+        index of a labelled record, all parts in a row -> counts.
+
+    Raises:
+        UserError: a set without statistics, or an image that is not in them.
+    """
+    root = data_root()
+    places = {folders.name: folders.statistics(root) / STATISTICS for folders in described(custom)}
+    counts, first = dict[int, Counts](), 0
+    for name, records in parts.items():
+        labelled = {
+            first + number: Path(record["sem_seg_file_name"]).name
+            for number, record in enumerate(records)
+            if "sem_seg_file_name" in record
+        }
+        first += len(records)
+        if not labelled:
+            continue
+        if name not in places:
+            raise UserError(
+                f"Rare-class sampling (DATALOADER.SAMPLER_TRAIN) needs class statistics, and {name} has none: describe "
+                "it in a YAML file (DATASETS.CUSTOM), or take another sampler."
+            )
+        by_file = _read(name, places[name])
+        if missing := [file for file in labelled.values() if file not in by_file]:
+            raise UserError(
+                f"The class statistics {places[name]} lack {len(missing)} label maps of {name}, first {missing[0]}; "
+                f"make them again with: {_remedy(name)}."
+            )
+        counts |= {index: by_file[file] for index, file in labelled.items()}
+    return counts
+
+
+def _read(name: str, file: Path) -> dict[str, Counts]:
+    try:
+        return {
+            Path(row["file"]).name: {int(key): int(value) for key, value in row.items() if key != "file"}
+            for row in json.loads(file.read_text(encoding="utf-8"))
+        }
+    except FileNotFoundError:
+        raise UserError(
+            f"{name} has no class statistics {file}, which rare-class sampling (DATALOADER.SAMPLER_TRAIN) needs; make "
+            f"them with: {_remedy(name)}."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"The class statistics {file} cannot be read ({error!r}): make them again.") from error
+
+
+def _remedy(name: str) -> str:
+    return f"python tools/prepare_datasets.py {name}, with --dataset FILE for a set of your own"

@@ -1,0 +1,1 @@
+"""Making downloaded data sets ready, and checking them."""

@@ -1,0 +1,95 @@
+"""One sentence about what is to be seen."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from minicity.world.classes import Label
+from minicity.world.sampling import Dice
+
+if TYPE_CHECKING:
+    from minicity.world.render import SceneObject
+
+_OPENINGS = ("A photo of", "A picture of", "A snapshot of")
+_NUMBERS = {1: "a", 2: "two", 3: "three", 4: "four"}
+_MOST = 6
+"""Phrases in a caption at most: the vehicles and riders all, then people, then what stands."""
+
+# Share of the picture from which a class is worth a word; smaller things only when they are rare.
+_THRESHOLD: dict[Label, float] = {
+    Label.CAR: 0.0012,
+    Label.TRUCK: 0.0015,
+    Label.BUS: 0.0015,
+    Label.TRAIN: 0.0015,
+    Label.MOTORCYCLE: 0.0006,
+    Label.BICYCLE: 0.0006,
+    Label.RIDER: 0.0006,
+    Label.PERSON: 0.0008,
+    Label.TRAFFIC_LIGHT: 0.0006,
+    Label.TRAFFIC_SIGN: 0.0006,
+}
+_COUNTED: dict[Label, tuple[str, str]] = {
+    Label.TRAIN: ("train", "trains"),
+    Label.BUS: ("bus", "buses"),
+    Label.TRUCK: ("truck", "trucks"),
+    Label.CAR: ("car", "cars"),
+    Label.MOTORCYCLE: ("motorcycle", "motorcycles"),
+    Label.BICYCLE: ("bicycle", "bicycles"),
+    Label.RIDER: ("rider", "riders"),
+    Label.TRAFFIC_LIGHT: ("traffic light", "traffic lights"),
+    Label.TRAFFIC_SIGN: ("traffic sign", "traffic signs"),
+}
+_STUFF: dict[Label, tuple[str, float]] = {
+    Label.VEGETATION: ("trees", 0.03),
+    Label.BUILDING: ("buildings", 0.06),
+    Label.WALL: ("a wall", 0.01),
+    Label.FENCE: ("a fence", 0.006),
+    Label.TERRAIN: ("", 0.025),
+}
+
+
+def write_caption(
+    objects: "Sequence[SceneObject]", label: npt.NDArray[np.uint8], where: str, when: str, open_ground: str, dice: Dice
+) -> str:
+    """The caption of a picture: only what covers enough of it is named.
+
+    Args:
+        objects: visible things.
+        label: (H, W) train ids.
+        where: words of the style for the street.
+        when: words of the style for weather or time.
+        open_ground: what terrain is here: grass, dirt, snow.
+        dice: chooses among equal wordings.
+    """
+    counts = Counter(item.label for item in objects if item.area >= _THRESHOLD.get(item.label, 1.0) * label.size)
+    phrases = [_count(counts[kind], *words) for kind, words in _COUNTED.items() if counts[kind]]
+    phrases = phrases[:_MOST]
+    people = counts[Label.PERSON]
+    if people:
+        words = "a person" if people == 1 else dice.pick(("people", "pedestrians"))
+        phrases.append(words + dice.pick((" on the sidewalk", " walking", "")))
+    shares = np.bincount(label.ravel(), minlength=len(Label)) / label.size
+    seen = [name or open_ground for kind, (name, least) in _STUFF.items() if shares[kind] >= least]
+    phrases += dice.shuffled(seen)[: max(1, _MOST - len(phrases))]
+    crowd = "busy " if people + counts[Label.CAR] >= 9 else "quiet " if people + counts[Label.CAR] <= 1 else ""
+    place = where if where.startswith(("busy", "quiet")) else crowd + where
+    scene = f"{dice.pick(_OPENINGS)} {with_article(place)} {when}"
+    return f"{scene} with {_join(phrases)}." if phrases else f"{scene}."
+
+
+def _count(number: int, one: str, many: str) -> str:
+    if number == 1:
+        return with_article(one)
+    return f"{_NUMBERS.get(number, 'several')} {many}"
+
+
+def with_article(words: str) -> str:
+    """The words after "a" or "an"."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _join(phrases: Sequence[str]) -> str:
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"

@@ -1,0 +1,105 @@
+"""The experiment from the first drawing to the report, as small as it gets."""
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands import ROOT, script
+
+write_stable_diffusion = script("tests/generation/pipelines.py").write_stable_diffusion
+
+experiment = script("projects/minicity/tools/experiment.py")
+SMALL = ["INPUT.CROP_SIZE", "(64,64)", "INPUT.TEST_SHORT_EDGE", "64", "DATALOADER.NUM_WORKERS", "0"]
+SMALL += [
+    "MODEL.CLOUDS.SAM.SIZE_THRESHOLD",
+    "50",
+    "MODEL.CLOUDS.PANEL_PERIOD",
+    "1",
+    "SOLVER.MAX_ITER",
+    "2",
+    "SOLVER.IMS_PER_BATCH",
+    "2",
+]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
+    monkeypatch.chdir(ROOT)
+    return tmp_path
+
+
+def flags(place: Path) -> list[str]:
+    (place / "prompts.txt").write_text("a busy street\na street at night\n")
+    sizes = ["--num-train", "4", "--num-val", "2", "--images", "2", "--steps", "2", "--workers", "2"]
+    model = ["--model", str(write_stable_diffusion(place / "model")), "--prompts", str(place / "prompts.txt")]
+    return ["minicity", "--output", str(place / "out"), *sizes, *model]
+
+
+def test_experiment(place: Path) -> None:
+    argv = [*flags(place), "--rows", "joint", *SMALL]
+    assert experiment.main(argv) == 0
+    table = (place / "out/table.txt").read_text()
+    for row in ("constant", "colour and position", "CLIP, frozen", "+ SAM's refinement"):
+        assert f"\n{row}" in table
+    for words in ("unseen mean", "full_resolution", "less — CLIP, frozen"):
+        assert words in table
+    scores = json.loads((place / "out/scores.json").read_text())["trained"]
+    assert {key: list(runs) for key, runs in scores.items()} == {"frozen": ["1"], "joint": ["1"]}
+    # The second began where the first ended, and learnt from what was painted.
+    warmup, joint = (torch.load(place / f"out/{key}/seed1/model_final.pth")["model"] for key in ("frozen", "joint"))
+    assert warmup.keys() == joint.keys()
+    assert not all(torch.equal(value, joint[name]) for name, value in warmup.items())
+    log = (place / "out/joint/seed1/log.txt").read_text()
+    assert "frozen/seed1/model_final.pth" in log
+    assert "sd_minicity_2" in log
+    report = (place / "out/report.html").read_text()
+    titles = ("Results", "Classes", "Pictures", "Generated images", "Pseudo-labels", "Training", "How it was measured")
+    for title in titles:
+        assert f">{title}</h2>" in report
+    assert "a street at night" in report
+    assert report.count("data:image/") > 6 * 2 * 4
+    assert not re.search(r"(src|href)=.(?!data:|#)", report)
+
+    # Given again, nothing is trained again.
+    weights = {path: path.stat().st_mtime_ns for path in place.glob("out/*/seed1/model_final.pth")}
+    assert len(weights) == 2
+    assert experiment.main(argv) == 0
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["SOLVER.MAX_ITERS", "2"], "SOLVER.MAX_ITER"),
+        (["--model", "no/such/folder"], "There is no no/such/folder"),
+        (["--rows", "frozen,jiont"], "--rows names jiont"),
+        (["DATASETS.TEST", "('minicity_sim_val',)"], "leave DATASETS.TEST out"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_drawn(
+    place: Path, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert experiment.main([*flags(place), *argv]) == 2
+    assert message in capsys.readouterr().err
+    assert not (place / "data").exists()
+
+
+def test_stopped_it_says_how_to_go_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stopped(*args: object, **kwargs: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("minicity.experiment.runner.run_jobs", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with caplog.at_level("INFO", "clouds.experiment"):
+            assert experiment.main([*flags(place), *SMALL]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "The same command goes on" in caplog.text
