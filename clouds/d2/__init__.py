@@ -1,9 +1,9 @@
-"""The seam to detectron2: every name of its grammar that this project uses, from one place.
+"""The seam to detectron2: all names of detectron2 that this project uses.
 
-Where detectron2 is installed the names below are its own objects, so that what CLOUDS registers is in *its* registries;
-everywhere else they come from `clouds.d2.bundled`, a pure-Python subset of the same names, signatures and behaviour.
-The environment variable `CLOUDS_D2=bundled|detectron2` forces one, and `MODE` says which it is. Names are resolved on
-first use (PEP 562): importing this package imports neither torch nor detectron2.
+Where detectron2 is installed, the names below are detectron2's own objects, so that CLOUDS is registered in
+detectron2's registries. Elsewhere they come from `clouds.d2.bundled`, a pure-Python subset with equal behaviour. The
+environment variable `CLOUDS_D2=bundled|detectron2` forces one of the two, and `MODE` holds the choice. Names are
+resolved on first use (PEP 562): importing this package imports neither torch nor detectron2.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from clouds.errors import UserError
 
-if TYPE_CHECKING:  # what type checkers see, in either mode
+if TYPE_CHECKING:  # the types in either mode
     from .bundled import comm as comm
     from .bundled.arguments import default_argument_parser as default_argument_parser
     from .bundled.catalog import DatasetCatalog as DatasetCatalog
@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # what type checkers see, in either mode
 
     MODE: str
 
-# Each name with its module under `detectron2` and its module under `clouds.d2.bundled`.
+# Name: its module in `detectron2`, its module in `clouds.d2.bundled`.
 _NAMES: dict[str, tuple[str, str]] = {
     "CfgNode": ("config", "config"),
     "get_cfg": ("config", "config"),
@@ -87,12 +87,12 @@ __all__ = ["MODE", *_NAMES]
 
 @cache
 def _mode() -> str:
-    """ "bundled" or "detectron2"; raises `UserError` where the environment asks for what is not there."""
+    """Return "bundled" or "detectron2"; `UserError` if the environment asks for a mode that is not available."""
     forced = os.environ.get("CLOUDS_D2", "")
     if forced not in ("", "bundled", "detectron2"):
         raise UserError(f"CLOUDS_D2={forced} in the environment is not known: use bundled or detectron2, or unset it.")
     spec = importlib.util.find_spec("detectron2")
-    # A folder that merely is called detectron2 (a clone beside the working directory) is found too, but has no origin.
+    # A folder of this name that is no package (a clone in the working directory) is found too, but has no origin.
     installed = spec is not None and spec.origin is not None
     if forced == "detectron2" and not installed:
         raise UserError(

@@ -2,6 +2,8 @@
 
 import importlib.machinery
 import importlib.util
+import re
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,7 @@ from clouds.errors import UserError
 
 @pytest.fixture
 def choose(monkeypatch):
-    """Ask for the mode as if the environment and the installed packages were these."""
+    """Return a function that returns the mode for a value of CLOUDS_D2 and a spec of detectron2."""
 
     def ask(forced, spec):
         monkeypatch.setenv("CLOUDS_D2", forced)
@@ -47,12 +49,12 @@ def test_detectron2_forced_but_missing(choose, spec):
         choose("detectron2", spec)
 
 
-def test_mode_misspelt(choose):
+def test_unknown_mode(choose):
     with pytest.raises(UserError, match="use bundled or detectron2"):
         choose("detectron", INSTALLED)
 
 
-def test_every_name_is_of_the_mode():
+def test_every_name_belongs_to_the_mode():
     expected = {"bundled": "clouds.d2.bundled", "detectron2": "detectron2"}[d2.MODE]
     elsewhere = {"Registry"}  # fvcore's, in both
     for name in set(d2.__all__) - {"MODE"}:
@@ -67,3 +69,12 @@ def test_unknown_name():
     with pytest.raises(AttributeError, match="DefaultTrainer"):
         d2.DefaultTrainer  # noqa: B018
     assert "TrainerBase" in dir(d2)
+
+
+def test_every_name_is_used():
+    root = Path(__file__).resolve().parents[2]
+    files = [root / "train_net.py", root / "generate_txt_im.py"]
+    for folder in ("clouds", "tools", "projects"):
+        files += [path for path in (root / folder).rglob("*.py") if not {"d2", "tests"} & set(path.parts)]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    assert [name for name in d2.__all__ if not re.search(rf"\b{name}\b", text)] == []

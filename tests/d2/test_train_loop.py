@@ -6,7 +6,7 @@ from clouds.d2 import HookBase, TrainerBase, get_event_storage
 
 
 class Diary(HookBase):
-    """Writes down what is called, at which iteration."""
+    """Records the calls of its methods and the iteration of each."""
 
     def __init__(self, name, log):
         self.name, self.log = name, log
@@ -21,9 +21,6 @@ class Diary(HookBase):
         assert get_event_storage().iter == self.trainer.iter
         self._note("before_step")
 
-    def after_backward(self):
-        self._note("after_backward")
-
     def after_step(self):
         self._note("after_step")
 
@@ -31,38 +28,23 @@ class Diary(HookBase):
         self._note("after_train")
 
 
-class Counter(HookBase):
-    def __init__(self):
-        self.count = 0
-
-    def after_step(self):
-        self.count += 1
-
-    def state_dict(self):
-        return {"count": self.count}
-
-    def load_state_dict(self, state):
-        self.count = state["count"]
-
-
 class Loop(TrainerBase):
     def __init__(self, fail_at=None):
         super().__init__()
         self.fail_at = fail_at
+        self.steps = []
 
     def run_step(self):
         if self.iter == self.fail_at:
             raise RuntimeError("step failed")
-        self.after_backward()
+        self.steps.append(self.iter)
 
 
 def test_order():
     log, loop = [], Loop()
-    loop.register_hooks([Diary("a", log), None, Diary("b", log)])
+    loop.register_hooks([Diary("a", log), Diary("b", log)])
     loop.train(3, 5)
-    steps = [
-        (hook, what, i) for i in (3, 4) for what in ("before_step", "after_backward", "after_step") for hook in "ab"
-    ]
+    steps = [(hook, what, i) for i in (3, 4) for what in ("before_step", "after_step") for hook in "ab"]
     assert log == [
         ("a", "before_train", 3),
         ("b", "before_train", 3),
@@ -71,6 +53,7 @@ def test_order():
         ("b", "after_train", 5),
     ]
     assert (loop.start_iter, loop.max_iter, loop.iter) == (3, 5, 5)
+    assert loop.steps == [3, 4]
 
 
 def test_failure_still_ends_the_training():
@@ -79,19 +62,6 @@ def test_failure_still_ends_the_training():
     with pytest.raises(RuntimeError, match="step failed"):
         loop.train(0, 3)
     assert log[-1] == ("a", "after_train", 1)  # not max_iter: hooks can tell
-
-
-def test_state():
-    loop = Loop()
-    assert loop.state_dict() == {"iteration": 0}
-    loop.register_hooks([Counter(), Diary("a", [])])
-    loop.train(0, 2)
-    state = loop.state_dict()
-    assert state == {"iteration": 2, "hooks": {"Counter": {"count": 2}}}
-    other, counter = Loop(), Counter()
-    other.register_hooks([counter])
-    other.load_state_dict({**state, "hooks": {**state["hooks"], "Gone": {}}})
-    assert (other.iter, counter.count) == (2, 2)
 
 
 def test_only_hooks():

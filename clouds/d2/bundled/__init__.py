@@ -1,1 +1,1 @@
-"""detectron2's grammar in pure Python, for machines without detectron2. Import its names from `clouds.d2`, not here."""
+"""Pure-Python subset of detectron2 for machines without it. Import its names from `clouds.d2`, not from here."""

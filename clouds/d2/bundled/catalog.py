@@ -1,4 +1,4 @@
-"""`DatasetCatalog` and `MetadataCatalog`: names to loaders and to facts, refusing to be contradicted."""
+"""`DatasetCatalog` and `MetadataCatalog`: the registered data sets and their metadata."""
 
 import types
 from collections import UserDict
@@ -7,34 +7,31 @@ from typing import Any
 
 
 class _DatasetCatalog(UserDict[str, Callable[[], list[dict[str, Any]]]]):
-    """Data set name -> function without arguments that returns its records."""
+    """Mapping from the name of a data set to a function without arguments that returns its records."""
 
     def register(self, name: str, func: Callable[[], list[dict[str, Any]]]) -> None:
-        """Add a data set; a name that is taken is an AssertionError."""
+        """Register the data set `name`; AssertionError if the name is taken."""
         assert callable(func), f"The loader of data set {name!r} must be a function"
         assert name not in self, f"Data set {name!r} is already registered"
         self[name] = func
 
     def get(self, name: str) -> list[dict[str, Any]]:  # type: ignore[override]
-        """Call the loader of `name` and return its records; an unknown name is a KeyError that lists the known ones."""
+        """Return the records of the data set `name`; KeyError if it is not registered."""
         if name not in self:
             raise KeyError(f"Dataset {name!r} is not registered. Registered are: {', '.join(self)}")
         return self[name]()
 
     def list(self) -> list[str]:
-        """The registered names, in the order of registration."""
+        """Return the registered names in the order of registration."""
         return [*self]
 
     def remove(self, name: str) -> None:
-        """Forget `name`."""
+        """Remove the data set `name`."""
         self.pop(name)
-
-    def __repr__(self) -> str:
-        return f"DatasetCatalog(registered datasets: {', '.join(self)})"
 
 
 class Metadata(types.SimpleNamespace):
-    """Facts about one data set, as attributes. A fact is set once: another value for it is an AssertionError."""
+    """Metadata of one data set, as attributes. An attribute cannot change its value once it is set (AssertionError)."""
 
     name: str = "N/A"
 
@@ -47,39 +44,28 @@ class Metadata(types.SimpleNamespace):
             assert old == val, f"{key!r} in the metadata of data set {self.name!r} is {old!r}; it cannot become {val!r}"
         super().__setattr__(key, val)
 
-    def as_dict(self) -> dict[str, Any]:
-        """A copy of all facts."""
-        return dict(self.__dict__)
-
     def set(self, **kwargs: Any) -> "Metadata":
-        """Set several facts; returns self."""
+        """Set several attributes and return self."""
         for key, value in kwargs.items():
             setattr(self, key, value)
         return self
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """The fact `key`, or `default`."""
-        return getattr(self, key, default)
-
 
 class _MetadataCatalog(UserDict[str, Metadata]):
-    """Data set name -> `Metadata`, made empty when first asked for."""
+    """Mapping from the name of a data set to its `Metadata`."""
 
     def get(self, name: str) -> Metadata:  # type: ignore[override]
-        """The one `Metadata` of `name`."""
+        """Return the `Metadata` of the data set `name`; created empty on first access."""
         assert name, "A data set needs a name"
         return self.setdefault(name, Metadata(name=name))
 
     def list(self) -> list[str]:
-        """The names asked for so far."""
+        """Return the names that have metadata, in the order of creation."""
         return [*self]
 
     def remove(self, name: str) -> None:
-        """Forget `name`."""
+        """Remove the metadata of the data set `name`."""
         self.pop(name)
-
-    def __repr__(self) -> str:
-        return f"MetadataCatalog(registered metadata: {', '.join(self)})"
 
 
 DatasetCatalog = _DatasetCatalog()

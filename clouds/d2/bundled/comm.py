@@ -1,4 +1,4 @@
-"""Talk between processes. With one process every function is a cheap no-op of the same meaning."""
+"""Communication between processes. With a single process every function returns at once, with the same meaning."""
 
 import functools
 from typing import Any
@@ -24,32 +24,32 @@ def get_world_size() -> int:
 
 
 def get_rank() -> int:
-    """Number of this process among all, from 0."""
+    """Rank of this process among all processes, from 0."""
     return dist.get_rank() if _initialised() else 0
 
 
-@functools.lru_cache  # once a process: the groups are global
+@functools.lru_cache  # once per process: the groups are global
 def create_local_process_group(num_workers_per_machine: int) -> None:
-    """Make the group of the processes on this machine. All processes must call it together, also under torchrun."""
+    """Create the group of the processes on this machine. Collective: every process calls it, also under torchrun."""
     global _LOCAL_PROCESS_GROUP
     assert _LOCAL_PROCESS_GROUP is None, "The local process group exists already"
     world_size = get_world_size()
     assert world_size % num_workers_per_machine == 0, f"{world_size} processes, {num_workers_per_machine} a machine"
     for first in range(0, world_size, num_workers_per_machine):
         ranks = range(first, first + num_workers_per_machine)
-        group = dist.new_group([*ranks])  # collective: every process makes every group
+        group = dist.new_group([*ranks])  # collective: every process creates every group
         if get_rank() in ranks:
             _LOCAL_PROCESS_GROUP = group
 
 
 def get_local_process_group() -> Any:
-    """The group of the processes on this machine."""
+    """Return the group of the processes on this machine; AssertionError before it is created."""
     assert _LOCAL_PROCESS_GROUP is not None, _NO_LOCAL_GROUP
     return _LOCAL_PROCESS_GROUP
 
 
 def get_local_rank() -> int:
-    """Number of this process on its machine, from 0."""
+    """Rank of this process among the processes on its machine, from 0."""
     return dist.get_rank(group=get_local_process_group()) if _initialised() else 0
 
 
@@ -59,12 +59,12 @@ def get_local_size() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this is rank 0, the one that prints and writes."""
+    """Return whether this is rank 0, which prints and writes."""
     return get_rank() == 0
 
 
 def synchronize() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has called this function."""
     if get_world_size() == 1:
         return
     if dist.get_backend() == dist.Backend.NCCL:
@@ -79,43 +79,29 @@ def _cpu_group() -> Any:
     return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
 
 
-def all_gather(data: Any, group: Any = None) -> list[Any]:
-    """The picklable `data` of every process, in rank order, on every process."""
+def all_gather(data: Any) -> list[Any]:
+    """Return the picklable `data` of every process, in the order of ranks, on every process."""
     if get_world_size() == 1:
         return [data]
-    group = _cpu_group() if group is None else group
+    group = _cpu_group()
     output: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(output, data, group=group)
     return output
 
 
-def gather(data: Any, dst: int = 0, group: Any = None) -> list[Any]:
-    """The picklable `data` of every process, in rank order, on process `dst`; an empty list on the others."""
+def gather(data: Any) -> list[Any]:
+    """Return the picklable `data` of every process, in the order of ranks, on rank 0; an empty list on other ranks."""
     if get_world_size() == 1:
         return [data]
-    group = _cpu_group() if group is None else group
-    if dist.get_rank(group=group) != dst:
-        dist.gather_object(data, None, dst=dst, group=group)
+    group = _cpu_group()
+    if get_rank() != 0:
+        dist.gather_object(data, None, dst=0, group=group)
         return []
-    output: list[Any] = [None] * dist.get_world_size(group=group)
-    dist.gather_object(data, output, dst=dst, group=group)
+    output: list[Any] = [None] * dist.get_world_size(group)
+    dist.gather_object(data, output, dst=0, group=group)
     return output
 
 
 def shared_random_seed() -> int:
-    """A random number in [0, 2**31) that all processes agree on; all must call it."""
+    """Draw a random number in [0, 2**31) that is equal on all processes. Collective: every process calls it."""
     return all_gather(int(np.random.randint(2**31)))[0]  # noqa: NPY002 - follows the run's global seed, as detectron2's
-
-
-def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
-    """Sum scalar tensors over the processes (or average them) onto rank 0; elsewhere the values mean nothing."""
-    world_size = get_world_size()
-    if world_size == 1:
-        return input_dict
-    with torch.no_grad():
-        names = sorted(input_dict)  # the same order everywhere
-        values = torch.stack([input_dict[name] for name in names])
-        dist.reduce(values, dst=0)
-        if average and get_rank() == 0:
-            values /= world_size
-    return dict(zip(names, values, strict=True))

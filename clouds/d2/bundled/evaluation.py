@@ -1,10 +1,10 @@
-"""The evaluator's interface and the loop that feeds it."""
+"""Interface of an evaluator, and the loop that runs a model over a data set."""
 
 import datetime
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,45 +14,37 @@ from . import comm
 
 logger = logging.getLogger(__name__)
 
+_LOG_SECONDS = 5.0
+
 
 class DatasetEvaluator:
-    """Sums up what a model answers on a data set: `reset`, `process` for each batch, `evaluate`."""
+    """Accumulates the predictions on a data set: `reset`, `process` for each batch, `evaluate`."""
 
     def reset(self) -> None:
-        """Forget everything; called before a round."""
+        """Discard everything accumulated so far. Called before the first batch."""
 
     def process(self, inputs: Any, outputs: Any) -> None:
-        """Take a batch: the list given to the model, and the list it returned."""
+        """Accumulate one batch: the list of inputs of the model and the list that it returned."""
 
     def evaluate(self) -> Any:
-        """Results as {task: {metric: value}}; None on processes that have none."""
+        """Return the results as {task: {metric: value}}; None on processes that have none."""
 
 
-def inference_on_dataset(
-    model: Callable[[Any], Any],
-    data_loader: Iterable[Any],
-    evaluator: DatasetEvaluator | None,
-    callbacks: dict[str, Callable[[], Any]] | None = None,
-) -> Any:
-    """Run the model over a loader that has a length, feed the evaluator, and return its results ({} for None).
+def inference_on_dataset(model: nn.Module, data_loader: Iterable[Any], evaluator: DatasetEvaluator) -> Any:
+    """Run the model in eval mode on every batch of a sized loader and return the results of the evaluator.
 
-    A module is put in eval mode and afterwards in the mode it was in. Progress is logged about every 5 seconds.
-    `callbacks` may hold "on_start", "before_inference", "after_inference", "on_end".
+    The training mode of the model is restored afterwards. Progress is logged about every 5 seconds. The result is {}
+    where the evaluator returns None.
     """
-    call = {name: (callbacks or {}).get(name, _nothing) for name in _CALLBACKS}
-    evaluator = DatasetEvaluator() if evaluator is None else evaluator
     total = len(data_loader)  # type: ignore[arg-type]
     logger.info("Start inference on %d batches", total)
     evaluator.reset()
     start = last_log = before_data = time.perf_counter()
     compute = 0.0
-    with inference_context(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
-        call["on_start"]()
+    with _eval_mode(model), torch.no_grad():
         for done, inputs in enumerate(data_loader, start=1):
             before_model = time.perf_counter()
-            call["before_inference"]()
             outputs = model(inputs)
-            call["after_inference"]()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             after_model = time.perf_counter()
@@ -68,7 +60,6 @@ def inference_on_dataset(
                     f"Total: {pace:.4f} s/iter. ETA={datetime.timedelta(seconds=int(pace * (total - done)))}"
                 )
             before_data = now
-        call["on_end"]()
     elapsed, devices = time.perf_counter() - start, comm.get_world_size()
     for what, seconds in (("time", elapsed), ("pure compute time", compute)):
         logger.info(
@@ -79,17 +70,8 @@ def inference_on_dataset(
     return {} if results is None else results
 
 
-_CALLBACKS = ("on_start", "before_inference", "after_inference", "on_end")
-_LOG_SECONDS = 5.0
-
-
-def _nothing() -> None:
-    pass
-
-
 @contextmanager
-def inference_context(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, the mode from before afterwards."""
+def _eval_mode(model: nn.Module) -> Iterator[None]:
     training = model.training
     model.eval()
     try:

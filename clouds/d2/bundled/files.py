@@ -1,4 +1,4 @@
-"""The one `PathManager`: local paths, and http(s) addresses through a cache."""
+"""`PathManager` for local paths and for http(s) addresses, which are downloaded into a cache."""
 
 from iopath.common.file_io import HTTPURLHandler
 from iopath.common.file_io import PathManager as _PathManager

@@ -1,4 +1,4 @@
-"""Start the processes of a run."""
+"""Start of the processes of a run."""
 
 import socket
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 
 from . import comm
 
-DEFAULT_TIMEOUT = timedelta(minutes=30)
+_TIMEOUT = timedelta(minutes=30)  # longest time that a process waits for the others
 
 
 def launch(
@@ -21,12 +21,19 @@ def launch(
     machine_rank: int = 0,
     dist_url: str | None = None,
     args: tuple[Any, ...] = (),
-    timeout: timedelta = DEFAULT_TIMEOUT,
 ) -> None:
-    """Call `main_func(*args)` in `num_gpus_per_machine` processes on this machine; right here if one is enough.
+    """Call `main_func(*args)` in every process of the run. Must be called on every machine.
 
-    To be called on every machine. `dist_url` is where they meet, such as "tcp://host:port"; "auto" picks a free port
-    and is for one machine only. `timeout` is the longest that a process waits for the others.
+    A run of one process takes place in the calling process.
+
+    Args:
+        main_func: function at the top level of a module, so that it can be sent to another process.
+        num_gpus_per_machine: number of processes on each machine.
+        num_machines: number of machines.
+        machine_rank: rank of this machine, from 0.
+        dist_url: address at which the processes connect, such as "tcp://host:port"; "auto" (one machine only) picks a
+            free port.
+        args: positional arguments of `main_func`.
     """
     world_size = num_machines * num_gpus_per_machine
     if world_size == 1:
@@ -38,14 +45,14 @@ def launch(
     mp.start_processes(
         _worker,
         nprocs=num_gpus_per_machine,
-        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout),
+        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args),
         daemon=False,
     )
 
 
 def _free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.bind(("", 0))  # 0: the system chooses
+        sock.bind(("", 0))  # 0: the system chooses a free port
         return int(sock.getsockname()[1])
 
 
@@ -57,25 +64,26 @@ def _worker(
     machine_rank: int,
     dist_url: str | None,
     args: tuple[Any, ...],
-    timeout: timedelta,
 ) -> None:
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         available = torch.cuda.device_count()
-        assert num_gpus_per_machine <= available, f"{num_gpus_per_machine} GPUs wanted, {available} are here"
+        assert num_gpus_per_machine <= available, (
+            f"{num_gpus_per_machine} processes need a GPU each, torch finds {available}"
+        )
     dist.init_process_group(
         backend="NCCL" if has_gpu else "GLOO",
         init_method=dist_url,
         world_size=world_size,
         rank=machine_rank * num_gpus_per_machine + local_rank,
-        timeout=timeout,
+        timeout=_TIMEOUT,
     )
     comm.create_local_process_group(num_gpus_per_machine)
     if has_gpu:
         torch.cuda.set_device(local_rank)
-    comm.synchronize()  # a fast process must not time out on its first collective while another still starts
+    comm.synchronize()  # a fast process must not time out on its first collective while others still start
     main_func(*args)
     if dist.is_initialized():
-        # Left to the interpreter's end, a thread of Gloo that still holds a tensor can abort the process.
+        # At interpreter exit, a Gloo thread that still holds a tensor can abort the process.
         comm.synchronize()
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Console and file logging."""
+"""Logging to the console and to a file."""
 
 import atexit
 import functools
@@ -9,15 +9,14 @@ from typing import IO
 
 from termcolor import colored
 
+_DATE = "%m/%d %H:%M:%S"
+
 
 class _ColourFormatter(logging.Formatter):
-    def __init__(self, root_name: str, abbrev_name: str) -> None:
-        stamp = colored("[%(asctime)s %(name)s]: ", "green")
-        super().__init__(stamp + "%(message)s", datefmt="%m/%d %H:%M:%S")
-        self._root, self._abbrev = root_name, abbrev_name
+    def __init__(self) -> None:
+        super().__init__(colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s", datefmt=_DATE)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.name = record.name.replace(f"{self._root}.", f"{self._abbrev}." if self._abbrev else "")
         text = super().formatMessage(record)
         if record.levelno >= logging.ERROR:
             return f"{colored('ERROR', 'red', attrs=['bold', 'underline'])} {text}"
@@ -27,34 +26,25 @@ class _ColourFormatter(logging.Formatter):
 
 
 @functools.cache  # a second call with the same arguments must not add the handlers again
-def setup_logger(
-    output: str | None = None,
-    distributed_rank: int = 0,
-    *,
-    color: bool = True,
-    name: str = "detectron2",
-    abbrev_name: str | None = None,
-    enable_propagation: bool = False,
-    configure_stdout: bool = True,
-) -> logging.Logger:
-    """Send the logger `name` to stdout (rank 0 only) and to a file (every rank, each its own).
+def setup_logger(output: str | None = None, distributed_rank: int = 0, *, name: str = "detectron2") -> logging.Logger:
+    """Send the logger `name` to stdout (rank 0 only) and to a file (one per rank), and return it.
 
-    `output` is a folder (the file is its `log.txt`) or a file name in .txt or .log; None means no file.
+    Args:
+        output: folder (the file is its `log.txt`) or file name that ends in .txt or .log; None: no file.
+        distributed_rank: rank of this process.
+        name: name of the logger.
     """
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
-    logger.propagate = enable_propagation
-    plain = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
-    if abbrev_name is None:
-        abbrev_name = "d2" if name == "detectron2" else name
-    if configure_stdout and distributed_rank == 0:
+    logger.propagate = False
+    if distributed_rank == 0:
         console = logging.StreamHandler(sys.stdout)
-        console.setFormatter(_ColourFormatter(name, abbrev_name) if color else plain)
+        console.setFormatter(_ColourFormatter())
         logger.addHandler(console)
     if output is not None:
         path = output if output.endswith((".txt", ".log")) else str(Path(output) / "log.txt")
         file = logging.StreamHandler(_open_log(path if distributed_rank == 0 else f"{path}.rank{distributed_rank}"))
-        file.setFormatter(plain)
+        file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt=_DATE))
         logger.addHandler(file)
     return logger
 
