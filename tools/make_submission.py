@@ -142,8 +142,8 @@ def label(cfg: "CfgNode", missing: dict[str, Path], folder: Path, ids: tuple[int
     """Write the predictions that are missing; `UserError` at the end if images could not be read."""
     from tqdm import tqdm
 
-    from clouds.config import resolve_device
     from clouds.engine.predictor import Predictor
+    from clouds.engine.setup import resolve_device
     from clouds.evaluation.submission import write_labels
 
     resolve_device(cfg)

@@ -27,7 +27,7 @@ CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")
 def main(argv: list[str] | None = None) -> int:
     """Label every input; an unreadable image is told at the end and does not keep the others from being done."""
     # Here, where a wrong CLOUDS_D2 in the environment is caught like any other error.
-    from clouds.config import load_config, resolve_device
+    from clouds.config import load_config
 
     args, opts = parse_arguments(argv)
     cfg = load_config(args.config_file, [*own_dataset(args.dataset), *opts])
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from clouds.data.datasets.catalog import register_datasets
     from clouds.engine.predictor import Predictor
-    from clouds.engine.setup import start_log
+    from clouds.engine.setup import resolve_device, start_log
     from clouds.utils.images import read_image
     from clouds.visualization.palette import overlay
 

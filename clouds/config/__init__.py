@@ -1,5 +1,5 @@
-"""The config: `defaults` has every key, `loading` reads files and command lines."""
+"""The config: `defaults` lists every key, `schema` its type and range, `loading` reads files and command lines."""
 
-from clouds.config.loading import get_config, load_config, resolve_device
+from clouds.config.loading import get_config, load_config
 
-__all__ = ["get_config", "load_config", "resolve_device"]
+__all__ = ["get_config", "load_config"]

@@ -1,6 +1,5 @@
-"""Reading a config: the defaults, a YAML file with its bases, and `KEY VALUE` pairs."""
+"""Reading a config from the defaults, a YAML file with its bases, and `KEY VALUE` pairs."""
 
-import ast
 import difflib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 
 from clouds.config.defaults import DEFAULTS, IGNORED_KEYS, IGNORED_SECTIONS
+from clouds.config.schema import check, typed
 from clouds.d2 import CfgNode, get_cfg
 from clouds.errors import UserError
 
@@ -17,56 +17,55 @@ logger = logging.getLogger(__name__)
 
 
 def get_config() -> CfgNode:
-    """A fresh config with every default. With detectron2 installed it also holds detectron2's other keys, unread."""
+    """Return a new config with every default.
+
+    With detectron2 installed the config also holds detectron2's other keys, which are not used.
+    """
     cfg = get_cfg()
     _overlay(cfg, CfgNode(DEFAULTS))
     return cfg
 
 
 def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
-    """The defaults, then a YAML file with its chain of `_BASE_` files, then `KEY VALUE` pairs; not frozen yet.
+    """Read a config and check it against `clouds.config.schema`.
 
-    Raises `UserError` for a file that is not there or not YAML, an unknown key (naming the nearest known one) and a
-    value of the wrong type, each with the file it stands in. Whole numbers are taken where fractions are expected, and
-    lists and tuples for one another. Published keys that nothing reads are named in one log line.
+    Values are taken from the defaults, then from a YAML file with its chain of `_BASE_` files, then from `opts`; later
+    values replace earlier ones. Keys that published configs set but that are not used here are reported in one warning.
+
+    Args:
+        config_file: YAML file; None for the defaults.
+        opts: alternating keys and values, as on a command line.
+
+    Returns:
+        A config that is not frozen.
+
+    Raises:
+        UserError: a file is missing or not YAML, a key is unknown, or a value has a wrong type or is out of range. The
+            message names the source of the value, and the most similar known key for an unknown one.
     """
     cfg = get_config()
     known = dict(_leaves(DEFAULTS))
     sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
+    sources: dict[str, str] = {}
     ignored: dict[str, None] = {}  # an ordered set
-    sources = [(f"in {path}", _leaves(tree)) for path, tree in _read_files(config_file)] if config_file else []
-    for where, settings in [*sources, ("on the command line", _pairs(opts))]:
+    files = [(f"in {path}", _leaves(tree)) for path, tree in _read_files(config_file)] if config_file else []
+    for where, settings in [*files, ("on the command line", _pairs(opts))]:
         for key, value in settings:
             if key in known:
-                _set(cfg, key, _coerce(value, known[key], f"{key} {where}"))
+                _set(cfg, key, typed(key, value, where))
+                sources[key] = where
             elif name := _ignored_name(key):
                 ignored[name] = None
             elif key not in sections:
                 raise UserError(
-                    f"Unknown setting {key} {where}: the nearest one that exists is {_nearest(key, known)}."
+                    f"Unknown config key {key} {where}: the most similar known key is {_nearest(key, known)}."
                 )
             elif value is not None:  # a section whose every line is commented out is None
-                raise UserError(f"{key} {where} is a section of settings, not one that takes a value ({value!r}).")
-    if cfg.VERSION != 2:
-        raise UserError(f"VERSION is {cfg.VERSION}, but config files of version 2 are the only ones that can be read.")
+                raise UserError(f"{key} {where} is a section of config keys and takes no value ({value!r}).")
+    check(cfg, sources)
     if ignored:
-        logger.warning("Settings that nothing here reads, left out: %s", ", ".join(ignored))
+        logger.warning("Config keys that are not used and were ignored: %s", ", ".join(ignored))
     return cfg
-
-
-def resolve_device(cfg: CfgNode) -> None:
-    """Turn MODEL.DEVICE "auto" into "cuda" or "cpu", in place; `UserError` for a GPU that is not there."""
-    import torch
-
-    available = torch.cuda.is_available()
-    if cfg.MODEL.DEVICE == "auto":
-        _set(cfg, "MODEL.DEVICE", "cuda" if available else "cpu")
-    try:
-        device = torch.device(cfg.MODEL.DEVICE)
-    except RuntimeError as error:
-        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which torch does not know: use auto or cpu.") from error
-    if device.type == "cuda" and not available:
-        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU: use auto or cpu.")
 
 
 def _overlay(cfg: CfgNode, values: CfgNode) -> None:
@@ -78,7 +77,7 @@ def _overlay(cfg: CfgNode, values: CfgNode) -> None:
 
 
 def _set(cfg: CfgNode, key: str, value: Any) -> None:
-    """Item access, which passes by the freeze: the device of a config is resolved when that config is final."""
+    """Set the value of a dotted key."""
     *sections, last = key.split(".")
     for section in sections:
         cfg = cfg[section]
@@ -86,7 +85,7 @@ def _set(cfg: CfgNode, key: str, value: Any) -> None:
 
 
 def _leaves(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything in a nested dict that is not itself a dict."""
+    """Yield (dotted key, value) for every entry of a nested dict that is not a dict."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -95,9 +94,12 @@ def _leaves(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _read_files(path: str | Path, including: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[Any, Any]]]:
-    """A YAML file after the files of its `_BASE_`: a name or a list of names, relative to the file that names them."""
+    """Yield (path, content) of every file in the `_BASE_` chain of a YAML file, bases first.
+
+    `_BASE_` is a name or a list of names, relative to the file that contains it.
+    """
     path = Path(path).expanduser()
-    named_in = f", which {including[-1]} names as its _BASE_," if including else ""
+    named_in = f", the _BASE_ of {including[-1]}," if including else ""
     if path.resolve() in [other.resolve() for other in including]:
         raise UserError(f"Config file {path}{named_in} is its own _BASE_: remove one of the two lines.")
     if not path.is_file():
@@ -108,7 +110,8 @@ def _read_files(path: str | Path, including: tuple[Path, ...] = ()) -> Iterator[
         raise UserError(f"Config file {path} is not YAML: {' '.join(str(error).split())}.") from error
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
-        raise UserError(f"Config file {path} must hold sections of settings (SOLVER: ...), not {type(tree).__name__}.")
+        kind = type(tree).__name__
+        raise UserError(f"Config file {path} must contain sections of config keys (SOLVER: ...), not a {kind}.")
     bases = tree.pop("_BASE_", [])
     for base in bases if isinstance(bases, list) else [bases]:
         yield from _read_files(path.parent / Path(str(base)).expanduser(), (*including, path))
@@ -118,15 +121,17 @@ def _read_files(path: str | Path, including: tuple[Path, ...] = ()) -> Iterator[
 def _pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:
     if flags := [word for word in opts[::2] if word.startswith("--")]:
         raise UserError(
-            f"{flags[0]} on the command line stands after a setting: flags come first, KEY VALUE pairs last."
+            f"{flags[0]} on the command line follows a config key: put all flags before the KEY VALUE pairs."
         )
     if len(opts) % 2:
-        raise UserError(f"Settings on the command line are KEY VALUE pairs, after all flags; {' '.join(opts)} is not.")
+        raise UserError(
+            f"Config values on the command line are KEY VALUE pairs after all flags: complete {' '.join(opts)}."
+        )
     return zip(opts[::2], opts[1::2], strict=True)
 
 
 def _ignored_name(key: str) -> str | None:
-    """How the log line calls an ignored key: by its section where all of that is ignored; None for any other key."""
+    """Return the name of an ignored key for the log, its section if that is ignored as a whole; None for other keys."""
     for section in IGNORED_SECTIONS:
         if f"{key}.".startswith(f"{section}."):
             return f"{section}.*"
@@ -134,48 +139,10 @@ def _ignored_name(key: str) -> str | None:
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
-    """The known key most like `key` in spelling, its last part counting twice: a section is easier to get wrong."""
+    """Return the most similar known key. The last part counts twice, because sections are misspelt more often."""
 
-    def likeness(name: str) -> float:
+    def similarity(name: str) -> float:
         parts = ((key.upper(), name), (key.upper().rpartition(".")[2], name.rpartition(".")[2]))
         return sum(difflib.SequenceMatcher(None, mine, its).ratio() for mine, its in parts)
 
-    return max(known, key=likeness)
-
-
-_KINDS = {
-    bool: "True or False",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    list: "a list",
-    tuple: "a list",
-}
-
-
-def _coerce(value: Any, default: Any, where: str) -> Any:
-    """`value` in the type of `default`; texts are read as Python literals unless a text is wanted."""
-    kind = type(default)
-    if isinstance(value, str):
-        value = _literal(value, wanted=kind)
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind is str and value is None:  # as published dumps have WANDB.NAME
-        return ""
-    if kind in (list, tuple) and isinstance(value, list | tuple):
-        sample = default[0] if default else ""  # the lists without a default hold names
-        return kind(_coerce(item, sample, f"each entry of {where}") for item in value)
-    if type(value) is not kind:
-        example = f" such as {default}" if default not in ("", ()) else " such as ('a', 'b')" if default == () else ""
-        raise UserError(f"{where} must be {_KINDS[kind]}{example}, not {value!r}.")
-    return value
-
-
-def _literal(text: str, wanted: type) -> Any:
-    if wanted is bool and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-    return text if wanted is str and not isinstance(value, str) else value
+    return max(known, key=similarity)

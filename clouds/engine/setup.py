@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clouds.config import load_config, resolve_device
+from clouds.config import load_config
 from clouds.d2 import CfgNode, comm, setup_logger
 from clouds.data.datasets.catalog import named, register_datasets
 from clouds.data.preparation.check import first_broken
@@ -65,6 +65,23 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         f"clouds {code_version()}, seed {cfg.SEED}, {cfg.MODEL.DEVICE}, {comm.get_world_size()} process(es), "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
+
+
+def resolve_device(cfg: CfgNode) -> None:
+    """Replace the value "auto" of ``MODEL.DEVICE`` by "cuda" or "cpu", in place.
+
+    Raises:
+        UserError: the device is a GPU and torch finds none, or torch does not know the device.
+    """
+    available = torch.cuda.is_available()
+    if cfg.MODEL.DEVICE == "auto":
+        cfg.MODEL.DEVICE = "cuda" if available else "cpu"
+    try:
+        device = torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which torch does not know: use auto or cpu.") from error
+    if device.type == "cuda" and not available:
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU: use auto or cpu.")
 
 
 def refuse_broken_sets(cfg: CfgNode) -> None:
