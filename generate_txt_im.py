@@ -99,7 +99,7 @@ def paint(args: argparse.Namespace, folder: Path) -> int:
 
 def paint_again(args: argparse.Namespace, folder: Path) -> int:
     """Paint the images of a manifest once more, into another set."""
-    from clouds.generation.dataset import GeneratedSet, read_description, read_rows
+    from clouds.generation.dataset import GeneratedSet, read_description, read_manifest
     from clouds.generation.painter import Recipe
     from clouds.generation.plan import World, parse_indices
     from clouds.generation.run import choose, repaint
@@ -114,7 +114,7 @@ def paint_again(args: argparse.Namespace, folder: Path) -> int:
         raise UserError(f"--from-manifest names {folder} itself; give another --folder to paint into.")
     description = read_description(manifest.parent / "dataset.json")
     settings: dict[str, Any] = description["settings"]
-    rows = choose(read_rows(manifest), parse_indices(args.images) if args.images else None)
+    rows = choose(read_manifest(manifest), parse_indices(args.images) if args.images else None)
     fields = {field.name: settings[field.name] for field in dataclasses.fields(Recipe)}
     if args.model is not None:
         fields["model"] = args.model

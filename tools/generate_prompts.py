@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from clouds.generation.painter import resolve_device
     from clouds.generation.writing import INSTRUCTION, ChatModel, write_prompts
-    from clouds.utils.atomic import atomic_file
+    from clouds.utils.atomic import write_atomically
 
     instruction = read_instruction(args.instruction) if args.instruction else INSTRUCTION
     prompts = [prompt for _, prompt in done][: args.num_prompts]
@@ -91,10 +91,9 @@ def main(argv: list[str] | None = None) -> int:
         "refused": dict(refused.most_common()),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
     }
-    with atomic_file(args.output.with_name(f"{args.output.name}.json")) as part:
-        part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    with atomic_file(args.output) as part:
-        part.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
+    note = args.output.with_name(f"{args.output.name}.json")
+    write_atomically(note, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(args.output, "".join(f"{prompt}\n" for prompt in prompts))
     unfinished.unlink(missing_ok=True)
     logger.info(f"{len(prompts)} prompts in {args.output}")
     return 0

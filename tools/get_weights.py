@@ -17,6 +17,7 @@ from pathlib import Path
 
 from clouds.engine.cli import user_errors
 from clouds.errors import UserError
+from clouds.utils.hashing import file_sha256
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def fetch(source: Source, folder: Path) -> Path:
     """
     target = folder / source.file_name
     if target.is_file():
-        if sha256_of(target) == source.sha256:
+        if file_sha256(target) == source.sha256:
             _say(f"{target} is there already, and its checksum is right.")
             return target
         _say(f"{target} is damaged or another file (its checksum is wrong): it will be replaced.")
@@ -155,12 +156,6 @@ def extract(source: Source, archive: Path, target: Path) -> Path:
             "written; try again, and if it stays so, report it."
         )
     return target
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's content, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _say(line: str) -> None:

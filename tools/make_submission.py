@@ -12,7 +12,6 @@ scripts. No label map is needed.
 
 import argparse
 import contextlib
-import hashlib
 import logging
 import sys
 from collections.abc import Iterator
@@ -99,6 +98,7 @@ def origin(cfg: "CfgNode") -> dict[str, Any]:
     from clouds.clouds import class_names
     from clouds.d2 import PathManager
     from clouds.data.classes import CITYSCAPES_CLASSES, short_name
+    from clouds.utils.hashing import file_sha256
 
     names = [short_name(name) for name in class_names(cfg.DATASETS.TEST)]
     if names != [short_name(name) for name in CITYSCAPES_CLASSES]:
@@ -107,8 +107,7 @@ def origin(cfg: "CfgNode") -> dict[str, Any]:
             "Cityscapes: give DATASETS.TEST \"('cityscapes_val',)\"."
         )
     try:
-        with Path(PathManager.get_local_path(cfg.MODEL.WEIGHTS)).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(Path(PathManager.get_local_path(cfg.MODEL.WEIGHTS)))
     except OSError as error:
         raise UserError(f"Weights not found: {cfg.MODEL.WEIGHTS} cannot be read ({error}).") from error
     settings = {key: value for key, value in leaves(cfg.MODEL, "MODEL") if key not in ("MODEL.WEIGHTS", "MODEL.DEVICE")}

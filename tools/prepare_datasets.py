@@ -22,8 +22,8 @@ from clouds.errors import UserError, check_name
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from clouds.data.datasets.builtin import Folders
-    from clouds.data.preparation.check import Findings
+    from clouds.data.datasets.spec import DatasetSpec
+    from clouds.data.preparation.check import CheckResult
 
 logger = logging.getLogger("clouds.prepare")
 
@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     """Convert and check; 0 where all is well."""
     args = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    from clouds.data.datasets.builtin import data_root, write_list
-    from clouds.data.preparation.check import check, fingerprint, remember
+    from clouds.data.datasets.spec import data_root, write_list
+    from clouds.data.preparation.check import check_dataset, dataset_fingerprint, save_result
 
     root = data_root()
     if not root.is_dir():
@@ -45,18 +45,18 @@ def main(argv: list[str] | None = None) -> int:
     asked_for = bool(args.names or args.dataset)
     failed = [] if args.check else convert_labels(wanted, root, args.nproc)
     results = []
-    for folders in wanted:
-        before = fingerprint(folders, root)
-        found = check(folders, root, processes=args.nproc)
+    for spec in wanted:
+        before = dataset_fingerprint(spec, root)
+        found = check_dataset(spec, root, processes=args.nproc)
         if not found.missing:
-            remember(found, before)
+            save_result(found, before)
         elif asked_for:
-            found.problems.append(f"{folders.name}: there is no {folders.places(root)[0].folder}.")
+            found.problems.append(f"{spec.name}: there is no {spec.image_pattern(root).folder}.")
         report(found, show_all=args.all_problems)
         if args.write_lists and found.records:
-            write_list(folders.list_file(root), root, found.records)
-            logger.info("%s: its %d images are listed in %s", folders.name, len(found.records), folders.list_file(root))
-        if not args.check and not folders.converter:
+            write_list(spec.list_file(root), root, found.records)
+            logger.info("%s: its %d images are listed in %s", spec.name, len(found.records), spec.list_file(root))
+        if not args.check and not spec.converter:
             write_statistics(found)
         results.append(found)
     there = [found for found in results if not found.missing]
@@ -68,18 +68,18 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed or any(found.problems for found in results) else 0
 
 
-def choose(names: Sequence[str], custom: Sequence[str]) -> "list[Folders]":
+def choose(names: Sequence[str], custom: Sequence[str]) -> "list[DatasetSpec]":
     """The catalogue's sets of these names or whose names begin like that, and those of these YAML files; else all."""
-    from clouds.data.datasets.builtin import DATASETS, GROUPS
-    from clouds.data.datasets.catalog import described
+    from clouds.data.datasets.builtin import BUILTIN_DATASETS, DATASET_GROUPS
+    from clouds.data.datasets.catalog import dataset_specs
 
-    rows = described(custom)
-    own = rows[len(DATASETS) :]
+    rows = dataset_specs(custom)
+    own = rows[len(BUILTIN_DATASETS) :]
     if not names:
-        return own or list(DATASETS)
+        return own or list(BUILTIN_DATASETS)
     chosen = set()
     for name in names:
-        begins = GROUPS.get(name) or [
+        begins = DATASET_GROUPS.get(name) or [
             row.name for row in rows if row.name == name or row.name.startswith(f"{name.removesuffix('_val')}_")
         ]
         if not begins:
@@ -88,77 +88,77 @@ def choose(names: Sequence[str], custom: Sequence[str]) -> "list[Folders]":
     return [row for row in rows if row.name in chosen or row in own]
 
 
-def convert_labels(wanted: "Sequence[Folders]", root: "Path", processes: int) -> list[str]:
+def convert_labels(wanted: "Sequence[DatasetSpec]", root: "Path", processes: int) -> list[str]:
     """Make train ids of what is there; the names of the sets where that did not work out."""
     from clouds.commands.convert_datasets import convert_folder
 
     failed, done = [], set()
-    for folders in wanted:
-        if folders.converter is None:
+    for spec in wanted:
+        if spec.converter is None:
             continue
-        labels = folders.places(root)[1].folder
+        labels = spec.patterns(root)[1].folder
         if not labels.is_dir():
             continue
-        home = folders.home(root)
+        home = spec.folder(root)
         # Cityscapes' splits are converted together.
-        gt_folder = labels.parent if folders.converter == "cityscapes" else labels
+        gt_folder = labels.parent if spec.converter == "cityscapes" else labels
         if gt_folder in done:
             continue
         done.add(gt_folder)
         try:
-            convert_folder(folders.converter, home, gt_dir=gt_folder.relative_to(home).as_posix(), processes=processes)
+            convert_folder(spec.converter, home, gt_dir=gt_folder.relative_to(home).as_posix(), processes=processes)
         except UserError as error:
             logger.error("%s", error)
-            failed.append(folders.name)
+            failed.append(spec.name)
     return failed
 
 
-def write_statistics(found: "Findings") -> None:
+def write_statistics(found: "CheckResult") -> None:
     """The class statistics that converters write, of a set that needs none."""
     from clouds.data.preparation.converters import write_class_statistics
 
-    folder = found.folders.statistics(found.root)
+    folder = found.spec.statistics_folder(found.root)
     if found.counts and all(file.is_relative_to(found.root) for file in found.counts):
         folder.mkdir(parents=True, exist_ok=True)
         write_class_statistics(folder, found.root, found.counts)
-        logger.info("%s: class statistics in %s", found.folders.name, folder)
+        logger.info("%s: class statistics in %s", found.spec.name, folder)
 
 
-def report(found: "Findings", *, show_all: bool) -> None:
+def report(found: "CheckResult", *, show_all: bool) -> None:
     """A line a problem."""
     for problem in found.problems[: None if show_all else SHOWN]:
         logger.error("%s", problem)
     if len(found.problems) > SHOWN and not show_all:
         more = len(found.problems) - SHOWN
-        logger.error("... and %d more of %s; --all-problems shows them.", more, found.folders.name)
+        logger.error("... and %d more of %s; --all-problems shows them.", more, found.spec.name)
 
 
-def summary(results: "Sequence[Findings]") -> str:
+def summary(results: "Sequence[CheckResult]") -> str:
     """A row a data set: pictures, pairs, sizes, state."""
     rows = [("data set", "images", "of", "used", "of", "height x width", "state")]
     for found in results:
-        folders = found.folders
+        spec = found.spec
         common = ", ".join(f"{h}x{w}: {count:,}" for (h, w), count in found.sizes.most_common(2))
         more = f", {len(found.sizes) - 2} more sizes" if len(found.sizes) > 2 else ""
         state = f"{len(found.problems)} problem(s)" if found.problems else "not there" if found.missing else "good"
-        size, downloaded = (f"{n:,}" if n else "?" for n in (folders.size, folders.downloaded or folders.size))
+        size, downloaded = (f"{n:,}" if n else "?" for n in (spec.num_pairs, spec.num_downloaded or spec.num_pairs))
         used = f"{len(found.records):,}"
-        rows.append((folders.name, f"{found.pictures:,}", downloaded, used, size, common + more or "-", state))
+        rows.append((spec.name, f"{found.num_images:,}", downloaded, used, size, common + more or "-", state))
     return aligned(rows)
 
 
-def class_tables(results: "Sequence[Findings]") -> list[str]:
+def class_tables(results: "Sequence[CheckResult]") -> list[str]:
     """For each list of classes a table of the sets that have it. A row a class: its share of the pixels in percent,
     with its train id; then the pixels without a class."""
     from clouds.data.classes import IGNORE_LABEL, short_name
 
     tables = []
-    for classes in dict.fromkeys(found.folders.classes for found in results):
-        sets = [found for found in results if found.folders.classes == classes and found.pixels.any()]
+    for classes in dict.fromkeys(found.spec.classes for found in results):
+        sets = [found for found in results if found.spec.classes == classes and found.pixels.any()]
         if not sets:
             continue
         names = {**{i: f"{i} {short_name(name)}" for i, name in enumerate(classes)}, IGNORE_LABEL: "255 ignored"}
-        rows = [("% of pixels", *(found.folders.name for found in sets))]
+        rows = [("% of pixels", *(found.spec.name for found in sets))]
         for train_id, name in names.items():
             shares = (100 * found.pixels[train_id] / max(1, found.pixels.sum()) for found in sets)
             rows.append((name, *(f"{share:.2f}" if share else "-" for share in shares)))

@@ -4,7 +4,7 @@ import functools
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -12,9 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from clouds.data.classes import IGNORE_LABEL
-from clouds.data.datasets.pairing import Record
 from clouds.errors import UserError
-from clouds.utils.images import readable
+from clouds.utils.images import explain_read_errors
 
 Kind = Literal["train_ids", "ids", "colors"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -41,7 +40,7 @@ class LabelEncoding:
         Raises:
             UserError: no such file, truncated or corrupt, not of this kind, or a value without a meaning.
         """
-        values = read_ids(path) if self.kind != "colors" else packed(read_colors(path))
+        values = read_ids(path) if self.kind != "colors" else pack_colors(read_colors(path))
         table = _table(self)
         outside = (values < 0) | (values >= len(table)) if values.dtype.kind == "i" else values >= len(table)
         if outside.any():
@@ -54,7 +53,7 @@ class LabelEncoding:
     def _unknown(self, path: str, values: npt.NDArray[np.integer]) -> UserError:
         found, counts = np.unique(values, return_counts=True)
         most = np.argsort(-counts, kind="stable")[:3]
-        listed = ", ".join(f"{named(self.kind, int(found[i]))} on {counts[i]} pixels" for i in most)
+        listed = ", ".join(f"{format_value(self.kind, int(found[i]))} on {counts[i]} pixels" for i in most)
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         what = "colour" if self.kind == "colors" else "id"
         return UserError(
@@ -63,7 +62,7 @@ class LabelEncoding:
         )
 
 
-def read_train_ids(record: Record, num_classes: int) -> npt.NDArray[np.uint8]:
+def read_train_ids(record: dict[str, Any], num_classes: int) -> npt.NDArray[np.uint8]:
     """The label map of a record, decoded where it has a `label_encoding`: (H, W) uint8, 0..C-1 or 255.
 
     Raises:
@@ -81,12 +80,12 @@ def read_train_ids(record: Record, num_classes: int) -> npt.NDArray[np.uint8]:
     return label
 
 
-def named(kind: Kind, value: int) -> str:
+def format_value(kind: Kind, value: int) -> str:
     """A value as a person writes it."""
     return str((value >> 16, value >> 8 & 255, value & 255)) if kind == "colors" else str(value)
 
 
-def packed(colors: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+def pack_colors(colors: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     """(H, W, 3) RGB to (H, W) values 65536 R + 256 G + B."""
     wide = colors.astype(np.int32)
     value: npt.NDArray[np.int32] = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
@@ -133,7 +132,7 @@ def read_ids(path: str) -> npt.NDArray[np.integer]:
     Raises:
         UserError: no such file, truncated or corrupt, or more than one channel.
     """
-    with readable(path, "label map"), Image.open(path) as file:
+    with explain_read_errors(path, "label map"), Image.open(path) as file:
         mode, label = file.mode, np.asarray(file)
     if label.ndim != 2:
         raise UserError(
@@ -149,7 +148,7 @@ def read_colors(path: str) -> npt.NDArray[np.uint8]:
     Raises:
         UserError: no such file, truncated or corrupt, or a picture of one channel.
     """
-    with readable(path, "label map"), Image.open(path) as file:
+    with explain_read_errors(path, "label map"), Image.open(path) as file:
         mode = file.mode
         label = np.asarray(file.convert("RGB"))
     if mode not in ("RGB", "RGBA", "P"):
@@ -166,7 +165,7 @@ def read_red_ids(path: str) -> npt.NDArray[np.integer]:
     Raises:
         UserError: no such file, truncated or corrupt, or another kind of picture.
     """
-    with readable(path, "label map"):
+    with explain_read_errors(path, "label map"):
         data = Path(path).read_bytes()
         with Image.open(io.BytesIO(data)) as file:
             file.verify()  # OpenCV, which reads 16-bit colours where Pillow does not, overlooks damage

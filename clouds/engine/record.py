@@ -27,7 +27,7 @@ import clouds
 from clouds import d2
 from clouds.d2 import CfgNode, comm
 from clouds.errors import UserError
-from clouds.utils.atomic import atomic_file
+from clouds.utils.atomic import write_atomically
 
 PACKAGES = (
     *("torch", "torchvision", "open_clip_torch", "timm", "fvcore", "iopath", "numpy", "scipy"),
@@ -72,8 +72,8 @@ def write_record(output: Path, cfg: CfgNode, args: argparse.Namespace, kind: Kin
     code, changes = git_state()
     if changes:
         code["diff"] = diff
-        _write(output / diff, changes)
-    _write(output / config, cfg.dump().encode())
+        write_atomically(output / diff, changes)
+    write_atomically(output / config, cfg.dump().encode())
     entry: Entry = {
         "kind": kind.value,
         "training": _training(entries, kind),
@@ -89,7 +89,9 @@ def write_record(output: Path, cfg: CfgNode, args: argparse.Namespace, kind: Kin
         "machine": machine(),
     }
     entries.append(entry)
-    _write(output / "run.json", (json.dumps(entries, indent=2, default=str, ensure_ascii=False) + "\n").encode())
+    write_atomically(
+        output / "run.json", (json.dumps(entries, indent=2, default=str, ensure_ascii=False) + "\n").encode()
+    )
     return entry
 
 
@@ -185,8 +187,3 @@ def _keep(output: Path, name: str, entries: list[Entry]) -> None:
             entry["config"] = kept
         else:
             entry["code"]["diff"] = kept
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_file(path) as part_file:
-        part_file.write_bytes(content)

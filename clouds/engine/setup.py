@@ -13,8 +13,8 @@ import torch
 
 from clouds.config import load_config
 from clouds.d2 import CfgNode, comm, setup_logger
-from clouds.data.datasets.catalog import named, register_datasets
-from clouds.data.preparation.check import first_broken
+from clouds.data.datasets.catalog import dataset_names, register_datasets
+from clouds.data.preparation.check import describe_first_problem
 from clouds.engine.launch import failure_elsewhere
 from clouds.engine.record import Kind, code_version, write_record
 from clouds.engine.writers import check_wandb
@@ -88,12 +88,12 @@ def refuse_broken_sets(cfg: CfgNode) -> None:
     """`UserError` if a data set of the config is damaged or not whole; all processes call this together.
 
     Of the sets of the table and of YAML files every file is read, once: see
-    `clouds.data.preparation.check.problems_of`.
+    `clouds.data.preparation.check.find_problems`.
     """
     problem = ""
     if comm.is_main_process():
-        names = [*named(cfg.DATASETS.TRAIN), *named(cfg.DATASETS.TEST)]
-        problem = first_broken(names, cfg.DATASETS.CUSTOM, processes=os.cpu_count() or 1)
+        names = [*dataset_names(cfg.DATASETS.TRAIN), *dataset_names(cfg.DATASETS.TEST)]
+        problem = describe_first_problem(names, cfg.DATASETS.CUSTOM, processes=os.cpu_count() or 1)
     problem = comm.all_gather(problem)[0]
     if problem:
         raise UserError(f"{problem}, or train all the same with --force.")

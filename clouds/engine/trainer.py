@@ -26,7 +26,7 @@ from clouds.d2 import (
     inference_on_dataset,
 )
 from clouds.data.classes import SYNTHIA_MEANS
-from clouds.data.datasets.catalog import named
+from clouds.data.datasets.catalog import dataset_names
 from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
@@ -266,7 +266,7 @@ class Trainer(TrainerBase):
             dataset_name,
             boundary=cfg.TEST.BOUNDARY_IOU,
             label_folder=labels if cfg.MODEL.SAVE_PSEUDO_LABELS else None,
-            subsets=SYNTHIA_MEANS if "synthia" in named(cfg.DATASETS.TRAIN) else None,
+            subsets=SYNTHIA_MEANS if "synthia" in dataset_names(cfg.DATASETS.TRAIN) else None,
         )
 
     @classmethod

@@ -15,9 +15,7 @@ What the servers take, and how sure that is:
 import io
 import json
 import re
-import struct
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -30,16 +28,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from clouds.data.classes import CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
-from clouds.data.datasets.builtin import Folders
+from clouds.data.datasets.spec import DatasetSpec
 from clouds.errors import UserError
-from clouds.utils.atomic import atomic_file
-from clouds.utils.images import PNG_END
+from clouds.utils.atomic import atomic_file, write_atomically
+from clouds.utils.images import DECODE_ERRORS, image_size, is_truncated_png
 
 Size = tuple[int, int]
 """(width, height), as Pillow has it."""
-
-# What Pillow raises on damaged files.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class Benchmark:
     """What one server wants, and where the images lie."""
 
     title: str
-    sets: Callable[[str], tuple[Folders, ...]]
+    sets: Callable[[str], tuple[DatasetSpec, ...]]
     """Where the images of a split lie; no label maps are looked for."""
     stem: re.Pattern[str]
     """What all names of its images are like, without the ending; the server finds a prediction by that."""
@@ -65,16 +60,16 @@ class Benchmark:
     """Where to go with the zip."""
 
 
-def _cityscapes(split: str) -> tuple[Folders, ...]:
+def _cityscapes(split: str) -> tuple[DatasetSpec, ...]:
     places = ("leftImg8bit", "leftImg8bit_trainvaltest/leftImg8bit")
     images = tuple(f"cityscapes/{place}/{split}/*_leftImg8bit.png" for place in places)
-    return (Folders(f"cityscapes_{split}", images, ()),)
+    return (DatasetSpec(f"cityscapes_{split}", images, ()),)
 
 
-def _acdc(split: str) -> tuple[Folders, ...]:
+def _acdc(split: str) -> tuple[DatasetSpec, ...]:
     places = ("rgb_anon", "rgb_anon_trainvaltest/rgb_anon")
     return tuple(
-        Folders(
+        DatasetSpec(
             f"acdc_{weather}_{split}", tuple(f"acdc/{place}/{weather}/{split}/*_rgb_anon.png" for place in places), ()
         )
         for weather in ("night", "rain", "snow", "fog")
@@ -122,8 +117,8 @@ def find_images(benchmark: Benchmark, split: str, root: Path) -> dict[str, Path]
             another, or the test split is not complete.
     """
     found: dict[str, Path] = {}
-    for folders in benchmark.sets(split):
-        for record in folders.load(root):
+    for spec in benchmark.sets(split):
+        for record in spec.load(root):
             stem, path = record["image_id"], Path(record["file_name"])
             if not benchmark.stem.fullmatch(stem):
                 raise UserError(
@@ -157,8 +152,7 @@ def keep_origin(note: Path, origin: Mapping[str, Any], folder: Path) -> None:
     """
     text = json.dumps(dict(origin), indent=2)
     if not folder.is_dir() or not any(folder.iterdir()):
-        with atomic_file(note) as part:
-            part.write_text(text, encoding="utf-8")
+        write_atomically(note, text)
         return
     mine = json.loads(text)  # as it is read: tuples become lists
     try:
@@ -193,22 +187,9 @@ def write_labels(path: Path, labels: npt.NDArray[np.uint8], ids: tuple[int, ...]
 def is_whole(path: Path, image: Path, ids: tuple[int, ...]) -> bool:
     """Whether the prediction for `image` in `path` is there and as the server wants it."""
     try:
-        return fault_of(path.read_bytes(), size_of(image), ids) is None
+        return fault_of(path.read_bytes(), image_size(str(image)), ids) is None
     except (OSError, UserError):
         return False
-
-
-def size_of(image: Path) -> Size:
-    """Of a picture, from its first bytes.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        with Image.open(image) as picture:
-            return picture.size
-    except _DAMAGED as error:
-        raise UserError(f"The image {image} cannot be read ({error}): copy or download it again.") from error
 
 
 def fault_of(content: bytes, size: Size, ids: tuple[int, ...]) -> str | None:
@@ -222,11 +203,11 @@ def fault_of(content: bytes, size: Size, ids: tuple[int, ...]) -> str | None:
     try:
         with Image.open(io.BytesIO(content)) as picture:
             kind, mode, found = picture.format, picture.mode, np.asarray(picture)
-    except _DAMAGED as error:
+    except DECODE_ERRORS as error:
         return f"is damaged ({error})"
     if kind != "PNG" or mode != "L":
         return f"is a {kind} with the channels {mode}, not a PNG of one 8-bit channel"
-    if not content.endswith(PNG_END):
+    if is_truncated_png(content):
         return "is damaged (its end is missing)"
     if found.shape[::-1] != size:
         return f"is {found.shape[1]}x{found.shape[0]} (width x height), but its image {size[0]}x{size[1]}"
@@ -280,7 +261,7 @@ def check_archive(path: Path, benchmark: Benchmark, images: Iterable[tuple[str, 
                 entry = f"{benchmark.folder}{name}"
                 if (count := rest.pop(entry, 0)) != 1:
                     raise UserError(f"{what} has {count} files {entry}, where one is wanted.")
-                if fault := fault_of(archive.read(entry), size_of(image), benchmark.ids):
+                if fault := fault_of(archive.read(entry), image_size(str(image)), benchmark.ids):
                     raise UserError(f"{what} is not fit to be handed in: {entry} {fault}.")
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{what} cannot be read ({error}).") from error

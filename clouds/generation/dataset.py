@@ -30,15 +30,14 @@ from PIL import Image, PngImagePlugin
 from clouds.errors import UserError
 from clouds.generation.card import card
 from clouds.generation.plan import file_name
-from clouds.utils.atomic import atomic_file
-from clouds.utils.images import PNG_END
+from clouds.utils.atomic import write_atomically
+from clouds.utils.images import DECODE_ERRORS, is_truncated_png
+from clouds.utils.jsonl import Row, read_rows, write_rows
 
 logger = logging.getLogger(__name__)
 
 CHUNK = "clouds"  # keyword of the PNG text chunk
 STALE = 600  # seconds; no image takes that long to write, so an older .part file is a dead process's
-
-Row = dict[str, Any]
 
 
 class GeneratedSet:
@@ -80,7 +79,7 @@ class GeneratedSet:
                 )
             else:
                 self._write_json({"settings": dict(settings), "prompts": prompts, "licence": licence, "runs": []})
-        self._known = {row["file_name"]: row for row in read_rows(self.manifest_file)}
+        self._known = {row["file_name"]: row for row in read_manifest(self.manifest_file)}
         for stray in self.images.glob("*.part"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - stray.stat().st_mtime > STALE:
@@ -116,8 +115,8 @@ class GeneratedSet:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunk)
         path = self.images / file_name(record["index"], record["prompt_index"])
-        with _told(path), atomic_file(path) as part:
-            part.write_bytes(buffer.getvalue())
+        with _told(path):
+            write_atomically(path, buffer.getvalue())
         row = self._as_row(path, buffer.getvalue(), record)
         self._known[row["file_name"]] = row
         return row
@@ -129,7 +128,7 @@ class GeneratedSet:
 
     def rejected(self) -> dict[tuple[int, int], Row]:
         """What was painted and not taken, by (index, attempt)."""
-        return {(row["index"], row["attempt"]): row for row in read_rows(self.rejected_file)}
+        return {(row["index"], row["attempt"]): row for row in read_manifest(self.rejected_file)}
 
     def reject(self, rows: Iterable[Row]) -> None:
         """Add to the list of what was not taken; call it without the lock."""
@@ -153,8 +152,9 @@ class GeneratedSet:
             content = self.description()
             content["runs"].append(dict(run))
             self._write_json(content)
-            with _told(self.folder), atomic_file(self.folder / "README.md") as part:
-                part.write_text(card(self.folder.name, content, rows, list(self.rejected().values())), encoding="utf-8")
+            with _told(self.folder):
+                text = card(self.folder.name, content, rows, list(self.rejected().values()))
+                write_atomically(self.folder / "README.md", text)
         return len(rows)
 
     def all_rows(self) -> list[Row]:
@@ -206,49 +206,34 @@ class GeneratedSet:
             )
 
     def _write_json(self, content: dict[str, Any]) -> None:
-        with _told(self.description_file), atomic_file(self.description_file) as part:
-            part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        with _told(self.description_file):
+            write_atomically(self.description_file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def _write_rows(self, path: Path, rows: list[Row]) -> None:
-        with _told(path), atomic_file(path) as part:
-            part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        with _told(path):
+            write_rows(path, rows)
 
 
 def read_record(data: bytes) -> Row | None:
     """The record in the bytes of an image; None where the image is damaged or has no record."""
-    # PIL is content with a file that ends after its last pixel.
-    if not data.endswith(PNG_END):
+    if is_truncated_png(data):
         return None
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             record = json.loads(image.info[CHUNK])
-    # What PIL raises for pixels and chunks that are cut off or garbled, and json for a record that is.
-    except (OSError, SyntaxError, ValueError, KeyError, EOFError):
+    except (*DECODE_ERRORS, KeyError):
         return None
     return record if isinstance(record, dict) and {"index", "prompt_index"} <= record.keys() else None
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The objects of a JSON-lines file; empty where there is none.
+def read_manifest(path: Path) -> list[Row]:
+    """Return the rows of a `manifest.jsonl` or `rejected.jsonl`; an empty list if there is no such file.
 
     Raises:
-        UserError: a line is no JSON object.
+        UserError: a line is not a JSON object.
     """
-    if not path.is_file():
-        return []
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{path} is damaged in line {number}; delete it, and the next run makes it from the images."
-            )
-        rows.append(row)
-    return rows
+    return read_rows(path, "delete it, and the next run makes it from the images")
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from clouds.errors import UserError
-from clouds.generation.dataset import read_description, read_record, read_rows
+from clouds.generation.dataset import read_description, read_manifest, read_record
 from clouds.utils.atomic import atomic_file
+from clouds.utils.images import DECODE_ERRORS, IMAGE_SUFFIXES
 
 SHEET = "contact_sheet.jpg"
 _NAME = re.compile(r"im_(\d+)_p(\d+)$")
@@ -45,8 +46,8 @@ def report(folder: Path) -> str:
     pictures, damaged = _look(folder)
     if not pictures:
         raise UserError(f"There is no readable image in {folder / 'images'}; see that --folder names a generated set.")
-    rows = read_rows(folder / "manifest.jsonl")
-    rejected = read_rows(folder / "rejected.jsonl")
+    rows = read_manifest(folder / "manifest.jsonl")
+    rejected = read_manifest(folder / "rejected.jsonl")
     described = (folder / "dataset.json").is_file()
     prompts: list[str] = read_description(folder / "dataset.json")["prompts"] if described else []
     sizes = Counter(picture.size for picture in pictures)
@@ -68,7 +69,7 @@ def report(folder: Path) -> str:
 
 def _look(folder: Path) -> tuple[list[_Picture], list[tuple[Path, str]]]:
     """The images sorted by index, decoded to the last pixel, and those that cannot be."""
-    files = sorted(file for file in (folder / "images").rglob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    files = sorted(file for file in (folder / "images").rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     pictures, damaged = [], []
     for path in tqdm(files, unit="image", desc="reading", disable=not files):
         data = path.read_bytes()
@@ -76,7 +77,7 @@ def _look(folder: Path) -> tuple[list[_Picture], list[tuple[Path, str]]]:
             with Image.open(path) as image:
                 image.load()
                 size = image.size
-        except (OSError, SyntaxError, ValueError) as error:
+        except DECODE_ERRORS as error:
             damaged.append((path, str(error).replace(str(path), path.name)))
             continue
         record = read_record(data) if b"clouds" in data[:4096] else None

@@ -1,1 +1,1 @@
-"""Small tools that know nothing of segmentation: files, images, processes."""
+"""General helpers, unaware of segmentation: files, images, JSON lines, digests, processes."""

@@ -1,4 +1,4 @@
-"""Writing files atomically."""
+"""Atomic writing: a file is complete or as it was before, even if the process is killed."""
 
 import contextlib
 import os
@@ -8,14 +8,24 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """The name of a file beside `path` to write to; at the end it takes the place of `path`, unless writing failed.
+    """Yield a temporary path beside `path` to write to; it replaces `path` at the end, unless an exception is raised.
 
-    A process that is killed leaves a stray `.part` file, never half a file under a name that is read.
+    A process that is killed leaves a stray `.part` file, never an incomplete file under the final name.
     """
-    # The number keeps processes that write the same file apart.
+    # The process id keeps processes that write the same file apart.
     part_file = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         yield part_file
         part_file.replace(path)
     finally:
         part_file.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a whole file atomically; text is encoded as UTF-8.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with atomic_file(path) as part_file:
+        part_file.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -1,13 +1,23 @@
-"""Digests of files and folders."""
+"""SHA-256 digests of files and folders."""
 
 import hashlib
 from pathlib import Path
 
 
-def model_digest(folder: Path) -> str:
-    """The sha256, hexadecimal, of all files of a model's folder and their names.
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 digest of a file's content, 64 hexadecimal digits.
 
-    Hidden files do not count, nor what is about the model and not of it, such as its card and pictures: it may change.
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def model_digest(folder: Path) -> str:
+    """Return the SHA-256 digest of all files of a model's folder and their names, 64 hexadecimal digits.
+
+    Hidden files, Markdown files and images are left out: a model card may change without changing the model.
     """
     digest = hashlib.sha256()
     files = (file for file in folder.rglob("*") if file.is_file() and file.suffix not in (".md", ".png", ".jpg"))
@@ -15,6 +25,5 @@ def model_digest(folder: Path) -> str:
         if any(part.startswith(".") for part in file.relative_to(folder).parts):
             continue
         digest.update(file.relative_to(folder).as_posix().encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(file_sha256(file)))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""One function over many files: in several processes where there are any, with a progress bar."""
+"""Process pools: one function applied to many items, with a progress bar."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,24 +12,32 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def each(
-    function: Callable[[Item], Result], items: Sequence[Item], *, processes: int = 1, title: str | None = None
+def parallel_map(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    processes: int = 1,
+    title: str | None = None,
+    unit: str = "image",
+    chunk_size: int = 8,
 ) -> Iterator[tuple[Item, Result]]:
-    """Every item with what `function` makes of it, in order.
+    """Yield each item with the function's result, in order.
 
     Args:
-        function: of a module, or a partial of one, so that it can be sent to other processes.
-        items: to be sent likewise.
-        processes: how many work at a time; with one the work is done right here.
-        title: of the progress bar.
+        function: picklable, for example a function of a module or a `functools.partial` of one.
+        items: picklable arguments.
+        processes: number of worker processes; with 1, the calling process does the work.
+        title: text before the progress bar.
+        unit: name of an item in the progress bar.
+        chunk_size: number of items sent to a worker at a time.
     """
-    with tqdm(total=len(items), unit="image", desc=title, disable=not items) as bar:
+    with tqdm(total=len(items), unit=unit, desc=title, disable=not items) as bar:
         if processes > 1 and len(items) > 1:
-            # Spawned, not forked: OpenCV's threads do not survive a fork.
+            # Spawned, not forked: threads of OpenCV and torch, and their locks, do not survive a fork.
             with ProcessPoolExecutor(
                 processes, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
             ) as pool:
-                for item, result in zip(items, pool.map(function, items, chunksize=8), strict=True):
+                for item, result in zip(items, pool.map(function, items, chunksize=chunk_size), strict=True):
                     bar.update()
                     yield item, result
         else:

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds.data.datasets.builtin import DATASETS
-from tests.data_pipeline.conftest import label_map, save, smooth_image
-from tests.data_pipeline.official import blocks, cityscapes_polygons, palette_png, synthia_png
+from clouds.data.datasets.builtin import BUILTIN_DATASETS
+from tests.data.conftest import label_map, save, smooth_image
+from tests.data.official import blocks, cityscapes_polygons, palette_png, synthia_png
 from tests.engine.test_published_configs import run
 from tests.test_cli import ROOT, script
 
 prepare = script("tools/prepare_datasets.py")
 SIZE = (40, 64)
 COUNT = 2
-COMPLETE = {folders.name: folders.size for folders in DATASETS}
+COMPLETE = {folders.name: folders.num_pairs for folders in BUILTIN_DATASETS}
 
 
 def write_gta5(root: Path) -> None:
@@ -100,7 +100,7 @@ def told(caplog: pytest.LogCaptureFixture) -> str:
 def rows(table: str) -> dict[str, list[str]]:
     """The rows of the first table, by data set."""
     lines = table.partition("state\n")[2].splitlines()[1:]
-    return {line.split()[0]: re.split(r"\s{2,}", line)[1:] for line in lines[: len(DATASETS)]}
+    return {line.split()[0]: re.split(r"\s{2,}", line)[1:] for line in lines[: len(BUILTIN_DATASETS)]}
 
 
 def test_one_command_prepares_and_checks_all(downloads: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -113,7 +113,7 @@ def test_one_command_prepares_and_checks_all(downloads: Path, caplog: pytest.Log
     assert "gta5  " in said
     assert "24,966" in said
     problems = [line for line in said.splitlines() if "the complete set has" in line]
-    assert len(problems) == len(DATASETS)
+    assert len(problems) == len(BUILTIN_DATASETS)
     # A share of the pixels for every class that the label maps have.
     (sky,) = (line for line in said.splitlines() if line.startswith("10 sky"))
     assert all(re.fullmatch(r"\d+\.\d\d|-", cell) for cell in sky.split()[2:])

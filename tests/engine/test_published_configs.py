@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from clouds.engine.trainer import Trainer
-from tests.data_pipeline.conftest import label_map, save, smooth_image
-from tests.data_pipeline.test_catalog import PAIRS
+from tests.data.conftest import label_map, save, smooth_image
+from tests.data.datasets.test_catalog import PAIRS
 from tests.engine.joint import BoxSam
 from tests.parity import golden
 from tests.test_cli import ROOT, train_net

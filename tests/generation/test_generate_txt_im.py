@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds.generation.dataset import read_rows
+from clouds.generation.dataset import read_manifest
 from tests.test_cli import script, sentence  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ def apart(one: Path, other: Path) -> int:
 
 
 def rows(folder: Path) -> list[dict[str, object]]:
-    return read_rows(folder / "manifest.jsonl")
+    return read_manifest(folder / "manifest.jsonl")
 
 
 @pytest.mark.parametrize("model", ["stable_diffusion", "sdxl"])
@@ -83,7 +83,7 @@ def test_gate_and_statistics(
     clip = ["--clip", str(ROOT / "projects/minicity/weights/clip"), "--clip-weights", ""]
     gated = flags("gated", "--num-images", "4", "--min-similarity", "0.0", "--attempts", "2", *clip)
     assert command.main(gated) == 0
-    kept, rejected = rows(folder), read_rows(folder / "rejected.jsonl")
+    kept, rejected = rows(folder), read_manifest(folder / "rejected.jsonl")
     assert all(row["similarity"] >= 0 for row in kept)
     assert all(row["similarity"] < 0 for row in rejected if "similarity" in row["reason"])
     assert {row["index"] for row in kept} | {row["index"] for row in rejected} == {0, 1, 2, 3}
@@ -94,7 +94,7 @@ def test_gate_and_statistics(
     assert command.main(flags("bare", "--num-images", "2", "--gate", "--min-contrast", "127", "--attempts", "2")) == 0
     bare = tmp_path / "stable_diffusion" / "bare"
     assert rows(bare) == []
-    assert [row["attempt"] for row in read_rows(bare / "rejected.jsonl")] == [0, 1, 0, 1]
+    assert [row["attempt"] for row in read_manifest(bare / "rejected.jsonl")] == [0, 1, 0, 1]
     if kept:
         assert command.main(["--folder", "gated", "--output-root", str(tmp_path), "--stats"]) == 0
         assert f"{len(kept)} images" in capsys.readouterr().out

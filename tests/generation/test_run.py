@@ -12,7 +12,7 @@ import pytest
 
 from clouds.errors import UserError
 from clouds.generation.card import card
-from clouds.generation.dataset import STALE, GeneratedSet, read_record, read_rows
+from clouds.generation.dataset import STALE, GeneratedSet, read_manifest, read_record
 from clouds.generation.gate import Verdict, difference_hash
 from clouds.generation.painter import Painted
 from clouds.generation.plan import World, blocks, image_seed
@@ -58,7 +58,7 @@ def test_files_and_manifest(tmp_path: Path) -> None:
     target = run(tmp_path / "set", images=4, batch=3)
     names = ["im_0_p0.png", "im_1_p1.png", "im_2_p2.png", "im_3_p0.png"]
     assert sorted(path.name for path in target.images.iterdir()) == names
-    rows = read_rows(target.manifest_file)
+    rows = read_manifest(target.manifest_file)
     assert [row["file_name"] for row in rows] == [f"images/{name}" for name in names]
     assert [row["prompt"] for row in rows] == [*PROMPTS, PROMPTS[0]]
     assert [row["batch"] for row in rows] == [[0, 1, 2]] * 3 + [[3]]
@@ -134,7 +134,7 @@ def test_what_a_killed_process_leaves(tmp_path: Path) -> None:
     for stray in (old, young):
         stray.write_bytes(b"half")
     os.utime(old, (time.time() - STALE - 1,) * 2)
-    assert len(read_rows(run(tmp_path / "set").manifest_file)) == 10
+    assert len(read_manifest(run(tmp_path / "set").manifest_file)) == 10
     assert not old.exists()
     assert young.exists()  # another process may be writing it
 
@@ -146,7 +146,7 @@ def reject_first(images: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[str]
 
 def test_rejected_images_are_painted_with_the_next_seed(tmp_path: Path) -> None:
     target = run(tmp_path / "set", judge=reject_first, attempts=20)
-    rows, rejected = read_rows(target.manifest_file), read_rows(target.rejected_file)
+    rows, rejected = read_manifest(target.manifest_file), read_manifest(target.rejected_file)
     assert [row["index"] for row in rows] == list(range(10))
     assert {row["reason"] for row in rejected} == {"bright"}
     assert len(rejected) > 2
@@ -159,7 +159,7 @@ def test_rejected_images_are_painted_with_the_next_seed(tmp_path: Path) -> None:
     for rank in (1, 0):
         other = run(tmp_path / "ranks", judge=reject_first, attempts=20, world=World(rank, 2))
     assert contents(other) == contents(target)
-    assert read_rows(other.rejected_file) == rejected
+    assert read_manifest(other.rejected_file) == rejected
     (target.images / "im_4_p1.png").unlink()
     assert contents(run(tmp_path / "set", judge=reject_first, attempts=20)) == contents(other)
     again = begin(tmp_path / "again")
@@ -183,8 +183,8 @@ def test_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
     for _ in range(2):
         target = run(tmp_path / "set", judge=never, attempts=3, paint=counted)
-        assert [row["index"] for row in read_rows(target.manifest_file)] == [0, 2, 3, 5, 6, 8, 9]
-        assert len(read_rows(target.rejected_file)) == 9
+        assert [row["index"] for row in read_manifest(target.manifest_file)] == [0, 2, 3, 5, 6, 8, 9]
+        assert len(read_manifest(target.rejected_file)) == 9
     assert "were rejected 3 times and are left out" in caplog.text
     # In the blocks 0-3, 4-7, 8-9 the images 1, 4 and 7 are rejected; the second run paints nothing.
     assert calls == [4, 1, 1, 4, 2, 2, 2]
@@ -196,8 +196,11 @@ def test_the_safety_checker_needs_no_gate(tmp_path: Path) -> None:
         return [Painted(p.pixels, seed in first) for p, seed in zip(paint(prompts, seeds), seeds, strict=True)]
 
     target = run(tmp_path / "set", images=4, paint=offended)
-    assert [(row["index"], row["reason"]) for row in read_rows(target.rejected_file)] == [(1, FLAGGED), (2, FLAGGED)]
-    assert [row["attempt"] for row in read_rows(target.manifest_file)] == [0, 1, 1, 0]
+    assert [(row["index"], row["reason"]) for row in read_manifest(target.rejected_file)] == [
+        (1, FLAGGED),
+        (2, FLAGGED),
+    ]
+    assert [row["attempt"] for row in read_manifest(target.manifest_file)] == [0, 1, 1, 0]
 
 
 def test_near_duplicates_are_painted_again(tmp_path: Path) -> None:
@@ -208,10 +211,10 @@ def test_near_duplicates_are_painted_again(tmp_path: Path) -> None:
         return [one if seed in twins else p for p, seed in zip(paint(prompts, seeds), seeds, strict=True)]
 
     one = run(tmp_path / "one", paint=twin, duplicate_distance=2)
-    rows = {row["index"]: row for row in read_rows(one.manifest_file)}
+    rows = {row["index"]: row for row in read_manifest(one.manifest_file)}
     assert sorted(rows) == list(range(10))
     assert [rows[index]["attempt"] for index in (2, 7, 9)] == [0, 2, 1]
-    reasons = {(row["index"], row["attempt"]): row["reason"] for row in read_rows(one.rejected_file)}
+    reasons = {(row["index"], row["attempt"]): row["reason"] for row in read_manifest(one.rejected_file)}
     assert reasons.keys() == {(7, 0), (7, 1), (9, 0)}
     assert reasons[9, 0] == "near-duplicate of image 2 (0 of 64 bits differ, more than 2 asked)"
     # Two processes, of which the first to end cannot know.

@@ -1,1 +1,1 @@
-"""Data sets: which there are and where their files lie."""
+"""Data sets: the catalog, built-in, custom and generated sets, and the pairing of their files."""

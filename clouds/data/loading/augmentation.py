@@ -126,7 +126,7 @@ def _convert(image: UInt8Array, code: int) -> UInt8Array:
     return np.asarray(cv2.cvtColor(image, code), dtype=np.uint8)
 
 
-class Wanted(NamedTuple):
+class RequiredClass(NamedTuple):
     """What a crop should show: so many pixels of a class."""
 
     label: int
@@ -153,7 +153,7 @@ class TrainAugmentation:
     flip: bool = False
 
     def __call__(
-        self, image: Image.Image, label: UInt8Array, rng: np.random.Generator, wanted: Wanted | None = None
+        self, image: Image.Image, label: UInt8Array, rng: np.random.Generator, wanted: RequiredClass | None = None
     ) -> tuple[UInt8Array, UInt8Array]:
         """RGB picture and (H, W) uint8 labels of the same size -> (h, w, 3) and (h, w) uint8.
 

@@ -14,7 +14,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clouds.d2 import CfgNode, comm
-from clouds.data.datasets.catalog import Record, load_dataset, named
+from clouds.data.datasets.catalog import dataset_names, load_dataset
+from clouds.data.datasets.record import Record, is_generated
 from clouds.data.loading.mappers import TestMapper, TrainMapper
 from clouds.data.loading.rare_classes import RareClasses, rare_classes, read_statistics
 from clouds.data.loading.samplers import TrainingSampler, WeightedTrainingSampler, contiguous_share
@@ -52,7 +53,7 @@ class _TrainSamples(Dataset[Record | _Failure]):
     def __getitem__(self, key: tuple[int, int]) -> Record | _Failure:
         draw, index = key
         record = self.records[index]
-        if self.rare is not None and not _is_generated(record):
+        if self.rare is not None and not is_generated(record):
             # The 5 keeps this stream apart from the others of the draw.
             index, rare_class = self.rare.choose(np.random.default_rng([self.seed, draw, 5]))
             record = {**self.records[index], "rare_class": rare_class}
@@ -200,14 +201,14 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         UserError: an unknown or incomplete data set, an unknown sampler or factors it cannot work with, generated
             pictures without self-training, or a batch that the processes cannot share.
     """
-    names = named(cfg.DATASETS.TRAIN)
+    names = dataset_names(cfg.DATASETS.TRAIN)
     if not names:
         raise UserError("DATASETS.TRAIN is empty: name at least one data set to train on.")
     parts = [load_dataset(name) for name in names]
     for name, part in zip(names, parts, strict=True):
         logger.info("%s: %d training images", name, len(part))
     records = [record for part in parts for record in part]
-    _check_self_training(cfg, [name for name, part in zip(names, parts, strict=True) if any(map(_is_generated, part))])
+    _check_self_training(cfg, [name for name, part in zip(names, parts, strict=True) if any(map(is_generated, part))])
     return TrainLoader(
         records,
         TrainMapper(cfg),
@@ -236,10 +237,6 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> TestLoader:
     )
 
 
-def _is_generated(record: Record) -> bool:
-    return bool(record.get("is_generated", False))
-
-
 def _check_self_training(cfg: CfgNode, generated: list[str]) -> None:
     """Generated pictures have no labels but the teacher's; `generated`: names of the training sets that have some."""
     teaches = cfg.MODEL.CLOUDS.SAM.MINIBATCH
@@ -260,7 +257,7 @@ def _repeat_factors(cfg: CfgNode, records: Sequence[Record]) -> list[float] | No
     sampler = cfg.DATALOADER.SAMPLER_TRAIN
     if sampler not in SAMPLERS:
         raise UserError(f"DATALOADER.SAMPLER_TRAIN is {sampler!r}; it must be {' or '.join(SAMPLERS)}.")
-    num_generated = sum(map(_is_generated, records))
+    num_generated = sum(map(is_generated, records))
     weighted = sampler != "TrainingSampler"
     source, target = (cfg.DATASETS.SOURCE_FACTOR, cfg.DATASETS.TARGET_FACTOR) if weighted else (1.0, 1.0)
     for key, factor in (("SOURCE_FACTOR", source), ("TARGET_FACTOR", target)):
@@ -269,7 +266,7 @@ def _repeat_factors(cfg: CfgNode, records: Sequence[Record]) -> list[float] | No
                 f"DATASETS.{key} is {factor}; it must be a number above 0: leave a set out of "
                 "DATASETS.TRAIN to train without it."
             )
-    factors = [target if _is_generated(record) else source for record in records]
+    factors = [target if is_generated(record) else source for record in records]
     if max(factors) < 1:
         raise UserError(
             f"DATASETS.SOURCE_FACTOR is {source} and TARGET_FACTOR {target}: one of those in use must be at least 1, "

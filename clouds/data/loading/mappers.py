@@ -12,11 +12,11 @@ from PIL import Image
 
 from clouds.d2 import CfgNode, Instances, configurable
 from clouds.data.classes import IGNORE_LABEL
-from clouds.data.datasets.pairing import Record
+from clouds.data.datasets.record import Record, is_generated
 from clouds.data.encoding import check_same_size, read_label, read_train_ids
 from clouds.data.loading.augmentation import (
+    RequiredClass,
     TrainAugmentation,
-    Wanted,
     Window,
     build_train_augmentation,
     resize_label_window,
@@ -77,7 +77,7 @@ class TrainMapper:
         Raises:
             UserError: a file is missing or damaged, the sizes differ, an id is unknown, or there is no label map.
         """
-        return self._generated(record, rng) if record.get("is_generated", False) else self._labelled(record, rng)
+        return self._generated(record, rng) if is_generated(record) else self._labelled(record, rng)
 
     def _labelled(self, record: Record, rng: np.random.Generator) -> Record:
         if "sem_seg_file_name" not in record:
@@ -88,7 +88,7 @@ class TrainMapper:
         image = read_image(record["file_name"])
         label = read_train_ids(record, self.num_classes)
         check_same_size(image, record["file_name"], label, record["sem_seg_file_name"])
-        wanted = Wanted(record["rare_class"], self.rare_pixels) if "rare_class" in record else None
+        wanted = RequiredClass(record["rare_class"], self.rare_pixels) if "rare_class" in record else None
         pixels, target = self.augmentation(image, label, rng, wanted)
         height, width = target.shape
         return {

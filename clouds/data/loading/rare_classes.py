@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from clouds.data.datasets.builtin import data_root
-from clouds.data.datasets.catalog import described
-from clouds.data.datasets.pairing import Record
+from clouds.data.datasets.catalog import dataset_specs
+from clouds.data.datasets.record import Record
+from clouds.data.datasets.spec import data_root
 from clouds.data.preparation.converters import Counts
 from clouds.errors import UserError
 
@@ -79,7 +79,7 @@ def read_statistics(parts: Mapping[str, Sequence[Record]], custom: Sequence[str]
         UserError: a set without statistics, or an image that is not in them.
     """
     root = data_root()
-    places = {folders.name: folders.statistics(root) / STATISTICS for folders in described(custom)}
+    places = {spec.name: spec.statistics_folder(root) / STATISTICS for spec in dataset_specs(custom)}
     counts, first = dict[int, Counts](), 0
     for name, records in parts.items():
         labelled = {

@@ -30,11 +30,11 @@ from clouds.data.classes import (
     lookup_table,
     mapillary_train_id,
 )
-from clouds.data.datasets.pairing import files_below
+from clouds.data.datasets.pairing import list_files
 from clouds.data.encoding import read_ids, read_label, read_red_ids
 from clouds.errors import UserError
-from clouds.utils.atomic import atomic_file
-from clouds.utils.processes import each
+from clouds.utils.atomic import write_atomically
+from clouds.utils.processes import parallel_map
 
 Ids = npt.NDArray[np.integer]
 Counts = dict[int, int]
@@ -195,7 +195,7 @@ def convert(
     """
     done = Conversion()
     work = partial(_convert_one, encoding, overwrite)
-    for (source, target), result in each(work, list(files.items()), processes=processes):
+    for (source, target), result in parallel_map(work, list(files.items()), processes=processes):
         if isinstance(result, str):
             done.problems[source] = result
         else:
@@ -234,8 +234,7 @@ def write_split_lists(folder: Path, gt_folder: Path, targets: Sequence[Path]) ->
         if rest:
             splits.setdefault(split, []).append("/".join(rest).removesuffix(TARGET).rpartition("_")[0])
     for split, names in splits.items():
-        with atomic_file(folder / f"{split}.txt") as part:
-            part.write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
+        write_atomically(folder / f"{split}.txt", "".join(f"{name}\n" for name in sorted(names)))
 
 
 def _convert_one(encoding: Encoding, overwrite: bool, pair: tuple[Path, Path]) -> _Result:
@@ -260,8 +259,7 @@ def _convert_one(encoding: Encoding, overwrite: bool, pair: tuple[Path, Path]) -
         label = np.asarray(cv2.LUT(source_ids, table), np.uint8)
         written, png = cv2.imencode(".png", label, _PNG)
         assert written, f"{source}: OpenCV could not encode a label map of {label.shape}"
-        with atomic_file(target) as part:
-            part.write_bytes(png.tobytes())
+        write_atomically(target, png.tobytes())
         return _as_counts(np.bincount(table, found, minlength=256).astype(np.int64)), True
     except UserError as error:
         return str(error)
@@ -293,12 +291,11 @@ def _numbered(folder: Path) -> dict[Path, Path]:
 
 def _files(folder: Path, ending: str) -> list[Path]:
     return (
-        sorted(Path(path) for path in files_below(folder.name, folder) if path.endswith(ending))
+        sorted(Path(path) for path in list_files(folder.name, folder) if path.endswith(ending))
         if folder.is_dir()
         else []
     )
 
 
 def _write_json(file: Path, content: Any) -> None:
-    with atomic_file(file) as part:
-        part.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    write_atomically(file, json.dumps(content, indent=2, ensure_ascii=False))

@@ -1,7 +1,6 @@
 """What happens around the training step: timing, schedule, evaluation, checkpoints, writers."""
 
 import datetime
-import json
 import logging
 import math
 import os
@@ -14,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from clouds.d2 import EventStorage, HookBase, comm
 from clouds.engine.checkpoint import Checkpointer
+from clouds.utils.jsonl import scan_lines
 
 logger = logging.getLogger(__name__)
 
@@ -217,21 +217,17 @@ def cut_record(path: Path, start: int) -> bool:
     """
     rows: list[tuple[int, int]] = []  # of the last training: iteration, where the line begins
     end = 0
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            try:
-                row = json.loads(line)
-                # Without a loss it is an evaluation before the first or after the last step, of the state left before.
-                iteration = int(row["iteration"]) - ("total_loss" not in row)
-            except (ValueError, KeyError, TypeError):
-                pass  # not a row of ours
-            else:
-                if rows and iteration < rows[-1][0]:
-                    rows.clear()
-                rows.append((iteration, end))
-            end += len(line)
+    for line in scan_lines(path):
+        if not line.is_complete:
+            break
+        end = line.end
+        if line.row is None or not isinstance(line.row.get("iteration"), int):
+            continue  # not a row of a training
+        # Without a loss it is an evaluation before the first or after the last step, of the state left before.
+        iteration = line.row["iteration"] - ("total_loss" not in line.row)
+        if rows and iteration < rows[-1][0]:
+            rows.clear()
+        rows.append((iteration, line.start))
     late = [offset for iteration, offset in rows if iteration >= start > 0]
     os.truncate(path, min([end, *late]))
     return any(iteration == start - 1 for iteration, _ in rows)

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from clouds.commands.convert_datasets import convert_folder
 from clouds.d2 import CfgNode
 from clouds.data.datasets.catalog import register_datasets
-from clouds.data.loading.augmentation import TrainAugmentation, Wanted
+from clouds.data.loading.augmentation import RequiredClass, TrainAugmentation
 from clouds.data.loading.loaders import build_train_loader
 from clouds.data.loading.rare_classes import rare_classes
 from clouds.errors import UserError
-from tests.data_pipeline.conftest import save, smooth_image, write_generated
-from tests.data_pipeline.official import palette_png
+from tests.data.conftest import save, smooth_image, write_generated
+from tests.data.official import palette_png
 
 # Pixels of five pictures by train id; class 18 is the rarest, class 5 nowhere often enough.
 COUNTS = {
@@ -70,14 +70,14 @@ def test_a_crop_is_drawn_again_until_it_shows_the_class() -> None:
     for seed in range(100):
         for wanted in (False, True):
             views = augmentation(
-                smooth_image(1, 80, 128), label, np.random.default_rng(seed), Wanted(7, 20) if wanted else None
+                smooth_image(1, 80, 128), label, np.random.default_rng(seed), RequiredClass(7, 20) if wanted else None
             )
             shown[wanted] += int((views[1] == 7).sum() >= 20)
     assert shown[False] < 20
     assert shown[True] > 4 * shown[False]
     # Where nothing is asked for the view is that of before.
     plain = augmentation(smooth_image(1, 80, 128), label, np.random.default_rng(3))
-    content = augmentation(smooth_image(1, 80, 128), label, np.random.default_rng(3), Wanted(0, 1))
+    content = augmentation(smooth_image(1, 80, 128), label, np.random.default_rng(3), RequiredClass(0, 1))
     np.testing.assert_array_equal(plain[0], content[0])
 
 

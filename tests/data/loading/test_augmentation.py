@@ -20,7 +20,7 @@ from clouds.data.loading.augmentation import (
     resize_window,
     scaled_size,
 )
-from tests.data_pipeline.conftest import label_map, smooth_image
+from tests.data.conftest import label_map, smooth_image
 
 sizes = st.tuples(st.integers(1, 300), st.integers(1, 300))
 

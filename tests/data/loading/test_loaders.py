@@ -15,7 +15,7 @@ from clouds.data.datasets.catalog import register, register_datasets
 from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from clouds.data.loading.samplers import TrainingSampler, WeightedTrainingSampler, contiguous_share
 from clouds.errors import UserError
-from tests.data_pipeline.conftest import label_map, save, write_generated, write_gta5
+from tests.data.conftest import label_map, save, write_generated, write_gta5
 
 
 def take(loader: TrainLoader, batches: int) -> list[list[dict]]:

@@ -14,7 +14,7 @@ from clouds.data.loading.augmentation import TrainAugmentation
 from clouds.data.loading.mappers import TestMapper, TrainMapper, short_edge_size
 from clouds.errors import UserError
 from clouds.utils.images import read_image
-from tests.data_pipeline.conftest import label_map, save, smooth_image
+from tests.data.conftest import label_map, save, smooth_image
 
 RNG = np.random.default_rng(0)
 

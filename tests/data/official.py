@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tests.data_pipeline.conftest import save
+from tests.data.conftest import save
 
 PALETTE = [value for index in range(256) for value in (index, 255 - index, index * 7 % 256)]
 

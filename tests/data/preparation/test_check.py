@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds.data.datasets.builtin import Folders
+from clouds.data.datasets.spec import DatasetSpec
 from clouds.data.preparation import check as checking
-from clouds.data.preparation.check import Findings, check, first_broken, problems_of
-from tests.data_pipeline.conftest import label_map, save, smooth_image
-from tests.data_pipeline.official import palette_png
+from clouds.data.preparation.check import CheckResult, check_dataset, describe_first_problem, find_problems
+from tests.data.conftest import label_map, save, smooth_image
+from tests.data.official import palette_png
 
-SET = Folders("few", ("few/images/*.png",), ("few/labels/*_labelTrainIds.png",), 3)
+SET = DatasetSpec("few", ("few/images/*.png",), ("few/labels/*_labelTrainIds.png",), 3)
 STEMS = ("00001", "a b", "straße_雪")
 
 
@@ -37,14 +37,14 @@ def label(root: Path, stem: str) -> Path:
     return root / f"few/labels/{stem}_labelTrainIds.png"
 
 
-def found(root: Path) -> Findings:
-    return check(SET, root)
+def found(root: Path) -> CheckResult:
+    return check_dataset(SET, root)
 
 
 def test_a_whole_set_is_good_and_counted(root: Path) -> None:
     findings = found(root)
     assert findings.problems == []
-    assert (findings.pictures, len(findings.records)) == (3, 3)
+    assert (findings.num_images, len(findings.records)) == (3, 3)
     assert dict(findings.sizes) == {(40, 64): 3}
     expected = sum((np.bincount(label_map(number).ravel(), minlength=256) for number in range(3)), np.zeros(256))
     np.testing.assert_array_equal(findings.pixels, expected)
@@ -188,42 +188,44 @@ def test_several_processes_find_the_same(root: Path) -> None:
         save(image(root, f"n{number:03d}"), smooth_image(number, 16, 16))
         save(label(root, f"n{number:03d}"), label_map(number, 16, 16))
     image(root, "n100").write_bytes(b"no picture")
-    here, there = check(SET, root), check(SET, root, processes=2)
+    here, there = check_dataset(SET, root), check_dataset(SET, root, processes=2)
     assert here.problems == there.problems
     assert any("n100.png" in problem for problem in there.problems)
     np.testing.assert_array_equal(here.pixels, there.pixels)
 
 
 def test_a_check_is_remembered_until_a_file_changes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert problems_of(SET, root) == []
+    assert find_problems(SET, root) == []
     with monkeypatch.context() as patch:
         patch.setattr(checking, "read_image", lambda path: pytest.fail("read again"))
-        assert problems_of(SET, root) == []
+        assert find_problems(SET, root) == []
     for fault in (_truncate_image, _out_of_range, _remove_label):
         fault(root)
-        worse = problems_of(SET, root)
+        worse = find_problems(SET, root)
         assert worse
         with monkeypatch.context() as patch:
             patch.setattr(checking, "read_image", lambda path: pytest.fail("read again"))
-            assert problems_of(SET, root) == worse
+            assert find_problems(SET, root) == worse
 
 
 def test_a_memory_that_cannot_be_read_or_written_costs_only_time(root: Path, tmp_path: Path) -> None:
     (root / "checks").mkdir()
     (root / "checks/few.json").write_text("{")
-    assert problems_of(SET, root) == []
+    assert find_problems(SET, root) == []
     shutil.rmtree(root / "checks")
     (root / "checks").write_text("a file in the place of the folder")
-    assert problems_of(SET, root) == []
+    assert find_problems(SET, root) == []
 
 
 def test_the_first_broken_set_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
-    assert first_broken(["gta5", "cityscapes_val", "of_a_module"]) == ""  # who loads them says what is missing
+    assert (
+        describe_first_problem(["gta5", "cityscapes_val", "of_a_module"]) == ""
+    )  # who loads them says what is missing
     fog, gt = root / "acdc/rgb_anon/fog/val/x_1_rgb_anon.png", root / "acdc/gt/fog/val/x_1_gt_labelTrainIds.png"
     save(fog, smooth_image(1))
     save(gt, label_map(1))
-    message = first_broken(["gta5", "acdc_val"])
+    message = describe_first_problem(["gta5", "acdc_val"])
     assert message.startswith("The data set acdc_fog_val has 1 problem(s), first: acdc_fog_val has 1 pairs")
     assert "--check acdc_fog_val" in message
 

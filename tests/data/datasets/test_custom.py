@@ -15,14 +15,14 @@ from clouds.d2 import CfgNode, MetadataCatalog
 from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
 from clouds.data.datasets.catalog import load_dataset, register_datasets
 from clouds.data.datasets.custom import dataset_settings, read_custom
-from clouds.data.encoding import LabelEncoding, packed
+from clouds.data.encoding import LabelEncoding, pack_colors
 from clouds.data.loading.mappers import TestMapper, TrainMapper
-from clouds.data.preparation.check import check
+from clouds.data.preparation.check import check_dataset
 from clouds.errors import UserError
-from tests.data_pipeline.conftest import label_map, save, smooth_image
-from tests.data_pipeline.official import palette_png
+from tests.data.conftest import label_map, save, smooth_image
+from tests.data.official import palette_png
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "configs/datasets"
+EXAMPLES = Path(__file__).resolve().parents[3] / "configs/datasets"
 
 GARDEN: dict[str, Any] = {
     "name": "garden",
@@ -95,12 +95,12 @@ def test_a_good_garden_passes_the_check_and_a_new_colour_does_not(tmp_path: Path
     write_garden(tmp_path)
     train, val, test = read_custom(write(tmp_path, GARDEN))
     for folders in (train, val, test):
-        assert check(folders, tmp_path).problems == []
-    assert check(train, tmp_path).pixels[:2].tolist() == [2 * 20 * 64, 2 * 10 * 64]
+        assert check_dataset(folders, tmp_path).problems == []
+    assert check_dataset(train, tmp_path).pixels[:2].tolist() == [2 * 20 * 64, 2 * 10 * 64]
     strange = colours()
     strange[3, 5:8] = (1, 2, 3)
     save(tmp_path / "garden/train/seg_a 1.png", strange)
-    (problem,) = check(train, tmp_path).problems
+    (problem,) = check_dataset(train, tmp_path).problems
     assert "seg_a 1.png has 1 label colour(s) that its data set does not list ((1, 2, 3) on 3 pixels)" in problem
 
 
@@ -117,7 +117,7 @@ def test_pictures_and_label_maps_may_share_a_folder(tmp_path: Path) -> None:
     del content["ignore"]
     (folders,) = read_custom(write(tmp_path, content))
     assert [record["image_id"] for record in folders.load(tmp_path)] == ["0", "1"]
-    assert check(folders, tmp_path).problems == []
+    assert check_dataset(folders, tmp_path).problems == []
 
 
 def test_ids_of_cityscapes_are_those_of_the_table(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_palette_picture_has_colours_too(tmp_path: Path) -> None:
     picture = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
     picture.putpalette([9, 8, 7, 200, 0, 100])
     picture.save(tmp_path / "x.png")
-    value = int(packed(np.array([[[9, 8, 7]]], np.uint8))[0, 0])
+    value = int(pack_colors(np.array([[[9, 8, 7]]], np.uint8))[0, 0])
     encoding = LabelEncoding("colors", ((value, 4), ((200 << 16) + 100, 1)))
     assert encoding.read(str(tmp_path / "x.png")).tolist() == [[4, 1]]
 

@@ -22,10 +22,10 @@ from clouds.data.classes import (
 )
 from clouds.data.preparation.converters import FORMATS, count_classes, draw_polygons
 from clouds.errors import UserError
-from tests.data_pipeline.conftest import smooth_image
-from tests.data_pipeline.official import blocks, cityscapes_polygons, palette_png, synthia_png
+from tests.data.conftest import smooth_image
+from tests.data.official import blocks, cityscapes_polygons, palette_png, synthia_png
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 # The classes of Mapillary Vistas v1.2 that the published table gives a train id, by id.
 MAPILLARY_NAMES = {

@@ -7,7 +7,7 @@ import pytest
 from clouds.d2 import DatasetCatalog, MetadataCatalog
 from clouds.data.classes import CITYSCAPES_CLASSES
 from clouds.data.datasets import catalog
-from clouds.data.datasets.builtin import DATASETS, GTA5_OMITTED
+from clouds.data.datasets.builtin import BUILTIN_DATASETS, GTA5_OMITTED
 from clouds.data.datasets.catalog import load_dataset, register, register_datasets
 from clouds.errors import UserError
 
@@ -68,7 +68,7 @@ def test_every_set_is_found_where_it_is_unpacked(name: str, tmp_path: Path) -> N
 
 
 def test_the_table_has_the_sets_of_the_benchmarks() -> None:
-    assert {folders.name for folders in DATASETS} == set(PAIRS)
+    assert {folders.name for folders in BUILTIN_DATASETS} == set(PAIRS)
 
 
 # As the archives of the official sites unpack, in a folder of the data set.
@@ -115,7 +115,7 @@ def test_acdc_together_has_all_conditions(tmp_path: Path) -> None:
     assert [record["image_id"] for record in load_dataset("acdc_val")] == [
         f"{weather}/GOPR0356_frame_000324" for weather in ("night", "rain", "snow", "fog")
     ]
-    assert sum(folders.size for folders in DATASETS if folders.name.startswith("acdc")) == 406
+    assert sum(folders.num_pairs for folders in BUILTIN_DATASETS if folders.name.startswith("acdc")) == 406
 
 
 @pytest.mark.parametrize(("image_in", "label_in"), [("", ""), ("", "GP010376/"), ("GP010376/", "")])
@@ -204,9 +204,9 @@ def test_default_root_is_the_environment_variable_then_datasets(
 def test_what_is_missing_or_empty_is_named_with_what_should_lie_there(name: str, tmp_path: Path) -> None:
     """One after the other: no folder, no images in it, no folder of labels, no labels in it, and then it loads."""
     register_datasets(tmp_path)
-    rules = next(folders for folders in DATASETS if folders.name == name)
+    rules = next(folders for folders in BUILTIN_DATASETS if folders.name == name)
     image, label = tmp_path / PAIRS[name][0], tmp_path / PAIRS[name][1]
-    (images, image_suffix, _), (labels, label_suffix, _) = rules.places(tmp_path)
+    (images, image_suffix, _), (labels, label_suffix, _) = rules.patterns(tmp_path)
 
     def message() -> str:
         with pytest.raises(UserError) as error:
@@ -327,9 +327,9 @@ def test_modules_plug_in_sets_of_their_own(tmp_path: Path, monkeypatch: pytest.M
     register_datasets(tmp_path, ["my_sets"])
     assert load_dataset("mine") == [{"file_name": str(tmp_path / "a.png"), "image_id": "a"}]
     assert MetadataCatalog.get("mine").stuff_classes == ["cat,puss", "dog"]
-    with pytest.raises(UserError, match=r"names 'absent_sets', but there is no such Python module"):
+    with pytest.raises(UserError, match=r"'absent_sets' is not a Python module that is installed or in"):
         register_datasets(tmp_path, ["absent_sets"])
-    with pytest.raises(UserError, match=r"names 'empty_sets', which has no function register\(root\)"):
+    with pytest.raises(UserError, match=r"'empty_sets' has no function register\(root\)"):
         register_datasets(tmp_path, ["empty_sets"])
     with pytest.raises(ModuleNotFoundError, match="no_such_thing_at_all"):
         register_datasets(tmp_path, ["broken_sets"])
