@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clouds.engine.cli import user_errors
+from clouds.commands.entry import user_errors
 from clouds.errors import UserError
 
 logger = logging.getLogger("clouds.generate_txt_im")

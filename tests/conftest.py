@@ -1,8 +1,8 @@
-"""Settings that every test shares."""
+"""Settings and fixtures of all tests."""
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -30,3 +30,17 @@ def _quiet_afterwards() -> Iterator[None]:
     for name in ("clouds", "detectron2"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
+
+
+@pytest.fixture
+def sentence(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the main function of a command that must fail with exit code 2; returns its one line on stderr."""
+
+    def run(main: Callable[[list[str]], int], *argv: str) -> str:
+        assert main(list(argv)) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("error: ")
+        return lines[0].removeprefix("error: ")
+
+    return run

@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from clouds.engine.cli import user_errors
+from clouds.commands.entry import user_errors
 from clouds.errors import UserError
 
 logger = logging.getLogger("clouds.generate_prompts")

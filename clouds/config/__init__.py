@@ -1,5 +1,5 @@
 """The config: `defaults` lists every key, `schema` its type and range, `loading` reads files and command lines."""
 
-from clouds.config.loading import get_config, load_config
+from clouds.config.loading import check_weights, get_config, load_config
 
-__all__ = ["get_config", "load_config"]
+__all__ = ["check_weights", "get_config", "load_config"]

@@ -1,17 +1,23 @@
 """Reading a config from the defaults, a YAML file with its bases, and `KEY VALUE` pairs."""
 
+from __future__ import annotations
+
 import difflib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+# The package, not its names: these are resolved on use, so that commands report a wrong CLOUDS_D2 in one sentence.
+from clouds import d2
 from clouds.config.defaults import DEFAULTS, IGNORED_KEYS, IGNORED_SECTIONS
 from clouds.config.schema import check, typed
-from clouds.d2 import CfgNode, get_cfg
 from clouds.errors import UserError
+
+if TYPE_CHECKING:
+    from clouds.d2 import CfgNode
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +27,8 @@ def get_config() -> CfgNode:
 
     With detectron2 installed the config also holds detectron2's other keys, which are not used.
     """
-    cfg = get_cfg()
-    _overlay(cfg, CfgNode(DEFAULTS))
+    cfg = d2.get_cfg()
+    _overlay(cfg, d2.CfgNode(DEFAULTS))
     return cfg
 
 
@@ -68,9 +74,22 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
     return cfg
 
 
+def check_weights(path: str) -> None:
+    """Check that a local weight file exists.
+
+    Args:
+        path: value of ``MODEL.WEIGHTS``; an empty string and a URL are not checked.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if path and not path.startswith(("http://", "https://")) and not Path(path).is_file():
+        raise UserError(f"Weights not found: there is no file '{path}' (MODEL.WEIGHTS).")
+
+
 def _overlay(cfg: CfgNode, values: CfgNode) -> None:
     for key, value in values.items():
-        if isinstance(value, CfgNode) and key in cfg:
+        if isinstance(value, d2.CfgNode) and key in cfg:
             _overlay(cfg[key], value)
         else:
             cfg[key] = value

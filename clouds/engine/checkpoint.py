@@ -10,8 +10,8 @@ import torch
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 from torch import nn
 
+from clouds.config import check_weights
 from clouds.d2 import CfgNode, comm
-from clouds.engine.cli import check_weights
 from clouds.engine.weights import TOWER, StateDict, fingerprint, frozen_keys, load_weights, read_checkpoint
 from clouds.errors import UserError
 from clouds.modeling.backbone.clip import has_own_weights

@@ -1,28 +1,38 @@
-"""A trained network as a function from an image file to a label map."""
+"""Prediction with a trained network: from image files to label maps."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
+from tqdm import tqdm
 
 from clouds.d2 import CfgNode, MetadataCatalog
 from clouds.data.classes import CITYSCAPES_COLORS
+from clouds.data.datasets.catalog import register_datasets
 from clouds.data.loading.mappers import FULL_RESOLUTION, TestMapper
 from clouds.engine.checkpoint import load_for_inference
+from clouds.engine.setup import resolve_device, start_log
 from clouds.engine.trainer import Trainer
+from clouds.errors import UserError
 from clouds.evaluation.sem_seg import predicted_labels
+from clouds.utils.images import read_image
+from clouds.visualization.palette import overlay
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor:
-    """``Predictor(cfg)(path)`` labels an image at its own size.
+    """A trained network: ``Predictor(cfg)(path)`` predicts the label map of an image at its own size.
 
     Args:
-        cfg: final config (registered data sets, resolved device); the weights are ``MODEL.WEIGHTS``.
+        cfg: frozen config with a resolved device and registered data sets; the weights are ``MODEL.WEIGHTS``.
 
     Attributes:
-        colors: RGB by train id, of the first test set if there is one, else Cityscapes'.
+        colors: RGB color of each train id, 0..255; those of the first test set if it has any, else those of Cityscapes.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -31,7 +41,7 @@ class Predictor:
         self.model.eval()
         self.mapper = TestMapper(
             short_edge=cfg.INPUT.TEST_SHORT_EDGE,
-            protocol=FULL_RESOLUTION,  # whatever the config evaluates with, an answer has the size of its image
+            protocol=FULL_RESOLUTION,  # a prediction has the size of its image, whatever TEST.PROTOCOL says
             num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         )
         self.colors: Sequence[Sequence[int]] = CITYSCAPES_COLORS
@@ -40,7 +50,42 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, path: str | Path) -> npt.NDArray[np.uint8]:
-        """(H, W) train ids of the image in ``path``; `UserError` if it cannot be read."""
+        """Predict the (H, W) train ids of an image.
+
+        Raises:
+            UserError: The image cannot be read.
+        """
         sample = self.mapper({"file_name": str(path), "image_id": str(path)})
         [output] = self.model([sample])
         return predicted_labels(output["sem_seg"]).byte().cpu().numpy()
+
+
+def write_predictions(cfg: CfgNode, jobs: Mapping[Path, Path]) -> None:
+    """Predict images and write ``<target>_labels.png`` (8-bit train ids) and ``<target>_overlay.jpg`` for each.
+
+    Args:
+        cfg: merged config, not frozen yet.
+        jobs: path of each image, mapped to its target.
+
+    Raises:
+        UserError: Some images cannot be read. All others are predicted first.
+    """
+    start_log(None)
+    resolve_device(cfg)
+    register_datasets(modules=cfg.DATASETS.MODULES, custom=cfg.DATASETS.CUSTOM)
+    cfg.freeze()
+    predict = Predictor(cfg)
+    unreadable = []
+    for source, target in tqdm(jobs.items(), unit="image"):
+        try:
+            labels = predict(source)
+        except UserError as error:
+            unreadable.append(str(error))
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(labels).save(f"{target}_labels.png")
+        colored = overlay(np.asarray(read_image(str(source))), labels, predict.colors)
+        Image.fromarray(colored).save(f"{target}_overlay.jpg", quality=90)
+    if unreadable:
+        raise UserError(f"{len(unreadable)} of {len(jobs)} images failed, the others are done; first: {unreadable[0]}")
+    logger.info(f"{len(jobs)} images labelled")

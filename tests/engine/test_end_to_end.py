@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from clouds.commands import predict, train
 from clouds.engine.setup import code_version
 from tests.engine.conftest import CLASSES, COLORS
-from tests.test_cli import ROOT, predict, train_net
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CLIP = {
     "embed_dim": 16,
@@ -81,7 +83,7 @@ def test_train_evaluate_predict(
     config: Callable[..., str], tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, run, weights = config(), tmp_path / "run", str(tmp_path / "run" / "model_final.pth")
-    assert train_net.main(["--config-file", file, "OUTPUT_DIR", str(run)]) == 0
+    assert train.main(["--config-file", file, "OUTPUT_DIR", str(run)]) == 0
     table = last_table(run)
     assert len(scores(run)) == 4
     assert table.split()[:7] == ["protocol", "full_resolution,", "commit", f"{code_version()},", "seed", "5", "IoU"]
@@ -90,7 +92,7 @@ def test_train_evaluate_predict(
 
     evaluation = tmp_path / "eval"
     opts = ("OUTPUT_DIR", str(evaluation), "MODEL.WEIGHTS", weights, "SEED", "-1")
-    assert train_net.main(["--config-file", file, "--eval-only", *opts]) == 0
+    assert train.main(["--config-file", file, "--eval-only", *opts]) == 0
     assert last_table(evaluation) == table, "to the last digit, seed of the training included"
     assert (evaluation / "config_eval.yaml").is_file()
     assert not (evaluation / "config.yaml").exists()
@@ -129,7 +131,7 @@ def test_train_evaluate_predict(
 
     # The same weights for another network.
     other = ("OUTPUT_DIR", str(evaluation), "MODEL.WEIGHTS", weights, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "9")
-    assert train_net.main(["--config-file", file, "--eval-only", *other]) == 2
+    assert train.main(["--config-file", file, "--eval-only", *other]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "model_final.pth is a checkpoint of another model: 'sem_seg_head.predictor.query" in error
     assert error.endswith("check MODEL.* against the config it was trained with.")
@@ -149,20 +151,20 @@ def test_a_frozen_tower_is_left_out_and_comes_back(
     assert "clip" in open_clip.list_models()
 
     file, run = config(backbone="CLIP", weights=str(tower)), tmp_path / "run"
-    assert train_net.main(["--config-file", file, "OUTPUT_DIR", str(run), "SOLVER.MAX_ITER", "2"]) == 0
+    assert train.main(["--config-file", file, "OUTPUT_DIR", str(run), "SOLVER.MAX_ITER", "2"]) == 0
     stored = torch.load(run / "model_final.pth", weights_only=True)["model"]
     assert stored
     assert not [key for key in stored if key.startswith("backbone.")]
     opts = ("OUTPUT_DIR", str(tmp_path / "eval"), "MODEL.WEIGHTS", str(run / "model_final.pth"), "SEED", "77")
-    assert train_net.main(["--config-file", file, "--eval-only", *opts]) == 0
+    assert train.main(["--config-file", file, "--eval-only", *opts]) == 0
     assert last_table(tmp_path / "eval") == last_table(run)
     capsys.readouterr()
     bare = config(name="bare.yaml", backbone="CLIP")
-    assert train_net.main(["--config-file", bare, "--eval-only", *opts]) == 2, "a tower that nobody trained"
+    assert train.main(["--config-file", bare, "--eval-only", *opts]) == 2, "a tower that nobody trained"
     assert "model_final.pth" in capsys.readouterr().err
 
     # Resumed to its full length, it goes on where it was.
-    assert train_net.main(["--config-file", file, "--resume", "OUTPUT_DIR", str(run)]) == 0
+    assert train.main(["--config-file", file, "--resume", "OUTPUT_DIR", str(run)]) == 0
     assert "Starting training from iteration 2" in (run / "log.txt").read_text()
 
 
@@ -207,7 +209,7 @@ def test_a_bad_file_is_one_sentence(
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
     workers = "1" if harm is truncated else "0"  # an error in a worker must arrive as it is, too
     opts = ("OUTPUT_DIR", str(tmp_path / "run"), "TEST.EVAL_PERIOD", "0", "DATALOADER.NUM_WORKERS", workers)
-    assert train_net.main(["--config-file", config(), *flags, *opts]) == 2
+    assert train.main(["--config-file", config(), *flags, *opts]) == 2
     out, err = capsys.readouterr()
     assert len(err.splitlines()) == 1
     assert said in err
@@ -217,6 +219,6 @@ def test_a_bad_file_is_one_sentence(
 
 def test_no_weights_is_told_and_evaluated(config: Callable[..., str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert train_net.main(["--config-file", config(), "--eval-only", "OUTPUT_DIR", str(run)]) == 0
+    assert train.main(["--config-file", config(), "--eval-only", "OUTPUT_DIR", str(run)]) == 0
     assert "MODEL.WEIGHTS is empty: the head is untrained" in (run / "log.txt").read_text()
     assert "mIoU" in last_table(run)

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clouds.commands import predict
+from clouds.commands import prepare_datasets as prepare
 from clouds.data.datasets.builtin import BUILTIN_DATASETS
 from tests.data.conftest import label_map, save, smooth_image
 from tests.data.official import blocks, cityscapes_polygons, palette_png, synthia_png
 from tests.engine.test_published_configs import run
-from tests.test_cli import ROOT, script
 
-prepare = script("tools/prepare_datasets.py")
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = (40, 64)
 COUNT = 2
 COMPLETE = {folders.name: folders.num_pairs for folders in BUILTIN_DATASETS}
@@ -229,7 +230,6 @@ def test_own_data_from_one_file(downloads: Path, tmp_path: Path, caplog: pytest.
     last = json.loads((tmp_path / "run/metrics.json").read_text().splitlines()[-1])
     names = {key.rpartition("IoU-")[2] for key in last if key.startswith("camvid_val/sem_seg/IoU-")}
     assert names == {"sky", "building", "road", "bicyclist"}, "those that the validation image has"
-    predict = script("tools/predict.py")
     argv = ["--config-file", str(tmp_path / "run/config.yaml"), str(downloads / "camvid/test")]
     argv += ["--output", str(tmp_path / "out"), "MODEL.WEIGHTS", str(tmp_path / "run/model_final.pth")]
     assert predict.main(argv) == 0

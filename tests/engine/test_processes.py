@@ -15,14 +15,15 @@ import torch
 from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
-import train_net
+from clouds.commands import train as train_command
 from clouds.config import load_config
 from clouds.d2 import CfgNode, comm, inference_on_dataset
 from clouds.engine import launch as launching
-from clouds.engine import parallel
+from clouds.engine import parallel, training
 from clouds.engine.launch import launch
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import NonFiniteLoss, Trainer
+from clouds.engine.training import train_or_evaluate
 from clouds.errors import UserError
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.modeling import criterion as criterion_module
@@ -188,7 +189,7 @@ def change(run: dict) -> dict[str, torch.Tensor]:
 
 
 def command_and_cases(cfg: CfgNode, args: Namespace) -> None:
-    train_net.run(cfg, args)
+    train_or_evaluate(cfg, args)
     all_cases(Path(cfg.OUTPUT_DIR).parent, "two")
 
 
@@ -196,9 +197,9 @@ def test_two_processes_are_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = folder / "run"
-    monkeypatch.setattr(train_net, "run", command_and_cases)  # which finds the real one in the started processes
+    monkeypatch.setattr(training, "train_or_evaluate", command_and_cases)  # in this process alone
     words = ["--config-file", str(folder / "c.yaml"), "--num-gpus", "2", "OUTPUT_DIR", str(run)]
-    assert train_net.main([*words, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "0"]) == 0
+    assert train_command.main([*words, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "0"]) == 0
     out, err = capfd.readouterr()
     assert "Traceback" not in out + err
     assert last_table(run).split()[9:13] == ["plugin_val", "images", "3", "mIoU"]
@@ -332,7 +333,7 @@ def test_torchrun_and_num_gpus_contradict_each_other(
 ) -> None:
     for variable in launching.TORCHRUN:
         monkeypatch.setenv(variable, "4")
-    assert train_net.main(["--config-file", str(folder / "c.yaml"), "--num-gpus", "2"]) == 2
+    assert train_command.main(["--config-file", str(folder / "c.yaml"), "--num-gpus", "2"]) == 2
     assert capsys.readouterr().err == (
         "error: torchrun has started 4 process(es), but --num-gpus and --num-machines ask for 2: leave these two out "
         "under torchrun.\n"

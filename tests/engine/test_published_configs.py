@@ -10,15 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
+from clouds.commands import train
 from clouds.engine.trainer import Trainer
 from tests.data.conftest import label_map, save, smooth_image
 from tests.data.datasets.test_catalog import PAIRS
 from tests.engine.joint import BoxSam
 from tests.parity import golden
-from tests.test_cli import ROOT, train_net
 
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs/warmup").glob("*/*.yaml"))
-JOINT_CONFIGS = sorted((ROOT / "configs/joint_training").glob("*/*.yaml"))
+JOINT_ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "configs/joint_training").glob("*/*.yaml"))
 GENERATED = "sd_llama70b_v2"
 SOURCES = {"gta": "gta5", "synthia": "synthia", "cityscapes": "cityscapes_train"}
 SEVERAL = ["mapillary_val", "bdd_val", "cityscapes_val"]
@@ -83,7 +85,7 @@ def run(config: Path, folder: Path, settings: dict[str, Any], *, force: bool = T
     opts = SMALL | {"MODEL.CLOUDS.CLIP_MODEL_NAME": clip, "MODEL.CLOUDS.EMBED_DIM": 64 if resnet else 16}
     opts |= {"OUTPUT_DIR": folder / "run", **settings}
     words = [str(word) for pair in opts.items() for word in pair]
-    return train_net.main(["--config-file", str(config), *(["--force"] if force else []), *flags, *words])
+    return train.main(["--config-file", str(config), *(["--force"] if force else []), *flags, *words])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

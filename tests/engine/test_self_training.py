@@ -19,9 +19,8 @@ from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from tests.engine.conftest import CLASSES, COLORS, write_images
 from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer
-from tests.engine.test_end_to_end import CLIP, CONFIG, last_table
+from tests.engine.test_end_to_end import CLIP, CONFIG, ROOT, last_table
 from tests.engine.test_resume import Killed, rows, same
-from tests.test_cli import ROOT
 
 Config = Callable[..., CfgNode]
 MONITOR = {"MODEL.CLOUDS.PANEL_PERIOD": 2, "TEST.EVAL_PERIOD": 0, "SOLVER.IMS_PER_BATCH": 2}

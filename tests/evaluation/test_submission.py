@@ -17,6 +17,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from clouds.commands import make_submission
 from clouds.config import load_config
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, DatasetCatalog, MetadataCatalog, inference_on_dataset
 from clouds.data.classes import CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
@@ -27,9 +28,7 @@ from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.submission import BENCHMARKS, check_archive, fault_of, find_images, write_archive, write_labels
-from tests.test_cli import script
 
-make_submission = script("tools/make_submission.py")
 
 TO_LABEL_ID = lookup_table({train_id: label_id for label_id, train_id in CITYSCAPES_ID_TO_TRAIN_ID.items()})
 CITIES = ("frankfurt/frankfurt_000000_000294", "lindau/lindau_000000_000019", "lindau/lindau_000001_000019")

@@ -15,10 +15,9 @@ import pytest
 from PIL import Image
 
 from clouds.generation.dataset import read_manifest
-from tests.test_cli import script, sentence  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parents[2]
-command = script("generate_txt_im.py")
+command = __import__("generate_txt_im")
 
 
 @pytest.fixture
@@ -184,7 +183,7 @@ def test_disk_full(flags: Callable[..., list[str]], tmp_path: Path, capsys: pyte
     ],
 )
 def test_mistakes(
-    flags: Callable[..., list[str]], sentence: Callable[..., str], more: list[str], says: str  # noqa: F811
+    flags: Callable[..., list[str]], sentence: Callable[..., str], more: list[str], says: str
 ) -> None:  # fmt: skip
     assert sentence(command.main, *flags("set"), *more).startswith(says)
 

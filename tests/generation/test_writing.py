@@ -14,9 +14,8 @@ from clouds.errors import UserError
 from clouds.generation.prompts import read_prompts
 from clouds.generation.writing import INSTRUCTION, ChatModel, parse_reply, refusal, request, write_prompts
 from tests.generation.pipelines import tokenizer
-from tests.test_cli import script, sentence  # noqa: F401 (a fixture)
 
-command = script("tools/generate_prompts.py")
+command = __import__("tools.generate_prompts", fromlist=["main"])
 TOKENS = open_clip.SimpleTokenizer().encode
 
 
@@ -140,7 +139,7 @@ def test_the_command(babbler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_mistakes(
-    babbler: Path, tmp_path: Path, sentence: Callable[..., str], more: list[str], says: str  # noqa: F811
+    babbler: Path, tmp_path: Path, sentence: Callable[..., str], more: list[str], says: str
 ) -> None:  # fmt: skip
     flags = ["--model", str(babbler), "--output", str(tmp_path / "p.txt"), *more]
     assert sentence(command.main, *flags).startswith(says)

@@ -1,21 +1,11 @@
-"""Make label maps of train ids, *_labelTrainIds.png, from those of SYNTHIA-RAND-CITYSCAPES.
-
-    python tools/convert_datasets/synthia.py PATH
-
-PATH holds RGB/ and GT/LABELS/ (16-bit RGB PNGs).
-"""
+"""Convert the label files of SYNTHIA, see ``python tools/convert_datasets/synthia.py --help``."""
 
 import sys
 
-from clouds.commands.convert_datasets import run
-from clouds.engine.cli import user_errors
-
-
-@user_errors
-def main(argv: list[str] | None = None) -> int:
-    """Convert what is not yet there; exits with 2 if some label file could not be converted."""
-    return run("synthia", __doc__, argv)
-
+try:
+    from clouds.commands.convert_datasets import main
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}: install CLOUDS and its dependencies with: pip install -r requirements.txt -e .")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("synthia"))

@@ -16,7 +16,7 @@ from minicity.world.styles import STYLES
 from PIL import Image, ImageDraw, ImageFont
 
 from clouds.data.classes import CITYSCAPES_COLORS
-from clouds.engine.cli import user_errors
+from clouds.commands.entry import user_errors
 
 _GAP = 6
 _LINES = 3

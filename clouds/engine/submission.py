@@ -1,0 +1,126 @@
+"""Submissions to the test servers of Cityscapes and ACDC: predictions of a whole split and the checked zip file."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from clouds.clouds import class_names
+from clouds.d2 import CfgNode, PathManager
+from clouds.data.classes import CITYSCAPES_CLASSES, short_name
+from clouds.data.datasets.catalog import register_datasets
+from clouds.data.datasets.spec import data_root
+from clouds.engine.predictor import Predictor
+from clouds.engine.setup import resolve_device, start_log
+from clouds.errors import UserError
+from clouds.evaluation.submission import BENCHMARKS, find_images, is_whole, keep_origin, write_archive, write_labels
+from clouds.utils.hashing import file_sha256
+
+logger = logging.getLogger(__name__)
+
+
+def make_submission(cfg: CfgNode, benchmark: str, split: str, output: Path) -> None:
+    """Predict the images of a split that have no complete prediction yet, then write the zip file.
+
+    Args:
+        cfg: config with ``MODEL.WEIGHTS`` and 19 classes, not frozen yet.
+        benchmark: name in `clouds.evaluation.submission.BENCHMARKS`.
+        split: "test" or "val".
+        output: gets ``<benchmark>_<split>/``, ``.zip`` and ``.json``.
+
+    Raises:
+        UserError: The images are incomplete or cannot be read, the classes are not those of Cityscapes, `output` cannot be
+            written or has the predictions of another network.
+    """
+    start_log(None)
+    server, name = BENCHMARKS[benchmark], f"{benchmark}_{split}"
+    images = find_images(server, split, data_root())
+    folder, archive = output / name, output / f"{name}.zip"
+    register_datasets(modules=cfg.DATASETS.MODULES, custom=cfg.DATASETS.CUSTOM)
+    settings = origin(cfg)
+    with _writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        keep_origin(output / f"{name}.json", settings, folder)
+        folder.mkdir(exist_ok=True)
+    missing = {file: image for file, image in images.items() if not is_whole(folder / file, image, server.ids)}
+    if missing:
+        _predict(cfg, missing, folder, server.ids)
+    with _writing(archive):
+        size = write_archive(archive, server, folder, images)
+    logger.info(
+        f"{archive} is complete and checked: {len(images)} predictions, {len(missing)} of them new, {size / 1e6:.1f} MB"
+    )
+    if server.limit and size > server.limit:
+        logger.warning(f"The server of {server.title} is said to take {server.limit / 1e6:.0f} MB at most")
+    if split == "test":
+        logger.info(f"Hand it in at {server.advice}")
+
+
+def origin(cfg: CfgNode) -> dict[str, Any]:
+    """Collect everything that determines a prediction: SHA-256 of the weights, network, input size and class names.
+
+    Args:
+        cfg: config whose data sets are registered.
+
+    Raises:
+        UserError: The classes are not those of Cityscapes, or the weights cannot be read.
+    """
+    names = class_names(cfg.DATASETS.TEST)
+    if [short_name(name) for name in names] != [short_name(name) for name in CITYSCAPES_CLASSES]:
+        raise UserError(
+            f"The network would label by the classes of {cfg.DATASETS.TEST[0]} (DATASETS.TEST), which are not those of "
+            "Cityscapes: give DATASETS.TEST \"('cityscapes_val',)\"."
+        )
+    try:
+        digest = file_sha256(Path(PathManager.get_local_path(cfg.MODEL.WEIGHTS)))
+    except OSError as error:
+        raise UserError(f"Weights not found: {cfg.MODEL.WEIGHTS} cannot be read ({error}).") from error
+    settings = {key: value for key, value in _leaves(cfg.MODEL, "MODEL") if key not in ("MODEL.WEIGHTS", "MODEL.DEVICE")}
+    return {
+        "weights": digest,
+        "classes": list(names),
+        "INPUT.TEST_SHORT_EDGE": cfg.INPUT.TEST_SHORT_EDGE,
+        **settings,
+    }
+
+
+def _leaves(tree: CfgNode, prefix: str) -> list[tuple[str, Any]]:
+    """List the full name and the value of every config key in a section."""
+    found = []
+    for key, value in tree.items():
+        name = f"{prefix}.{key}"
+        found += _leaves(value, name) if isinstance(value, dict) else [(name, value)]
+    return found
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Report a failure to write, such as a full disk or missing permissions, as a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Cannot write {path} (--output): {error.strerror or error}.") from error
+
+
+def _predict(cfg: CfgNode, missing: dict[str, Path], folder: Path, ids: tuple[int, ...]) -> None:
+    """Write the missing predictions; images that cannot be read are reported at the end."""
+    resolve_device(cfg)
+    cfg.freeze()
+    predict = Predictor(cfg)
+    unreadable = []
+    for file, image in tqdm(missing.items(), unit="image"):
+        try:
+            labels = predict(image)
+        except UserError as error:
+            unreadable.append(str(error))
+            continue
+        with _writing(folder / file):
+            write_labels(folder / file, labels, ids)
+    if unreadable:
+        raise UserError(
+            f"{len(unreadable)} of {len(missing)} images failed, the others are labelled; mend them and give the same "
+            f"command again, which then makes the zip; first: {unreadable[0]}"
+        )

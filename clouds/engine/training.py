@@ -1,0 +1,39 @@
+"""Training and evaluation as a command starts them, in one process or several."""
+
+import argparse
+
+from clouds.d2 import CfgNode
+from clouds.engine.launch import launch
+from clouds.engine.setup import default_setup, refuse_broken_sets
+from clouds.engine.trainer import Trainer
+
+
+def start(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Call `train_or_evaluate` in every process of the run.
+
+    Args:
+        cfg: merged config, not frozen yet.
+        args: parsed command line: the flags of `clouds.engine.launch.launch` and of `train_or_evaluate`.
+
+    Raises:
+        UserError: See `clouds.engine.launch.launch`.
+    """
+    launch(train_or_evaluate, args, cfg.MODEL.DEVICE, (cfg, args))
+
+
+def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Train, or evaluate with ``args.eval_only``, in this process.
+
+    Args:
+        cfg: merged config, not frozen yet; `default_setup` completes and freezes it.
+        args: parsed command line: ``resume``, ``eval_only``, ``force``, ``check_data``.
+    """
+    default_setup(cfg, args)
+    if args.eval_only:
+        Trainer.test_weights(cfg, resume=args.resume)
+        return
+    if not args.force:
+        refuse_broken_sets(cfg)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()

@@ -1,0 +1,99 @@
+"""All commands: they answer --help without torch, and name the package that is missing."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clouds.commands.entry import DEPENDENCIES, user_errors
+
+ROOT = Path(__file__).resolve().parents[2]
+GTA = str(ROOT / "configs/warmup/gta/train_gta.yaml")
+SCRIPTS = ["train_net.py", "generate_txt_im.py", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "tools").rglob("*.py"))]
+HEAVY = ("torch", "torchvision", "open_clip", "transformers", "diffusers", "cv2", "scipy", "matplotlib")
+
+
+def python(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CLOUDS_D2": "bundled", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_and_errors_need_no_torch() -> None:
+    """All scripts run in one process in which the heavy packages cannot be imported."""
+    code = f"""
+import os, runpy, sys
+for name in {HEAVY}:
+    sys.modules[name] = None
+def run(script, *argv):
+    sys.argv = [script, *argv]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as stop:
+        return stop.code
+for script in {SCRIPTS}:
+    assert run(script, "--help") == 0, script
+    assert run(script, "--no-such-flag") == 2, script
+assert run("train_net.py", "--config-file", {GTA!r}, "SOLVER.BASE_LRR", "1") == 2
+assert run("tools/predict.py", "--config-file", {GTA!r}, "no.png", "--output", "x") == 2
+"""
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: ") == len(SCRIPTS)
+    for words in ("--eval-only", "Train or evaluate a CLOUDS network.", "INPUT is an image or a folder", "GT/LABELS/"):
+        assert words in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["train_net.py", "--help"], ["tools/predict.py", "--config-file", GTA, "a.png", "--output", "x"]])
+def test_a_wrong_seam_is_one_sentence(arguments: list[str]) -> None:
+    done = python(*arguments, CLOUDS_D2="detectron3")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: CLOUDS_D2=detectron3 in the environment is not known")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_without_an_environment_says_how_to_make_one(script: str) -> None:
+    """-I and -S hide the installed packages and the working directory."""
+    done = python("-I", "-S", script, "--help")
+    if script.endswith("get_weights.py") or script.startswith("tools/"):
+        assert "error: No module named 'clouds'" in done.stderr
+    assert done.returncode == 1
+    assert "pip install -r requirements.txt -e ." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_package_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    @user_errors
+    def main(name: str) -> int:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    assert main("cv2") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: No module named 'cv2'") and "pip install -r requirements.txt -e ." in said
+    with pytest.raises(ModuleNotFoundError):
+        main("my_streets")
+    with pytest.raises(ModuleNotFoundError):
+        main("clouds.no_such_module")
+
+
+def test_the_declared_packages_are_the_known_ones() -> None:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    declared = {normalized(re.split(r"[<>=!~ ;\[]", line)[0]) for line in lines if line and line[0] not in "#-"}
+    of_import = importlib.metadata.packages_distributions()
+    found = {normalized(of_import[name][0]) for name in DEPENDENCIES}
+    assert found == declared
+
+
+def normalized(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()

@@ -1,0 +1,56 @@
+"""train_net.py: what is wrong on the command line is one sentence and exit code 2."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clouds.commands import train
+
+ROOT = Path(__file__).resolve().parents[2]
+GTA = str(ROOT / "configs/warmup/gta/train_gta.yaml")
+
+
+@pytest.mark.parametrize("flags", [[], ["--eval-only"], ["--resume"]])
+def test_no_config(sentence: Callable[..., str], flags: list[str]) -> None:
+    assert sentence(train.main, *flags).startswith("Give a config, for example --config-file configs/")
+
+
+def test_config_that_does_not_exist(sentence: Callable[..., str]) -> None:
+    assert sentence(train.main, "--config-file", "no/such.yaml") == "Config file no/such.yaml does not exist."
+
+
+def test_misspelt_key(sentence: Callable[..., str], tmp_path: Path) -> None:
+    message = sentence(train.main, "--config-file", GTA, "SOLVER.BASE_LRR", "1")
+    assert "SOLVER.BASE_LRR on the command line" in message
+    assert "SOLVER.BASE_LR." in message
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"_BASE_: {GTA}\nTEST: {{EVAL_PERIODS: 3}}\n")
+    message = sentence(train.main, "--config-file", str(config))
+    assert "TEST.EVAL_PERIODS" in message
+    assert "mine.yaml" in message
+
+
+@pytest.mark.parametrize("flags", [[], ["--eval-only"]])
+def test_weights_not_found(sentence: Callable[..., str], flags: list[str]) -> None:
+    message = sentence(train.main, "--config-file", GTA, *flags, "MODEL.WEIGHTS", "no/such.pth")
+    assert message == "Weights not found: there is no file 'no/such.pth' (MODEL.WEIGHTS)."
+
+
+@pytest.mark.parametrize(("flags", "missing"), [([], "gta5/images"), (["--eval-only"], "mapillary_vistas")])
+def test_missing_data_folder(
+    sentence: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    flags: list[str],
+    missing: str,
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
+    opts = ("OUTPUT_DIR", str(tmp_path / "out"), "MODEL.DEVICE", "cpu")
+    message = sentence(train.main, "--config-file", GTA, *flags, *opts)
+    assert f"there is no folder {tmp_path}/data/{missing}" in message
+    assert "DETECTRON2_DATASETS" in message
+
+
+def test_words_that_are_no_pairs(sentence: Callable[..., str]) -> None:
+    assert "KEY VALUE" in sentence(train.main, "--config-file", GTA, "SOLVER.BASE_LR")
