@@ -42,9 +42,7 @@ def main(name: str, argv: list[str] | None = None) -> int:
     return 0
 
 
-def run(
-    name: str, folder: Path, *, gt_dir: str | None, out_dir: Path | None, processes: int, overwrite: bool
-) -> None:
+def run(name: str, folder: Path, *, gt_dir: str | None, out_dir: Path | None, processes: int, overwrite: bool) -> None:
     """Convert the label files of one data set, see `clouds.data.preparation.conversion.convert_folder`."""
     from clouds.data.preparation.conversion import convert_folder
 

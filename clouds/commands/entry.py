@@ -12,17 +12,17 @@ Arguments = ParamSpec("Arguments")
 INSTALL = "pip install -r requirements.txt -e ."
 
 # Import names of the packages in requirements.txt.
-DEPENDENCIES = frozenset(
-    ("PIL", "accelerate", "cv2", "diffusers", "fvcore", "huggingface_hub", "iopath", "jinja2", "matplotlib", "numpy")
-    + ("open_clip", "safetensors", "scipy", "segment_anything", "tensorboard", "termcolor", "timm", "torch", "torchvision")
-    + ("tqdm", "transformers", "yaml")
-)
+DEPENDENCIES = frozenset((
+    "PIL", "accelerate", "cv2", "diffusers", "fvcore", "huggingface_hub", "iopath", "jinja2", "matplotlib", "numpy",
+    "open_clip", "safetensors", "scipy", "segment_anything", "tensorboard", "termcolor", "timm", "torch", "torchvision",
+    "tqdm", "transformers", "yaml",
+))  # fmt: skip
 
 
 def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
     """Decorate the main function of a command so that errors meant for its user become one sentence.
 
-    A `UserError` and the absence of a package in `DEPENDENCIES` are written to stderr, and the exit code is 2. Any other
+    A `UserError` or the absence of a package in `DEPENDENCIES` is written to stderr, and the exit code is 2. Any other
     exception is a defect and keeps its traceback.
 
     Args:

@@ -178,7 +178,7 @@ def extract(source: Source, archive: Path, target: Path) -> Path:
         `target`.
 
     Raises:
-        UserError: The archive is damaged or holds a different file.
+        UserError: the archive is damaged or holds a different file.
     """
     digest, left = hashlib.sha256(), source.size
     try:

@@ -63,7 +63,7 @@ def run(cfg: CfgNode, *, benchmark: str, split: str, output: Path) -> None:
         output: output folder; created if it does not exist.
 
     Raises:
-        UserError: See `clouds.engine.submission.make_submission`.
+        UserError: see `clouds.engine.submission.make_submission`.
     """
     from clouds.engine.submission import make_submission
 

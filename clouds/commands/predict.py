@@ -61,7 +61,7 @@ def run(cfg: CfgNode, jobs: Mapping[Path, Path]) -> None:
         jobs: path of each image, mapped to the path of its results without ``_labels.png`` and ``_overlay.jpg``.
 
     Raises:
-        UserError: Some images cannot be read. All others are predicted first.
+        UserError: some images cannot be read. All others are predicted first.
     """
     from clouds.engine.predictor import write_predictions
 
@@ -101,7 +101,7 @@ def plan(inputs: Sequence[Path], output: Path) -> dict[Path, Path]:
         Path of each image, in sorted order, mapped to the path of its results without their endings.
 
     Raises:
-        UserError: An input does not exist, there is no image, or two images would share their results.
+        UserError: an input does not exist, there is no image, or two images would share their results.
     """
     found: dict[Path, Path] = {}
     for entry in inputs:

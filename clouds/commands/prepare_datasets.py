@@ -15,10 +15,10 @@ Convert the labels of data sets to train ids, check every file, and report what 
     python tools/prepare_datasets.py --check [NAME ...]    only check
     python tools/prepare_datasets.py --dataset my.yaml     prepare a data set of your own
 
-The data root is $DETECTRON2_DATASETS, or datasets/ if that is not set. NAME is a data set, such as gta5 or acdc_fog_val,
-or the beginning of several names, such as acdc; the default is every data set in the data root. The check reads every
-image and label map: pairs, sizes, label ids, damaged files. The command ends with a table. The exit code is 1 if
-something is wrong.
+The data root is $DETECTRON2_DATASETS, or datasets/ if that is not set. NAME is a data set, such as gta5 or
+acdc_fog_val, or the beginning of several names, such as acdc; the default is every data set in the data root. The check
+reads every image and label map: pairs, sizes, label ids, damaged files. The command ends with a table. The exit code is
+1 if something is wrong.
 """
 
 

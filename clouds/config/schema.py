@@ -4,16 +4,20 @@ A value has the type of its default in `clouds.config.defaults`. `RULES` adds a 
 (an architecture, a SAM, ...) has no rule here: the registry checks it when the object is built.
 """
 
+from __future__ import annotations
+
 import ast
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clouds.config.defaults import DEFAULTS
-from clouds.d2 import CfgNode
 from clouds.errors import UserError, check_name
+
+if TYPE_CHECKING:
+    from clouds.d2 import CfgNode
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Predictor:
         """Predict the (H, W) train ids of an image.
 
         Raises:
-            UserError: The image cannot be read.
+            UserError: the image cannot be read.
         """
         sample = self.mapper({"file_name": str(path), "image_id": str(path)})
         [output] = self.model([sample])
@@ -68,7 +68,7 @@ def write_predictions(cfg: CfgNode, jobs: Mapping[Path, Path]) -> None:
         jobs: path of each image, mapped to its target.
 
     Raises:
-        UserError: Some images cannot be read. All others are predicted first.
+        UserError: some images cannot be read. All others are predicted first.
     """
     start_log(None)
     resolve_device(cfg)

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ def make_submission(cfg: CfgNode, benchmark: str, split: str, output: Path) -> N
         output: gets ``<benchmark>_<split>/``, ``.zip`` and ``.json``.
 
     Raises:
-        UserError: The images are incomplete or cannot be read, the classes are not those of Cityscapes, `output` cannot be
-            written or has the predictions of another network.
+        UserError: the images are incomplete or cannot be read, the classes are not those of Cityscapes, or `output`
+            cannot be written or has the predictions of another network.
     """
     start_log(None)
     server, name = BENCHMARKS[benchmark], f"{benchmark}_{split}"
@@ -66,7 +66,7 @@ def origin(cfg: CfgNode) -> dict[str, Any]:
         cfg: config whose data sets are registered.
 
     Raises:
-        UserError: The classes are not those of Cityscapes, or the weights cannot be read.
+        UserError: the classes are not those of Cityscapes, or the weights cannot be read.
     """
     names = class_names(cfg.DATASETS.TEST)
     if [short_name(name) for name in names] != [short_name(name) for name in CITYSCAPES_CLASSES]:
@@ -78,16 +78,16 @@ def origin(cfg: CfgNode) -> dict[str, Any]:
         digest = file_sha256(Path(PathManager.get_local_path(cfg.MODEL.WEIGHTS)))
     except OSError as error:
         raise UserError(f"Weights not found: {cfg.MODEL.WEIGHTS} cannot be read ({error}).") from error
-    settings = {key: value for key, value in _leaves(cfg.MODEL, "MODEL") if key not in ("MODEL.WEIGHTS", "MODEL.DEVICE")}
+    left_out = ("MODEL.WEIGHTS", "MODEL.DEVICE")
     return {
         "weights": digest,
         "classes": list(names),
         "INPUT.TEST_SHORT_EDGE": cfg.INPUT.TEST_SHORT_EDGE,
-        **settings,
+        **{key: value for key, value in _leaves(cfg.MODEL, "MODEL") if key not in left_out},
     }
 
 
-def _leaves(tree: CfgNode, prefix: str) -> list[tuple[str, Any]]:
+def _leaves(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
     """List the full name and the value of every config key in a section."""
     found = []
     for key, value in tree.items():

@@ -16,7 +16,7 @@ def start(cfg: CfgNode, args: argparse.Namespace) -> None:
         args: parsed command line: the flags of `clouds.engine.launch.launch` and of `train_or_evaluate`.
 
     Raises:
-        UserError: See `clouds.engine.launch.launch`.
+        UserError: see `clouds.engine.launch.launch`.
     """
     launch(train_or_evaluate, args, cfg.MODEL.DEVICE, (cfg, args))
 

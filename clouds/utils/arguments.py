@@ -10,7 +10,7 @@ def positive_int(text: str) -> int:
     """Parse a whole number of at least 1.
 
     Raises:
-        argparse.ArgumentTypeError: The text is no such number.
+        argparse.ArgumentTypeError: the text is no such number.
     """
     return _whole_number(text, minimum=1)
 
@@ -19,7 +19,7 @@ def non_negative_int(text: str) -> int:
     """Parse a whole number of at least 0.
 
     Raises:
-        argparse.ArgumentTypeError: The text is no such number.
+        argparse.ArgumentTypeError: the text is no such number.
     """
     return _whole_number(text, minimum=0)
 
@@ -28,7 +28,7 @@ def positive_float(text: str) -> float:
     """Parse a finite number above 0.
 
     Raises:
-        argparse.ArgumentTypeError: The text is no such number.
+        argparse.ArgumentTypeError: the text is no such number.
     """
     return _number(text, "above 0", lambda value: value > 0)
 
@@ -37,7 +37,7 @@ def non_negative_float(text: str) -> float:
     """Parse a finite number of at least 0.
 
     Raises:
-        argparse.ArgumentTypeError: The text is no such number.
+        argparse.ArgumentTypeError: the text is no such number.
     """
     return _number(text, "of at least 0", lambda value: value >= 0)
 

@@ -13,7 +13,11 @@ from clouds.commands.entry import DEPENDENCIES, user_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 GTA = str(ROOT / "configs/warmup/gta/train_gta.yaml")
-SCRIPTS = ["train_net.py", "generate_txt_im.py", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "tools").rglob("*.py"))]
+SCRIPTS = [
+    "train_net.py",
+    "generate_txt_im.py",
+    *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "tools").rglob("*.py")),
+]
 HEAVY = ("torch", "torchvision", "open_clip", "transformers", "diffusers", "cv2", "scipy", "matplotlib")
 
 
@@ -54,7 +58,9 @@ assert run("tools/predict.py", "--config-file", {GTA!r}, "no.png", "--output", "
         assert words in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["train_net.py", "--help"], ["tools/predict.py", "--config-file", GTA, "a.png", "--output", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["train_net.py", "--help"], ["tools/predict.py", "--config-file", GTA, "a.png", "--output", "x"]]
+)
 def test_a_wrong_seam_is_one_sentence(arguments: list[str]) -> None:
     done = python(*arguments, CLOUDS_D2="detectron3")
     assert done.returncode == 2

@@ -19,8 +19,7 @@ from tests.parity import golden
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs/warmup").glob("*/*.yaml"))
-JOINT_ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "configs/joint_training").glob("*/*.yaml"))
+JOINT_CONFIGS = sorted((ROOT / "configs/joint_training").glob("*/*.yaml"))
 GENERATED = "sd_llama70b_v2"
 SOURCES = {"gta": "gta5", "synthia": "synthia", "cityscapes": "cityscapes_train"}
 SEVERAL = ["mapillary_val", "bdd_val", "cityscapes_val"]

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds.commands import train
+from clouds.commands.train import main
 from clouds.d2 import CfgNode, HookBase
 from clouds.engine.hooks import PeriodicCheckpoint, cut_record
 from clouds.engine.setup import default_setup
@@ -90,7 +90,7 @@ def test_forty_iterations_are_twenty_and_kill_9_and_twenty(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
-    assert train.main(words(straight)) == 0  # meanwhile
+    assert main(words(straight)) == 0  # meanwhile
     _, errors = process.communicate(timeout=240)
     assert process.returncode == -signal.SIGKILL, errors.decode()[-2000:]
     *whole, half = sorted(path.name for path in killed.glob("model_*"))
@@ -99,7 +99,7 @@ def test_forty_iterations_are_twenty_and_kill_9_and_twenty(
     assert rows(killed)[-1]["iteration"] == 23, "it got past its last checkpoint, and said so"
     assert rows(killed) == rows(straight)[: len(rows(killed))]
 
-    assert train.main(words(killed, "--resume")) == 0
+    assert main(words(killed, "--resume")) == 0
     log = (killed / "log.txt").read_text()
     assert "Starting training from iteration 20" in log
     assert rows(killed) == rows(straight)

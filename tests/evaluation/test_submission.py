@@ -22,13 +22,12 @@ from clouds.config import load_config
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, DatasetCatalog, MetadataCatalog, inference_on_dataset
 from clouds.data.classes import CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
 from clouds.data.datasets.catalog import register_datasets
-from clouds.engine import predictor
+from clouds.engine import submission
 from clouds.engine.predictor import Predictor
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.submission import BENCHMARKS, check_archive, fault_of, find_images, write_archive, write_labels
-
 
 TO_LABEL_ID = lookup_table({train_id: label_id for label_id, train_id in CITYSCAPES_ID_TO_TRAIN_ID.items()})
 CITIES = ("frankfurt/frankfurt_000000_000294", "lindau/lindau_000000_000019", "lindau/lindau_000001_000019")
@@ -226,7 +225,7 @@ def test_going_on(run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.Monk
     Image.fromarray(np.full((40, 64), 200, np.uint8)).save(third)  # neither its size nor an id
     fourth.unlink()
     asked = []
-    monkeypatch.setattr(predictor, "Predictor", lambda cfg: lambda path: asked.append(path) or Predictor(cfg)(path))
+    monkeypatch.setattr(submission, "Predictor", lambda cfg: lambda path: asked.append(path) or Predictor(cfg)(path))
     assert run("acdc") == 0
     assert len(asked) == 3
     assert {path: path.read_bytes() for path in sorted(folder.iterdir())} == whole
@@ -234,7 +233,7 @@ def test_going_on(run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert archive.read_bytes() == zipped
 
     # All there: no network is built, and the zip is made again.
-    monkeypatch.setattr(predictor, "Predictor", None)
+    monkeypatch.setattr(submission, "Predictor", None)
     archive.write_bytes(b"half")
     assert run("acdc", "MODEL.DEVICE", "auto") == 0
     assert archive.read_bytes() == zipped

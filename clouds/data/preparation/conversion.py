@@ -22,7 +22,7 @@ def convert_folder(
 ) -> Conversion:
     """Convert the label files of one data set to label maps of train ids.
 
-    Each label map is written beside its label file. Statistics and, for Cityscapes, split lists are written to `out_dir`.
+    Each label map is written beside its label file, statistics and the split lists of Cityscapes to `out_dir`.
 
     Args:
         name: key of `FORMATS`.
@@ -33,8 +33,8 @@ def convert_folder(
         overwrite: replace label maps that exist.
 
     Raises:
-        UserError: There are no label files, `out_dir` cannot be written, or some label files could not be converted; all
-            others are converted first.
+        UserError: there are no label files, `out_dir` cannot be written, or some label files could not be converted;
+            all others are converted first.
     """
     form = FORMATS[name]
     gt_folder, out_dir = folder / (gt_dir or form.gt_dir), out_dir or folder
@@ -42,8 +42,8 @@ def convert_folder(
     if not files:
         what = "no label files of its kind in" if folder.is_dir() else "there is no folder"
         raise UserError(
-            f"{form.name}: {what} {gt_folder}; give the folder of the unpacked data set, and --gt-dir if its labels are "
-            "elsewhere (see datasets/README.md)."
+            f"{form.name}: {what} {gt_folder}; give the folder of the unpacked data set, and --gt-dir if its labels "
+            "are elsewhere (see datasets/README.md)."
         )
     done = convert(files, encoding, processes=processes, overwrite=overwrite)
     counted = done.counts

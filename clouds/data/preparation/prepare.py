@@ -9,8 +9,8 @@ from clouds.data.datasets.builtin import BUILTIN_DATASETS, DATASET_GROUPS
 from clouds.data.datasets.catalog import dataset_specs
 from clouds.data.datasets.spec import DatasetSpec, data_root, write_list
 from clouds.data.preparation.check import CheckResult, check_dataset, dataset_fingerprint, save_result
-from clouds.data.preparation.converters import write_class_statistics
 from clouds.data.preparation.conversion import SHOWN, convert_folder
+from clouds.data.preparation.converters import write_class_statistics
 from clouds.errors import UserError, check_name
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def prepare(
         Whether every data set is complete and without a problem.
 
     Raises:
-        UserError: There is no data root, no data set, or no data set of that name.
+        UserError: there is no data root, no data set, or no data set of that name.
     """
     root = data_root()
     if not root.is_dir():
@@ -81,7 +81,7 @@ def choose(names: Sequence[str], custom: Sequence[str]) -> list[DatasetSpec]:
         The data sets; without `names` those of `custom`, and without these all built-in ones.
 
     Raises:
-        UserError: There is no data set of that name.
+        UserError: there is no data set of that name.
     """
     rows = dataset_specs(custom)
     own = rows[len(BUILTIN_DATASETS) :]
@@ -140,7 +140,7 @@ def summary(results: Sequence[CheckResult]) -> str:
 
 
 def class_tables(results: Sequence[CheckResult]) -> list[str]:
-    """Format a table for each list of classes that data sets share: the share of each class in the pixels, in percent."""
+    """Format the share of each class in the pixels, in percent: one table for each list of classes."""
     tables = []
     for classes in dict.fromkeys(found.spec.classes for found in results):
         sets = [found for found in results if found.spec.classes == classes and found.pixels.any()]

@@ -15,8 +15,8 @@ from minicity.world.render import Rendered, render_scene
 from minicity.world.styles import STYLES
 from PIL import Image, ImageDraw, ImageFont
 
-from clouds.data.classes import CITYSCAPES_COLORS
 from clouds.commands.entry import user_errors
+from clouds.data.classes import CITYSCAPES_COLORS
 
 _GAP = 6
 _LINES = 3

@@ -22,8 +22,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from clouds.config import load_config
 from clouds.commands.entry import user_errors
+from clouds.config import load_config
 from clouds.errors import UserError
 from clouds.utils.atomic import atomic_file
 

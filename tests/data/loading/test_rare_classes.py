@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds.commands.convert_datasets import convert_folder
 from clouds.d2 import CfgNode
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.loading.augmentation import RequiredClass, TrainAugmentation
 from clouds.data.loading.loaders import build_train_loader
 from clouds.data.loading.rare_classes import rare_classes
+from clouds.data.preparation.conversion import convert_folder
 from clouds.errors import UserError
 from tests.data.conftest import save, smooth_image, write_generated
 from tests.data.official import palette_png

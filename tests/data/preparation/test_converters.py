@@ -10,7 +10,6 @@ from cityscapesscripts.helpers.labels import labels as official_labels
 from cityscapesscripts.preparation.json2labelImg import json2labelImg
 from PIL import Image
 
-from clouds.commands.convert_datasets import convert_folder
 from clouds.data.classes import (
     CITYSCAPES_ID_TO_TRAIN_ID,
     CITYSCAPES_LABELS,
@@ -20,6 +19,7 @@ from clouds.data.classes import (
     SYNTHIA_ID_TO_TRAIN_ID,
     mapillary_train_id,
 )
+from clouds.data.preparation.conversion import convert_folder
 from clouds.data.preparation.converters import FORMATS, count_classes, draw_polygons
 from clouds.errors import UserError
 from tests.data.conftest import smooth_image
@@ -127,7 +127,7 @@ def test_the_command(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     command = [sys.executable, str(ROOT / f"tools/convert_datasets/{name}.py"), str(tmp_path), "--nproc", "2"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
-    assert "3 label maps made, 0 were there" in run.stdout
+    assert "3 label maps written, 0 existed" in run.stdout
     for file, label in expected.items():
         np.testing.assert_array_equal(read(file), label)
     statistics = {"sample_class_stats.json", "sample_class_stats_dict.json", "samples_with_class.json"}
