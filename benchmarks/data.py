@@ -1,14 +1,16 @@
-"""Label conversion and the training mapper, against the published steps: taskset -c 1 python benchmarks/data.py
+"""Speed of label conversion and of the training mapper, relative to the published steps.
 
-The files are streets of minicity, drawn at the size of the real ones and written as the real data sets have theirs:
-palette PNGs with frayed outlines (GTA5: 1052x1914), 16-bit RGB (SYNTHIA: 760x1280), and pictures with film grain, so
-much that a PNG has 2.3 MB as one of GTA5 has on average (a label map there: 28 kB). The peer takes the published steps
-one by one with Pillow, NumPy, OpenCV and torch. For a label map: a mask for each id, and its sum for the statistics.
-For a training sample: the label map in double, both resized whole, then cropped, the jitter in float32, a mask for each
-class. It looks for no damage, as published; ours does. Either mapper reads the label maps that its own converter made.
+    OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/data.py
 
-Both get the same files and the same random numbers, in alternating rounds, on one thread; processor time, the median
-counts. What they make is compared: label maps and statistics must be equal, samples up to the rounding of resampling.
+The files are synthetic scenes of the sizes and formats of the real data sets: palette PNGs with frayed regions (GTA5:
+1052 x 1914), 16-bit RGB (SYNTHIA: 760 x 1280), and images with so much grain that a PNG has about 2.3 MB, as GTA5's
+have on average (label maps there: 28 kB). The peer takes the published steps one by one with Pillow, NumPy, OpenCV and
+torch. Label map: one mask per id, and its sum for the statistics. Training sample: the label map in double precision,
+image and label map resized as a whole and then cropped, colour jitter in float32, one mask per class. It does not check
+the files for damage; ours does. Each mapper reads the label maps that its own converter wrote.
+
+Both get equal files and equal random numbers, in alternating rounds, on one thread. Times are processor time, the
+median over the rounds. Label maps and statistics must be equal, samples up to the rounding of resampling.
 """
 
 import argparse
@@ -24,8 +26,8 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from minicity.world.render import render_scene
 from PIL import Image
+from scenes import IGNORE, image, label_map
 from torch.nn.functional import interpolate
 from torch.nn.functional import pad as pad_tensor
 
@@ -38,48 +40,41 @@ from clouds.utils.images import read_image
 
 GTA5, SYNTHIA = (1052, 1914), (760, 1280)
 _DIVISIBILITY = 32
-_IGNORE = 255
 
 
-def street(index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A drawn street with grain, (H, W, 3), and its train ids with frayed outlines, (H, W); uint8."""
-    scene = render_scene("minicity_sim", 1, index, size)
-    rng = np.random.default_rng(index)
-    image = np.clip(scene.image + np.rint(rng.normal(0, 0.33, scene.image.shape)), 0, 255).astype(np.uint8)
-    rows, columns = np.indices(size, dtype=np.float32)
-    fray = [cv2.GaussianBlur(rng.standard_normal(size, dtype=np.float32), (0, 0), 1.0) * 2.5 for _ in range(2)]
-    label = cv2.remap(scene.label, columns + fray[0], rows + fray[1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT)
-    return image, label
+def scene(index: int, size: tuple[int, int]) -> np.ndarray:
+    """Draw an (H, W) uint8 label map whose PNG has about as many bytes as one of the data set."""
+    return label_map(size, index, regions=6, fray=3.0)
 
 
 def write_gta5(folder: Path, images: int) -> None:
-    """Pictures under `images`, and palette PNGs of Cityscapes ids under `labels`."""
+    """Write images under `images` and palette PNGs of Cityscapes ids under `labels`."""
     to_id = {train_id: label_id for label_id, train_id in CITYSCAPES_ID_TO_TRAIN_ID.items()}
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
     for index in range(images):
-        image, label = street(index, GTA5)
-        Image.fromarray(image).save(folder / f"images/{index:05d}.png")
-        picture = Image.fromarray(translated(label, to_id), "P")
-        picture.putpalette([value for i in range(256) for value in (i, i * 7 % 256, 255 - i)])
-        picture.save(folder / f"labels/{index:05d}.png")
+        labels = scene(index, GTA5)
+        Image.fromarray(image(labels, index, grain=0.7)).save(folder / f"images/{index:05d}.png")
+        ids = Image.fromarray(translated(labels, to_id), "P")
+        ids.putpalette([value for i in range(256) for value in (i, i * 7 % 256, 255 - i)])
+        ids.save(folder / f"labels/{index:05d}.png")
 
 
 def write_synthia(folder: Path, images: int) -> None:
-    """16-bit RGB: the class in red, in green a number for each thing."""
+    """Write 16-bit RGB label maps: the class in red, the number of a connected component in green."""
     to_class = {train_id: label_id for label_id, train_id in SYNTHIA_ID_TO_TRAIN_ID.items()}
     (folder / "GT/LABELS").mkdir(parents=True)
     for index in range(images):
-        label = translated(street(index, SYNTHIA)[1], to_class)
-        things = cv2.connectedComponents(np.isin(label, (8, 10, 11, 12, 17, 19)).astype(np.uint8))[1]
-        pixels = np.stack([np.zeros(label.shape), things, label], axis=-1).astype(np.uint16)
+        labels = translated(scene(index, SYNTHIA), to_class)
+        things = cv2.connectedComponents(np.isin(labels, (8, 10, 11, 12, 17, 19)).astype(np.uint8))[1]
+        pixels = np.stack([np.zeros(labels.shape), things, labels], axis=-1).astype(np.uint16)
         assert cv2.imwrite(str(folder / f"GT/LABELS/{index:07d}.png"), pixels)
 
 
-def translated(label: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
-    ids = np.zeros_like(label)
+def translated(labels: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
+    ids = np.zeros_like(labels)
     for source, target in table.items():
-        ids[label == source] = target
+        ids[labels == source] = target
     return ids
 
 
@@ -87,7 +82,7 @@ def translated(label: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
 
 
 def published_ids(table: Mapping[int, int], source: Path) -> np.ndarray:
-    if table is SYNTHIA_ID_TO_TRAIN_ID:  # Pillow reads no 16-bit colours
+    if table is SYNTHIA_ID_TO_TRAIN_ID:  # Pillow cannot read 16-bit RGB
         return cv2.imread(str(source), cv2.IMREAD_UNCHANGED)[:, :, -1]
     return np.asarray(Image.open(source))
 
@@ -99,7 +94,7 @@ def published_image(path: str) -> np.ndarray:
 def published_conversion(table: Mapping[int, int], pair: tuple[Path, Path]) -> dict[int, int]:
     source, target = pair
     ids = published_ids(table, source)
-    label = np.full(ids.shape, _IGNORE, np.uint8)
+    label = np.full(ids.shape, IGNORE, np.uint8)
     counts = {}
     for label_id, train_id in table.items():
         mask = ids == label_id
@@ -111,7 +106,16 @@ def published_conversion(table: Mapping[int, int], pair: tuple[Path, Path]) -> d
 
 
 def published_sample(cfg: CfgNode, record: Mapping[str, str], rng: np.random.Generator) -> dict[str, Any]:
-    """`cfg`: INPUT of the config. Image (3, H, W) uint8, sem_seg (H, W) int64, classes, masks (N, H, W)."""
+    """Make a training sample in the published way.
+
+    Args:
+        cfg: section INPUT of the config.
+        record: paths of image and label map.
+        rng: random generator of the augmentation.
+
+    Returns:
+        `image` (3, H, W) uint8, `sem_seg` (H, W) int64, `classes` (N,) and `masks` (N, H, W) bool.
+    """
     image = published_image(record["file_name"])
     label = np.asarray(Image.open(record["sem_seg_file_name"])).astype("double")
 
@@ -126,7 +130,7 @@ def published_sample(cfg: CfgNode, record: Mapping[str, str], rng: np.random.Gen
     image, label = image[top : top + crop[0], left : left + crop[1]], label[top : top + crop[0], left : left + crop[1]]
     missing = [(0, max(0, want - side)) for want, side in zip(crop, label.shape, strict=True)]
     image = np.pad(image, [*missing, (0, 0)], constant_values=0)
-    label = np.pad(label, missing, constant_values=_IGNORE)
+    label = np.pad(label, missing, constant_values=IGNORE)
 
     image = published_jitter(image, rng)
     if rng.random() < 0.5:
@@ -136,16 +140,16 @@ def published_sample(cfg: CfgNode, record: Mapping[str, str], rng: np.random.Gen
     sem_seg = torch.as_tensor(label.astype("long"))
     padding = [0, -sem_seg.shape[1] % _DIVISIBILITY, 0, -sem_seg.shape[0] % _DIVISIBILITY]
     pixels = pad_tensor(pixels, padding, value=128).contiguous()
-    sem_seg = pad_tensor(sem_seg, padding, value=_IGNORE).contiguous()
+    sem_seg = pad_tensor(sem_seg, padding, value=IGNORE).contiguous()
     target = sem_seg.numpy()
     classes = np.unique(target)
-    classes = classes[classes != _IGNORE]
+    classes = classes[classes != IGNORE]
     masks = torch.stack([torch.from_numpy(mask.copy()) for mask in [target == c for c in classes]])
     return {"image": pixels, "sem_seg": sem_seg, "classes": torch.as_tensor(classes), "masks": masks}
 
 
 def published_jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """SSD's: every step on the whole picture in float32, and back to bytes; BGR in between."""
+    """Apply the colour jitter of SSD to an RGB image, in BGR: each step in float32, then rounded to uint8."""
     brighten, contrast_first, contrast, saturate, turn = rng.random(5) < 0.5
     offset = rng.uniform(-32, 32)
     gain, chroma = rng.uniform(0.5, 1.5), rng.uniform(0.5, 1.5)
@@ -188,7 +192,7 @@ def our_sample(mapper: TrainMapper, record: dict[str, str], rng: np.random.Gener
 
 
 def seconds(call: Callable[[int], object], items: Sequence[int]) -> float:
-    """Processor time: another process on the machine does not count."""
+    """Processor time of the calls, which other processes on the machine do not affect."""
     start = time.process_time()
     for item in items:
         call(item)
@@ -196,7 +200,7 @@ def seconds(call: Callable[[int], object], items: Sequence[int]) -> float:
 
 
 def compare(theirs: Callable[[int], object], ours: Callable[[int], object], count: int, rounds: int) -> list[float]:
-    """Milliseconds an item, the medians over the rounds, in which the two take turns."""
+    """Median milliseconds per item of both calls, measured in alternating rounds."""
     times: list[tuple[float, float]] = []
     for round_ in range(rounds):
         items = range(round_ * count, (round_ + 1) * count)
@@ -207,7 +211,7 @@ def compare(theirs: Callable[[int], object], ours: Callable[[int], object], coun
 
 
 def check_samples(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """The same view: pictures up to the rounding of resampling and jitter, label maps but for some outlines."""
+    """Compare two samples: images up to the rounding of resampling and jitter, label maps except for some borders."""
     for key in ("image", "sem_seg"):
         assert theirs[key].shape == ours[key].shape and theirs[key].dtype == ours[key].dtype, key
     apart = (theirs["image"].float() - ours["image"].float()).abs().mean()
@@ -218,7 +222,7 @@ def check_samples(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
 
 
 def conversion_rows(name: str, files: dict[Path, Path], encoding: Encoding, rounds: int) -> list[list[Any]]:
-    """What, and milliseconds of either: of a conversion, and of reading alone."""
+    """Return (name, published ms, our ms) of a conversion and of its reading alone."""
     pairs = list(files.items())
     calls = partial(published_conversion, encoding.train_ids), partial(our_conversion, encoding)
     sizes = [0, 0]
@@ -242,7 +246,7 @@ def conversion_rows(name: str, files: dict[Path, Path], encoding: Encoding, roun
 
 
 def mapper_rows(folder: Path, files: dict[Path, Path], encoding: Encoding, rounds: int) -> list[list[Any]]:
-    """Likewise of a training sample; either reads label maps of its own making."""
+    """Return (name, published ms, our ms) of a training sample and of reading its image alone."""
     cfg = get_config()
     calls = partial(published_sample, cfg.INPUT), partial(our_sample, TrainMapper(cfg))
     converters = partial(published_conversion, encoding.train_ids), partial(our_conversion, encoding)
@@ -253,8 +257,8 @@ def mapper_rows(folder: Path, files: dict[Path, Path], encoding: Encoding, round
         for source in files:
             target = folder / name / source.name
             convert((source, target))
-            image = source.parent.with_name("images") / source.name
-            records.append({"file_name": str(image), "sem_seg_file_name": str(target)})
+            file = source.parent.with_name("images") / source.name
+            records.append({"file_name": str(file), "sem_seg_file_name": str(target)})
         turns.append(partial(_sample, call, records))
     for item in range(2 * len(files)):
         check_samples(turns[0](item), turns[1](item))
@@ -262,8 +266,8 @@ def mapper_rows(folder: Path, files: dict[Path, Path], encoding: Encoding, round
     names = [record["file_name"] for record in records]
     reading = [(lambda item, read=read: read(names[item % len(names)])) for read in (published_image, read_image)]
     return [
-        [f"training sample (picture: {megabytes:.2f} MB)", *compare(turns[0], turns[1], len(files), rounds)],
-        ["  reading the picture alone", *compare(reading[0], reading[1], len(files), rounds)],
+        [f"training sample (image: {megabytes:.2f} MB)", *compare(turns[0], turns[1], len(files), rounds)],
+        ["  reading the image alone", *compare(reading[0], reading[1], len(files), rounds)],
     ]
 
 
@@ -272,9 +276,15 @@ def _sample(call: Callable[..., dict[str, Any]], records: Sequence[dict[str, str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Time converters and training mapper against the published steps.")
-    parser.add_argument("--images", type=int, default=8, help="of each kind (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=9, help="of each, the median counts (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description="Measure converters and training mapper relative to the published steps."
+    )
+    parser.add_argument(
+        "--images", type=int, default=8, help="number of images of each data set (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="number of rounds; the median is printed (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

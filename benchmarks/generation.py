@@ -1,7 +1,9 @@
-"""Painting images: ours against the published loop, in one run: python benchmarks/generation.py [--size sd2] ...
+"""Speed of painting images, relative to the published loop in the same run.
 
-The published loop calls the pipeline once an image. Ours paints batches, and compiled batches. The pipeline has random
-weights, which paint as fast as others: `small` for a CPU, `sd2` with the sizes of Stable Diffusion 2 for a GPU.
+    python benchmarks/generation.py [--size sd2] ...
+
+The published loop calls the pipeline once per image. Ours paints batches, and compiled batches. The pipeline has random
+weights, which paint as fast as trained ones: `small` for a CPU, `sd2` with the sizes of Stable Diffusion 2 for a GPU.
 """
 
 import argparse
@@ -42,7 +44,7 @@ SIZES = {
 
 
 def write_pipeline(folder: Path, size: str) -> None:
-    """A Stable Diffusion of random weights, with CLIP's own tokenizer."""
+    """Write a Stable Diffusion with random weights and with the tokenizer of CLIP."""
     sizes = SIZES[size]
     words = open_clip.SimpleTokenizer()
     merges = [pair for pair, _ in sorted(words.bpe_ranks.items(), key=lambda item: item[1])]
@@ -59,7 +61,7 @@ def write_pipeline(folder: Path, size: str) -> None:
         unet=diffusers.UNet2DConditionModel(
             cross_attention_dim=text.hidden_size, attention_head_dim=sizes["heads"], **sizes["unet"]
         ),
-        scheduler=diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear"),
+        scheduler=diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -67,7 +69,7 @@ def write_pipeline(folder: Path, size: str) -> None:
 
 
 def images_per_second(painter: Painter, images: int, rounds: int) -> float:
-    """Of the fastest round, after one batch to warm up (and to compile)."""
+    """Images per second of the fastest round, after one batch to warm up (and to compile)."""
     size = painter.batch_size
     painter([PROMPT] * size, [0] * size)
     best = 0.0
@@ -81,7 +83,7 @@ def images_per_second(painter: Painter, images: int, rounds: int) -> float:
 
 
 def published_loop(painter: Painter, images: int, rounds: int) -> float:
-    """One call an image, no seed, PIL images, as the published script does it; the same pipeline otherwise."""
+    """Images per second of the published loop: one call per image, no seed, PIL images; the pipeline is ours."""
     recipe, best = painter.recipe, 0.0
     for _ in range(rounds):
         begin = time.perf_counter()
@@ -93,13 +95,15 @@ def published_loop(painter: Painter, images: int, rounds: int) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="small", help="of the pipeline (default: %(default)s)")
-    parser.add_argument("--model", help="a pipeline of your own instead, hub name or local folder")
-    parser.add_argument("--images", type=int, default=16, help="in a round (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, help="(default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=10, help="of denoising (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=2, help="the fastest counts (default: %(default)s)")
-    parser.add_argument("--no-compile", action="store_true", help="leave the compiled row out")
+    parser.add_argument("--size", choices=SIZES, default="small", help="size of the pipeline (default: %(default)s)")
+    parser.add_argument("--model", help="hub name or folder of a pipeline to measure instead")
+    parser.add_argument("--images", type=int, default=16, help="number of images per round (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, help="number of images per call (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=10, help="number of denoising steps (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="number of rounds; the fastest is printed (default: %(default)s)"
+    )
+    parser.add_argument("--no-compile", action="store_true", help="leave out the compiled pipeline")
     args = parser.parse_args(argv)
     device = resolve_device("auto")
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_pipeline(Path(folder), args.size)
         recipe = Recipe(args.model or folder, steps=args.steps, dtype=resolve_dtype("auto", device))
         painter = Painter(recipe, device=device, batch_size=args.batch_size)
-        rows = [("published loop, one image a call", published_loop(painter, args.images, args.rounds))]
+        rows = [("published loop, one image per call", published_loop(painter, args.images, args.rounds))]
         rows.append((f"batches of {args.batch_size}", images_per_second(painter, args.images, args.rounds)))
         if not args.no_compile:
             painter = Painter(recipe, device=device, batch_size=args.batch_size, compile=True)

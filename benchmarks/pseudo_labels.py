@@ -1,13 +1,15 @@
-"""All of an image's pseudo-labelling but the networks, against the published steps: python benchmarks/pseudo_labels.py.
+"""Time and memory of pseudo-labelling without the networks, relative to the published steps.
 
-Both get the same label map (768x768, 19 classes, about 60 large components, and specks as a network predicts them) and
-the same stand-in for SAM: three masks and their qualities for each prompt. The peer takes the published steps one by
-one with scipy and torch: a full-size mask for each class, its components, a full-size mask for each of these, all its
-coordinates to draw from, best masks, pixels in several masks out, regrouping and union by class.
+    OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/pseudo_labels.py
 
-Seconds are processor time on one thread. Memory is the rise of the resident set's high-water mark over the inputs,
-each stage in a fresh process (Linux: /proc). The two results are compared; they may differ only where two masks of
-one class overlap, which the published steps cut out and ours do not.
+Both get one label map (768 x 768, 19 classes, about 60 large components, and specks as a network predicts them) and
+one stand-in for SAM: three masks and their qualities per prompt. The peer takes the published steps one by one with
+scipy and torch: a full-size mask per class, its components, a full-size mask per component, all its coordinates to draw
+points from, best masks, pixels in several masks removed, masks regrouped and united by class.
+
+Seconds are processor time on one thread. Memory is the rise of the resident set's high-water mark above the inputs,
+each measured in a fresh process (Linux: /proc). The two results are compared; they may differ only where two masks of
+one class overlap: the published steps remove these pixels, ours do not.
 """
 
 import argparse
@@ -21,38 +23,23 @@ from statistics import median
 import cv2
 import numpy as np
 import torch
+from scenes import CLASSES, IGNORE, label_map
 from scipy import ndimage
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from clouds.modeling.structures import Target
 from clouds.self_training.regions import choose_points, find_regions, merge_masks, select_best
 
-_CLASSES = 19
 _MIN_AREA = 5000
 _POINTS = 5
-_SIDE = 10  # patches along a side of the map; neighbours of one class grow together, some stay too small
 
 
-def label_map(size: int, seed: int) -> np.ndarray:
-    """(size, size) uint8: patches with frayed borders, and here and there a pixel of another class or of none."""
-    rng = np.random.default_rng(seed)
-    places = np.indices((size, size)).reshape(2, -1).T.astype(np.float64)
-    for axis in range(2):
-        fray = cv2.GaussianBlur(rng.standard_normal((size, size)), (0, 0), 3)
-        places[:, axis] += (6 / fray.std()) * fray.ravel()
-    # A jittered grid, so that most patches are of about one size.
-    corners = np.indices((_SIDE, _SIDE)).reshape(2, -1).T
-    middles = (corners + rng.uniform(0.1, 0.9, corners.shape)) * (size / _SIDE)
-    cell = KDTree(middles).query(places)[1].reshape(size, size)
-    labels = rng.integers(0, _CLASSES, _SIDE * _SIDE, dtype=np.uint8)[cell]
-    specks = rng.random(labels.shape) < 0.002
-    labels[specks] = rng.choice([*range(_CLASSES), 255], specks.sum())
-    return labels
+def scene(size: int, seed: int) -> np.ndarray:
+    return label_map((size, size), seed, specks=0.002)
 
 
 def sam_masks(labels: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
-    """What SAM would return, (P, 3, H, W) bool and (P, 3) float: each region shrunk, grown a little and grown a lot."""
+    """Return masks (P, 3, H, W) bool and qualities (P, 3) float: each region eroded, dilated a little or much."""
     ids = find_regions(labels, min_area=_MIN_AREA).ids
     masks = torch.empty((ids.max(), 3, *ids.shape), dtype=torch.bool)
     for index in range(len(masks)):
@@ -63,10 +50,10 @@ def sam_masks(labels: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def published_prompts(labels: np.ndarray, seed: int) -> tuple[dict[int, list[Tensor]], dict[int, np.ndarray]]:
-    """Points of each component by class, and the masks they came from, which stay until the image is done."""
+    """Return points per component and the masks of the components, both by class; the masks stay in memory."""
     rng = np.random.default_rng(seed)
     class_map = torch.from_numpy(labels)
-    classes = [c for c in class_map.unique(sorted=True).tolist() if c != 255]
+    classes = [c for c in class_map.unique(sorted=True).tolist() if c != IGNORE]
     class_masks = torch.stack([(class_map == c).float() for c in classes])
     components: dict[int, np.ndarray] = {}
     for c, class_mask in zip(classes, class_masks.numpy(), strict=True):
@@ -100,7 +87,7 @@ def published(labels: np.ndarray, masks: Tensor, quality: Tensor, clock: Callabl
     points, components = published_prompts(labels, 0)
     clock()
     target = published_target(points, masks, quality)
-    del components  # here and not before, as published
+    del components  # kept until here, as published
     return target
 
 
@@ -115,7 +102,7 @@ _STAGES = {"published": published, "ours": ours}
 
 
 def seconds(stage: str, labels: np.ndarray, masks: Tensor, quality: Tensor) -> tuple[float, float]:
-    """Processor time before and after SAM."""
+    """Return the processor time before and after SAM."""
     times = [time.process_time()]
     _STAGES[stage](labels, masks, quality, lambda: times.append(time.process_time()))
     times.append(time.process_time())
@@ -128,13 +115,13 @@ def _resident(field: str) -> int:
 
 
 def peak_bytes(stage: str, size: int, seed: int) -> int:
-    """How far the stage drives this process's resident set above what it is with the inputs; once in a process."""
+    """Return the peak of resident memory above the inputs. Call it once per process."""
     _one_thread()
     small = np.zeros((80, 80), np.uint8)
-    _STAGES[stage](small, *sam_masks(small, seed), lambda: None)  # whatever is loaded at the first call
-    labels = label_map(size, seed)
+    _STAGES[stage](small, *sam_masks(small, seed), lambda: None)  # libraries that are loaded on the first call
+    labels = scene(size, seed)
     masks, quality = sam_masks(labels, seed)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to the present level
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = _resident("VmRSS")
     _STAGES[stage](labels, masks, quality, lambda: None)
     return _resident("VmHWM") - before
@@ -146,13 +133,17 @@ def _one_thread() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Time and memory around SAM against the published steps.")
-    parser.add_argument("--size", type=int, default=768, help="pixels, side of the image (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=7, help="of each, the median counts (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the label map (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description="Measure pseudo-labelling without its networks relative to the published steps."
+    )
+    parser.add_argument("--size", type=int, default=768, help="side of the image in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=7, help="number of rounds; the median is printed (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the label map (default: %(default)s)")
     args = parser.parse_args(argv)
     _one_thread()
-    labels = label_map(args.size, args.seed)
+    labels = scene(args.size, args.seed)
     masks, quality = sam_masks(labels, args.seed)
 
     theirs, mine = (stage(labels, masks, quality, lambda: None) for stage in (published, ours))
@@ -170,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("together, ms", *(1000 * sum(column) for column in columns)),
         ("peak memory, MB", *(peak / 1e6 for peak in peaks)),
     ]
-    found = f"{args.size}x{args.size}, {_CLASSES} classes, {len(masks)} regions"
+    found = f"{args.size}x{args.size}, {CLASSES} classes, {len(masks)} regions"
     sys.stdout.write(f"{found:34s}{'published':>10s}{'ours':>10s}{'ratio':>10s}\n")
     for name, peer, own in rows:
         sys.stdout.write(f"{name:34s}{peer:10.1f}{own:10.1f}{peer / own:9.1f}x\n")
