@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from minicity.experiment.report import SETS
     from minicity.experiment.rows import FULL, SMALLEST, with_images
     from minicity.experiment.runner import GENERATION, digest, plan, run_jobs
-    from minicity.world.datasets import write_dataset
+    from minicity.world.writing import write_dataset
 
     start = time.perf_counter()
     rows = chosen(FULL if args.full else SMALLEST, args.rows.split(",") if args.rows else ())

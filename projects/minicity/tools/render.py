@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from minicity.world.datasets import NUM_GENERATED, NUM_TRAIN, NUM_VAL, PARTS, SIZE, write_dataset
+from minicity.world.sets import DRAWN_SETS, NUM_GENERATED, NUM_TRAIN, NUM_VAL, SIZE
+from minicity.world.writing import write_dataset
 
 from clouds.commands.entry import user_errors
 
@@ -29,7 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, nargs=2, default=SIZE, metavar=("H", "W"), help="pixels (default: 256 512)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument(
-        "--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="NAME", help="write only these sets"
+        "--only",
+        nargs="+",
+        choices=list(DRAWN_SETS),
+        default=list(DRAWN_SETS),
+        metavar="NAME",
+        help="write only these sets",
     )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -40,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def num_images(name: str, args: argparse.Namespace) -> int:
     """How many images of a set the command line asks for."""
-    if PARTS[name].generated:
+    if DRAWN_SETS[name].generated:
         return args.num_generated
     return args.num_train if name.endswith("_train") else args.num_val
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from minicity.world.caption import with_article
 from minicity.world.classes import Label
-from minicity.world.render import Rendered, SceneObject
+from minicity.world.records import Rendered, SceneObject
 from minicity.world.sampling import Dice
 
 WORDS: dict[Label, tuple[str, ...]] = {

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minicity.clip.crops import captioned_crops
-from minicity.world.chunks import Arrays, Pixels, draw_in_chunks, draw_scene
+from minicity.world.pool import Arrays, Pixels, draw_in_chunks, draw_scene
 from minicity.world.style import Style
 
 KEPT = (160, 320)

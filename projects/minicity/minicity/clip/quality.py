@@ -19,7 +19,7 @@ from clouds.modeling.backbone.clip import CLIP
 from minicity.clip.training import clip_input
 from minicity.diffusion.pool import draw_captioned
 from minicity.sam.pool import draw_streets
-from minicity.world.chunks import Pixels
+from minicity.world.pool import Pixels
 from minicity.world.wide import measured_sets
 
 Floats = npt.NDArray[np.float32]

@@ -29,8 +29,8 @@ from minicity.clip.crops import OPENINGS, WORDS
 from minicity.clip.pool import KEPT, Captioned
 from minicity.resumable import settings_of, train_resumably
 from minicity.world.caption import with_article
-from minicity.world.chunks import SCENE, Pixels
 from minicity.world.classes import Label
+from minicity.world.pool import SCENE, Pixels
 
 VIEW = (128, 256)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from minicity.world.chunks import Arrays, Pixels, draw_in_chunks, draw_scene
+from minicity.world.pool import Arrays, Pixels, draw_in_chunks, draw_scene
 from minicity.world.style import Style
 
 KEPT = (128, 256)

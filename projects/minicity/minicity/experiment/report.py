@@ -19,9 +19,10 @@ from clouds.visualization.html_tables import Difference, Score, difference_table
 from clouds.visualization.palette import colorize
 from minicity.experiment.rows import COMPARED
 from minicity.experiment.runner import SOURCE, Scores, Variant, paired_difference, run_folder, spread, unseen_mean
-from minicity.world.datasets import PARTS, load
+from minicity.world.datasets import load
+from minicity.world.sets import DRAWN_SETS
 
-SETS = tuple(name for name in PARTS if name.endswith("_val"))
+SETS = tuple(name for name in DRAWN_SETS if name.endswith("_val"))
 UNSEEN = tuple(name for name in SETS if name != SOURCE)
 CLASSES = [short_name(name) for name in CITYSCAPES_CLASSES]
 _EXAMPLES, _GENERATED, _PANELS = 2, 24, 3

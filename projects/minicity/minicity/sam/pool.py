@@ -9,8 +9,8 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from minicity.world.chunks import SCENE, Arrays, Pixels, draw_in_chunks, draw_scene
-from minicity.world.render import Rendered, SceneObject
+from minicity.world.pool import SCENE, Arrays, Pixels, draw_in_chunks, draw_scene
+from minicity.world.records import Rendered, SceneObject
 from minicity.world.style import Style
 
 _SMOOTH = 0.04  # share by which the depth of one surface changes from a pixel to the next, at most

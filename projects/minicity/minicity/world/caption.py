@@ -2,16 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from minicity.world.classes import Label
+from minicity.world.records import SceneObject
 from minicity.world.sampling import Dice
-
-if TYPE_CHECKING:
-    from minicity.world.render import SceneObject
 
 _OPENINGS = ("A photo of", "A picture of", "A snapshot of")
 _NUMBERS = {1: "a", 2: "two", 3: "three", 4: "four"}
@@ -52,7 +49,7 @@ _STUFF: dict[Label, tuple[str, float]] = {
 
 
 def write_caption(
-    objects: "Sequence[SceneObject]", label: npt.NDArray[np.uint8], where: str, when: str, open_ground: str, dice: Dice
+    objects: Sequence[SceneObject], label: npt.NDArray[np.uint8], where: str, when: str, open_ground: str, dice: Dice
 ) -> str:
     """The caption of a picture: only what covers enough of it is named.
 

@@ -3,8 +3,6 @@
 The painter's way: sky, ground, shadows, then the things from far to near, then air, rain or snow, and the sensor.
 """
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +13,7 @@ from minicity.world.canvas import MAX_REGIONS, SHIFT, Canvas, Placed
 from minicity.world.caption import write_caption
 from minicity.world.classes import Label
 from minicity.world.ground import paint_ground, shade_ground
+from minicity.world.records import Rendered, SceneObject
 from minicity.world.sampling import Dice
 from minicity.world.scene import Scene, sample_scene, scene_rng
 from minicity.world.styles import find_style
@@ -24,41 +23,6 @@ from minicity.world.weather import expose, paint_sky
 
 _GROUND_REGIONS = 3
 _NO_CONTACT_SHADOW = (Label.BUILDING, Label.VEGETATION, Label.FENCE)
-
-
-@dataclass(frozen=True)
-class SceneObject:
-    """A thing, or the part of one that has a class of its own, as far as it is visible.
-
-    ``box``: (x0, y0, x1, y1) pixels, x1 and y1 exclusive; ``area``: visible pixels; ``distance``: metres;
-    ``thing``: parts of one thing (a bicycle and its rider) share the number.
-    """
-
-    label: Label
-    noun: str
-    box: tuple[int, int, int, int]
-    area: int
-    distance: float
-    thing: int
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A picture with everything known about it.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-        label: (H, W) uint8 train ids 0..18.
-        depth: (H, W) float32 metres along the viewing direction, inf in the sky.
-        caption: one English sentence.
-        objects: visible things by distance, nearest first.
-    """
-
-    image: npt.NDArray[np.uint8]
-    label: npt.NDArray[np.uint8]
-    depth: npt.NDArray[np.float32]
-    caption: str
-    objects: tuple[SceneObject, ...]
 
 
 def render_scene(style_name: str, seed: int, index: int, size: tuple[int, int] = (256, 512)) -> Rendered:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from minicity.world.classes import Label
-from minicity.world.render import Rendered, render_scene
+from minicity.world.records import Rendered
+from minicity.world.render import render_scene
 
 from clouds.config import get_config
 from clouds.self_training.regions import choose_points, find_regions

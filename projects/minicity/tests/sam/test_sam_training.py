@@ -26,9 +26,9 @@ from minicity.sam.training import (
     prompt_loss,
     train_sam,
 )
-from minicity.world import chunks
+from minicity.world import pool as scene_pool
 from minicity.world.classes import Label
-from minicity.world.render import Rendered, SceneObject
+from minicity.world.records import Rendered, SceneObject
 from minicity.world.styles import STYLES
 from minicity.world.wide import WIDE_STYLES
 from torch.nn import functional as F
@@ -181,9 +181,9 @@ class TestViews:
         assert len(ask((nothing, components(labels, 1)), 9, 30, np.random.default_rng(0)).masks) == 2
 
     def test_a_pool_is_drawn_once(self, streets, tmp_path, monkeypatch):
-        monkeypatch.setattr("minicity.world.chunks.SCENES_PER_CHUNK", 2)
+        monkeypatch.setattr("minicity.world.pool.SCENES_PER_CHUNK", 2)
         pool = draw_street_pool(tmp_path, WIDE_STYLES, 3, 3, 1)
-        monkeypatch.delattr("minicity.world.chunks.render")
+        monkeypatch.delattr("minicity.world.pool.render")
         again = draw_street_pool(tmp_path, WIDE_STYLES, 3, 3, 1)
         for field in dataclasses.fields(Streets):
             expected = getattr(streets, field.name)
@@ -194,9 +194,9 @@ class TestViews:
     def test_a_pool_of_other_styles_or_another_renderer_is_drawn_anew(self, change, tmp_path, monkeypatch):
         styles = [WIDE_STYLES[:1], WIDE_STYLES[1:2] if change == "styles" else WIDE_STYLES[:1]]
         before = draw_street_pool(tmp_path, styles[0], 3, 1, 1)
-        drawn, render = [], chunks.render
-        monkeypatch.setattr(chunks, "render", lambda *args: drawn.append(args) or render(*args))
-        monkeypatch.setattr(chunks, "DRAWING", chunks.DRAWING + (change == "renderer"))
+        drawn, render = [], scene_pool.render
+        monkeypatch.setattr(scene_pool, "render", lambda *args: drawn.append(args) or render(*args))
+        monkeypatch.setattr(scene_pool, "DRAWING_VERSION", scene_pool.DRAWING_VERSION + (change == "renderer"))
         after = draw_street_pool(tmp_path, styles[1], 3, 1, 1)
         assert len(drawn) == 1
         assert (before.images == after.images).all() == (change == "renderer")

@@ -7,11 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from minicity.world import datasets
-from minicity.world.datasets import PARTS, read_captions, style_of, write_dataset
+from minicity.world import datasets, writing
+from minicity.world.datasets import read_captions
 from minicity.world.render import render, render_scene
 from minicity.world.scene import sample_scene, scene_rng
+from minicity.world.sets import DRAWN_SETS
 from minicity.world.wide import WIDE_STYLES
+from minicity.world.writing import style_of, write_dataset
 
 from clouds.data.datasets.catalog import load_dataset, register_datasets
 from clouds.errors import UserError
@@ -29,7 +31,7 @@ def test_files_hold_the_rendered_scenes(tmp_path):
     folder = write_dataset(NAME, tmp_path, 2, SIZE)
     assert folder == tmp_path / "minicity" / NAME
     for index in range(2):
-        scene = render_scene("minicity_fog", PARTS[NAME].seed, index, SIZE)
+        scene = render_scene("minicity_fog", DRAWN_SETS[NAME].seed, index, SIZE)
         image = cv2.imread(str(folder / "images" / f"{index:06d}.png"))[:, :, ::-1]
         label = cv2.imread(str(folder / "labels" / f"{index:06d}.png"), cv2.IMREAD_UNCHANGED)
         assert np.array_equal(image, scene.image)
@@ -42,7 +44,7 @@ def test_interrupted_writing_is_completed(tmp_path, monkeypatch):
     whole = contents(write_dataset(NAME, tmp_path / "whole", 4, SIZE))
 
     drawn = []
-    original = datasets._write_image
+    original = writing._write_image
 
     def fails_at_two(folder, part, size, index):
         if index == 2:
@@ -50,7 +52,7 @@ def test_interrupted_writing_is_completed(tmp_path, monkeypatch):
         drawn.append(index)
         return original(folder, part, size, index)
 
-    monkeypatch.setattr(datasets, "_write_image", fails_at_two)
+    monkeypatch.setattr(writing, "_write_image", fails_at_two)
     with pytest.raises(KeyboardInterrupt):
         write_dataset(NAME, tmp_path / "broken", 4, SIZE)
     with pytest.raises(UserError, match=r"python projects/minicity/tools/render.py --root"):
@@ -67,7 +69,7 @@ def test_interrupted_writing_is_completed(tmp_path, monkeypatch):
         drawn.append(index)
         return original(folder, part, size, index)
 
-    monkeypatch.setattr(datasets, "_write_image", counted)
+    monkeypatch.setattr(writing, "_write_image", counted)
     write_dataset(NAME, tmp_path / "broken", 4, SIZE)
     assert drawn == [1, 2, 3]
     assert contents(folder) == whole
@@ -87,7 +89,7 @@ def test_other_settings_are_refused(tmp_path, monkeypatch):
     write_dataset(NAME, tmp_path, 1, SIZE)
     with pytest.raises(UserError, match=r"size \[64, 128\] instead of \[32, 64\]"):
         write_dataset(NAME, tmp_path, 1, (32, 64))
-    monkeypatch.setattr(datasets, "DRAWING", datasets.DRAWING + 1)
+    monkeypatch.setattr(writing, "DRAWING_VERSION", writing.DRAWING_VERSION + 1)
     with pytest.raises(UserError, match="delete that folder"):
         write_dataset(NAME, tmp_path, 1, SIZE)
 
@@ -107,13 +109,13 @@ def test_catalogue_finds_the_sets(tmp_path):
 
 
 def test_training_and_validation_scenes_are_disjoint():
-    scenes = {(part.style, part.seed) for part in PARTS.values()}
-    assert len(scenes) == len(PARTS)
-    assert {part.style for name, part in PARTS.items() if name.endswith("_train")} == {"minicity_sim", "wide"}
+    scenes = {(part.style, part.seed) for part in DRAWN_SETS.values()}
+    assert len(scenes) == len(DRAWN_SETS)
+    assert {part.style for name, part in DRAWN_SETS.items() if name.endswith("_train")} == {"minicity_sim", "wide"}
 
 
 def test_a_set_of_generated_images(tmp_path):
-    part = PARTS[GENERATED]
+    part = DRAWN_SETS[GENERATED]
     folder = write_dataset(GENERATED, tmp_path, 3, SIZE)
     for index in range(3):
         style = style_of(part, index)
@@ -137,11 +139,11 @@ def test_a_set_of_generated_images(tmp_path):
 
 
 def test_generated_images_have_styles_of_their_own_that_no_other_set_has():
-    part = PARTS[GENERATED]
+    part = DRAWN_SETS[GENERATED]
     styles = [style_of(part, index) for index in range(part.num_images)]
     assert len({style.name for style in styles}) == part.num_images
     assert all(style in WIDE_STYLES for style in styles)  # and these keep out of the other domains: test_wide.py
-    assert not {style.name for style in styles} & {other.style for other in PARTS.values()}
+    assert not {style.name for style in styles} & {other.style for other in DRAWN_SETS.values()}
     # Any few in a row are of several lights, kinds of weather and cameras.
     for index in range(part.num_images - 6):
         names = [style.name.split("_") for style in styles[index : index + 6]]
@@ -150,7 +152,7 @@ def test_generated_images_have_styles_of_their_own_that_no_other_set_has():
 
 def test_the_other_sets_are_as_they_always_were(tmp_path):
     """Sets that users have drawn are found complete, and what is missing is added to them as it was drawn then."""
-    for name, part in PARTS.items():
+    for name, part in DRAWN_SETS.items():
         if name != GENERATED:
             assert (part.shrink, part.generated) == (1, False)
     write_dataset(NAME, tmp_path, 1, SIZE)

@@ -7,7 +7,8 @@ import pytest
 from minicity.experiment.baselines import ColorPositionClassifier, mean_iou
 from minicity.world.caption import write_caption
 from minicity.world.classes import Label
-from minicity.world.render import Rendered, render_scene
+from minicity.world.records import Rendered
+from minicity.world.render import render_scene
 from minicity.world.sampling import Dice
 from minicity.world.scene import sample_scene, scene_rng
 from minicity.world.styles import STYLES
