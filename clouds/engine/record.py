@@ -73,7 +73,7 @@ def write_record(output: Path, cfg: CfgNode, args: argparse.Namespace, kind: Kin
     if changes:
         code["diff"] = diff
         write_atomically(output / diff, changes)
-    write_atomically(output / config, cfg.dump().encode())
+    write_atomically(output / config, cfg.dump())
     entry: Entry = {
         "kind": kind.value,
         "training": _training(entries, kind),
@@ -89,9 +89,7 @@ def write_record(output: Path, cfg: CfgNode, args: argparse.Namespace, kind: Kin
         "machine": machine(),
     }
     entries.append(entry)
-    write_atomically(
-        output / "run.json", (json.dumps(entries, indent=2, default=str, ensure_ascii=False) + "\n").encode()
-    )
+    write_atomically(output / "run.json", json.dumps(entries, indent=2, default=str, ensure_ascii=False) + "\n")
     return entry
 
 

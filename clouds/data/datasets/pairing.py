@@ -74,9 +74,9 @@ def pair_files(
     unpaired = [stem for stem in stems if stem not in label_files]
     if unpaired:
         raise UserError(
-            f"{name}: {len(unpaired)} of {len(stems)} images have no label map, the first is {image_files[unpaired[0]]} "
-            f"(looked for {labels.glob.replace('*', unpaired[0])} under {labels.folder}); finish the download or the "
-            "label conversion, see datasets/README.md."
+            f"{name}: {len(unpaired)} of {len(stems)} images have no label map, the first is "
+            f"{image_files[unpaired[0]]} (looked for {labels.glob.replace('*', unpaired[0])} under {labels.folder}); "
+            "finish the download or the label conversion, see datasets/README.md."
         )
     return [{"file_name": image_files[s], "sem_seg_file_name": label_files[s], "image_id": s} for s in stems]
 
