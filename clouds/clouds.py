@@ -1,22 +1,19 @@
 """The CLOUDS meta-architecture (Benigmim et al., CVPR 2024)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from clouds.d2 import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,
     CfgNode,
-    ImageList,
     MetadataCatalog,
     build_backbone,
     build_sem_seg_head,
-    comm,
     configurable,
 )
 from clouds.data.classes import CITYSCAPES_CLASSES
@@ -24,15 +21,14 @@ from clouds.errors import UserError, check_name
 from clouds.modeling import backbone as _backbone  # noqa: F401  (registers the backbones)
 from clouds.modeling.backbone.clip import CLIP
 from clouds.modeling.criterion import SetCriterion, seeded_points, uniform_points
+from clouds.modeling.distributed import largest_over_processes
 from clouds.modeling.head import CLOUDSHead
-from clouds.modeling.inference import resize_scores, semantic_scores
-from clouds.modeling.matcher import HungarianMatcher
-from clouds.modeling.open_vocabulary import geometric_ensemble, seen_classes
-from clouds.modeling.structures import Prediction, Target, targets_from_instances
+from clouds.modeling.inference import image_scores
+from clouds.modeling.matcher import HungarianMatcher, Uniform
+from clouds.modeling.open_vocabulary import ensemble_with_clip
+from clouds.modeling.preprocessing import canvas_size, normalize_and_pad
+from clouds.modeling.structures import ImageDict, Prediction, targets_from_instances
 from clouds.modeling.text_classifier import TextClassifier
-
-if TYPE_CHECKING:  # evaluation does without it, and without SAM
-    from clouds.self_training.pseudo_labels import PseudoLabeller
 
 
 @META_ARCH_REGISTRY.register()
@@ -82,8 +78,6 @@ class CLOUDS(nn.Module):
         self.alpha = alpha
         self.beta = beta
         self.ensemble_on_valid_mask = ensemble_on_valid_mask
-        self.pseudo_labeller: PseudoLabeller | None = None
-        """Labels the generated images of a batch; who trains on such images sets it."""
         self.void_embedding = nn.Embedding(1, backbone.embed_dim)
         # A head without text never uses it; a trained parameter without gradient would break data-parallel training.
         self.void_embedding.requires_grad_(sem_seg_head.uses_text)
@@ -139,135 +133,99 @@ class CLOUDS(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Device of the parameters."""
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    def forward(self, batched_inputs: Sequence[ImageDict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """
         Args:
-            batched_inputs: one dict an image with `image`, (3, H, W) uint8 or float RGB in 0..255; for training
-                `instances` with `gt_classes` (N,) and `gt_masks` (N, H, W) bool, or `is_generated` and the same view
-                without colour jitter as `image_clean`, and optionally `seed`, which fixes the points that its loss
-                looks at and SAM is shown; for inference optionally `height` and `width`, the size of the answer.
+            batched_inputs: one dict per image with `image`, (3, h, w) uint8 or float RGB in 0..255. Optional entries:
+                `instances` with `gt_classes` (N,) int64 and `gt_masks` (N, h, w) bool; required in training.
+                `seed`, an int that fixes the random points of the image's loss.
+                `height` and `width`, the size of the result at inference in pixels; default h and w.
+                `canvas`, (H, W), the padded size of the batch, where labelling has already exchanged it.
+                `features`, the backbone's maps of the whole batch on the canvas, where labelling has already computed
+                them.
+                `clouds.modeling.structures` lists all entries.
 
         Returns:
-            In training the weighted losses; else one dict an image with `sem_seg`, (K, height, width) float scores.
+            In training a dict of weighted scalar losses, otherwise one dict per image with `sem_seg`, (K, height,
+            width) float scores.
+
+        Raises:
+            UserError: in training, an image without `instances`.
         """
-        images = self.preprocess(batched_inputs)
-        features = self.backbone(images.tensor)
-        predictions = self.sem_seg_head(features, self.text_classifier(), self.void_embedding.weight)
         if self.training:
-            seeds = [x["seed"] for x in batched_inputs if "seed" in x]
-            points = seeded_points(seeds, self.device) if len(seeds) == len(batched_inputs) else uniform_points
-            targets = self.targets(batched_inputs, features, self._canvas(images))
-            return self.criterion(predictions, targets, points)
+            check_labelled(batched_inputs)
+        canvas = self.canvas(batched_inputs)
+        features = self.features(batched_inputs, canvas)
+        text = self.text_classifier(self.train_classes if self.training else self.test_classes)
+        predictions = self.sem_seg_head(features, text, self.void)
+        if self.training:
+            targets = targets_from_instances([x["instances"].to(self.device) for x in batched_inputs], canvas)
+            return self.criterion(predictions, targets, self.points(batched_inputs))
         result = predictions[-1]
         if self.geometric_ensemble:
-            result = self.with_clip_opinion(result, features, self.test_classes)
-        return self.postprocess(result, images, batched_inputs)
+            result = self.ensemble(result, features, self.test_classes)
+        sizes = image_sizes(batched_inputs)
+        outputs = [(x.get("height", h), x.get("width", w)) for x, (h, w) in zip(batched_inputs, sizes, strict=True)]
+        return [{"sem_seg": scores} for scores in image_scores(result, canvas, sizes, outputs)]
 
-    def targets(
-        self, batched_inputs: Sequence[dict[str, Any]], features: dict[str, Tensor], canvas: tuple[int, int]
-    ) -> list[Target]:
-        """Ground truth where there is one, pseudo-labels for the generated images; masks on the canvas.
+    def canvas(self, batched_inputs: Sequence[ImageDict]) -> tuple[int, int]:
+        """Return the padded size (H, W) of a batch; in training it covers the images of all processes."""
+        if "canvas" in batched_inputs[0]:
+            return batched_inputs[0]["canvas"]
+        canvas = canvas_size(image_sizes(batched_inputs), self.size_divisibility)
+        return largest_over_processes(canvas) if self.training else canvas
 
-        Args:
-            batched_inputs: B of them, see `forward`.
-            features: of their student's views on the canvas, (B, ...) each.
-            canvas: (H, W).
-        """
-        generated = [number for number, x in enumerate(batched_inputs) if x.get("is_generated", False)]
-        views = {name: maps[generated] for name, maps in features.items()}
-        pseudo = iter(self.pseudo_targets([batched_inputs[number] for number in generated], views, canvas))
-        return [
-            next(pseudo)
-            if x.get("is_generated", False)
-            else targets_from_instances([x["instances"].to(self.device)], canvas)[0]
-            for x in batched_inputs
-        ]
+    def features(self, batched_inputs: Sequence[ImageDict], canvas: tuple[int, int]) -> dict[str, Tensor]:
+        """Return the backbone's maps (B, C, H / stride, W / stride) by name."""
+        if "features" in batched_inputs[0]:
+            return batched_inputs[0]["features"]
+        return self.backbone(self.preprocess([x["image"] for x in batched_inputs], canvas))
 
-    @torch.no_grad()
-    def pseudo_targets(
-        self, generated: Sequence[dict[str, Any]], features: dict[str, Tensor], canvas: tuple[int, int]
-    ) -> list[Target]:
-        """What the teacher sees on the clean views, refined (CLOUDS, section 3.3).
+    def preprocess(self, images: Sequence[Tensor], canvas: tuple[int, int]) -> Tensor:
+        """Upload, normalise and pad images (3, h, w), uint8 or float RGB in 0..255, to (B, 3, H, W) float."""
+        return normalize_and_pad([image.to(self.device) for image in images], self.pixel_mean, self.pixel_std, canvas)
 
-        ``features`` of the student's views serve where these are the clean ones, too, and the tower is frozen.
-        """
-        if self.pseudo_labeller is None:
-            if generated:
-                raise UserError(
-                    "The batch has images without labels; set MODEL.CLOUDS.SAM.MINIBATCH True to learn them."
-                )
-            return []
-        if not generated:
-            self.pseudo_labeller.latest = []
-            return []
-        clean = [{**x, "image": x.get("image_clean", x["image"])} for x in generated]
-        images = self.preprocess(clean, canvas)
-        backbone_trains = self.backbone.training
-        if backbone_trains or any("image_clean" in x for x in generated):
-            features = self.backbone.eval()(images.tensor)
-            self.backbone.train(backbone_trains)
-        text = self.text_classifier()
-        prediction = self.pseudo_labeller.teacher.head(features, text, self.void_embedding.weight)[-1]
-        if self.pseudo_labeller.geometric_ensemble:
-            prediction = self.with_clip_opinion(prediction, features, self.train_classes)
-        scores = [result["sem_seg"] for result in self.postprocess(prediction, images, clean)]
-        return self.pseudo_labeller(scores, clean, canvas)
+    @property
+    def void(self) -> Tensor:
+        """(1, D) learnt embedding of "no object"."""
+        return self.void_embedding.weight
 
-    def preprocess(self, batched_inputs: Sequence[dict[str, Any]], canvas: tuple[int, ...] | None = None) -> ImageList:
-        """Normalise, then pad bottom and right with zeros to one canvas, (B, 3, H, W) float.
+    def text_classifier(self, classes: Sequence[str]) -> TextClassifier | None:
+        """Return the embeddings of class names for a head that uses text, otherwise None."""
+        return self.backbone.text_classifier(classes) if self.sem_seg_head.uses_text else None
 
-        The canvas, if not given, is the smallest for all images of a training step, over all processes.
-        """
-        tensors = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
-        images = ImageList.from_tensors(tensors, self.size_divisibility)
-        if canvas is None and self.training and comm.get_world_size() > 1:
-            # The canvas of the whole batch, for the padding has an influence on what the network sees.
-            canvas = tuple(max(sides) for sides in zip(*comm.all_gather(self._canvas(images)), strict=True))
-        if canvas is not None:
-            missing = (0, canvas[1] - images.tensor.shape[-1], 0, canvas[0] - images.tensor.shape[-2])
-            images = ImageList(F.pad(images.tensor, missing), images.image_sizes)
-        return images
-
-    def text_classifier(self) -> TextClassifier | None:
-        """Embeddings of the class names for a head that reads them."""
-        if not self.sem_seg_head.uses_text:
-            return None
-        return self.backbone.text_classifier(self.train_classes if self.training else self.test_classes)
-
-    def with_clip_opinion(
-        self, prediction: Prediction, features: dict[str, Tensor], classes: Sequence[str]
-    ) -> Prediction:
-        """The prediction with its classes combined with what CLIP sees under each mask (FC-CLIP, section 3.3)."""
-        dense = features["clip_vis_dense"]
-        masks = F.interpolate(prediction.mask_logits, size=dense.shape[-2:], mode="bilinear", align_corners=False)
-        text = self.backbone.text_classifier(classes)
-        embedded = self.backbone.embed_masks(dense, masks)
-        class_logits = geometric_ensemble(
-            prediction.class_logits,
-            text.logits(embedded, self.void_embedding.weight, self.backbone.logit_scale),
-            seen_classes(classes, self.train_classes).to(self.device),
+    def ensemble(self, prediction: Prediction, features: dict[str, Tensor], classes: Sequence[str]) -> Prediction:
+        """Combine the decoder's classes of a prediction with CLIP's (see `ensemble_with_clip`)."""
+        return ensemble_with_clip(
+            prediction,
+            features["clip_vis_dense"],
+            self.backbone,
+            classes,
+            self.train_classes,
+            self.void,
             alpha=self.alpha,
             beta=self.beta,
-            valid=(masks > 0).flatten(2).any(dim=-1) if self.ensemble_on_valid_mask else None,
+            valid_masks_only=self.ensemble_on_valid_mask,
         )
-        return prediction._replace(class_logits=class_logits)
 
-    def postprocess(
-        self, prediction: Prediction, images: ImageList, batched_inputs: Sequence[dict[str, Any]]
-    ) -> list[dict[str, Tensor]]:
-        """Scores of each image at the size asked for."""
-        results = []
-        for class_logits, mask_logits, size, x in zip(*prediction, images.image_sizes, batched_inputs, strict=True):
-            scores = semantic_scores(class_logits, mask_logits, self._canvas(images))
-            height, width = x.get("height", size[0]), x.get("width", size[1])
-            results.append({"sem_seg": resize_scores(scores, size, height, width)})
-        return results
+    def points(self, batched_inputs: Sequence[ImageDict]) -> Uniform:
+        """Return the source of random points for the loss: one stream per image if all images have a `seed`."""
+        seeds = [x["seed"] for x in batched_inputs if "seed" in x]
+        return seeded_points(seeds, self.device) if len(seeds) == len(batched_inputs) else uniform_points
 
-    @staticmethod
-    def _canvas(images: ImageList) -> tuple[int, int]:
-        return images.tensor.shape[-2], images.tensor.shape[-1]
+
+def image_sizes(batched_inputs: Sequence[ImageDict]) -> list[tuple[int, int]]:
+    """Return (h, w) of each image."""
+    return [(x["image"].shape[-2], x["image"].shape[-1]) for x in batched_inputs]
+
+
+def check_labelled(batched_inputs: Sequence[ImageDict]) -> None:
+    """Raise `UserError` if an image of a training batch has no `instances`."""
+    if not all("instances" in x for x in batched_inputs):
+        raise UserError("The batch has images without labels; set MODEL.CLOUDS.SAM.MINIBATCH True to learn them.")
 
 
 def class_names(datasets: Sequence[str], num_classes: int | None = None) -> Sequence[str]:

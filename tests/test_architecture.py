@@ -26,7 +26,7 @@ LAYERS = {
     "clouds.data": BASE,
     "clouds.modeling": BASE,
     "clouds.self_training": BASE | {"clouds.modeling"},
-    "clouds.clouds": BASE | {"clouds.modeling", "clouds.self_training"},
+    "clouds.clouds": BASE | {"clouds.modeling"},
     "clouds.evaluation": BASE | {"clouds.data"},
     "clouds.visualization": BASE | {"clouds.data"},
     "clouds.generation": BASE | {"clouds.data", "clouds.visualization"},

@@ -31,7 +31,8 @@ from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_load
 from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
 from clouds.engine.checkpoint import Checkpointer, build_checkpointer, load_for_inference
-from clouds.engine.hooks.self_training import SelfTraining, build_self_training
+from clouds.engine.hooks.pseudo_label_monitor import build_pseudo_label_monitor
+from clouds.engine.hooks.self_training import SelfTrainingHook, build_self_training_hook
 from clouds.engine.parallel import data_parallel
 from clouds.engine.setup import code_version, seed_everything
 from clouds.engine.writers import build_wandb_writer
@@ -64,6 +65,7 @@ class Trainer(TrainerBase):
         # Data first: a missing set, also one for testing, is told now and not after the model or the training.
         self.data_loader = self.build_train_loader(cfg)
         self.check_test_sets(cfg)
+        # SAM before the model: its missing weights are reported before the model is built.
         self.self_training = self.build_self_training(cfg) if cfg.MODEL.CLOUDS.SAM.MINIBATCH else None
         self.model = self.build_model(cfg)
         self.optimizer = self.build_optimizer(cfg, self.model)
@@ -75,9 +77,6 @@ class Trainer(TrainerBase):
         parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "data": self.data_loader}
         if self.scaler.is_enabled():
             parts["scaler"] = self.scaler
-        if self.self_training:
-            self.model.pseudo_labeller = self.self_training.labeller  # type: ignore[assignment]  # it is no module
-            parts |= self.self_training.checkpointables
         self.checkpointer = self.build_checkpointer(cfg, self.model, **parts)
         self.register_hooks(self.build_hooks())
 
@@ -121,7 +120,7 @@ class Trainer(TrainerBase):
         return self.results
 
     def run_step(self) -> None:
-        """data -> losses -> `update`."""
+        """data -> pseudo-labels -> losses -> `update`."""
         start = time.perf_counter()
         batch = next(self._batches)
         data_time = time.perf_counter() - start
@@ -129,6 +128,10 @@ class Trainer(TrainerBase):
         # The model's draws follow from seed and iteration alone, whatever ran before (an evaluation, a loader's start);
         # those for a single image, the points of its loss, from the seed that the loader gives it.
         seed_everything(self.seed, self.iter, comm.get_rank())
+        if self.self_training:
+            # A separate context, so that autocast does not cache weights that were cast without a gradient.
+            with self.precision.autocast():
+                batch = self.self_training.label(batch)
         values, failure = {}, ""
         try:
             with self.precision.autocast():
@@ -233,9 +236,9 @@ class Trainer(TrainerBase):
         return build_model(cfg)
 
     @classmethod
-    def build_self_training(cls, cfg: CfgNode) -> SelfTraining:
-        """Teacher, labeller and their hooks; never for evaluation, which needs none of them, nor their weights."""
-        return build_self_training(cfg, cls.build_sam(cfg) if cfg.MODEL.CLOUDS.SAM.ENABLED else None)
+    def build_self_training(cls, cfg: CfgNode) -> SelfTrainingHook:
+        """Build the hook that labels generated images, with its teacher and SAM. Evaluation does not build it."""
+        return build_self_training_hook(cfg, cls.build_sam(cfg) if cfg.MODEL.CLOUDS.SAM.ENABLED else None)
 
     @classmethod
     def build_sam(cls, cfg: CfgNode) -> Sam:
@@ -286,11 +289,20 @@ class Trainer(TrainerBase):
             hooks.IterationTimer(),
             hooks.LearningRate(self.scheduler),
             hooks.Continuation(metrics, evaluation, record),
-            *([self.self_training.update, self.self_training.monitor] if self.self_training else []),
+            *self.build_self_training_hooks(),
             hooks.PeriodicCheckpoint(self.checkpointer, checkpoint_period),
             evaluation,
             record,
         ]
+
+    def build_self_training_hooks(self) -> list[HookBase]:
+        """Return the hooks of joint training, and let checkpoints hold their state."""
+        if not self.self_training:
+            return []
+        monitor = build_pseudo_label_monitor(self.cfg, self.self_training)
+        self.checkpointer.add_checkpointable("teacher", self.self_training.teacher)
+        self.checkpointer.add_checkpointable("pseudo_label_counts", monitor)
+        return [self.self_training, monitor]
 
     def build_writers(self) -> Sequence[Any]:
         """Console line with ETA, ``metrics.json``, TensorBoard, and W&B where a project of it is named."""

@@ -1,15 +1,43 @@
-"""From queries to a semantic map, in bounded memory.
+"""From queries to semantic scores, in bounded memory. Student and teacher both use it.
 
-Letters: Q queries, K classes, h x w mask logits, H x W canvas (the padded network input).
+Letters: B images, Q queries, K classes, h x w mask logits, H x W canvas (the padded network input).
 """
+
+from collections.abc import Sequence
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from clouds.modeling.layers import full_precision
+from clouds.modeling.structures import Prediction
 
 # 128 canvas rows of 100 masks at width 2048 are 100 MB; the published code upsamples all rows at once.
 STRIP_ROWS = 128
+
+
+def image_scores(
+    prediction: Prediction,
+    canvas: tuple[int, int],
+    image_sizes: Sequence[tuple[int, int]],
+    output_sizes: Sequence[tuple[int, int]],
+) -> list[Tensor]:
+    """Compute the class scores of each image of a batch, without padding and at the requested size.
+
+    Args:
+        prediction: output of the last decoder layer for B images.
+        canvas: (H, W).
+        image_sizes: size of each image on the canvas.
+        output_sizes: size of each result.
+
+    Returns:
+        B tensors (K, height, width), not normalised over classes.
+    """
+    return [
+        resize_scores(semantic_scores(class_logits, mask_logits, canvas), image_size, *output_size)
+        for class_logits, mask_logits, image_size, output_size in zip(
+            *prediction, image_sizes, output_sizes, strict=True
+        )
+    ]
 
 
 @full_precision

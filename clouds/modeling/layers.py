@@ -38,6 +38,24 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     return outside_autocast
 
 
+@full_precision
+def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:
+    """Mean feature under each mask.
+
+    Args:
+        features: (B, C, H, W).
+        mask_logits: (B, Q, h, w); a pixel belongs to a mask where its logit, resized to H x W, is positive.
+
+    Returns:
+        (B, Q, C) float32; 0 where a mask is empty. No gradient flows into the mask logits.
+    """
+    features = features.float()
+    masks = F.interpolate(mask_logits.detach().float(), size=features.shape[-2:], mode="bilinear", align_corners=False)
+    masks = (masks > 0).to(features.dtype)
+    masks = masks / (masks.sum(dim=(-1, -2), keepdim=True) + 1e-8)
+    return torch.einsum("bchw,bqhw->bqc", features, masks)
+
+
 def sine_position_embedding(height: int, width: int, channels: int, like: Tensor) -> Tensor:
     """Two-dimensional sine embedding (DETR, section A.4), coordinates normalised to (0, 2 pi], temperature 10,000.
 

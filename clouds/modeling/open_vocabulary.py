@@ -1,6 +1,8 @@
-"""What CLIP itself says about a mask, and how that is combined with what the decoder says.
+"""Geometric ensemble of the decoder's classes with CLIP's classes of each mask (FC-CLIP, Yu et al., NeurIPS 2023).
 
-Letters: B images, Q queries, K classes, C channels, H x W feature map.
+Student and teacher both use it.
+
+Letters: B images, Q queries, K classes, C channels, H x W feature map, h x w mask logits, D dimension of CLIP's space.
 """
 
 from collections.abc import Sequence
@@ -10,31 +12,57 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clouds.data.classes import split_synonyms
-from clouds.modeling.layers import full_precision
-
-
-@full_precision
-def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:
-    """Mean feature under each mask.
-
-    Args:
-        features: (B, C, H, W).
-        mask_logits: (B, Q, h, w); a pixel belongs to a mask where its logit, resized to H x W, is positive.
-
-    Returns:
-        (B, Q, C) float32; 0 where a mask is empty. No gradient flows into the mask logits.
-    """
-    features = features.float()
-    masks = F.interpolate(mask_logits.detach().float(), size=features.shape[-2:], mode="bilinear", align_corners=False)
-    masks = (masks > 0).to(features.dtype)
-    masks = masks / (masks.sum(dim=(-1, -2), keepdim=True) + 1e-8)
-    return torch.einsum("bchw,bqhw->bqc", features, masks)
+from clouds.modeling.backbone.clip import CLIP
+from clouds.modeling.structures import Prediction
 
 
 def seen_classes(test_names: Sequence[str], train_names: Sequence[str]) -> Tensor:
-    """(K,) bool: which test classes share at least one name with a training class."""
+    """Return (K,) bool: whether each test class shares at least one name with a training class."""
     trained = {name for class_name in train_names for name in split_synonyms(class_name)}
     return torch.tensor([not trained.isdisjoint(split_synonyms(class_name)) for class_name in test_names])
+
+
+def ensemble_with_clip(
+    prediction: Prediction,
+    dense: Tensor,
+    backbone: CLIP,
+    classes: Sequence[str],
+    train_classes: Sequence[str],
+    void: Tensor,
+    *,
+    alpha: float,
+    beta: float,
+    valid_masks_only: bool = False,
+) -> Prediction:
+    """Classify each mask of a prediction with CLIP and combine the result with the decoder's classes.
+
+    Args:
+        prediction: (B, Q, K + 1) class logits and (B, Q, h, w) mask logits of the decoder.
+        dense: (B, C, H, W), the backbone's last map before pooling.
+        backbone: embeds masks and class names into CLIP's space.
+        classes: K class names, synonyms separated by commas.
+        train_classes: class names seen in training.
+        void: (1, D) embedding of "no object".
+        alpha: weight of CLIP for classes seen in training, in [0, 1].
+        beta: weight of CLIP for the other classes, in [0, 1].
+        valid_masks_only: keep the decoder's classes where a mask is empty at the size of `dense`.
+
+    Returns:
+        The prediction with (B, Q, K + 1) log-probabilities as class logits.
+    """
+    masks = F.interpolate(prediction.mask_logits, size=dense.shape[-2:], mode="bilinear", align_corners=False)
+    clip_logits = backbone.text_classifier(classes).logits(
+        backbone.embed_masks(dense, masks), void, backbone.logit_scale
+    )
+    class_logits = geometric_ensemble(
+        prediction.class_logits,
+        clip_logits,
+        seen_classes(classes, train_classes).to(dense.device),
+        alpha=alpha,
+        beta=beta,
+        valid=(masks > 0).flatten(2).any(dim=-1) if valid_masks_only else None,
+    )
+    return prediction._replace(class_logits=class_logits)
 
 
 def geometric_ensemble(
@@ -46,17 +74,17 @@ def geometric_ensemble(
     beta: float,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Class probabilities p_in^(1-a) p_out^a with a = alpha for seen classes and beta for the others (FC-CLIP, eq. 7).
+    """Compute p_in^(1-a) p_out^a with a = alpha for seen classes and a = beta for the others (FC-CLIP, eq. 7).
 
-    Computed with log-probabilities, so that an underflow of one class cannot spoil the others.
+    The computation uses log-probabilities, so that an underflow of one class does not affect the others.
 
     Args:
-        in_logits: (B, Q, K + 1) of the decoder, void last; the void probability is kept as the decoder has it.
-        out_logits: (B, Q, K + 1) of CLIP, void last (unused: CLIP knows no void).
+        in_logits: (B, Q, K + 1) of the decoder, void last; its void probability is kept.
+        out_logits: (B, Q, K + 1) of CLIP, void last; CLIP's void logit is ignored.
         seen: (K,) bool.
         alpha: weight of CLIP for seen classes, in [0, 1].
         beta: weight of CLIP for unseen classes, in [0, 1].
-        valid: (B, Q) bool; where False, CLIP has no say (its pooled mask is empty).
+        valid: (B, Q) bool; where False, the result is the decoder's. Default: True everywhere.
 
     Returns:
         (B, Q, K + 1) log-probabilities.

@@ -15,8 +15,7 @@ from clouds.engine.amp import LossScaler, Precision
 from clouds.engine.trainer import NonFiniteLoss, Trainer
 from clouds.errors import UserError
 from clouds.modeling.criterion import SetCriterion
-from clouds.modeling.layers import full_precision
-from clouds.modeling.open_vocabulary import mask_pool
+from clouds.modeling.layers import full_precision, mask_pool
 from clouds.modeling.structures import Prediction, Target
 from clouds.modeling.text_classifier import TextClassifier
 from tests.engine.test_resume import killed_and_resumed, same, train
@@ -134,7 +133,7 @@ def test_features_beyond_half_precision_leave_head_and_losses_finite(model: CLOU
     kept = {key: value.clone() for key, value in mask_features.state_dict().items()}
     mask_features.load_state_dict(scaled)
     with Precision("cpu", torch.float16).autocast():
-        predictions = model.sem_seg_head(features, model.text_classifier(), model.void_embedding.weight)
+        predictions = model.sem_seg_head(features, model.text_classifier(model.train_classes), model.void)
         losses = model.criterion(predictions, targets())
     mask_features.load_state_dict(kept)
     assert predictions[-1].mask_logits.abs().max() > 65504

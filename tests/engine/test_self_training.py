@@ -14,6 +14,7 @@ from torch import nn
 
 from clouds.config import load_config
 from clouds.d2 import CfgNode, HookBase
+from clouds.engine.hooks.pseudo_label_monitor import PseudoLabelMonitor
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
@@ -110,13 +111,15 @@ class Observed(JointTrainer):
     """Reports every third iteration."""
 
     def build_hooks(self) -> list[HookBase]:
-        self.self_training.monitor.period = 3
-        return super().build_hooks()
+        hooks = super().build_hooks()
+        [monitor] = [hook for hook in hooks if isinstance(hook, PseudoLabelMonitor)]
+        monitor.period = 3
+        return hooks
 
 
 class Unobserved(JointTrainer):
     def build_hooks(self) -> list[HookBase]:
-        return [hook for hook in super().build_hooks() if hook is not self.self_training.monitor]
+        return [hook for hook in super().build_hooks() if not isinstance(hook, PseudoLabelMonitor)]
 
 
 def test_what_the_monitor_says_and_that_it_only_looks(joint: Config, tmp_path: Path) -> None:
@@ -180,7 +183,6 @@ def test_a_warm_up_that_goes_on_as_joint_training(joint: Config, tmp_path: Path)
     warm_up = ("MODEL.CLOUDS.SAM.MINIBATCH", False, "DATASETS.TRAIN", ("plugin_train",), "SOLVER.MAX_ITER", 2)
     first = train(joint("run", *warm_up))
     assert first.self_training is None
-    assert first.model.pseudo_labeller is None
     second = train(joint("run", "SOLVER.MAX_ITER", 3), resume=True, kind=Watched)
     [(student, teacher)] = second.heads
     assert same(teacher, student)

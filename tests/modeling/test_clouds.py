@@ -71,11 +71,10 @@ def test_text_is_encoded_only_when_something_uses_it(frozen, monkeypatch):
 
 def test_text_is_encoded_once(monkeypatch):
     model = golden.build("convnext_text").eval()
-    first = model.text_classifier()
+    first = model.text_classifier(model.test_classes)
     monkeypatch.setattr(type(model.backbone), "encode_text", lambda *_: pytest.fail("encoded twice"))
-    torch.testing.assert_close(model.text_classifier().embeddings, first.embeddings)
-    model.train()
-    assert model.text_classifier().names_per_class == first.names_per_class
+    torch.testing.assert_close(model.text_classifier(model.test_classes).embeddings, first.embeddings)
+    assert model.text_classifier(model.train_classes).names_per_class == first.names_per_class
 
 
 def test_batches_with_all_or_some_images_unlabelled_train(frozen):

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from clouds.modeling.inference import resize_scores, semantic_scores
-from clouds.modeling.layers import sine_position_embedding
+from clouds.modeling.layers import mask_pool, sine_position_embedding
 from clouds.modeling.matcher import HungarianMatcher, pairwise_dice_cost, pairwise_mask_cost, sample_points
-from clouds.modeling.open_vocabulary import geometric_ensemble, mask_pool, seen_classes
+from clouds.modeling.open_vocabulary import geometric_ensemble, seen_classes
 from clouds.modeling.pixel_decoder.ops import ms_deform_attn
 from clouds.modeling.structures import Prediction, Target
 from clouds.modeling.text_classifier import VILD_TEMPLATES, TextClassifier, build_text_classifier, prompts_for

@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clouds.d2 import ImageList
 from clouds.modeling.inference import semantic_scores
-from clouds.modeling.open_vocabulary import mask_pool
+from clouds.modeling.layers import mask_pool
 from clouds.modeling.structures import Prediction, targets_from_instances
 from clouds.modeling.text_classifier import prompts_for
 from tests.parity import golden
@@ -47,14 +46,15 @@ def stored_features(case):
 
 
 def head(model, case):
-    return model.sem_seg_head(stored_features(case), model.text_classifier(), model.void_embedding.weight)
+    return model.sem_seg_head(stored_features(case), model.text_classifier(model.test_classes), model.void)
 
 
 class TestBackbone:
     def test_preprocessing(self, models, tower):
-        images = models[TOWERS[tower]].preprocess(batch())
-        agree(images.tensor, arrays(f"backbone_{tower}")["images_norm"])
-        assert [tuple(size) for size in images.image_sizes] == [(96, 128), (64, 64)]
+        model = models[TOWERS[tower]]
+        canvas = model.canvas(batch())
+        assert canvas == (96, 128)
+        agree(model.preprocess([x["image"] for x in batch()], canvas), arrays(f"backbone_{tower}")["images_norm"])
 
     def test_features(self, models, tower):
         ours = models[TOWERS[tower]].backbone(tensor(f"backbone_{tower}", "images_norm"))
@@ -243,7 +243,7 @@ class TestInference:
             monkeypatch.setattr(model, "train_classes", trained)
         tag = f"ens_valid{valid}_{overlap}"
         with torch.no_grad():
-            result = model.with_clip_opinion(head(model, case)[-1], stored_features(case), model.test_classes)
+            result = model.ensemble(head(model, case)[-1], stored_features(case), model.test_classes)
         agree(result.class_logits, stored[f"{tag}_mask_cls"])
         for i, out in enumerate(self.run(model)):
             golden_map = stored[f"{tag}_semseg_img{i}"]
@@ -259,6 +259,7 @@ class TestInference:
 
 
 def test_canvas_padding_is_zero_after_normalisation(models):
-    images = models["rn_closed"].preprocess(batch())
-    assert isinstance(images, ImageList)
-    assert (images.tensor[1, :, 64:] == 0).all()
+    images = models["rn_closed"].preprocess([x["image"] for x in batch()], (96, 128))
+    assert (images[1, :, 64:] == 0).all()
+    assert (images[1, :, :, 64:] == 0).all()
+    assert (images[1, :, :64, :64] != 0).any()

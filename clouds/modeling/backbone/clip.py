@@ -19,8 +19,7 @@ from torch.nn import functional as F
 
 from clouds.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec, comm, configurable
 from clouds.errors import UserError, check_name
-from clouds.modeling.layers import full_precision
-from clouds.modeling.open_vocabulary import mask_pool
+from clouds.modeling.layers import full_precision, mask_pool
 from clouds.modeling.text_classifier import TextClassifier, build_text_classifier
 
 

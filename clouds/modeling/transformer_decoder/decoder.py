@@ -13,8 +13,14 @@ from torch.nn import functional as F
 
 from clouds.d2 import CfgNode, Registry, configurable
 from clouds.errors import UserError, check_name
-from clouds.modeling.layers import MLP, convolution_init, full_precision, sine_position_embedding, xavier_init
-from clouds.modeling.open_vocabulary import mask_pool
+from clouds.modeling.layers import (
+    MLP,
+    convolution_init,
+    full_precision,
+    mask_pool,
+    sine_position_embedding,
+    xavier_init,
+)
 from clouds.modeling.structures import Prediction
 from clouds.modeling.text_classifier import TextClassifier
 

@@ -1,0 +1,36 @@
+"""Images of several sizes as one normalised tensor.
+
+Letters: B images, h x w an image, H x W canvas.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def canvas_size(sizes: Sequence[tuple[int, int]], divisibility: int) -> tuple[int, int]:
+    """Return the smallest (H, W) that holds images of all sizes (h, w) and whose sides are multiples of `divisibility`.
+
+    `divisibility` below 2 allows any size.
+    """
+    step = max(divisibility, 1)
+    height, width = (-(-max(lengths) // step) * step for lengths in zip(*sizes, strict=True))
+    return height, width
+
+
+def normalize_and_pad(images: Sequence[Tensor], mean: Tensor, std: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """Normalise images and place each in the upper left corner of a canvas of zeros.
+
+    Args:
+        images: B tensors (3, h, w), uint8 or float RGB in 0..255, on the device of `mean`.
+        mean: (3, 1, 1) per channel, in 0..255.
+        std: (3, 1, 1) per channel, in 0..255.
+        canvas: (H, W).
+
+    Returns:
+        (B, 3, H, W) float.
+    """
+    batch = mean.new_zeros(len(images), len(mean), *canvas)
+    for padded, image in zip(batch, images, strict=True):
+        padded[:, : image.shape[1], : image.shape[2]] = (image - mean) / std
+    return batch
