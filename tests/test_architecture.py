@@ -1,18 +1,28 @@
-"""The rules of the house: who may import whom, what the core never names, what stays light to import."""
+"""Rules of the architecture: import layers, cycles, the seam, projects, imports inside functions, light imports."""
 
 import ast
+import graphlib
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import setuptools
+
+from clouds.config.defaults import DEFAULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = sorted((ROOT / "clouds").rglob("*.py"))
-SOURCES = [*CORE, *sorted((ROOT / "tools").rglob("*.py")), ROOT / "train_net.py", ROOT / "generate_txt_im.py"]
+SCRIPTS = [ROOT / "train_net.py", ROOT / "generate_txt_im.py", *sorted((ROOT / "tools").rglob("*.py"))]
+PROJECTS = sorted(path.parent for path in (ROOT / "projects").glob("*/pyproject.toml"))
+OF_PROJECTS = [path for folder in PROJECTS for path in sorted(folder.rglob("*.py"))]
+SOURCES = [*CORE, *SCRIPTS, *OF_PROJECTS]
 
-# Layer: what it may import besides itself. A module belongs to the longest name that fits.
+# Layer: the other layers that it may import. A module belongs to the entry with the longest matching name.
 BASE = {"clouds.errors", "clouds.utils", "clouds.d2", "clouds.data.classes"}
 CORE_LAYERS = BASE | {"clouds.config", "clouds.data", "clouds.modeling", "clouds.self_training", "clouds.clouds"}
 USES = {"clouds.evaluation", "clouds.visualization", "clouds.generation"}
@@ -32,48 +42,125 @@ LAYERS = {
     "clouds.generation": BASE | {"clouds.data", "clouds.visualization"},
     "clouds.engine": CORE_LAYERS | USES,
     "clouds.experiments": CORE_LAYERS | USES | {"clouds.engine"},
-    "clouds.commands": CORE_LAYERS | USES | {"clouds.engine", "clouds.experiments"},
+    "clouds.api": CORE_LAYERS | USES | {"clouds.engine"},
+    "clouds.commands": CORE_LAYERS | USES | {"clouds.engine", "clouds.experiments", "clouds.api"},
 }
+
+# Imports inside functions besides those of commands: module -> {package: reason}.
+LATE_IMPORTS = {
+    "clouds.engine.writers": {"wandb": "optional dependency"},
+    "clouds.d2.bundled.events": {"torch.utils.tensorboard": "takes seconds, and only a main process writes"},
+}
+
+# Layers in which config keys are named only where a config is read. The others work on whole configs.
+PURE = CORE_LAYERS - {"clouds.config", "clouds.d2"} | USES
+WRITE_CONFIGS = {"clouds.data.datasets.custom": "turns the description of a data set into config keys"}
+SECTIONS = "|".join(key for key, value in DEFAULTS.items() if isinstance(value, dict))
+CONFIG_KEY = re.compile(rf"\b(?:{SECTIONS})\.[A-Z][A-Z0-9_.]*")
+
+HEAVY = {"torch", "torchvision", "open_clip", "diffusers", "transformers", "matplotlib", "detectron2"}
 
 
 def layer(module: str) -> str:
-    """The entry of LAYERS that a module belongs to; anything without one is its own layer, which nobody may import."""
+    """Return the entry of LAYERS that a module belongs to; "" if there is none."""
     parts = module.split(".")
     names = (".".join(parts[:n]) for n in range(len(parts), 1, -1))
-    return next((name for name in names if name in LAYERS), module)
+    return next((name for name in names if name in LAYERS), module if module in LAYERS else "")
 
 
 def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
+    """Return the name under which a file is imported: relative to the repository, or to its project."""
+    root = next((folder for folder in PROJECTS if folder in path.parents), ROOT)
+    parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(source: str, package: str) -> set[str]:
-    """Every module a source may import, absolute; of `from a import b` both a.b and, where b is a name in a, a."""
+def package_name(path: Path) -> str:
+    """Return the package that relative imports in a file start from."""
+    module = module_name(path)
+    return module if path.name == "__init__.py" else module.rpartition(".")[0]
+
+
+def imports(tree: ast.AST, package: str) -> set[str]:
+    """Return every module that the code may import, by absolute name.
+
+    For `from a import b` this is `a.b` if `b` is a module, else `a`.
+    """
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             for alias in node.names:
-                below = ROOT / base.replace(".", "/") / alias.name
-                found.add(f"{base}.{alias.name}" if below.is_dir() or below.with_suffix(".py").is_file() else base)
+                below = [root / base.replace(".", "/") / alias.name for root in (ROOT, *PROJECTS)]
+                is_module = any(path.is_dir() or path.with_suffix(".py").is_file() for path in below)
+                found.add(f"{base}.{alias.name}" if is_module else base)
     return found
 
 
 def violations(source: str, module: str, package: str) -> set[str]:
-    """What this source imports and, by LAYERS, may not."""
+    """Return the modules of clouds that a source imports against LAYERS."""
     home = layer(module)
-    wanted = {name for name in imports(source, package) if name.split(".")[0] in ("clouds", "detectron2")}
     allowed = LAYERS[home] | {home}
-    return {
-        name
-        for name in wanted
-        if (name.startswith("detectron2") and home != "clouds.d2")
-        or (name.startswith("clouds.") and layer(name) not in allowed)
+    wanted = imports(ast.parse(source), package)
+    return {name for name in wanted if name.startswith("clouds.") and layer(name) not in allowed}
+
+
+def late_imports(source: str, module: str) -> list[str]:
+    """Return the imports inside functions that no rule allows, as "line: statement".
+
+    Allowed are those of LATE_IMPORTS, those of a module's `__getattr__`, and one in the function `run` of a command.
+    """
+    tree = ast.parse(source)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    allowed = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"]
+    found = {
+        node.lineno: node
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
     }
+    run = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run"]
+    in_run = [node for node in ast.walk(run[0]) if isinstance(node, ast.ImportFrom)] if run else []
+    kept = {node.lineno for function in allowed for node in ast.walk(function) if hasattr(node, "lineno")}
+    if "commands" in module.split(".") and len(in_run) == 1:
+        kept.add(in_run[0].lineno)
+    optional = LATE_IMPORTS.get(module, {})
+    return [
+        f"{line}: {ast.unparse(node)}"
+        for line, node in sorted(found.items())
+        if line not in kept and not imports(node, "") <= set(optional)
+    ]
+
+
+def texts(tree: ast.AST, function: ast.FunctionDef | None = None) -> Iterator[tuple[ast.FunctionDef | None, str]]:
+    """Yield every string that is no docstring, with the innermost function around it."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.Constant) and isinstance(child.value, str):
+            yield function, child.value
+        elif not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)):
+            yield from texts(child, child if isinstance(child, ast.FunctionDef) else function)
+
+
+def named_keys(source: str) -> list[str]:
+    """Return the strings that name a config key outside `from_config`, `build_*` and functions that take a config."""
+
+    def reads_config(function: ast.FunctionDef | None) -> bool:
+        return function is not None and (
+            function.name == "from_config"
+            or function.name.startswith("build_")
+            or any(argument.arg == "cfg" for argument in (*function.args.args, *function.args.kwonlyargs))
+        )
+
+    return [
+        text for function, text in texts(ast.parse(source)) if CONFIG_KEY.search(text) and not reads_config(function)
+    ]
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -81,69 +168,172 @@ def violations(source: str, module: str, package: str) -> set[str]:
     [
         ("clouds.modeling.head", "from clouds.data.datasets.catalog import register", {"clouds.data.datasets.catalog"}),
         ("clouds.modeling.head", "from clouds.data import classes", set()),
-        ("clouds.modeling.head", "def f():\n    import detectron2.layers", {"detectron2.layers"}),
         ("clouds.evaluation.sem_seg", "from ..config import get_config", {"clouds.config"}),
         ("clouds.evaluation.sem_seg", "from . import sem_seg\nfrom clouds import d2", set()),
-        ("clouds.engine.trainer", "from clouds.commands import train", {"clouds.commands"}),
+        ("clouds.engine.trainer", "from clouds.commands import train", {"clouds.commands.train"}),
+        ("clouds.engine.trainer", "from clouds.commands import COMMANDS", {"clouds.commands"}),
         ("clouds.data.classes", "from clouds.d2 import comm", {"clouds.d2"}),
+        ("clouds.config.loading", "def f():\n    from clouds.data.encoding import x", {"clouds.data.encoding"}),
     ],
 )
-def test_the_check_finds(module, source, bad):
+def test_the_layer_check_finds(module: str, source: str, bad: set[str]) -> None:
     assert violations(source, module, module.rpartition(".")[0]) == bad
 
 
 @pytest.mark.parametrize("path", CORE, ids=module_name)
-def test_imports_point_one_way(path):
-    module = module_name(path)
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    assert violations(path.read_text(encoding="utf-8"), module, package) == set()
+def test_imports_point_one_way(path: Path) -> None:
+    assert layer(module_name(path)), "this module has no layer: add its package to LAYERS"
+    assert violations(read(path), module_name(path), package_name(path)) == set()
 
 
-def test_layers_have_no_circle():
-    order = []
-    while rest := [name for name in LAYERS if name not in order]:
-        ready = [name for name in rest if LAYERS[name] <= set(order)]
-        assert ready, f"these layers import one another: {rest}"
-        order += ready
+def test_layers_have_no_cycle() -> None:
+    graphlib.TopologicalSorter(LAYERS).prepare()
 
 
-def test_only_the_seam_imports_detectron2():
+def test_modules_have_no_cycle() -> None:
+    modules = {module_name(path): path for path in [*CORE, *OF_PROJECTS]}
+    graph = {
+        module: imports(ast.parse(read(path)), package_name(path)) & modules.keys() - {module}
+        for module, path in modules.items()
+    }
+    assert sum(map(len, graph.values())) > 2 * len(graph)  # the imports are found
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_only_the_seam_imports_detectron2() -> None:
     for path in SOURCES:
-        if ROOT / "clouds" / "d2" not in path.parents:
-            names = imports(path.read_text(encoding="utf-8"), "")
-            assert not [name for name in names if name.split(".")[0] == "detectron2"], path
+        roots = {name.split(".")[0] for name in imports(ast.parse(read(path)), package_name(path))}
+        assert "detectron2" not in roots or ROOT / "clouds" / "d2" in path.parents, path
 
 
-def test_no_package_takes_detectron2s_name():
+def test_no_package_takes_detectron2s_name() -> None:
     assert not (ROOT / "detectron2").exists()
     assert not (ROOT / "detectron2.py").exists()
 
 
-def test_the_core_names_no_project():
-    projects = [folder.name for folder in (ROOT / "projects").iterdir() if folder.is_dir()]
-    assert projects
-    for path in [*CORE, ROOT / "train_net.py"]:
-        for project in projects:
-            assert project not in path.read_text(encoding="utf-8").lower(), path
+def test_nothing_names_a_project() -> None:
+    assert PROJECTS
+    folders = [path for name in ("tests", "benchmarks") for path in sorted((ROOT / name).rglob("*.py"))]
+    for path in [*CORE, *SCRIPTS, *folders]:
+        for project in PROJECTS:
+            assert project.name not in read(path).lower(), path
 
 
-def test_light_imports():
-    code = """
-import sys
-def loaded():
-    return {"torch", "torchvision", "open_clip", "cv2", "detectron2"} & set(sys.modules)
-import clouds
-import clouds.config
-assert not loaded(), f"import clouds.config loads {loaded()}"
-from clouds.d2 import default_argument_parser
-default_argument_parser().parse_args([])
-clouds.config.load_config(None, ["SEED", "1"])
-assert not loaded(), f"parsing arguments loads {loaded()}"
-import clouds.data.classes
-assert not loaded(), f"import clouds.data.classes loads {loaded()}"
-"""
-    environment = {**os.environ, "CLOUDS_D2": "bundled"}
+def test_the_wheel_holds_no_project() -> None:
+    settings = tomllib.loads(read(ROOT / "pyproject.toml"))["tool"]["setuptools"]["packages"]["find"]
+    packages = setuptools.find_namespace_packages(str(ROOT), **settings)
+    assert {name.split(".")[0] for name in packages} == {"clouds"}
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "count"),
+    [
+        ("clouds.a", "import torch", 0),
+        ("clouds.a", "def f():\n    import torch", 1),
+        ("clouds.a", "class A:\n    def f(self):\n        def g():\n            from torch import nn", 1),
+        ("clouds.a", "def __getattr__(name):\n    import torch", 0),
+        ("clouds.a", "class A:\n    def __getattr__(self, name):\n        import torch", 1),
+        ("clouds.commands.a", "def run(a):\n    from clouds.engine import b", 0),
+        ("clouds.commands.a", "def run(a):\n    from clouds.engine import b\n    from clouds import c", 2),
+        ("clouds.commands.a", "def main(a):\n    from clouds.engine import b", 1),
+        ("clouds.a", "def run(a):\n    from clouds.engine import b", 1),
+        ("clouds.engine.writers", "def f():\n    import wandb", 0),
+        ("clouds.engine.writers", "def f():\n    import wandb, torch", 1),
+    ],
+)
+def test_the_check_of_late_imports_finds(module: str, source: str, count: int) -> None:
+    assert len(late_imports(source, module)) == count
+
+
+@pytest.mark.xfail(reason="some functions still import", strict=False)
+@pytest.mark.parametrize("path", [path for path in SOURCES if "tests" not in path.parts], ids=module_name)
+def test_imports_inside_functions(path: Path) -> None:
+    assert late_imports(read(path), module_name(path)) == []
+
+
+def test_late_imports_are_still_there() -> None:
+    for module, packages in LATE_IMPORTS.items():
+        source = read(ROOT / f"{module.replace('.', '/')}.py")
+        assert all(re.search(rf"^\s+(import|from) {re.escape(name)}\b", source, re.M) for name in packages), module
+
+
+@pytest.mark.xfail(reason="two scripts still hold their command", strict=False)
+def test_scripts_only_call_a_command() -> None:
+    for path in SCRIPTS:
+        defined = [node for node in ast.walk(ast.parse(read(path))) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        assert defined == [], path
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("def f(x):\n    raise ValueError(f'SOLVER.BASE_LR is {x}')", 1),
+        ("def f(x):\n    'SOLVER.BASE_LR'\n    raise ValueError(f'base_lr is {x}')", 0),
+        ("class A:\n    def from_config(cls, cfg):\n        raise ValueError('SOLVER.BASE_LR')", 0),
+        ("def build_it(x):\n    raise ValueError('SOLVER.BASE_LR')", 0),
+        ("def check(cfg):\n    raise ValueError('SOLVER.BASE_LR')", 0),
+        ("A = 'MODEL.WEIGHTS'", 1),
+    ],
+)
+def test_the_check_of_config_keys_finds(source: str, count: int) -> None:
+    assert len(named_keys(source)) == count
+
+
+@pytest.mark.xfail(reason="some messages still name config keys", strict=False)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in CORE if layer(module_name(path)) in PURE and module_name(path) not in WRITE_CONFIGS],
+    ids=module_name,
+)
+def test_pure_code_names_no_config_key(path: Path) -> None:
+    assert named_keys(read(path)) == []
+
+
+def python(code: str, *arguments: str) -> None:
+    """Run code in a fresh process; an exception in it fails the test."""
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "CLOUDS_D2": "bundled"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_importing_the_config_is_light() -> None:
+    code = """
+import sys
+def check(what):
+    loaded = set(sys.argv[1:]) & set(sys.modules)
+    assert not loaded, f"{what} loads {loaded}"
+import clouds
+check("import clouds")
+import clouds.config
+clouds.config.load_config(None, ["SEED", "1"])
+check("clouds.config")
+import clouds.data.classes
+check("clouds.data.classes")
+"""
+    python(code, "cv2", *sorted(HEAVY))
+
+
+def test_help_is_light() -> None:
+    scripts = [*SCRIPTS, *(path for path in OF_PROJECTS if path.parent.name == "tools")]
+    code = """
+import runpy, sys
+heavy, scripts = sys.argv[1].split(), sys.argv[2:]
+for script in scripts:
+    sys.argv = [script, "--help"]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        assert end.code == 0, f"{script} --help ends with {end.code}"
+    else:
+        raise AssertionError(f"{script} --help does not end")
+    loaded = set(heavy) & set(sys.modules)
+    assert not loaded, f"{script} --help loads {loaded}"
+"""
+    python(code, " ".join(sorted(HEAVY)), *map(str, scripts))

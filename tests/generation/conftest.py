@@ -1,10 +1,10 @@
-"""Pipelines that several modules paint with: written once."""
+"""Models that several modules use, written once per session."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.generation.pipelines import write_sdxl, write_stable_diffusion
+from tests.generation.pipelines import write_clip, write_sdxl, write_stable_diffusion
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +15,8 @@ def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sdxl(tmp_path_factory.mktemp("models") / "sdxl")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("models") / "clip")

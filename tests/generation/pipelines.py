@@ -1,7 +1,9 @@
-"""Text-to-image pipelines of a few thousand weights, written by diffusers' and transformers' own save_pretrained."""
+"""Text-to-image pipelines of a few thousand weights and a tiny CLIP, written by the libraries' own functions."""
 
+import json
 from pathlib import Path
 
+import open_clip
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -11,15 +13,21 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-SIZE = 32  # of an image that nobody asked a size for
+SIZE = 32  # default size of an image in pixels
 WORDS = ("a", "busy", "street", "in", "rain", "at", "night", "with", "bus", "snow", "fog", "people", "cars", "sun")
-LENGTH = 16  # tokens that the text encoder sees, its first and last included
+LENGTH = 16  # tokens that the text encoder sees, start and end included
+CLIP_SIZES = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
 
 
 def tokenizer() -> CLIPTokenizer:
-    """A word of the small vocabulary is a token or two, any other ASCII letter is one."""
+    """Tokenizer in which a word of `WORDS` is one or two tokens and every other ASCII letter is one."""
     letters = [chr(code) for code in range(33, 127)]
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     merges = []
@@ -52,7 +60,7 @@ def text_config(projection: int = 16) -> CLIPTextConfig:
 
 
 def autoencoder() -> AutoencoderKL:
-    """Four times smaller than the image, so that 32 pixels are 8."""
+    """Autoencoder whose latents are four times smaller than the image: 8 for 32 pixels."""
     return AutoencoderKL(
         block_out_channels=(8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -77,7 +85,7 @@ def unet(**settings: object) -> UNet2DConditionModel:
 
 
 def write_stable_diffusion(folder: Path, *, safety_checker: bool = False, seed: int = 0) -> Path:
-    """A Stable Diffusion of random weights; its scheduler is not Euler's."""
+    """Write a Stable Diffusion with random weights and a scheduler that is not Euler's."""
     torch.manual_seed(seed)
     checker, extractor = _safety_checker() if safety_checker else (None, None)
     StableDiffusionPipeline(
@@ -90,12 +98,12 @@ def write_stable_diffusion(folder: Path, *, safety_checker: bool = False, seed: 
         feature_extractor=extractor,
         requires_safety_checker=safety_checker,
     ).save_pretrained(folder)
-    (folder / "README.md").write_text("---\nlicense: openrail++\n---\nA model of tests.\n")
+    (folder / "README.md").write_text("---\nlicense: openrail++\n---\nA model for tests.\n")
     return folder
 
 
 def write_sdxl(folder: Path) -> Path:
-    """An SDXL of random weights: two tokenizers, two text encoders, time ids."""
+    """Write an SDXL with random weights: two tokenizers, two text encoders, time ids."""
     torch.manual_seed(1)
     StableDiffusionXLPipeline(
         vae=autoencoder(),
@@ -116,7 +124,7 @@ def write_sdxl(folder: Path) -> Path:
 
 
 def _safety_checker() -> tuple[object, object]:
-    """One that takes offence at everything."""
+    """Safety checker that rejects every image, and its feature extractor."""
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPVisionConfig
 
@@ -128,3 +136,15 @@ def _safety_checker() -> tuple[object, object]:
     )
     checker.concept_embeds_weights.data.fill_(-10.0)
     return checker, CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=16)
+
+
+def write_clip(folder: Path) -> Path:
+    """Write a tiny CLIP with random weights in open_clip's folder format."""
+    folder.mkdir(parents=True)
+    sizes = folder / "tiny.json"
+    sizes.write_text(json.dumps(CLIP_SIZES))
+    open_clip.add_model_config(sizes)
+    torch.manual_seed(0)
+    save_file(open_clip.create_model("tiny").state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP_SIZES, "preprocess_cfg": {}}))
+    return folder

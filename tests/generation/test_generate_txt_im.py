@@ -76,28 +76,32 @@ def test_batches_parts_and_manifest(
 
 
 def test_gate_and_statistics(
-    flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: Callable[..., list[str]], clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "stable_diffusion" / "gated"
-    clip = ["--clip", str(ROOT / "projects/minicity/weights/clip"), "--clip-weights", ""]
-    gated = flags("gated", "--num-images", "4", "--min-similarity", "0.0", "--attempts", "2", *clip)
-    assert command.main(gated) == 0
-    kept, rejected = rows(folder), read_manifest(folder / "rejected.jsonl")
-    assert all(row["similarity"] >= 0 for row in kept)
-    assert all(row["similarity"] < 0 for row in rejected if "similarity" in row["reason"])
-    assert {row["index"] for row in kept} | {row["index"] for row in rejected} == {0, 1, 2, 3}
-    settings = json.loads((folder / "dataset.json").read_text())["settings"]
-    assert settings["gate"]["similarity"] == 0.0
+    sets = tmp_path / "stable_diffusion"
+    with_clip = ["--num-images", "4", "--attempts", "1", "--clip", str(clip), "--clip-weights", "", "--min-similarity"]
+    assert command.main(flags("all", *with_clip, "-1")) == 0
+    similarities = [row["similarity"] for row in rows(sets / "all")]
+    assert len(set(similarities)) == 4
+    least = sum(sorted(similarities)[1:3]) / 2
+    assert command.main(flags("gated", *with_clip, str(least))) == 0
+    kept, rejected = rows(sets / "gated"), read_manifest(sets / "gated" / "rejected.jsonl")
+    assert [row["index"] for row in kept] == [index for index, value in enumerate(similarities) if value > least]
+    assert [row["index"] for row in rejected] == [index for index, value in enumerate(similarities) if value < least]
+    assert all(row["reason"].startswith("similarity to its prompt") for row in rejected)
+    settings = json.loads((sets / "gated" / "dataset.json").read_text())["settings"]
+    assert settings["gate"]["similarity"] == least
     capsys.readouterr()
-    # What nothing can pass.
+    assert command.main(["--folder", "gated", "--output-root", str(tmp_path), "--stats"]) == 0
+    assert "2 images" in capsys.readouterr().out
+    assert (sets / "gated" / "contact_sheet.jpg").is_file()
+
+
+def test_gate_that_nothing_passes(flags: Callable[..., list[str]], tmp_path: Path) -> None:
     assert command.main(flags("bare", "--num-images", "2", "--gate", "--min-contrast", "127", "--attempts", "2")) == 0
     bare = tmp_path / "stable_diffusion" / "bare"
     assert rows(bare) == []
     assert [row["attempt"] for row in read_manifest(bare / "rejected.jsonl")] == [0, 1, 0, 1]
-    if kept:
-        assert command.main(["--folder", "gated", "--output-root", str(tmp_path), "--stats"]) == 0
-        assert f"{len(kept)} images" in capsys.readouterr().out
-        assert (folder / "contact_sheet.jpg").is_file()
 
 
 def start(arguments: list[str], **environment: str) -> "subprocess.Popen[str]":

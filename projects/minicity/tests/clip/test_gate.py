@@ -1,0 +1,29 @@
+"""The quality gate of generated images with the CLIP of this project and on its streets."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from minicity.world.render import render_scene
+from minicity.world.styles import STYLES
+
+from clouds.generation.gate import GateSettings, Similarity, luminance_contrast
+
+CLIP = Path(__file__).parents[2] / "weights/clip"
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_no_street_is_blank(style: str) -> None:
+    for seed in range(3):
+        image = render_scene(style, 0, seed, (64, 128)).image
+        assert luminance_contrast(image) > 1.5 * GateSettings().contrast
+
+
+def test_the_right_prompts_are_more_similar() -> None:
+    sky = np.zeros((64, 64, 3), np.uint8)
+    sky[:] = (110, 160, 230)
+    leaves = np.random.default_rng(0).integers(0, 60, (64, 64, 3)).astype(np.uint8)
+    leaves[..., 1] += 70
+    clip = Similarity(str(CLIP), "", device="cpu")
+    right, wrong = clip([sky, leaves], ["sky", "vegetation"]), clip([sky, leaves], ["vegetation", "sky"])
+    assert sum(right) > sum(wrong)
