@@ -1,0 +1,235 @@
+"""The experiment: draw the data, run the jobs, gather the scores, write table and report."""
+
+import argparse
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from clouds.d2 import CfgNode
+from clouds.data.datasets.catalog import load_dataset, register_datasets
+from clouds.engine.record import code_version, machine, versions
+from clouds.errors import UserError
+from clouds.evaluation.tables import Provenance, format_comparison
+from clouds.experiments.plan import build_jobs, load_configs
+from clouds.experiments.report import Report, write_report
+from clouds.experiments.results import Results, read_results
+from clouds.experiments.runner import Job, digest, run_jobs
+from clouds.utils.atomic import write_atomically
+from minicity.experiment.baselines import baseline_scores
+from minicity.experiment.rows import (
+    COMPARED,
+    FULL,
+    SHOWN,
+    SMALLEST,
+    TEST_SETS,
+    UNSEEN,
+    Row,
+    as_variant,
+    generated_name,
+    short_name,
+    with_images,
+    with_mobile_sam,
+)
+from minicity.world.writing import write_dataset
+
+TITLE = "CLOUDS in small"
+GENERATED = (
+    "{count} images from the miniature Stable Diffusion, which was trained on captioned streets of many styles, none "
+    "of them a test world's. Every image has its own prompt and seed."
+)
+NOTES = (
+    "The five unseen worlds are used neither for training nor for generation nor for any decision. The styles that the "
+    "foundation models were trained on differ from theirs, which a test checks.",
+    "Means are over the seeds, with the standard deviation of single runs; differences are taken seed by seed.",
+    "A class without a pixel in the ground truth of a world counts in no mean.",
+)
+
+logger = logging.getLogger("clouds.experiment")
+
+
+def run(args: argparse.Namespace, *, root: Path, configs: Path) -> int:
+    """Run the experiment.
+
+    Args:
+        args: flags of `minicity.experiment.command`.
+        root: the repository.
+        configs: folder of the rows' configs.
+
+    Returns:
+        Exit code: 0, or 130 if it was interrupted.
+
+    Raises:
+        UserError: a flag or setting is invalid, or a job failed.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    # SIGTERM ends the running jobs as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    start = time.perf_counter()
+    rows = with_images(choose(FULL if args.full else SMALLEST, args.rows.split(",") if args.rows else ()), args.images)
+    if args.sam == "mobile_sam":
+        if not (root / "weights/mobile_sam.pt").is_file():
+            raise UserError("There is no weights/mobile_sam.pt: get it with `python tools/get_weights.py mobile_sam`.")
+        rows = [with_mobile_sam(each) for each in rows]
+    variants = [as_variant(each, configs) for each in rows]
+    settings = [*args.opts, "MODEL.SAVE_PSEUDO_LABELS", "True"]
+    nodes = load_configs(variants, settings)
+    if any(tuple(cfg.DATASETS.TEST) != TEST_SETS for cfg in nodes.values()):
+        raise UserError(f"The experiment is measured on {', '.join(TEST_SETS)}: leave DATASETS.TEST out.")
+    for path in (args.model, args.prompts):
+        if not path.exists():
+            raise UserError(f"There is no {path}, which the generation of images needs.")
+
+    data = Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").absolute()
+    # The jobs run in `root`, where the relative names in the configs are valid.
+    os.environ["DETECTRON2_DATASETS"] = str(data)
+    for name in ("minicity_sim_train", *TEST_SETS):
+        write_dataset(name, data, args.num_train if name.endswith("_train") else args.num_val, num_workers=args.workers)
+    seeds = range(1, args.seeds + 1)
+    jobs = build_jobs(
+        variants,
+        seeds,
+        configs=nodes,
+        root=root,
+        output=args.output.absolute(),
+        settings=settings,
+        prepared=generation_jobs(args, sorted({row.images for row in rows} - {0}), root=root, data=data),
+    )
+    try:
+        run_jobs(jobs, workers=args.workers, working_folder=root)
+    except KeyboardInterrupt:
+        logger.info("Interrupted. The same command continues with the trainings that are not done.")
+        return 130
+
+    cfg = next(iter(nodes.values()))
+    register_datasets(modules=cfg.DATASETS.MODULES)
+    results = read_results(
+        variants,
+        seeds,
+        args.output,
+        test_sets=TEST_SETS,
+        unseen=UNSEEN,
+        baselines=baseline_scores(cfg),
+        comparisons=COMPARED,
+    )
+    spent = sum(job.seconds for job in jobs if not math.isnan(job.seconds))
+    conclude(args, results, cfg, data / "stable_diffusion" / generated_name(max(row.images for row in rows)), spent)
+    logger.info("Done in %.0f s.", time.perf_counter() - start)
+    return 0
+
+
+def choose(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
+    """Return the rows with these keys and those that they start from; without keys, all rows.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    by_key = {each.key: each for each in rows}
+    wanted = set(keys or by_key)
+    if unknown := sorted(wanted - by_key.keys()):
+        raise UserError(f"--rows names {', '.join(unknown)}; there are {', '.join(by_key)}.")
+    for each in reversed(rows):
+        if each.key in wanted and each.after:
+            wanted.add(each.after)
+    return [each for each in rows if each.key in wanted]
+
+
+def generation_jobs(args: argparse.Namespace, counts: Sequence[int], *, root: Path, data: Path) -> list[Job]:
+    """Return a job for each of these numbers of generated images, into `data`/stable_diffusion."""
+    model = ("--model", str(args.model.absolute()), "--input", str(args.prompts.absolute()))
+    painting = ("--steps", str(args.steps), "--guidance", str(args.guidance), "--batch-size", "8")
+    inputs = digest(args.model, args.prompts)
+    jobs = []
+    for count in counts:
+        name = generated_name(count)
+        command = (sys.executable, str(root / "generate_txt_im.py"), "--folder", name, "--num-images", str(count))
+        flags = (*model, *painting, "--output-root", str(data))
+        jobs.append(Job(name, (*command, *flags), data / "stable_diffusion" / name, steps=count, inputs=inputs))
+    return jobs
+
+
+def conclude(args: argparse.Namespace, results: Results, cfg: CfgNode, generated: Path, seconds: float) -> None:
+    """Write `table.txt`, `scores.json` and `report.html` into the output folder, and log the table.
+
+    Args:
+        args: flags of the command.
+        results: scores of all runs.
+        cfg: config of the first row.
+        generated: folder of the generated images that the report shows.
+        seconds: duration of all jobs.
+    """
+    counts = {name: len(load_dataset(name)) for name in results.test_sets}
+    text = text_table(results, Provenance(cfg.TEST.PROTOCOL, code_version(), results.seeds[0], counts, results.unseen))
+    (args.output / "table.txt").write_text(f"{text}\n", encoding="utf-8")
+    content = {"baselines": results.baselines, "trained": results.scores}
+    write_atomically(args.output / "scores.json", json.dumps(content, indent=1))
+    facts = {
+        "Protocol": cfg.TEST.PROTOCOL,
+        "Commit": code_version(),
+        "Seeds": ", ".join(map(str, results.seeds)),
+        "Images a world": str(counts[results.test_sets[0]]),
+        "Iterations": f"{cfg.SOLVER.MAX_ITER} of {cfg.SOLVER.IMS_PER_BATCH} images for the warm-up",
+        "Machine": ", ".join(f"{key} {value}" for key, value in machine().items()),
+        "Trainings and generation": f"{seconds / 60:.0f} minutes, {args.workers} at a time",
+        "Versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
+    }
+    file = args.output / "report.html"
+    write_report(report(results, args.output, generated, facts), file)
+    logger.info("Trained on one world; tested on it and on five unseen ones\n%s", text)
+    logger.info("Report: %s", file)
+
+
+def text_table(results: Results, provenance: Provenance) -> str:
+    """Return mIoU of all rows and the paired differences as text."""
+    rows = {name: dict(by_set) for name, by_set in results.baselines.items()}
+    for each in results.variants:
+        runs = list(results.scores[each.key].values())
+        rows[each.title] = {name: fmean(run[name]["mIoU"] for run in runs) for name in results.test_sets}
+    many = len(results.seeds) > 1
+    seeds = f"Rows of trainings are means over the seeds {', '.join(map(str, results.seeds))}." if many else ""
+    differences = results.differences()
+    return "\n".join(
+        [
+            format_comparison(rows, provenance),
+            seeds,
+            *(["Differences of the unseen mean, seed by seed:"] if differences else []),
+            *(
+                f"{each.mean:+.2f}"
+                + (f" +- {each.error:.2f} ({each.count} seeds)" if each.count > 1 else "")
+                + f"  {each.label}"
+                for each in differences
+            ),
+        ]
+    )
+
+
+def report(results: Results, output: Path, generated: Path, facts: Mapping[str, str]) -> Report:
+    """Return the content of the report.
+
+    Args:
+        results: scores of all runs.
+        output: folder of the runs.
+        generated: folder of the generated images.
+        facts: name -> value of what is needed to repeat the experiment.
+    """
+    seeds = f"{len(results.seeds)} seeds" if len(results.seeds) > 1 else f"seed {results.seeds[0]}"
+    there = (generated / "manifest.jsonl").is_file()
+    return Report(
+        results=results,
+        output=output,
+        title=TITLE,
+        subtitle=f"Trained on one drawn world, tested on it and on five unseen ones; {seeds}.",
+        headings={name: short_name(name) for name in results.test_sets},
+        shown=SHOWN,
+        baselines="Without looking at shapes",
+        generated=generated if there else None,
+        generated_text=GENERATED.format(count=generated.name.rpartition("_")[2]),
+        facts=facts,
+        notes=NOTES,
+    )

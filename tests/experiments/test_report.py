@@ -1,0 +1,162 @@
+"""The page as a whole, on a tiny experiment."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import clouds.experiments
+from clouds.experiments.report import Report, write_report
+from tests.experiments.conftest import CLASSES, HOSTILE
+
+STYLE = (Path(clouds.experiments.__file__).parent / "templates/style.css").read_text()
+VOID = {"img", "meta"}
+
+
+class Page(HTMLParser):
+    """Elements of a page and their text; fails on an element that is not closed or that nothing opened."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.open: list[str] = []
+        self.feed(source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.setdefault(self.open[-1] if self.open else "", []).append(data.strip())
+
+    def attributes(self, name: str) -> list[str]:
+        return [value for _, attributes in self.elements for key, value in attributes.items() if key == name and value]
+
+
+def written(report: Report, folder: Path) -> str:
+    write_report(report, folder / "report.html")
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_page_is_one_file_without_scripts(report: Report, folder: Path) -> None:
+    text = written(report, folder)
+    page = Page(text)
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert not {"link", "iframe", "object", "base"} & {tag for tag, _ in page.elements}
+    assert not [key for _, attributes in page.elements for key in attributes if key.startswith("on")]
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    for source in page.attributes("src"):
+        assert re.fullmatch(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+=*", source)
+    for target in [*page.attributes("href"), *re.findall(r"url\((.*?)\)", text)]:
+        assert target.startswith("#")
+        assert target[1:] in ids
+    assert "@import" not in text
+    assert "default-src 'none'" in page.attributes("content")[0]
+
+
+def test_page_has_every_section_and_number(report: Report, folder: Path) -> None:
+    page = Page(written(report, folder))
+    titles = ["Results", "Classes", "Predictions", "Generated images", "Pseudo-labels", "Training"]
+    assert page.texts["h2"] == [*titles, "How it was measured"]
+    assert page.texts["a"] == page.texts["h2"]
+    shown = page.texts["td"] + page.texts["strong"] + page.texts["span"]
+    # Baseline, means and deviations, difference, error and interval, classes, pseudo-labels.
+    for number in ("1.75", "22.25", "32.70", "± 1.00", "± 1.10", "+10.45", "0.06", "+10.20 to +10.70", "10.5", "87.7"):
+        assert number in shown, number
+    assert page.texts["strong"] == ["32.70"] * 3, "the best of each column"
+    (sentence,) = [text for text in page.texts["p"] if "95 %" in text]
+    assert sentence == "Over 3 seeds, the 95 % interval excludes zero in the only comparison."
+    assert "no effect shown" in page.texts["td"], "frequency-weighted IoU"
+    assert {"full_resolution"} == set(page.texts["dd"])
+    assert "a street & a <bus>" in page.texts["figcaption"]
+
+
+def test_every_figure_has_a_text_alternative(report: Report, folder: Path) -> None:
+    page = Page(written(report, folder))
+    images = [attributes for tag, attributes in page.elements if tag == "img"]
+    # Of 2 test sets: 2 images and their ground truth, 1 prediction; 1 generated image; 1 panel.
+    assert len(images) == 2 * (2 * 2 + 1) + 1 + 1
+    assert all(each["alt"] for each in images)
+    drawings = [attributes for tag, attributes in page.elements if tag == "svg"]
+    assert len(drawings) == 3
+    assert all(each["role"] == "img" and each["aria-label"] for each in drawings)
+
+
+def test_legend_of_classes_comes_before_the_images(report: Report, folder: Path) -> None:
+    text = written(report, folder)
+    section = text[text.index('id="predictions"') : text.index('id="generated"')]
+    assert section.index('class="key classes"') < section.index("<img")
+
+
+def test_names_are_text(report: Report, folder: Path) -> None:
+    text = written(replace(report, title=HOSTILE, notes=[HOSTILE], facts={HOSTILE: HOSTILE}), folder)
+    page = Page(text)
+    assert HOSTILE not in text
+    for tag in ("title", "h1", "dt", "dd"):
+        assert page.texts[tag] == [HOSTILE]
+    assert HOSTILE in page.texts["th"], "a class"
+
+
+def test_report_is_the_same_each_time(report: Report, folder: Path) -> None:
+    assert written(report, folder) == written(report, folder)
+
+
+def test_parts_without_content_are_left_out(report: Report, folder: Path) -> None:
+    results = replace(report.results, comparisons=(), baselines={})
+    page = Page(written(replace(report, results=results, shown=(), generated=None, facts={}, notes=()), folder))
+    assert page.texts["h2"] == ["Results", "Predictions", "Pseudo-labels", "Training"]
+    assert not [text for text in page.texts.get("p", []) if "95 %" in text]
+    assert page.texts["figcaption"].count("mIoU in %") == 1
+
+
+def test_more_variants_than_colours(report: Report, folder: Path) -> None:
+    variants = [replace(report.results.variants[0], key=str(index)) for index in range(7)]
+    results = replace(report.results, variants=variants)
+    with pytest.raises(ValueError, match="shown: 7 variants"):
+        write_report(replace(report, results=results, shown=[each.key for each in variants]), folder / "report.html")
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of WCAG 2."""
+    channels = [int(color[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_have_contrast_by_day_and_by_night() -> None:
+    day, night, paper = (
+        dict(re.findall(r"(--[\w-]+): (#\w+)", block)) for block in re.findall(r":root {(.*?)}", STYLE, re.S)
+    )
+    assert day.keys() == night.keys(), "every colour has a dark one"
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    for scheme, background in ((day, day["--paper"]), (day, "#ffffff"), (night, night["--paper"])):
+        series = [color for name, color in scheme.items() if name.startswith("--series-")]
+        assert len(series) == len(set(series)) == 6
+        assert min(contrast(color, background) for color in series) >= 3, "graphics"
+        assert min(contrast(scheme[name], background) for name in ("--ink", "--soft", "--link")) >= 4.5, "text"
+    assert paper["--paper"] == "#fff"
+
+
+def test_style_uses_only_what_it_defines() -> None:
+    used, defined = set(re.findall(r"var\((--[\w-]+)\)", STYLE)), set(re.findall(r"(--[\w-]+):", STYLE))
+    assert used - {"--characters", "--color"} <= defined
+    assert CLASSES[0] not in STYLE
