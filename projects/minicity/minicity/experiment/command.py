@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clouds.commands.entry import user_errors
+from minicity.paths import PROJECT, REPOSITORY
 
-ROOT = Path(__file__).resolve().parents[4]
-CONFIGS = ROOT / "projects/minicity/configs"
+CONFIGS = PROJECT / "configs"
 
 
 @user_errors
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     from minicity.experiment.run import run
 
-    return run(args, root=ROOT, configs=CONFIGS)
+    return run(args, root=REPOSITORY, configs=CONFIGS)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -52,7 +52,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--model",
         type=Path,
-        default=ROOT / "projects/minicity/weights/diffusion",
+        default=PROJECT / "weights/diffusion",
         help="folder of the diffusers pipeline that generates the images (default: the miniature)",
     )
     add("--prompts", type=Path, default=CONFIGS / "prompts.txt", help="file of prompts for it, one on each line")

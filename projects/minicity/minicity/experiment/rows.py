@@ -125,7 +125,8 @@ def with_mobile_sam(row: Row) -> Row:
 
 def as_variant(row: Row, configs: Path) -> Variant:
     """Return the row as a training of its config in the folder `configs`, with its generated images."""
-    settings, needs = row.settings, ()
+    settings = row.settings
+    needs: tuple[str, ...] = ()
     if row.images:
         needs = (generated_name(row.images),)
         names = str(("minicity_sim_train", *needs))
