@@ -55,19 +55,24 @@ def paint(args: argparse.Namespace, folder: Path) -> int:
     from clouds.generation.plan import World, blocks, world_from
     from clouds.generation.prompts import find_prompts, read_prompts
     from clouds.generation.run import Run
+    from clouds.generation.similarity import ClipSimilarity
 
     prompts = read_prompts(find_prompts(args.input))
     settings = gate_settings(args)
     world = world_from()
     images = GeneratedSet(folder)
     images.make_folder()
-    painter = load_painter(args, recipe(args), world.local_rank, args.batch_size)
-    for place, text in painter.cut_prompts(prompts).items():
+    painter = load_painter(args, painting_settings(args), world.local_rank, args.batch_size)
+    for place, text in painter.truncated_prompts(prompts).items():
         logger.warning(f"Prompt {place} is too long for the model, which does not see its end: {text!r}")
-    gate = Gate(settings, device=painter.device) if settings is not None else None
+    gate = None
+    if settings is not None:
+        measured = settings.similarity is not None
+        clip = ClipSimilarity(settings.clip, settings.clip_weights, device=painter.device) if measured else None
+        gate = Gate(settings, clip)
     images.begin(
         {
-            **dataclasses.asdict(painter.recipe),
+            **dataclasses.asdict(painter.settings),
             "fingerprint": painter.fingerprint(),
             "seed": args.seed,
             "gate": dataclasses.asdict(settings) if settings is not None else None,
@@ -76,13 +81,13 @@ def paint(args: argparse.Namespace, folder: Path) -> int:
         painter.licence(),
     )
     run = Run(
-        images=images,
+        target=images,
         paint=painter,
         prompts=prompts,
         seed=args.seed,
         blocks=blocks(args.part, args.num_images, args.batch_size, world),
         part=blocks(args.part, args.num_images, args.batch_size, World()),
-        judge=gate,
+        gate=gate,
         attempts=(settings or GateSettings()).attempts,
         duplicate_distance=settings.duplicate_distance if settings is not None else None,
         rank=world.rank,
@@ -91,16 +96,16 @@ def paint(args: argparse.Namespace, folder: Path) -> int:
     try:
         run()
     except KeyboardInterrupt:
-        finish(images, args, painter, world, started, run.made)
+        finish(images, args, painter, world, started, run.written)
         raise
-    finish(images, args, painter, world, started, run.made)
+    finish(images, args, painter, world, started, run.written)
     return 0
 
 
 def paint_again(args: argparse.Namespace, folder: Path) -> int:
     """Paint the images of a manifest once more, into another set."""
     from clouds.generation.dataset import GeneratedSet, read_description, read_manifest
-    from clouds.generation.painter import Recipe
+    from clouds.generation.painter import PaintingSettings
     from clouds.generation.plan import World, parse_indices
     from clouds.generation.run import choose, repaint
 
@@ -115,11 +120,11 @@ def paint_again(args: argparse.Namespace, folder: Path) -> int:
     description = read_description(manifest.parent / "dataset.json")
     settings: dict[str, Any] = description["settings"]
     rows = choose(read_manifest(manifest), parse_indices(args.images) if args.images else None)
-    fields = {field.name: settings[field.name] for field in dataclasses.fields(Recipe)}
+    fields = {field.name: settings[field.name] for field in dataclasses.fields(PaintingSettings)}
     if args.model is not None:
         fields["model"] = args.model
     batch_size = args.batch_size if args.compile else max((len(row["batch"]) for row in rows), default=1)
-    painter = load_painter(args, Recipe(**fields), 0, batch_size)
+    painter = load_painter(args, PaintingSettings(**fields), 0, batch_size)
     if painter.fingerprint() != settings["fingerprint"]:
         logger.warning(
             f"{fields['model']} is another model ({painter.fingerprint()[:12]}) than the one of {manifest} "
@@ -127,7 +132,7 @@ def paint_again(args: argparse.Namespace, folder: Path) -> int:
         )
     images = GeneratedSet(folder)
     images.begin(
-        {**settings, **dataclasses.asdict(painter.recipe), "fingerprint": painter.fingerprint()},
+        {**settings, **dataclasses.asdict(painter.settings), "fingerprint": painter.fingerprint()},
         description["prompts"],
         description["licence"],
     )
@@ -140,11 +145,11 @@ def paint_again(args: argparse.Namespace, folder: Path) -> int:
     return 0
 
 
-def recipe(args: argparse.Namespace) -> Any:
+def painting_settings(args: argparse.Namespace) -> Any:
     """What the command line says of how to paint; the dtype is still to be resolved."""
-    from clouds.generation.painter import Recipe
+    from clouds.generation.painter import PaintingSettings
 
-    return Recipe(
+    return PaintingSettings(
         model=args.model or DEFAULT_MODEL,
         revision=args.revision,
         scheduler=args.scheduler,
@@ -159,7 +164,8 @@ def recipe(args: argparse.Namespace) -> Any:
 
 def load_painter(args: argparse.Namespace, wanted: Any, local_rank: int, batch_size: int) -> Any:
     """The pipeline on its device."""
-    from clouds.generation.painter import Painter, resolve_device, resolve_dtype
+    from clouds.generation.device import resolve_device, resolve_dtype
+    from clouds.generation.painter import Painter
 
     device = resolve_device(args.device, local_rank)
     wanted = dataclasses.replace(wanted, dtype=resolve_dtype(wanted.dtype, device))

@@ -18,7 +18,8 @@ import open_clip
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from clouds.generation.painter import Painter, Recipe, resolve_device, resolve_dtype
+from clouds.generation.device import resolve_device, resolve_dtype
+from clouds.generation.painter import Painter, PaintingSettings
 from clouds.generation.plan import image_seed
 
 PROMPT = "A photo of a busy road in the rain."
@@ -84,11 +85,11 @@ def images_per_second(painter: Painter, images: int, rounds: int) -> float:
 
 def published_loop(painter: Painter, images: int, rounds: int) -> float:
     """Images per second of the published loop: one call per image, no seed, PIL images; the pipeline is ours."""
-    recipe, best = painter.recipe, 0.0
+    settings, best = painter.settings, 0.0
     for _ in range(rounds):
         begin = time.perf_counter()
         for _ in range(images):
-            painter.pipeline(PROMPT, num_inference_steps=recipe.steps, guidance_scale=recipe.guidance).images[0]
+            painter.pipeline(PROMPT, num_inference_steps=settings.steps, guidance_scale=settings.guidance).images[0]
         best = max(best, images / (time.perf_counter() - begin))
     return best
 
@@ -109,17 +110,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         if args.model is None:
             write_pipeline(Path(folder), args.size)
-        recipe = Recipe(args.model or folder, steps=args.steps, dtype=resolve_dtype("auto", device))
-        painter = Painter(recipe, device=device, batch_size=args.batch_size)
+        settings = PaintingSettings(args.model or folder, steps=args.steps, dtype=resolve_dtype("auto", device))
+        painter = Painter(settings, device=device, batch_size=args.batch_size)
         rows = [("published loop, one image per call", published_loop(painter, args.images, args.rounds))]
         rows.append((f"batches of {args.batch_size}", images_per_second(painter, args.images, args.rounds)))
         if not args.no_compile:
-            painter = Painter(recipe, device=device, batch_size=args.batch_size, compile=True)
+            painter = Painter(settings, device=device, batch_size=args.batch_size, compile=True)
             speed = images_per_second(painter, args.images, args.rounds)
             rows.append((f"batches of {args.batch_size}, compiled", speed))
     versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}"
     sys.stdout.write(
-        f"{args.model or args.size}, {recipe.steps} steps, {recipe.dtype}, {painter.device_name()}, {versions}\n"
+        f"{args.model or args.size}, {settings.steps} steps, {settings.dtype}, {painter.device_name()}, {versions}\n"
     )
     for name, speed in rows:
         sys.stdout.write(f"{name:<36} {speed:8.3f} images/s  {speed / rows[0][1]:6.2f}x\n")

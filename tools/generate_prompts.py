@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     import open_clip
     from tqdm import tqdm
 
-    from clouds.generation.painter import resolve_device
+    from clouds.generation.device import resolve_device
     from clouds.generation.writing import INSTRUCTION, ChatModel, write_prompts
     from clouds.utils.atomic import write_atomically
 

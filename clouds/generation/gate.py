@@ -1,32 +1,34 @@
-"""The quality gate: blank images, images that do not show their prompt, images that were there before."""
+"""Quality gate for generated images: rejects blank images, near-duplicates and images that do not fit their prompt."""
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clouds.errors import UserError
+RGB = npt.NDArray[np.uint8]
+"""Image, (H, W, 3) uint8 RGB."""
 
-logger = logging.getLogger(__name__)
+Similarity = Callable[[Sequence[RGB], Sequence[str]], Sequence[float]]
+"""Images and their prompts -> similarity of each pair, -1..1."""
 
 
 @dataclass(frozen=True)
 class GateSettings:
-    """What an image must be.
+    """Thresholds of the gate.
 
     Attributes:
-        contrast: least standard deviation of its luminance, grey levels of 255.
-        similarity: least cosine, -1..1, between CLIP's image and its prompt; None: not measured. What is usual depends
-            on the CLIP: look at the quantiles that `--stats` prints first.
-        clip: name of a model of open_clip, a `.json` config or a folder with `open_clip_config.json`.
-        clip_weights: tag or file of its weights; empty for a folder.
-        duplicate_distance: bits of 64; hashes that differ in no more are near-duplicates. None: not looked for.
-        attempts: how often an image is painted until it is given up, at least 1.
+        contrast: lowest accepted standard deviation of an image's luminance, in grey levels of 0..255.
+        similarity: lowest accepted similarity between an image and its prompt, -1..1; None to skip this test. Typical
+            values depend on the CLIP: the quantiles that `--stats` prints help to choose one.
+        clip: CLIP that computes the similarity: name of an open_clip model, a `.json` config, or a folder with
+            `open_clip_config.json`.
+        clip_weights: open_clip tag or file of the CLIP's weights; empty for a folder.
+        duplicate_distance: largest number of differing bits, of 64, at which two hashes count as near-duplicates; None
+            to skip this test.
+        attempts: number of times that an image is generated before it is left out, at least 1.
     """
 
     contrast: float = 6.0
@@ -39,11 +41,11 @@ class GateSettings:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of an image.
+    """Result of the gate for one image.
 
     Attributes:
-        reason: why it is rejected; None where it is taken.
-        similarity: to its prompt, -1..1; None where it was not measured.
+        reason: reason for the rejection; None if the image is accepted.
+        similarity: similarity to the prompt, -1..1; None if it was not computed.
         dhash: `difference_hash` of the image.
     """
 
@@ -53,112 +55,93 @@ class Verdict:
 
 
 class Gate:
-    """Judges images, each from itself and its prompt alone, so that no order or division of the work matters."""
+    """Accepts or rejects each image from the image and its prompt alone.
 
-    def __init__(self, settings: GateSettings, *, device: str) -> None:
-        """Load CLIP where similarity is asked for.
+    The verdict does not depend on other images, so the result is independent of the order and division of the work.
+    """
+
+    def __init__(self, settings: GateSettings, similarity: Similarity | None = None) -> None:
+        """
+        Args:
+            settings: thresholds of the gate.
+            similarity: computes the similarity of images and prompts; None to skip this test.
 
         Raises:
-            UserError: there is no such CLIP.
+            ValueError: `settings` has a threshold for the similarity, but `similarity` is None.
         """
+        if settings.similarity is not None and similarity is None:
+            raise ValueError("a gate with settings.similarity needs the argument similarity")
         self.settings = settings
-        self._similarity = (
-            Similarity(settings.clip, settings.clip_weights, device=device) if settings.similarity is not None else None
-        )
+        self.similarity = similarity
 
-    def __call__(self, images: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[str]) -> list[Verdict]:
-        """A verdict for each (H, W, 3) RGB image."""
-        likeness: Sequence[float | None] = [None] * len(images)
-        if self._similarity is not None:
-            likeness = self._similarity(images, prompts)
-        return [self._judge(image, like) for image, like in zip(images, likeness, strict=True)]
+    def __call__(self, images: Sequence[RGB], prompts: Sequence[str]) -> list[Verdict]:
+        """Return the verdict for each image.
 
-    def _judge(self, image: npt.NDArray[np.uint8], similarity: float | None) -> Verdict:
-        least, reason = self.settings.similarity, None
+        Args:
+            images: (H, W, 3) uint8 RGB arrays.
+            prompts: prompt of each image.
+        """
+        similarities: Sequence[float | None] = [None] * len(images)
+        if self.similarity is not None:
+            similarities = self.similarity(images, prompts)
+        return [self._verdict(image, similarity) for image, similarity in zip(images, similarities, strict=True)]
+
+    def _verdict(self, image: RGB, similarity: float | None) -> Verdict:
+        lowest, reason = self.settings.similarity, None
         if (contrast := luminance_contrast(image)) < self.settings.contrast:
             reason = f"blank (contrast {contrast:.1f} of 255, at least {self.settings.contrast:g} asked)"
-        elif least is not None and similarity is not None and similarity < least:
-            reason = f"similarity to its prompt {similarity:.3f}, at least {least:g} asked"
+        elif lowest is not None and similarity is not None and similarity < lowest:
+            reason = f"similarity to its prompt {similarity:.3f}, at least {lowest:g} asked"
         return Verdict(reason, None if similarity is None else round(similarity, 4), difference_hash(image))
 
 
-class Similarity:
-    """Cosine between CLIP's embeddings of image and text."""
-
-    def __init__(self, model: str, weights: str, *, device: str) -> None:
-        import open_clip
-
-        named, pretrained = model, weights or None
-        if Path(model).is_dir():
-            named, pretrained = f"local-dir:{model}", None
-        try:
-            self._model, self._transform = open_clip.create_model_from_pretrained(
-                named, pretrained=pretrained, device=device
-            )
-            self._tokenizer: Any = open_clip.get_tokenizer(named)
-        # What open_clip and the hub's client raise for names, files and folders that are none.
-        except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"The gate's CLIP {model!r} with weights {weights!r} cannot be loaded ({reason}); check --clip and "
-                "--clip-weights, or leave out --min-similarity."
-            ) from error
-        self._model.eval().requires_grad_(False)
-        self._device = device
-        self._texts: dict[str, Any] = {}
-
-    def __call__(self, images: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[str]) -> list[float]:
-        """-1..1 for each (H, W, 3) RGB image and its prompt."""
-        import torch
-
-        with torch.inference_mode():
-            for prompt in prompts:
-                if prompt not in self._texts:
-                    tokens = self._tokenizer([prompt]).to(self._device)
-                    self._texts[prompt] = self._model.encode_text(tokens, normalize=True)[0]
-            pixels = torch.stack([self._transform(Image.fromarray(image)) for image in images])
-            seen = self._model.encode_image(pixels.to(self._device), normalize=True)
-            likeness = (seen * torch.stack([self._texts[prompt] for prompt in prompts])).sum(1)
-        return [float(value) for value in likeness]
-
-
-def luminance_contrast(image: npt.NDArray[np.uint8]) -> float:
-    """Standard deviation of the luminance of an (H, W, 3) RGB image, 0..127.5."""
+def luminance_contrast(image: RGB) -> float:
+    """Return the standard deviation of the luminance of an (H, W, 3) uint8 RGB image, 0..127.5."""
     return float(np.asarray(Image.fromarray(image).convert("L"), dtype=np.float32).std())
 
 
-def difference_hash(image: npt.NDArray[np.uint8]) -> str:
-    """64 bits as 16 hexadecimal digits: of a 9 x 8 thumbnail, whether each pixel is darker than its right neighbour."""
+def difference_hash(image: RGB) -> str:
+    """Return the difference hash of an (H, W, 3) uint8 RGB image: 64 bits as 16 hexadecimal digits.
+
+    Each bit tells whether a pixel of a 9 x 8 thumbnail is darker than its right neighbour.
+    """
     small = np.asarray(Image.fromarray(image).convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     return np.packbits(small[:, :-1] < small[:, 1:]).tobytes().hex()
 
 
 def near_duplicates(hashes: Sequence[tuple[int, str]], distance: int) -> dict[int, int]:
-    """Which images are too near an earlier one.
+    """Find the images that are near-duplicates of an image with a lower index.
 
     Args:
         hashes: (index, `difference_hash`) of each image.
-        distance: bits; hashes that differ in more are not near.
+        distance: largest number of differing bits of near-duplicates.
 
     Returns:
-        Index of an image: the lowest index that it is too near to. An image that is in there makes no later one near.
+        Index of a near-duplicate -> lowest index that it duplicates. A near-duplicate does not make later images
+        near-duplicates.
     """
     ordered = sorted(hashes)
     words = np.array([int(text, 16) for _, text in ordered], dtype=np.uint64)
-    kept = np.empty(len(ordered), dtype=np.intp)  # places in `ordered`, of which the first `count` are set
+    kept = np.empty(len(ordered), dtype=np.intp)  # positions in `ordered`; the first `count` are set
     count = 0
     near: dict[int, int] = {}
-    for place, (index, _) in enumerate(ordered):
-        close = np.bitwise_count(words[kept[:count]] ^ words[place]) <= distance
+    for position, (index, _) in enumerate(ordered):
+        close = np.bitwise_count(words[kept[:count]] ^ words[position]) <= distance
         if close.any():
             near[index] = ordered[kept[int(close.argmax())]][0]
         else:
-            kept[count] = place
+            kept[count] = position
             count += 1
     return near
 
 
-def duplicate_reason(row: dict[str, Any], earlier: dict[str, Any], distance: int) -> str:
-    """Why an image with that row of the manifest is rejected for an earlier one."""
+def duplicate_reason(row: Mapping[str, Any], earlier: Mapping[str, Any], distance: int) -> str:
+    """Return the reason for the rejection of a near-duplicate.
+
+    Args:
+        row: manifest row of the near-duplicate.
+        earlier: manifest row of the image that it duplicates.
+        distance: largest number of differing bits of near-duplicates.
+    """
     bits = (int(row["dhash"], 16) ^ int(earlier["dhash"], 16)).bit_count()
     return f"near-duplicate of image {earlier['index']} ({bits} of 64 bits differ, more than {distance} asked)"

@@ -1,4 +1,4 @@
-"""Who paints what: numbers, names, seeds, blocks."""
+"""Division of a set into blocks and processes, and the file name, prompt and seed of each image."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,49 +11,67 @@ from clouds.errors import UserError
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that share the work: `rank` of `size`, and its number on this machine."""
+    """Position of this process among the processes that share the work.
+
+    Attributes:
+        rank: number of this process, 0..size-1.
+        size: number of processes.
+        local_rank: number of this process on its machine.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
 
 
-# torchrun's names come first: under `srun torchrun` the others count machines.
-_NAMES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+# torchrun's variables come first: under `srun torchrun` SLURM's variables count machines.
+_VARIABLES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
 
 
 def world_from(environment: Mapping[str, str] = os.environ) -> World:
-    """What torchrun or SLURM says of this process; alone without them."""
-    for rank, size, local_rank in _NAMES:
+    """Return the position of this process from the variables of torchrun or SLURM; one process without them."""
+    for rank, size, local_rank in _VARIABLES:
         if rank in environment and size in environment:
             return World(int(environment[rank]), int(environment[size]), int(environment.get(local_rank, "0")))
     return World()
 
 
 def image_seed(base: int, index: int, attempt: int) -> int:
-    """Seed of an image, 0..2^63-1, from the set's, its global index and how often it was rejected before."""
+    """Return the seed of an image, 0..2^63-1.
+
+    Args:
+        base: seed of the set.
+        index: global index of the image.
+        attempt: number of times that the image was rejected before.
+    """
     words = np.random.SeedSequence([base, index, attempt]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))
 
 
 def blocks(part: int, num_images: int, batch_size: int, world: World) -> list[range]:
-    """The global indices that one process paints, a range for each batch.
+    """Return the global indices that one process generates, one range for each batch.
 
-    Part p is [p N, (p + 1) N) for N images, cut from its start; process r of w takes batches r, r + w, ... So a batch
-    holds the same images whoever paints it, and however often the run was interrupted.
+    Part p is [p N, (p + 1) N) for N images, cut into batches from its start. Process r of w takes the batches r,
+    r + w, ... A batch therefore holds the same images for any number of processes and interruptions.
+
+    Args:
+        part: p, at least 0.
+        num_images: N, number of images in a part.
+        batch_size: number of images in a batch.
+        world: position of this process.
     """
     start, stop = part * num_images, (part + 1) * num_images
-    cut = [range(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
-    return cut[world.rank :: world.size]
+    batches = [range(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
+    return batches[world.rank :: world.size]
 
 
-def file_name(index: int, prompt_index: int) -> str:
-    """As published: global index of the image, place of its prompt in the file, both from 0."""
+def image_file_name(index: int, prompt_index: int) -> str:
+    """Return the published file name of an image; the index of the prompt is its line in the file, from 0."""
     return f"im_{index}_p{prompt_index}.png"
 
 
 def parse_indices(text: str) -> list[int]:
-    """`3,17,40-42` is [3, 17, 40, 41, 42].
+    """Parse the value of `--images`: `3,17,40-42` is [3, 17, 40, 41, 42].
 
     Raises:
         UserError: the text is not of that form.
@@ -68,6 +86,6 @@ def parse_indices(text: str) -> list[int]:
 
 
 def prompt_of(index: int, prompts: Sequence[str]) -> tuple[int, str]:
-    """Place and text of the prompt of an image: prompts are taken in turn."""
-    place = index % len(prompts)
-    return place, prompts[place]
+    """Return the index and the text of an image's prompt; prompts are used in turn."""
+    prompt_index = index % len(prompts)
+    return prompt_index, prompts[prompt_index]

@@ -1,4 +1,4 @@
-"""Prompt files: one prompt a line."""
+"""Prompt files: one prompt per line."""
 
 import difflib
 import logging
@@ -11,15 +11,18 @@ from clouds.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MOST_WORDS = 300  # no text encoder of today reads more; a longer line is another kind of file
+MAX_WORDS = 300  # more than any text encoder reads: a longer line means that the file holds something else
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def find_prompts(name: str) -> Path:
-    """The prompt file of that name: a path, or the published stem, `prompt_llama70b` for `prompt_llama70b.txt`.
+    """Return the path of a prompt file.
+
+    Args:
+        name: path, or path without `.txt`, as in the published command: `prompt_llama70b`.
 
     Raises:
-        UserError: there is neither; the nearest names that exist are given.
+        UserError: the file does not exist; the message lists the text files with the most similar names.
     """
     path = Path(name).expanduser()
     stem = path.with_name(f"{path.name}.txt")
@@ -28,7 +31,7 @@ def find_prompts(name: str) -> Path:
     if stem.is_file():
         return stem
     if path.is_dir():
-        raise UserError(f"--input {name} is a folder; name a text file with a prompt a line.")
+        raise UserError(f"--input {name} is a folder; name a text file with one prompt per line.")
     folder = path.parent
     there = sorted(file.name for file in folder.glob("*.txt")) if folder.is_dir() else []
     near = ", ".join(difflib.get_close_matches(stem.name, there, n=3, cutoff=0)) or "none"
@@ -36,10 +39,10 @@ def find_prompts(name: str) -> Path:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file in its order, without surrounding spaces and blank lines.
+    """Return the prompts of a file in their order, without surrounding spaces and blank lines.
 
     Raises:
-        UserError: the file cannot be read, is not UTF-8 text, has no prompt or a line that is too long for one.
+        UserError: the file cannot be read, is not UTF-8 text, has no prompt, or has a line that is too long.
     """
     try:
         data = path.read_bytes()
@@ -53,30 +56,30 @@ def read_prompts(path: Path) -> list[str]:
             f"Prompt file {path} is not UTF-8 text: see line {line}, byte {error.start}; save it as UTF-8."
         ) from error
     prompts = []
-    for place, words in enumerate(text.splitlines(), 1):
+    for number, words in enumerate(text.splitlines(), 1):
         if found := _CONTROL.search(words):
             raise UserError(
-                f"Prompt file {path} has the control character {found.group()!r} in line {place}; is it a text file?"
+                f"Prompt file {path} has the control character {found.group()!r} in line {number}; is it a text file?"
             )
-        if (count := len(words.split())) > MOST_WORDS:
+        if (count := len(words.split())) > MAX_WORDS:
             raise UserError(
-                f"Prompt file {path} has {count} words in line {place}, and a prompt at most {MOST_WORDS}; "
-                "put one prompt a line."
+                f"Prompt file {path} has {count} words in line {number}, and a prompt has at most {MAX_WORDS}; "
+                "put one prompt on each line."
             )
         if prompt := words.strip():
             prompts.append(prompt)
     if not prompts:
-        raise UserError(f"Prompt file {path} has no prompt; put one a line.")
+        raise UserError(f"Prompt file {path} has no prompt; put one prompt on each line.")
     twice = [prompt for prompt, count in Counter(prompts).items() if count > 1]
     if twice:
         logger.warning(f"{path}: {len(twice)} prompt(s) occur more than once, the first is {twice[0]!r}.")
     return prompts
 
 
-def cut_text(tokenizer: Any, prompt: str) -> str:
-    """The end of the prompt that a tokenizer of transformers cuts off, as it stands there; empty if there is none.
+def truncated_text(tokenizer: Any, prompt: str) -> str:
+    """Return the end of a prompt that a transformers tokenizer cuts off; empty if it reads the whole prompt.
 
-    The tokenizer takes `model_max_length` tokens, the marks of beginning and end included.
+    The tokenizer keeps `model_max_length` tokens, including those for the start and the end of the text.
     """
     limit = tokenizer.model_max_length
     special = tokenizer.num_special_tokens_to_add()

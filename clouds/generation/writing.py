@@ -1,4 +1,4 @@
-"""Prompts written by a chat model: what it is asked, what of its reply is a prompt, and which prompts are good."""
+"""Prompts written by a chat model: requests, parsing of replies, and selection of prompts."""
 
 import logging
 import random
@@ -8,11 +8,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from clouds.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Braces are filled by `request`. A file of one's own may use any of them.
 INSTRUCTION = """\
 You write prompts for a model that paints photographs of streets as a car's camera sees them.
 Write {count} prompts, one a line, without numbers, quotes or comments. Each is one English sentence of 8 to 25 words.
@@ -20,6 +22,7 @@ Begin like a caption, for example "A photo of" or "A view of". Describe what can
 vehicles, people, buildings, weather and light. No brand names, no famous places, no style words.
 This time the weather is {weather}, it is {time}, the place is {place}, and among the things to be seen are {things}.
 """
+"""Default instruction. `request` fills the braces; a custom instruction may use any of them."""
 
 WEATHERS = ("sunny", "cloudy", "rainy", "foggy", "snowy", "stormy", "hazy", "clearing up after rain")
 TIMES = ("dawn", "morning", "noon", "afternoon", "dusk", "night")
@@ -33,8 +36,8 @@ THINGS = (
     "a motorcycle", "bicycles",
 )  # fmt: skip
 
-LEAST_WORDS, MOST_WORDS = 5, 40
-SIMILAR = 0.8  # share of words in common (Jaccard) from which two prompts are the same
+MIN_WORDS, MAX_WORDS = 5, 40
+SIMILAR = 0.8  # Jaccard index of their words from which two prompts count as duplicates
 _STREET = re.compile(
     r"\b(roads?|streets?|avenues?|boulevards?|highways?|motorways?|freeways?|lanes?|alleys?|junctions?|crossroads|"
     r"intersections?|crosswalks?|roundabouts?|bridges?|tunnels?|sidewalks?|traffic|cars?|buses|bus|trucks?|trams?|trains?|"
@@ -45,26 +48,39 @@ _MARKUP = re.compile(r"https?:|www\.|[<>{}\[\]#*_|\\@]")
 _LEAD = re.compile(r"^\s*(?:[-*•–]|\(?\d{1,3}\s*[.):\-]|prompt\s*\d*\s*:)\s*", re.IGNORECASE)
 _QUOTES = "\"'“”‘’`"
 
-# Requests and a seed in, a reply each out.
 Writer = Callable[[Sequence[str], int], list[str]]
+"""Requests and a seed -> a reply to each request."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one round brought: prompts taken, and how many were refused for which reason."""
+    """Result of one batch of requests.
+
+    Attributes:
+        number: number of the turn.
+        taken: accepted prompts.
+        refused: number of rejected prompts by reason.
+    """
 
     number: int
     taken: list[str]
     refused: Counter[str]
 
 
-def request(instruction: str, count: int, seed: int, turn: int, place: int) -> str:
-    """The instruction with a drawn scene in its braces; the same for the same numbers.
+def request(instruction: str, count: int, seed: int, turn: int, index: int) -> str:
+    """Fill the braces of an instruction with a random scene.
+
+    Args:
+        instruction: text that may contain {count}, {weather}, {time}, {place} and {things}.
+        count: number of prompts to ask for.
+        seed: seed of all requests.
+        turn: number of the turn; part of the seed.
+        index: number of the request in the turn; part of the seed.
 
     Raises:
-        UserError: the instruction has braces that mean nothing.
+        UserError: the instruction has other braces.
     """
-    draw = random.Random(f"{seed} {turn} {place}")
+    draw = random.Random(f"{seed} {turn} {index}")
     scene = {
         "count": count,
         "weather": draw.choice(WEATHERS),
@@ -82,7 +98,7 @@ def request(instruction: str, count: int, seed: int, turn: int, place: int) -> s
 
 
 def parse_reply(reply: str) -> list[str]:
-    """The lines of a reply that may be prompts: without numbers, bullets, quotes, and lines that announce others."""
+    """Return the lines of a reply without numbers, bullets and quotes; lines that end in a colon are left out."""
     found = []
     for line in reply.splitlines():
         text = " ".join(_LEAD.sub("", line).split()).strip(_QUOTES).strip()
@@ -92,16 +108,17 @@ def parse_reply(reply: str) -> list[str]:
 
 
 def refusal(prompt: str, taken: Collection[str], count_tokens: Callable[[str], int]) -> str | None:
-    """Why a prompt is not taken, or None.
+    """Return the reason to reject a prompt; None if it is accepted.
 
     Args:
-        prompt: of one line.
-        taken: prompts so far.
-        count_tokens: tokens of a text for Stable Diffusion's encoder, which sees 77, its two marks included.
+        prompt: text of one line.
+        taken: prompts accepted before.
+        count_tokens: returns the number of tokens of a text for the text encoder of Stable Diffusion, without the two
+            tokens for start and end. The encoder reads 77 with them.
     """
     words = len(prompt.split())
-    if not LEAST_WORDS <= words <= MOST_WORDS:
-        return f"not {LEAST_WORDS} to {MOST_WORDS} words"
+    if not MIN_WORDS <= words <= MAX_WORDS:
+        return f"not {MIN_WORDS} to {MAX_WORDS} words"
     if not prompt.isprintable() or _MARKUP.search(prompt):
         return "markup or odd characters"
     if not _STREET.search(prompt):
@@ -127,28 +144,28 @@ def write_prompts(
     per_request: int = 5,
     count_tokens: Callable[[str], int],
 ) -> Iterator[Turn]:
-    """Ask until there are enough.
+    """Ask a chat model for prompts until there are enough.
 
     Args:
-        writer: the chat model.
-        count: of prompts wanted.
-        seed: decides all that is drawn; turn n of a seed asks the same, whenever it comes.
-        instruction: template of `request`.
-        taken: prompts that are there already.
-        first_turn: number of the first turn to make.
-        max_turns: that are made until it is given up.
-        requests: that the model answers at once.
-        per_request: prompts asked for in each.
-        count_tokens: as in `refusal`.
+        writer: answers requests.
+        count: number of prompts to reach.
+        seed: seed of everything random. A turn depends on the seed and its number only, so writing can be resumed.
+        instruction: template for `request`.
+        taken: prompts that exist already.
+        first_turn: number of the first turn.
+        max_turns: number of the turn to stop before, even if there are not enough prompts.
+        requests: number of requests in a turn.
+        per_request: number of prompts to ask for in each request.
+        count_tokens: returns the number of tokens of a text, see `refusal`.
 
     Yields:
-        Each turn as it ends; the prompts of all, after `taken`, are `count` when it stops.
+        Each turn when it ends. With the prompts in `taken`, the turns hold `count` prompts at the end.
     """
     prompts = list(taken)
     for turn in range(first_turn, max_turns):
         if len(prompts) >= count:
             return
-        asked = [request(instruction, per_request, seed, turn, place) for place in range(requests)]
+        asked = [request(instruction, per_request, seed, turn, index) for index in range(requests)]
         new: list[str] = []
         refused: Counter[str] = Counter()
         for prompt in (prompt for reply in writer(asked, seed + turn) for prompt in parse_reply(reply)):
@@ -163,7 +180,7 @@ def write_prompts(
 
 
 class ChatModel:
-    """A chat model of transformers as a `Writer`."""
+    """Chat model of transformers; a `Writer`."""
 
     def __init__(
         self,
@@ -176,26 +193,24 @@ class ChatModel:
         top_p: float = 0.95,
         max_new_tokens: int = 400,
     ) -> None:
-        """Load it.
+        """Load the model.
 
         Args:
             model: name on the hub, or a local folder.
-            revision: branch, tag or commit on the hub.
-            device: of torch.
-            dtype: name of a torch type, or `auto`: as the weights are stored.
-            temperature: above 0; lower is duller.
-            top_p: share of the likeliest words to choose from, 0..1.
-            max_new_tokens: of a reply.
+            revision: branch, tag or commit on the hub; None for the newest.
+            device: torch device.
+            dtype: name of a torch type, or `auto` for that of the stored weights.
+            temperature: softmax temperature of sampling, above 0; lower values give less varied texts.
+            top_p: probability mass of the most likely tokens to sample from, 0..1.
+            max_new_tokens: largest number of tokens in a reply.
 
         Raises:
-            UserError: there is no such model.
+            UserError: the model cannot be loaded.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision, padding_side="left")
             loaded: Any = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=dtype)
-        # What transformers and the hub's client raise for a model that is not there or writes no text.
+        # Raised by transformers and the hub's client for a model that does not exist or does not generate text.
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(
@@ -213,13 +228,11 @@ class ChatModel:
         }
 
     def __call__(self, requests: Sequence[str], seed: int) -> list[str]:
-        """A reply to each request, drawn with this seed."""
-        import torch
-
+        """Return a reply to each request, sampled with a seed."""
         texts = [self._as_chat(request) for request in requests]
-        # A chat template writes the marks of the beginning itself.
-        own_marks = self._tokenizer.chat_template is not None
-        batch = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not own_marks)
+        # A chat template contains the start token already.
+        has_template = self._tokenizer.chat_template is not None
+        batch = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not has_template)
         batch = {name: batch[name].to(self._model.device) for name in ("input_ids", "attention_mask")}
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(seed)

@@ -14,12 +14,12 @@ from clouds.errors import UserError
 from clouds.generation.gate import (
     Gate,
     GateSettings,
-    Similarity,
     difference_hash,
     duplicate_reason,
     luminance_contrast,
     near_duplicates,
 )
+from clouds.generation.similarity import ClipSimilarity
 
 
 def noise(seed: int, level: int = 128, spread: int = 2) -> np.ndarray:
@@ -69,14 +69,14 @@ def test_reason_of_a_duplicate() -> None:
 @pytest.mark.parametrize("level", [0, 30, 128, 255])
 def test_blank(level: int) -> None:
     image = noise(0, level)
-    (verdict,) = Gate(GateSettings(), device="cpu")([image], ["a street"])
+    (verdict,) = Gate(GateSettings())([image], ["a street"])
     assert verdict.reason is not None
     assert verdict.reason.startswith("blank (contrast ")
     assert verdict.similarity is None
 
 
 def test_an_image_with_contrast_passes() -> None:
-    (verdict,) = Gate(GateSettings(), device="cpu")([noise(0, spread=40)], ["a street"])
+    (verdict,) = Gate(GateSettings())([noise(0, spread=40)], ["a street"])
     assert verdict.reason is None
     assert luminance_contrast(noise(0, spread=40)) > GateSettings().contrast > luminance_contrast(noise(0))
 
@@ -91,17 +91,27 @@ def test_similarity_to_the_prompt(clip: Path) -> None:
         read = model.encode_text(open_clip.get_tokenizer(f"local-dir:{clip}")(prompts))
     expected = torch.cosine_similarity(seen, read).tolist()
     assert len({round(value, 3) for value in expected}) == 3
-    assert Similarity(str(clip), "", device="cpu")(images, prompts) == pytest.approx(expected, abs=1e-5)
+    similarity = ClipSimilarity(str(clip), "", device="cpu")
+    assert similarity(images, prompts) == pytest.approx(expected, abs=1e-5)
 
     least = sorted(expected)[1] - 1e-3  # the lowest of the three is rejected
-    verdicts = Gate(GateSettings(similarity=least, clip=str(clip), clip_weights=""), device="cpu")(images, prompts)
+    verdicts = Gate(GateSettings(similarity=least), similarity)(images, prompts)
     assert [verdict.reason is None for verdict in verdicts] == [value > least for value in expected]
     assert [verdict.similarity for verdict in verdicts] == pytest.approx(expected, abs=1e-4)
     (reason,) = [verdict.reason for verdict in verdicts if verdict.reason]
     assert reason.startswith("similarity to its prompt ")
 
 
+def test_the_gate_needs_what_it_is_to_measure() -> None:
+    with pytest.raises(ValueError, match="needs the argument similarity"):
+        Gate(GateSettings(similarity=0.2))
+    images = [noise(seed, spread=60) for seed in range(2)]
+    verdicts = Gate(GateSettings(similarity=0.2), lambda images, prompts: [0.1, 0.25678])(images, ["a", "b"])
+    assert [verdict.reason for verdict in verdicts] == ["similarity to its prompt 0.100, at least 0.2 asked", None]
+    assert [verdict.similarity for verdict in verdicts] == [0.1, 0.2568]
+
+
 def test_no_such_clip(tmp_path: Path) -> None:
     for model, weights in (("ViT-B-99", ""), ("ViT-B-32", "no_such_tag"), (str(tmp_path), "")):
         with pytest.raises(UserError, match=r"The gate's CLIP .* cannot be loaded"):
-            Similarity(model, weights, device="cpu")
+            ClipSimilarity(model, weights, device="cpu")

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from clouds.errors import UserError
-from clouds.generation.painter import SCHEDULERS, Painted, Painter, Recipe, resolve_device, resolve_dtype
+from clouds.generation.device import resolve_device, resolve_dtype
+from clouds.generation.painter import SCHEDULERS, Painted, Painter, PaintingSettings
 from tests.generation.pipelines import SIZE, write_stable_diffusion
 
 PROMPTS = ["a busy street", "bus in rain", "snow and fog", "people at night"]
@@ -17,8 +18,8 @@ SEEDS = [11, 2**63 - 1, 0, 7]
 
 
 def painter(model: Path | str, batch_size: int = 4, **changes: object) -> Painter:
-    recipe = dataclasses.replace(Recipe(model=str(model), steps=2), **changes)
-    return Painter(recipe, device="cpu", batch_size=batch_size)
+    settings = dataclasses.replace(PaintingSettings(model=str(model), steps=2), **changes)
+    return Painter(settings, device="cpu", batch_size=batch_size)
 
 
 def apart(ones: list[Painted], others: list[Painted]) -> int:
@@ -86,7 +87,7 @@ def test_the_safety_checker_is_kept_and_heard(tmp_path: Path) -> None:
 def test_what_no_encoder_sees(stable_diffusion: Path, sdxl: Path) -> None:
     long = "a busy street in rain at night with people cars bus snow fog sun and people"
     for model in (stable_diffusion, sdxl):
-        assert painter(model).cut_prompts(["a bus", long]) == {1: "sun and people"}
+        assert painter(model).truncated_prompts(["a bus", long]) == {1: "sun and people"}
 
 
 def test_fingerprint_and_licence(stable_diffusion: Path, sdxl: Path, tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_a_model_of_the_hub(stable_diffusion: Path, tmp_path: Path, monkeypatch:
     [
         ({"model": "no/such_model"}, "'no/such_model' cannot be loaded; name a local folder or a model of the hub"),
         ({"scheduler": "eular"}, "--scheduler names 'eular'.*euler"),
-        ({"height": 33}, r"--height is 33; StableDiffusionPipeline paints multiples of 4 pixels"),
+        ({"height": 33}, r"--height is 33; for StableDiffusionPipeline it must be a multiple of 4 pixels"),
     ],
 )
 def test_what_cannot_be(stable_diffusion: Path, changes: dict[str, object], says: str) -> None:

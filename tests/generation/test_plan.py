@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clouds.errors import UserError
-from clouds.generation.plan import World, blocks, file_name, image_seed, parse_indices, prompt_of, world_from
+from clouds.generation.plan import World, blocks, image_file_name, image_seed, parse_indices, prompt_of, world_from
 
 
 @given(st.integers(0, 3), st.integers(1, 60), st.integers(1, 9), st.integers(1, 5))
@@ -21,7 +21,7 @@ def test_processes_share_a_part_without_gap_or_overlap(part: int, images: int, b
 def test_published_numbers() -> None:
     (block,) = blocks(2, 3, 8, World())
     prompts = ["a", "b", "c"]
-    assert [file_name(index, prompt_of(index, prompts)[0]) for index in block] == [
+    assert [image_file_name(index, prompt_of(index, prompts)[0]) for index in block] == [
         "im_6_p0.png",
         "im_7_p1.png",
         "im_8_p2.png",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clouds.data.classes import CITYSCAPES_CLASSES, short_name
 from clouds.errors import UserError
-from clouds.generation.prompts import cut_text, find_prompts, read_prompts
+from clouds.generation.prompts import find_prompts, read_prompts, truncated_text
 from tests.generation.pipelines import LENGTH, tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def test_twice_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
 @given(st.lists(st.sampled_from(["a", "bus", "street", "xy"]), min_size=1, max_size=40))
 def test_cut(words: list[str]) -> None:
     prompt = " ".join(words)
-    cut = cut_text(WORDS, prompt)
+    cut = truncated_text(WORDS, prompt)
     assert prompt.endswith(cut)
     kept = prompt.removesuffix(cut).strip()
     assert len(WORDS(kept).input_ids) <= LENGTH

@@ -12,7 +12,7 @@ import pytest
 
 from clouds.errors import UserError
 from clouds.generation.card import card
-from clouds.generation.dataset import STALE, GeneratedSet, read_manifest, read_record
+from clouds.generation.dataset import STALE_SECONDS, GeneratedSet, read_manifest, read_record
 from clouds.generation.gate import Verdict, difference_hash
 from clouds.generation.painter import Painted
 from clouds.generation.plan import World, blocks, image_seed
@@ -44,20 +44,20 @@ def run(folder: Path, images: int = 10, batch: int = 4, part: int = 0, world: Wo
     target = begin(folder)
     share = blocks(part, images, batch, world)
     settings = {"part": blocks(part, images, batch, World()), **changes}
-    Run(images=target, paint=settings.pop("paint", paint), prompts=PROMPTS, seed=3, blocks=share, **settings)()
+    Run(target=target, paint=settings.pop("paint", paint), prompts=PROMPTS, seed=3, blocks=share, **settings)()
     target.finish({"seconds": 1.0, "versions": {"torch": "2"}, "rank": world.rank})
     return target
 
 
 def contents(target: GeneratedSet) -> dict[str, bytes]:
     """Every image, and what the manifest says of them."""
-    return {path.name: path.read_bytes() for path in [*target.images.iterdir(), target.manifest_file]}
+    return {path.name: path.read_bytes() for path in [*target.image_folder.iterdir(), target.manifest_file]}
 
 
 def test_files_and_manifest(tmp_path: Path) -> None:
     target = run(tmp_path / "set", images=4, batch=3)
     names = ["im_0_p0.png", "im_1_p1.png", "im_2_p2.png", "im_3_p0.png"]
-    assert sorted(path.name for path in target.images.iterdir()) == names
+    assert sorted(path.name for path in target.image_folder.iterdir()) == names
     rows = read_manifest(target.manifest_file)
     assert [row["file_name"] for row in rows] == [f"images/{name}" for name in names]
     assert [row["prompt"] for row in rows] == [*PROMPTS, PROMPTS[0]]
@@ -111,7 +111,7 @@ def test_stopped_twice(tmp_path: Path) -> None:
 def test_damage_is_repaired(tmp_path: Path, harm: str) -> None:
     target = run(tmp_path / "set")
     whole = contents(target)
-    victim, other = target.images / "im_5_p2.png", target.images / "im_6_p0.png"
+    victim, other = target.image_folder / "im_5_p2.png", target.image_folder / "im_6_p0.png"
     data = victim.read_bytes()
     if harm == "gone":
         victim.unlink()
@@ -130,10 +130,10 @@ def test_damage_is_repaired(tmp_path: Path, harm: str) -> None:
 
 def test_what_a_killed_process_leaves(tmp_path: Path) -> None:
     target = run(tmp_path / "set")
-    old, young = target.images / "im_1_p1.png.4711.part", target.images / "im_2_p2.png.4712.part"
+    old, young = target.image_folder / "im_1_p1.png.4711.part", target.image_folder / "im_2_p2.png.4712.part"
     for stray in (old, young):
         stray.write_bytes(b"half")
-    os.utime(old, (time.time() - STALE - 1,) * 2)
+    os.utime(old, (time.time() - STALE_SECONDS - 1,) * 2)
     assert len(read_manifest(run(tmp_path / "set").manifest_file)) == 10
     assert not old.exists()
     assert young.exists()  # another process may be writing it
@@ -145,7 +145,7 @@ def reject_first(images: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[str]
 
 
 def test_rejected_images_are_painted_with_the_next_seed(tmp_path: Path) -> None:
-    target = run(tmp_path / "set", judge=reject_first, attempts=20)
+    target = run(tmp_path / "set", gate=reject_first, attempts=20)
     rows, rejected = read_manifest(target.manifest_file), read_manifest(target.rejected_file)
     assert [row["index"] for row in rows] == list(range(10))
     assert {row["reason"] for row in rejected} == {"bright"}
@@ -157,11 +157,11 @@ def test_rejected_images_are_painted_with_the_next_seed(tmp_path: Path) -> None:
         assert row["index"] in row["batch"]
     # The same set, however it came about; and the same again from its manifest.
     for rank in (1, 0):
-        other = run(tmp_path / "ranks", judge=reject_first, attempts=20, world=World(rank, 2))
+        other = run(tmp_path / "ranks", gate=reject_first, attempts=20, world=World(rank, 2))
     assert contents(other) == contents(target)
     assert read_manifest(other.rejected_file) == rejected
-    (target.images / "im_4_p1.png").unlink()
-    assert contents(run(tmp_path / "set", judge=reject_first, attempts=20)) == contents(other)
+    (target.image_folder / "im_4_p1.png").unlink()
+    assert contents(run(tmp_path / "set", gate=reject_first, attempts=20)) == contents(other)
     again = begin(tmp_path / "again")
     assert repaint(again, paint, rows, PROMPTS, 3) == []
     again.finish({"seconds": 1.0, "versions": {}})
@@ -182,7 +182,7 @@ def test_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         return paint(prompts, seeds)
 
     for _ in range(2):
-        target = run(tmp_path / "set", judge=never, attempts=3, paint=counted)
+        target = run(tmp_path / "set", gate=never, attempts=3, paint=counted)
         assert [row["index"] for row in read_manifest(target.manifest_file)] == [0, 2, 3, 5, 6, 8, 9]
         assert len(read_manifest(target.rejected_file)) == 9
     assert "were rejected 3 times and are left out" in caplog.text

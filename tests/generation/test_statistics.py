@@ -22,25 +22,25 @@ def test_a_set_of_ours(tmp_path: Path) -> None:
     text = report(target.folder)
     assert "mine: 7 images" in text
     assert "7 of 20x12 (width x height)" in text
-    assert "prompts: 3 of 3 have images; images a prompt: least 2, median 2, most 3" in text
+    assert "prompts: 3 of 3 have images; images per prompt: min 2, median 2, max 3" in text
     assert "manifest: 7 rows" in text
     assert "damaged" not in text
     with Image.open(target.folder / "contact_sheet.jpg") as sheet:
         assert sheet.width > 1400
     # And what is wrong with it.
     for name in ("im_1_p1.png", "im_4_p1.png"):
-        (target.images / name).unlink()
-    (target.images / "im_2_p2.png").write_bytes(b"no picture")
-    picture(target.images / "im_90_p2.png")
+        (target.image_folder / name).unlink()
+    (target.image_folder / "im_2_p2.png").write_bytes(b"no picture")
+    picture(target.image_folder / "im_90_p2.png")
     target.rejected_file.write_text(
         "".join(json.dumps({"index": i, "reason": f"blank (contrast {i}.5 of 255)"}) + "\n" for i in range(3))
     )
     text = report(target.folder)
     assert "  no image: 1 a bus" in text
-    assert "3 in the manifest, but not there or damaged, the first is images/im_1_p1.png" in text
-    assert "1 there, but not in the manifest, the first is images/im_90_p2.png" in text
+    assert "3 in the manifest, but missing or damaged, first images/im_1_p1.png" in text
+    assert "1 present, but not in the manifest, first images/im_90_p2.png" in text
     assert "damaged: images/im_2_p2.png" in text
-    assert "3 painted and not taken: blank" in text
+    assert "3 generated and rejected: blank" in text
 
 
 def test_a_set_of_others(tmp_path: Path) -> None:

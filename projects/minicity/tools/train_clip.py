@@ -77,7 +77,7 @@ def train(args: argparse.Namespace) -> None:
     from minicity.clip.training import Recipe, train_clip
     from minicity.world.wide import WIDE_STYLES, measured_sets
 
-    from clouds.generation.painter import resolve_device
+    from clouds.generation.device import resolve_device
     from clouds.modeling.backbone.clip import CLIP, load_open_clip
 
     args.device = resolve_device(args.device)

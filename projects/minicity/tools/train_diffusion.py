@@ -81,7 +81,7 @@ def train(args: argparse.Namespace, sizes: "Sizes | None" = None) -> None:
     from minicity.diffusion.start import start_linear
     from minicity.world.wide import WIDE_STYLES
 
-    from clouds.generation.painter import resolve_device
+    from clouds.generation.device import resolve_device
     from clouds.generation.prompts import read_prompts
     from clouds.modeling.backbone.clip import load_open_clip
 

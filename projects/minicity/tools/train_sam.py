@@ -100,7 +100,7 @@ def train(args: argparse.Namespace) -> None:
     from minicity.sam.training import Recipe, start_attention, train_sam
     from minicity.world.wide import WIDE_STYLES
 
-    from clouds.generation.painter import resolve_device
+    from clouds.generation.device import resolve_device
     from clouds.self_training.sam.frame import Frame
     from clouds.self_training.sam.segment_anything import SegmentAnything
     from clouds.self_training.sam.segment_anything_folder import described_sam, read_sizes, save_described

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 from minicity.diffusion.quality import looks
 
-from clouds.generation.painter import Painter, Recipe
+from clouds.generation.painter import Painter, PaintingSettings
 
 ROOT = Path(__file__).parents[4]
 FOLDER = ROOT / "projects/minicity/weights/diffusion"
 
 
 def paint(prompt, count=4):
-    painter = Painter(Recipe(model=str(FOLDER), steps=6, guidance=3.0), device="cpu", batch_size=count)
+    painter = Painter(PaintingSettings(model=str(FOLDER), steps=6, guidance=3.0), device="cpu", batch_size=count)
     return np.stack([painted.pixels for painted in painter([prompt] * count, range(count))])
 
 
