@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from clouds.commands.entry import user_errors
 from clouds.config import check_weights, load_config
-from clouds.data.classes import CITYSCAPES_CLASSES
 from clouds.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,12 +42,6 @@ def main(argv: list[str] | None = None) -> int:
     if not cfg.MODEL.WEIGHTS:
         raise UserError("A submission needs a trained network: give MODEL.WEIGHTS model_final.pth.")
     check_weights(cfg.MODEL.WEIGHTS)
-    classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if classes != len(CITYSCAPES_CLASSES):
-        raise UserError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {classes}, but the servers know the {len(CITYSCAPES_CLASSES)} classes "
-            "of Cityscapes: take a network that was trained on these."
-        )
     run(cfg, benchmark=args.benchmark, split=args.split, output=args.output)
     return 0
 
@@ -57,7 +50,7 @@ def run(cfg: CfgNode, *, benchmark: str, split: str, output: Path) -> None:
     """Predict what is missing, then write the zip file.
 
     Args:
-        cfg: config with ``MODEL.WEIGHTS`` and the 19 Cityscapes classes, not frozen yet.
+        cfg: config with ``MODEL.WEIGHTS``, not frozen yet.
         benchmark: "cityscapes" or "acdc".
         split: "test" or "val".
         output: output folder; created if it does not exist.

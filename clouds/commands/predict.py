@@ -1,21 +1,14 @@
 """The command ``tools/predict.py``: predict the label maps of images."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clouds.commands.entry import user_errors
 from clouds.config import check_weights, load_config
-from clouds.data.datasets.custom import dataset_settings
 from clouds.errors import UserError
-
-if TYPE_CHECKING:
-    from clouds.d2 import CfgNode
 
 DESCRIPTION = """\
 Predict the label maps of images.
@@ -41,31 +34,31 @@ def main(argv: list[str] | None = None) -> int:
         The exit code.
     """
     args, opts = parse_arguments(argv)
-    own_dataset = dataset_settings(Path(args.dataset)) if args.dataset else []
-    cfg = load_config(args.config_file, [*own_dataset, *opts])
-    check_weights(cfg.MODEL.WEIGHTS)
+    check_weights(load_config(args.config_file, opts).MODEL.WEIGHTS)
     jobs = plan(args.inputs, args.output)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot create the folder {args.output} (--output): {error.strerror}.") from error
-    run(cfg, jobs)
+    run(jobs, args.config_file, opts, dataset=args.dataset)
     return 0
 
 
-def run(cfg: CfgNode, jobs: Mapping[Path, Path]) -> None:
+def run(jobs: Mapping[Path, Path], config_file: str, opts: Sequence[str], *, dataset: str | None) -> None:
     """Predict and write the label map and the overlay of every image.
 
     Args:
-        cfg: config with ``MODEL.WEIGHTS``, not frozen yet.
         jobs: path of each image, mapped to the path of its results without ``_labels.png`` and ``_overlay.jpg``.
+        config_file: YAML config.
+        opts: alternating config keys and values, among them ``MODEL.WEIGHTS``.
+        dataset: YAML file that describes the data set whose classes are predicted.
 
     Raises:
         UserError: some images cannot be read. All others are predicted first.
     """
     from clouds.engine.predictor import write_predictions
 
-    write_predictions(cfg, jobs)
+    write_predictions(jobs, config_file, opts, dataset=dataset)
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:

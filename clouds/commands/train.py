@@ -1,19 +1,11 @@
 """The command ``train_net.py``: train or evaluate a network."""
 
-from __future__ import annotations
-
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clouds import d2
 from clouds.commands.entry import user_errors
 from clouds.config import check_weights, load_config
-from clouds.data.datasets.custom import dataset_settings
 from clouds.errors import UserError
-
-if TYPE_CHECKING:
-    from clouds.d2 import CfgNode
 
 EPILOG = """\
 Train or evaluate a CLOUDS network.
@@ -37,24 +29,22 @@ def main(argv: list[str] | None = None) -> int:
         The exit code.
     """
     args = parse_arguments(argv)
-    own_dataset = dataset_settings(Path(args.dataset)) if args.dataset else []
-    cfg = load_config(args.config_file, [*own_dataset, *args.opts])
+    cfg = load_config(args.config_file, args.opts)
     if not args.resume:
         check_weights(cfg.MODEL.WEIGHTS)
-    run(cfg, args)
+    run(args)
     return 0
 
 
-def run(cfg: CfgNode, args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Train, or evaluate with ``--eval-only``, in as many processes as the flags ask for.
 
     Args:
-        cfg: config that is not frozen yet.
         args: parsed command line, see `parse_arguments`.
     """
     from clouds.engine.training import start
 
-    start(cfg, args)
+    start(args)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

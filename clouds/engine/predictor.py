@@ -15,7 +15,7 @@ from clouds.data.classes import CITYSCAPES_COLORS
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.loading.mappers import FULL_RESOLUTION, TestMapper
 from clouds.engine.checkpoint import load_for_inference
-from clouds.engine.setup import resolve_device, start_log
+from clouds.engine.setup import read_config, resolve_device, start_log
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.evaluation.sem_seg import predicted_labels
@@ -60,16 +60,25 @@ class Predictor:
         return predicted_labels(output["sem_seg"]).byte().cpu().numpy()
 
 
-def write_predictions(cfg: CfgNode, jobs: Mapping[Path, Path]) -> None:
+def write_predictions(
+    jobs: Mapping[Path, Path],
+    config_file: str | Path,
+    opts: Sequence[str] = (),
+    *,
+    dataset: str | Path | None = None,
+) -> None:
     """Predict images and write ``<target>_labels.png`` (8-bit train ids) and ``<target>_overlay.jpg`` for each.
 
     Args:
-        cfg: merged config, not frozen yet.
         jobs: path of each image, mapped to its target.
+        config_file: YAML config.
+        opts: alternating config keys and values, among them ``MODEL.WEIGHTS``.
+        dataset: YAML file that describes the data set whose classes are predicted.
 
     Raises:
         UserError: some images cannot be read. All others are predicted first.
     """
+    cfg = read_config(config_file, opts, dataset=dataset)
     start_log(None)
     resolve_device(cfg)
     register_datasets(modules=cfg.DATASETS.MODULES, custom=cfg.DATASETS.CUSTOM)

@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from clouds.config import load_config
 from clouds.d2 import CfgNode, comm, setup_logger
 from clouds.data.datasets.catalog import dataset_names, register_datasets
+from clouds.data.datasets.custom import dataset_settings
 from clouds.data.preparation.check import describe_first_problem
 from clouds.engine.launch import failure_elsewhere
 from clouds.engine.record import Kind, code_version, write_record
@@ -65,6 +67,24 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         f"clouds {code_version()}, seed {cfg.SEED}, {cfg.MODEL.DEVICE}, {comm.get_world_size()} process(es), "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
+
+
+def read_config(config_file: str | Path, opts: Sequence[str] = (), *, dataset: str | Path | None = None) -> CfgNode:
+    """Read the config of a command.
+
+    Args:
+        config_file: YAML config.
+        opts: alternating keys and values that replace those of `config_file` and `dataset`.
+        dataset: YAML file that describes a data set to train and test on.
+
+    Returns:
+        A config that is not frozen.
+
+    Raises:
+        UserError: see `clouds.config.load_config` and `clouds.data.datasets.custom.dataset_settings`.
+    """
+    own = dataset_settings(Path(dataset)) if dataset else []
+    return load_config(config_file, [*own, *opts])
 
 
 def resolve_device(cfg: CfgNode) -> None:

@@ -26,7 +26,7 @@ def make_submission(cfg: CfgNode, benchmark: str, split: str, output: Path) -> N
     """Predict the images of a split that have no complete prediction yet, then write the zip file.
 
     Args:
-        cfg: config with ``MODEL.WEIGHTS`` and 19 classes, not frozen yet.
+        cfg: config with ``MODEL.WEIGHTS``, not frozen yet.
         benchmark: name in `clouds.evaluation.submission.BENCHMARKS`.
         split: "test" or "val".
         output: gets ``<benchmark>_<split>/``, ``.zip`` and ``.json``.
@@ -35,6 +35,12 @@ def make_submission(cfg: CfgNode, benchmark: str, split: str, output: Path) -> N
         UserError: the images are incomplete or cannot be read, the classes are not those of Cityscapes, or `output`
             cannot be written or has the predictions of another network.
     """
+    classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if classes != len(CITYSCAPES_CLASSES):
+        raise UserError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {classes}, but the servers know the {len(CITYSCAPES_CLASSES)} classes "
+            "of Cityscapes: take a network that was trained on these."
+        )
     start_log(None)
     server, name = BENCHMARKS[benchmark], f"{benchmark}_{split}"
     images = find_images(server, split, data_root())

@@ -4,20 +4,20 @@ import argparse
 
 from clouds.d2 import CfgNode
 from clouds.engine.launch import launch
-from clouds.engine.setup import default_setup, refuse_broken_sets
+from clouds.engine.setup import default_setup, read_config, refuse_broken_sets
 from clouds.engine.trainer import Trainer
 
 
-def start(cfg: CfgNode, args: argparse.Namespace) -> None:
+def start(args: argparse.Namespace) -> None:
     """Call `train_or_evaluate` in every process of the run.
 
     Args:
-        cfg: merged config, not frozen yet.
-        args: parsed command line: the flags of `clouds.engine.launch.launch` and of `train_or_evaluate`.
+        args: command line of ``train_net.py``, see `clouds.commands.train.parse_arguments`.
 
     Raises:
-        UserError: see `clouds.engine.launch.launch`.
+        UserError: the config or the data set of ``--dataset`` is wrong, or see `clouds.engine.launch.launch`.
     """
+    cfg = read_config(args.config_file, args.opts, dataset=args.dataset)
     launch(train_or_evaluate, args, cfg.MODEL.DEVICE, (cfg, args))
 
 
