@@ -1,4 +1,4 @@
-"""Mixed precision: what a network computes in, and the scaling that keeps float16 gradients above zero."""
+"""Mixed precision: the number type of the operations, and loss scaling, which keeps float16 gradients above zero."""
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from clouds.d2 import CfgNode
-from clouds.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -15,11 +14,11 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Precision:
-    """Full precision, or mixed with bfloat16 or float16: the weights stay float32, autocast chooses the operations.
+    """Full precision, or mixed precision: weights stay float32, and autocast chooses the type of each operation.
 
     Attributes:
         device: type of the device, such as "cuda".
-        dtype: of the operations that autocast chooses; None: full precision.
+        dtype: the smaller type of mixed precision; None = full precision.
     """
 
     def __init__(self, device: str, dtype: torch.dtype | None = None) -> None:
@@ -28,41 +27,41 @@ class Precision:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, enabled: bool) -> "Precision":
-        """What ``SOLVER.AMP.DTYPE`` stands for on ``MODEL.DEVICE``, where it is `enabled`."""
+        """Return full precision if not `enabled`, else the type that ``SOLVER.AMP.DTYPE`` names for the device."""
         if not enabled:
             return cls(cfg.MODEL.DEVICE)
         wanted, device = cfg.SOLVER.AMP.DTYPE, torch.device(cfg.MODEL.DEVICE).type
         if wanted == "auto" and device != "cuda":
-            logger.info(
-                f"Mixed precision does not pay on {device}: computing in full precision (SOLVER.AMP.DTYPE auto)"
-            )
+            logger.info(f"Full precision: on {device}, mixed precision is not faster (SOLVER.AMP.DTYPE auto)")
             return cls(device)
         if wanted == "auto":
-            # Emulated bfloat16 is slower than no mixed precision at all.
+            # Emulated bfloat16 is slower than full precision.
             wanted = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-        if wanted not in DTYPES:
-            raise UserError(f"SOLVER.AMP.DTYPE is '{wanted}': use auto, bfloat16 or float16.")
         logger.info(f"Mixed precision: {wanted}{' with loss scaling' if wanted == 'float16' else ''}")
         return cls(device, DTYPES[wanted])
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Context to run a network in."""
+        """Return the context in which a network computes."""
         return nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype)
 
     def build_scaler(self) -> "LossScaler":
-        """Scaler of the losses; it does something with float16 alone, the other types have float32's range."""
+        """Return a scaler of the losses, enabled for float16 only: the other types have the range of float32."""
         return LossScaler(self.device, enabled=self.dtype is torch.float16)
 
 
 class LossScaler(torch.amp.GradScaler):
-    """torch's scaler, which skips a step whose gradient overflowed and halves the scale, and says so.
+    """torch's scaler, which skips a step whose gradient overflows and halves the scale, with a log line.
 
-    An overflow is no fault of the network: large scales are tried on purpose. One at a scale below 1 is: there the
+    An overflow is expected, since the scaler tries large scales. An overflow at a scale below 1 is an error: the
     gradient itself is out of range.
     """
 
     def update(self, new_scale: float | torch.Tensor | None = None) -> None:
-        """Adapt the scale after a step; FloatingPointError where no scale helps."""
+        """Adapt the scale after a step.
+
+        Raises:
+            FloatingPointError: the gradient overflows at every scale.
+        """
         if not self.is_enabled():
             return
         before = self.get_scale()
@@ -72,6 +71,4 @@ class LossScaler(torch.amp.GradScaler):
             return
         if after < 1:
             raise FloatingPointError("the gradient is not finite, whatever the loss scale")
-        logger.info(
-            f"The gradient overflowed at loss scale {before:g}: step skipped, the scale is {after:g} from now on"
-        )
+        logger.info(f"The gradient overflowed at loss scale {before:g}: step skipped, the scale is now {after:g}")

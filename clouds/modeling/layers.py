@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clouds.errors import UserError
-
 GROUPS = 32  # of every group norm; its channels are a multiple of that
 
 P = ParamSpec("P")
@@ -112,7 +110,7 @@ class ConvNorm(nn.Conv2d):
         """
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
         if norm not in ("GN", ""):
-            raise UserError(f'MODEL.SEM_SEG_HEAD.NORM is {norm!r}; known are "GN" and "".')
+            raise ValueError(f'norm is {norm!r}; it must be "GN" or ""')
         self.norm = nn.GroupNorm(GROUPS, out_channels) if norm else None
         self.activation = activation
         convolution_init(self)

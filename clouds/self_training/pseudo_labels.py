@@ -12,7 +12,6 @@ from torch import Tensor
 
 from clouds.d2 import CfgNode
 from clouds.data.classes import IGNORE_LABEL
-from clouds.errors import UserError, check_name
 from clouds.modeling.structures import Target
 from clouds.self_training.regions import SELECTION_MODES, Prompts, choose_points, find_regions, merge_masks
 from clouds.self_training.sam import Sam
@@ -67,8 +66,9 @@ class PseudoLabeller:
                 leaves them unlabelled.
         """
         if not 0 <= threshold <= 1:
-            raise UserError(f"INPUT.PL_THRESHOLD is {threshold}: a confidence lies in 0..1.")
-        check_name("MODEL.CLOUDS.SAM.SELECTION_MODE", selection_mode, SELECTION_MODES)
+            raise ValueError(f"threshold is {threshold}; it must be in [0, 1]")
+        if selection_mode not in SELECTION_MODES:
+            raise ValueError(f"selection_mode is {selection_mode!r}; it must be one of {', '.join(SELECTION_MODES)}")
         self.sam = sam
         self.threshold = threshold
         self.min_area = min_area

@@ -19,7 +19,6 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from clouds.data.classes import IGNORE_LABEL
-from clouds.errors import UserError, check_name
 from clouds.modeling.structures import Target
 
 SELECTION_MODES = ("random", "center", "largest_component")
@@ -113,11 +112,12 @@ def choose_points(regions: Regions, *, num_points: int, mode: str, erosion: int,
         rng: same state, same points.
 
     Raises:
-        UserError: an unknown mode, or less than one point.
+        ValueError: an unknown mode, or less than one point.
     """
-    check_name("MODEL.CLOUDS.SAM.SELECTION_MODE", mode, SELECTION_MODES)
+    if mode not in SELECTION_MODES:
+        raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(SELECTION_MODES)}")
     if num_points < 1:
-        raise UserError(f"MODEL.CLOUDS.SAM.NUM_POINTS is {num_points}; SAM needs at least one point for each region.")
+        raise ValueError(f"num_points is {num_points}; it must be 1 or more")
     pieces = _eroded(regions, erosion) if erosion > 1 else regions
     owner = chosen = np.arange(len(regions))
     if mode != "random":

@@ -1,4 +1,4 @@
-"""The teacher: an exponential moving average of the student's head, which labels the generated images (section 3.3)."""
+"""The teacher: an exponential moving average of the student's head, which labels generated images (section 3.3)."""
 
 import copy
 from collections.abc import Iterator
@@ -12,19 +12,19 @@ StateDict = dict[str, Tensor]
 
 
 class Teacher:
-    """The average of a head over its training: with every `update`, teacher <- decay * teacher + (1 - decay) * student.
+    """Moving average of a head over its training: each update sets teacher <- decay * teacher + (1 - decay) * student.
 
-    Not a module on purpose: assigned to a model it enters neither its state dict nor what is trained or synchronised.
-    It is a checkpoint's part of its own.
+    It is not a module, so that it enters neither the state dict of a model nor its optimizer nor data-parallel
+    training. A checkpoint stores it under a key of its own.
     """
 
     def __init__(self, decay: float) -> None:
         """
         Args:
-            decay: share of itself that the teacher keeps in an update, 0..1.
+            decay: weight of the teacher in an update, in [0, 1]; the student has the rest.
         """
         if not 0 <= decay <= 1:
-            raise UserError(f"MODEL.CLOUDS.SAM.ALPHA_EMA is {decay}: the share that the teacher keeps lies in 0..1.")
+            raise ValueError(f"decay is {decay}; it must be in [0, 1]")
         self.decay = decay
         self._average = get_ema_multi_avg_fn(decay)
         self._head: nn.Module | None = None
@@ -32,16 +32,20 @@ class Teacher:
 
     @property
     def head(self) -> nn.Module:
-        """The averaged head, in eval mode and without gradients; there is one after `start`."""
+        """The averaged head, in evaluation mode and without gradients.
+
+        Raises:
+            RuntimeError: `start` has not been called.
+        """
         if self._head is None:
             raise RuntimeError("the teacher has no head before start()")
         return self._head
 
     def start(self, head: nn.Module) -> None:
-        """Become a copy of the student's `head`; where a state was loaded, that state in a head of this structure.
+        """Copy the student's `head`; if a state was loaded, put that state into the copy.
 
         Raises:
-            UserError: the loaded state is that of another head.
+            UserError: the loaded state belongs to another head.
         """
         copied = copy.deepcopy(head).requires_grad_(False).eval()
         if self._restored is not None:
@@ -55,7 +59,7 @@ class Teacher:
         self._head, self._restored = copied, None
 
     def update(self, head: nn.Module) -> None:
-        """Move towards the student's `head`; buffers that are no floating-point numbers (counters) are copied."""
+        """Move towards the student's `head`. Integer buffers, such as counters, are copied."""
         averaged: list[tuple[Tensor, Tensor]] = []
         for ours, theirs in zip(_tensors(self.head), _tensors(head), strict=True):
             if ours.is_floating_point():
@@ -67,16 +71,16 @@ class Teacher:
         self._average(teacher, student, None)
 
     def state_dict(self) -> StateDict:
-        """The head's tensors."""
+        """Return the tensors of the averaged head."""
         return self.head.state_dict()
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Continue as the teacher that gave `state`; takes effect with the next `start`, which knows the structure."""
+        """Restore what `state_dict` returned. Takes effect at the next `start`, which provides the structure."""
         self._restored = state
 
 
 def _tensors(head: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers, each once."""
+    """Yield all parameters, then all buffers."""
     for parameter in head.parameters():
         yield parameter.detach()
     yield from head.buffers()

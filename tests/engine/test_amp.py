@@ -13,7 +13,6 @@ from clouds.config import load_config
 from clouds.d2 import CfgNode
 from clouds.engine.amp import LossScaler, Precision
 from clouds.engine.trainer import NonFiniteLoss, Trainer
-from clouds.errors import UserError
 from clouds.modeling.criterion import SetCriterion
 from clouds.modeling.layers import full_precision, mask_pool
 from clouds.modeling.structures import Prediction, Target
@@ -55,18 +54,13 @@ class TestChoice:
         assert (precision.dtype, precision.device) == (chosen, device.partition(":")[0])
         assert len(caplog.records) == 1
         assert ("loss scaling" in caplog.text) is (chosen is torch.float16)
-        assert ("full precision" in caplog.text) is (chosen is None)
+        assert ("Full precision" in caplog.text) is (chosen is None)
 
     def test_off_is_the_default(self, caplog: pytest.LogCaptureFixture) -> None:
         cfg = load_config(None, ["MODEL.DEVICE", "cpu", "SOLVER.AMP.DTYPE", "bfloat16"])
         assert Precision.from_config(cfg, cfg.SOLVER.AMP.ENABLED).dtype is None
         assert Precision.from_config(cfg, cfg.TEST.AMP).dtype is None
         assert not caplog.records
-
-    def test_a_type_that_is_none(self) -> None:
-        cfg = load_config(None, ["MODEL.DEVICE", "cpu", "SOLVER.AMP.DTYPE", "half"])
-        with pytest.raises(UserError, match=r"SOLVER\.AMP\.DTYPE is 'half': use auto, bfloat16 or float16\."):
-            Precision.from_config(cfg, enabled=True)
 
     @pytest.mark.parametrize(("dtype", "scales"), [(None, False), (torch.bfloat16, False), (torch.float16, True)])
     def test_only_float16_is_scaled(self, dtype: torch.dtype | None, scales: bool) -> None:
@@ -289,7 +283,7 @@ def test_a_gradient_that_overflows_skips_its_step(tiny_cfg: CfgNode, tmp_path: P
     assert not torch.equal(trainer.before, trainer.model.sem_seg_head.weight), "the next one is taken"
     assert trainer.scaler.get_scale() == 2**15
     log = (tmp_path / "log.txt").read_text()
-    assert "The gradient overflowed at loss scale 65536: step skipped, the scale is 32768 from now on" in log
+    assert "The gradient overflowed at loss scale 65536: step skipped, the scale is now 32768" in log
 
 
 def test_a_gradient_that_no_scale_helps_stops_with_the_images(tiny_cfg: CfgNode, tmp_path: Path) -> None:

@@ -90,15 +90,12 @@ def test_published_settings_are_the_defaults() -> None:
     assert optimizer.defaults["eps"] == 1e-8
 
 
-def test_sgd_and_an_unknown_optimizer() -> None:
+def test_sgd_and_a_model_without_trainable_parameters() -> None:
     cfg = get_config()
     cfg.SOLVER.OPTIMIZER = "SGD"
     optimizer = build_optimizer(cfg, Model())
     assert type(optimizer) is torch.optim.SGD
     assert optimizer.param_groups[0]["momentum"] == cfg.SOLVER.MOMENTUM
-    cfg.SOLVER.OPTIMIZER = "LION"
-    with pytest.raises(UserError, match=r"SOLVER\.OPTIMIZER is 'LION': use ADAMW or SGD"):
-        build_optimizer(cfg, Model())
     with pytest.raises(UserError, match="no trainable parameter"):
         build_optimizer(get_config(), Model().requires_grad_(False))
 
@@ -136,13 +133,6 @@ def test_small_gradients_are_not_scaled_up() -> None:
     parameter.grad = torch.tensor([3.0, 4.0])
     build_gradient_clipper(cfg)([parameter])
     assert parameter.grad.norm().item() == pytest.approx(0.01, rel=1e-3), "the published bound"
-
-
-def test_unknown_clipping_is_refused() -> None:
-    cfg = get_config()
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "all"
-    with pytest.raises(UserError, match="CLIP_TYPE is 'all': use full_model, norm, value"):
-        build_gradient_clipper(cfg)
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000), st.floats(0, 1))
@@ -207,9 +197,6 @@ def test_warmup_and_schedule_multiply_and_groups_keep_their_ratio() -> None:
     assert sorted(rates) == pytest.approx([0.05 * cfg.SOLVER.BASE_LR, 0.5 * cfg.SOLVER.BASE_LR])
 
 
-@pytest.mark.parametrize(("key", "value"), [("LR_SCHEDULER_NAME", "Cosine"), ("WARMUP_METHOD", "cubic")])
-def test_unknown_schedules_are_refused(key: str, value: str) -> None:
-    cfg = get_config()
-    cfg.SOLVER[key] = value
-    with pytest.raises(UserError, match=f"SOLVER.{key} is '{value}': use "):
-        learning_rate_factor(cfg)
+def test_an_unknown_warmup_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^method is 'cubic'"):
+        warmup_factor(0, iters=10, factor=0.5, method="cubic")

@@ -15,9 +15,12 @@ from torch import nn
 from clouds.config import load_config
 from clouds.d2 import CfgNode, HookBase
 from clouds.engine.hooks.pseudo_label_monitor import PseudoLabelMonitor
+from clouds.engine.hooks.self_training import SelfTrainingHook
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
+from clouds.self_training.pseudo_labels import PseudoLabeller
+from clouds.self_training.teacher import Teacher
 from tests.engine.conftest import CLASSES, COLORS, write_images
 from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer
 from tests.engine.test_end_to_end import CLIP, CONFIG, ROOT, last_table
@@ -197,15 +200,10 @@ def test_sam_is_optional(joint: Config, tmp_path: Path) -> None:
     assert "pseudo_labels/mIoU_teacher" in names
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("ITERATION_UPDATE", 0), ("ITERATION_UPDATE", -100), ("SAM.ALPHA_EMA", 1.5), ("SAM.ALPHA_EMA", -0.1)],
-)
-def test_what_cannot_be(joint: Config, key: str, value: float) -> None:
-    cfg = joint("run", f"MODEL.CLOUDS.{key}", value)
-    default_setup(cfg, Namespace())
-    with pytest.raises(UserError, match=rf"MODEL\.CLOUDS\.{key} is {value}: "):
-        JointTrainer(cfg)
+@pytest.mark.parametrize("period", [0, -100])
+def test_the_period_of_updates_is_positive(period: int) -> None:
+    with pytest.raises(ValueError, match=f"^update_period is {period}"):
+        SelfTrainingHook(Teacher(0.9), PseudoLabeller(None), update_period=period)
 
 
 def test_missing_sam_weights_are_told_before_the_model_is_built(joint: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,14 +162,23 @@ class TestErrors:
             ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttn", "PIXEL_DECODER_NAME .* MSDeformAttnPixelDecoder"),
             ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res4", "res6"], "IN_FEATURES names 'res6'"),
             ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res4", "res5"], "ENCODER_IN_FEATURES names 'res3'"),
-            ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 72, "CONVS_DIM is 72; .* a multiple of 32"),
-            ("MODEL.SEM_SEG_HEAD.NORM", "BN", r"MODEL\.SEM_SEG_HEAD\.NORM is 'BN'"),
-            ("MODEL.MASK_FORMER.NHEADS", 7, "HIDDEN_DIM is 64; it must be a multiple of NHEADS, 7"),
             ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "Decoder", "DECODER_NAME names 'Decoder'"),
         ],
     )
     def test_settings_that_no_network_can_have(self, key, value, message):
         with pytest.raises(UserError, match=message):
+            build_model(golden.golden_config("convnext_closed", key, value))
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 72, "^conv_dim is 72; it must be a multiple of the 32 groups"),
+            ("MODEL.SEM_SEG_HEAD.NORM", "BN", "^norm is 'BN'"),
+            ("MODEL.MASK_FORMER.NHEADS", 7, "^dim is 64; it must be a multiple of num_heads, 7"),
+        ],
+    )
+    def test_constructors_check_their_arguments(self, key, value, message):
+        with pytest.raises(ValueError, match=message):
             build_model(golden.golden_config("convnext_closed", key, value))
 
     def test_embedding_dimension(self):

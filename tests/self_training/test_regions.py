@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from clouds.errors import UserError
 from clouds.self_training.regions import (
     CENTER_RADIUS,
     SELECTION_MODES,
@@ -245,9 +244,9 @@ class TestChoosePoints:
 
     def test_bad_settings_are_named(self) -> None:
         regions = find_regions(np.zeros((4, 4), np.uint8), min_area=0)
-        with pytest.raises(UserError, match=r"SELECTION_MODE names 'centre'.*center"):
+        with pytest.raises(ValueError, match=r"^mode is 'centre'.*center"):
             choose(regions, "centre")
-        with pytest.raises(UserError, match="NUM_POINTS is 0"):
+        with pytest.raises(ValueError, match=r"^num_points is 0"):
             choose(regions, n=0)
 
 

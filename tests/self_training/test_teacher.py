@@ -122,5 +122,5 @@ def test_the_state_of_another_head_is_refused() -> None:
 
 @pytest.mark.parametrize("decay", [-0.1, 1.001, math.nan])
 def test_a_share_lies_between_zero_and_one(decay: float) -> None:
-    with pytest.raises(UserError, match=r"MODEL\.CLOUDS\.SAM\.ALPHA_EMA is "):
+    with pytest.raises(ValueError, match=r"^decay is "):
         Teacher(decay)

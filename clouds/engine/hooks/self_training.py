@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from clouds.d2 import CfgNode, HookBase
-from clouds.errors import UserError
 from clouds.modeling.structures import ImageDict
 from clouds.self_training.labelling import label_batch
 from clouds.self_training.pseudo_labels import PseudoLabel, PseudoLabeller, build_pseudo_labeller
@@ -35,9 +34,7 @@ class SelfTrainingHook(HookBase):
             geometric_ensemble: whether to combine the teacher's classes with CLIP's.
         """
         if update_period < 1:
-            raise UserError(
-                f"MODEL.CLOUDS.ITERATION_UPDATE is {update_period}: the teacher moves every so many iterations."
-            )
+            raise ValueError(f"update_period is {update_period}; it must be 1 or more")
         self.teacher = teacher
         self.labeller = labeller
         self.update_period = update_period
@@ -60,11 +57,7 @@ class SelfTrainingHook(HookBase):
 
 
 def build_self_training_hook(cfg: CfgNode, sam: Sam | None) -> SelfTrainingHook:
-    """Build the teacher and the labeller that ``MODEL.CLOUDS`` describes; `sam` refines the labels, None does not.
-
-    Raises:
-        UserError: a decay or a period out of range.
-    """
+    """Build the teacher and the labeller that ``MODEL.CLOUDS`` describes; `sam` refines the labels, None does not."""
     settings = cfg.MODEL.CLOUDS
     return SelfTrainingHook(
         Teacher(settings.SAM.ALPHA_EMA),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.d2 import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec, configurable
-from clouds.errors import UserError, check_name
+from clouds.errors import check_name
 from clouds.modeling.layers import GROUPS, ConvNorm, sine_position_embedding, xavier_init
 from clouds.modeling.pixel_decoder.ops import ms_deform_attn
 
@@ -165,6 +165,11 @@ class MSDeformAttnPixelDecoder(nn.Module):
             common_stride: stride of the mask features; finer levels than the encoder's are joined down to it.
         """
         super().__init__()
+        if conv_dim % math.lcm(GROUPS, num_heads):
+            raise ValueError(
+                f"conv_dim is {conv_dim}; it must be a multiple of the {GROUPS} groups of a norm and of num_heads, "
+                f"{num_heads}"
+            )
         channels, strides = {}, {}
         for name, shape in input_shape.items():
             if shape.channels is None or shape.stride is None:
@@ -201,12 +206,6 @@ class MSDeformAttnPixelDecoder(nn.Module):
             check_name("MODEL.SEM_SEG_HEAD.IN_FEATURES", name, input_shape)
         for name in head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES:
             check_name("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", name, head.IN_FEATURES)
-        factor = math.lcm(GROUPS, head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS)
-        if head.CONVS_DIM % factor:
-            raise UserError(
-                f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {head.CONVS_DIM}; with {GROUPS} groups a norm and "
-                f"{head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS} heads it must be a multiple of {factor}."
-            )
         return {
             "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
             "conv_dim": head.CONVS_DIM,

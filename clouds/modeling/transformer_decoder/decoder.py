@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.d2 import CfgNode, Registry, configurable
-from clouds.errors import UserError, check_name
+from clouds.errors import check_name
 from clouds.modeling.layers import (
     MLP,
     convolution_init,
@@ -35,6 +35,8 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim is {dim}; it must be a multiple of num_heads, {num_heads}")
         self.num_heads = num_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
@@ -182,11 +184,6 @@ class MaskedTransformerDecoder(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         former, head = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD
-        if former.HIDDEN_DIM % former.NHEADS:
-            raise UserError(
-                f"MODEL.MASK_FORMER.HIDDEN_DIM is {former.HIDDEN_DIM}; it must be a multiple of NHEADS, "
-                f"{former.NHEADS}."
-            )
         return {
             "in_channels": head.CONVS_DIM,
             "num_classes": head.NUM_CLASSES,
