@@ -19,8 +19,9 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from clouds.generation.device import resolve_device, resolve_dtype
-from clouds.generation.painter import Painter, PaintingSettings
+from clouds.generation.painter import Painter
 from clouds.generation.plan import image_seed
+from clouds.generation.settings import PaintingSettings
 
 PROMPT = "A photo of a busy road in the rain."
 SIZES = {

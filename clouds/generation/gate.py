@@ -8,35 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from clouds.generation.settings import GateSettings
+
 RGB = npt.NDArray[np.uint8]
 """Image, (H, W, 3) uint8 RGB."""
 
 Similarity = Callable[[Sequence[RGB], Sequence[str]], Sequence[float]]
 """Images and their prompts -> similarity of each pair, -1..1."""
-
-
-@dataclass(frozen=True)
-class GateSettings:
-    """Thresholds of the gate.
-
-    Attributes:
-        contrast: lowest accepted standard deviation of an image's luminance, in grey levels of 0..255.
-        similarity: lowest accepted similarity between an image and its prompt, -1..1; None to skip this test. Typical
-            values depend on the CLIP: the quantiles that `--stats` prints help to choose one.
-        clip: CLIP that computes the similarity: name of an open_clip model, a `.json` config, or a folder with
-            `open_clip_config.json`.
-        clip_weights: open_clip tag or file of the CLIP's weights; empty for a folder.
-        duplicate_distance: largest number of differing bits, of 64, at which two hashes count as near-duplicates; None
-            to skip this test.
-        attempts: number of times that an image is generated before it is left out, at least 1.
-    """
-
-    contrast: float = 6.0
-    similarity: float | None = None
-    clip: str = "ViT-B-32"
-    clip_weights: str = "laion2b_s34b_b79k"
-    duplicate_distance: int | None = 4
-    attempts: int = 5
 
 
 @dataclass(frozen=True)

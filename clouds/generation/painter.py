@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from clouds.errors import UserError, check_name
 from clouds.generation.device import DTYPES
 from clouds.generation.prompts import truncated_text
+from clouds.generation.settings import PaintingSettings
 from clouds.utils.hashing import model_digest
 
 logger = logging.getLogger(__name__)
@@ -38,33 +39,6 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {}),
 }
 """Name on the command line -> class in diffusers, and settings that replace the model's own."""
-
-
-@dataclass(frozen=True)
-class PaintingSettings:
-    """Everything that determines an image except its prompt and its seed.
-
-    Attributes:
-        model: text-to-image pipeline, by its name on the hub or its local folder.
-        revision: branch, tag or commit on the hub; None for the newest.
-        scheduler: name in `SCHEDULERS`, or `default` for the model's own scheduler.
-        steps: number of denoising steps, at least 1.
-        guidance: weight of classifier-free guidance, at least 0.
-        height: image height in pixels; None for the model's own.
-        width: image width in pixels; None for the model's own.
-        negative_prompt: text that the image should not match; empty for none.
-        dtype: name in `clouds.generation.device.DTYPES`.
-    """
-
-    model: str
-    revision: str | None = None
-    scheduler: str = "euler"
-    steps: int = 50
-    guidance: float = 7.5
-    height: int | None = None
-    width: int | None = None
-    negative_prompt: str = ""
-    dtype: str = "fp32"
 
 
 @dataclass(frozen=True)

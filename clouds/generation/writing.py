@@ -6,10 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clouds.errors import UserError
 
@@ -177,76 +173,6 @@ def write_prompts(
                 new.append(prompt)
         prompts += new
         yield Turn(turn, new, refused)
-
-
-class ChatModel:
-    """Chat model of transformers; a `Writer`."""
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        device: str = "cpu",
-        dtype: str = "auto",
-        temperature: float = 0.9,
-        top_p: float = 0.95,
-        max_new_tokens: int = 400,
-    ) -> None:
-        """Load the model.
-
-        Args:
-            model: name on the hub, or a local folder.
-            revision: branch, tag or commit on the hub; None for the newest.
-            device: torch device.
-            dtype: name of a torch type, or `auto` for that of the stored weights.
-            temperature: softmax temperature of sampling, above 0; lower values give less varied texts.
-            top_p: probability mass of the most likely tokens to sample from, 0..1.
-            max_new_tokens: largest number of tokens in a reply.
-
-        Raises:
-            UserError: the model cannot be loaded.
-        """
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision, padding_side="left")
-            loaded: Any = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=dtype)
-        # Raised by transformers and the hub's client for a model that does not exist or does not generate text.
-        except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"The chat model {model!r} cannot be loaded ({reason}); name a text model of the hub or a local folder."
-            ) from error
-        if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._model = loaded.to(device).eval()
-        self._sampling = {
-            "do_sample": True,
-            "temperature": temperature,
-            "top_p": top_p,
-            "max_new_tokens": max_new_tokens,
-            "pad_token_id": self._tokenizer.pad_token_id,
-        }
-
-    def __call__(self, requests: Sequence[str], seed: int) -> list[str]:
-        """Return a reply to each request, sampled with a seed."""
-        texts = [self._as_chat(request) for request in requests]
-        # A chat template contains the start token already.
-        has_template = self._tokenizer.chat_template is not None
-        batch = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not has_template)
-        batch = {name: batch[name].to(self._model.device) for name in ("input_ids", "attention_mask")}
-        with torch.random.fork_rng(), torch.inference_mode():
-            torch.manual_seed(seed)
-            tokens = self._model.generate(**batch, **self._sampling)
-        new = tokens[:, batch["input_ids"].shape[1] :]
-        replies: list[str] = self._tokenizer.batch_decode(new, skip_special_tokens=True)
-        return replies
-
-    def _as_chat(self, request: str) -> str:
-        if self._tokenizer.chat_template is None:
-            return request
-        chat = [{"role": "user", "content": request}]
-        text: str = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        return text
 
 
 def _word_set(prompt: str) -> frozenset[str]:

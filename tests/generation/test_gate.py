@@ -13,12 +13,12 @@ from PIL import Image
 from clouds.errors import UserError
 from clouds.generation.gate import (
     Gate,
-    GateSettings,
     difference_hash,
     duplicate_reason,
     luminance_contrast,
     near_duplicates,
 )
+from clouds.generation.settings import GateSettings
 from clouds.generation.similarity import ClipSimilarity
 
 

@@ -10,7 +10,8 @@ import torch
 
 from clouds.errors import UserError
 from clouds.generation.device import resolve_device, resolve_dtype
-from clouds.generation.painter import SCHEDULERS, Painted, Painter, PaintingSettings
+from clouds.generation.painter import SCHEDULERS, Painted, Painter
+from clouds.generation.settings import PaintingSettings
 from tests.generation.pipelines import SIZE, write_stable_diffusion
 
 PROMPTS = ["a busy street", "bus in rain", "snow and fog", "people at night"]

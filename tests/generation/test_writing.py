@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from clouds.commands import generate_prompts as command
 from clouds.errors import UserError
+from clouds.generation.chat import ChatModel
 from clouds.generation.prompts import read_prompts
-from clouds.generation.writing import INSTRUCTION, ChatModel, parse_reply, refusal, request, write_prompts
+from clouds.generation.settings import ChatSettings
+from clouds.generation.writing import INSTRUCTION, parse_reply, refusal, request, write_prompts
 from tests.generation.pipelines import tokenizer
 
-command = __import__("tools.generate_prompts", fromlist=["main"])
 TOKENS = open_clip.SimpleTokenizer().encode
 
 
@@ -92,7 +94,7 @@ def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_model_that_babbles(babbler: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = ChatModel(str(babbler), max_new_tokens=8)
+    model = ChatModel(ChatSettings(str(babbler), device="cpu", max_new_tokens=8))
     assert model(["a street", "bus"], 5) == model(["a street", "bus"], 5)
     assert model(["a street", "bus"], 5) != model(["a street", "bus"], 6)
     flags = ["--model", str(babbler), "--output", str(tmp_path / "p.txt"), "--max-turns", "2", "--max-new-tokens", "8"]
@@ -134,7 +136,6 @@ def test_the_command(babbler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["--model", "no/such"], "The chat model 'no/such' cannot be loaded"),
         (["--instruction", "no/such"], "The instruction no/such (--instruction) cannot be read"),
         (["--output", "/dev/null/x"], "Cannot write /dev/null/x (--output)"),
-        (["--num-prompts", "0"], "--num-prompts is 0"),
         (["--device", "cuda:9"], "--device cuda:9 asks for GPU 9"),
     ],
 )

@@ -7,7 +7,9 @@ import pytest
 from minicity.world.render import render_scene
 from minicity.world.styles import STYLES
 
-from clouds.generation.gate import GateSettings, Similarity, luminance_contrast
+from clouds.generation.gate import luminance_contrast
+from clouds.generation.settings import GateSettings
+from clouds.generation.similarity import ClipSimilarity
 
 CLIP = Path(__file__).parents[2] / "weights/clip"
 
@@ -24,6 +26,6 @@ def test_the_right_prompts_are_more_similar() -> None:
     sky[:] = (110, 160, 230)
     leaves = np.random.default_rng(0).integers(0, 60, (64, 64, 3)).astype(np.uint8)
     leaves[..., 1] += 70
-    clip = Similarity(str(CLIP), "", device="cpu")
+    clip = ClipSimilarity(str(CLIP), "", device="cpu")
     right, wrong = clip([sky, leaves], ["sky", "vegetation"]), clip([sky, leaves], ["vegetation", "sky"])
     assert sum(right) > sum(wrong)

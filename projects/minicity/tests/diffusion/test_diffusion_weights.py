@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from minicity.diffusion.quality import looks
 
-from clouds.generation.painter import Painter, PaintingSettings
+from clouds.generation.painter import Painter
+from clouds.generation.settings import PaintingSettings
 
 ROOT = Path(__file__).parents[4]
 FOLDER = ROOT / "projects/minicity/weights/diffusion"
