@@ -31,8 +31,6 @@ from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_load
 from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
 from clouds.engine.checkpoint import Checkpointer, build_checkpointer, load_for_inference
-from clouds.engine.hooks.pseudo_label_monitor import build_pseudo_label_monitor
-from clouds.engine.hooks.self_training import SelfTrainingHook, build_self_training_hook
 from clouds.engine.parallel import data_parallel
 from clouds.engine.setup import code_version, seed_everything
 from clouds.engine.writers import build_wandb_writer
@@ -236,9 +234,9 @@ class Trainer(TrainerBase):
         return build_model(cfg)
 
     @classmethod
-    def build_self_training(cls, cfg: CfgNode) -> SelfTrainingHook:
+    def build_self_training(cls, cfg: CfgNode) -> hooks.SelfTrainingHook:
         """Build the hook that labels generated images, with its teacher and SAM. Evaluation does not build it."""
-        return build_self_training_hook(cfg, cls.build_sam(cfg) if cfg.MODEL.CLOUDS.SAM.ENABLED else None)
+        return hooks.build_self_training_hook(cfg, cls.build_sam(cfg) if cfg.MODEL.CLOUDS.SAM.ENABLED else None)
 
     @classmethod
     def build_sam(cls, cfg: CfgNode) -> Sam:
@@ -299,7 +297,7 @@ class Trainer(TrainerBase):
         """Return the hooks of joint training, and let checkpoints hold their state."""
         if not self.self_training:
             return []
-        monitor = build_pseudo_label_monitor(self.cfg, self.self_training)
+        monitor = hooks.build_pseudo_label_monitor(self.cfg, self.self_training)
         self.checkpointer.add_checkpointable("teacher", self.self_training.teacher)
         self.checkpointer.add_checkpointable("pseudo_label_counts", monitor)
         return [self.self_training, monitor]

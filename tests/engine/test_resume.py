@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from clouds.commands.train import main
 from clouds.d2 import CfgNode, HookBase
-from clouds.engine.hooks import PeriodicCheckpoint, cut_record
+from clouds.engine.hooks import PeriodicCheckpoint
+from clouds.engine.hooks.continuation import cut_record
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
@@ -165,7 +166,7 @@ def test_the_record_has_no_gap(
     killed_and_resumed(tiny_cfg, tmp_path / "killed", checkpoint - 1)
     assert rows(tmp_path / "killed") == rows(tmp_path / "straight")
     log = (tmp_path / "killed" / "log.txt").read_text()
-    assert ("is not on record: it is done now" in log) is made_up
+    assert ("is not in metrics.json: evaluating again" in log) is made_up
 
 
 def test_the_evaluation_that_ended_a_shorter_training_stays_on_record(tiny_cfg: CfgNode, tmp_path: Path) -> None:

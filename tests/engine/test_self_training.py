@@ -14,8 +14,7 @@ from torch import nn
 
 from clouds.config import load_config
 from clouds.d2 import CfgNode, HookBase
-from clouds.engine.hooks.pseudo_label_monitor import PseudoLabelMonitor
-from clouds.engine.hooks.self_training import SelfTrainingHook
+from clouds.engine.hooks import PseudoLabelMonitor, SelfTrainingHook
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError

@@ -11,9 +11,9 @@ from torch import Tensor
 from clouds.clouds import class_names
 from clouds.d2 import CfgNode, HookBase, MetadataCatalog, comm
 from clouds.data.classes import CITYSCAPES_COLORS, IGNORE_LABEL
-from clouds.engine.hooks import SMOOTHED
 from clouds.engine.hooks.label_counts import Counts, count, no_counts, painted, scalars, total
 from clouds.engine.hooks.self_training import SelfTrainingHook
+from clouds.engine.hooks.writing import SMOOTHED
 from clouds.evaluation.sem_seg import predicted_labels
 from clouds.self_training.pseudo_labels import PseudoLabel
 from clouds.utils.atomic import atomic_file

@@ -1,0 +1,61 @@
+"""Evaluation during training."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from clouds.d2 import HookBase, comm
+
+Results = dict[str, dict[str, dict[str, float]]]
+"""``{dataset: {task: {metric: value}}}``."""
+
+
+class PeriodicEvaluation(HookBase):
+    """Evaluates before iteration 0, after every `period` iterations and at the end, never twice on one state.
+
+    With period 0 it evaluates at the end only. A resumed run begins with training.
+
+    Args:
+        period: iterations between two evaluations; 0 = only at the end.
+        evaluate: returns the results, empty outside the main process.
+        writers: write the results at once, since later results replace them in the storage.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], Results], writers: Sequence[Any] = ()) -> None:
+        self.period = period
+        self.evaluate = evaluate
+        self.writers = writers
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter == 0 and self.due(0):
+            self.run()
+
+    def after_step(self) -> None:
+        if self.due(self.trainer.iter + 1):
+            self.run()
+
+    def after_train(self) -> None:
+        # Also called when training failed; only a finished run has counted up to max_iter.
+        if self.trainer.iter >= self.trainer.max_iter:
+            self.run()
+
+    def due(self, done: int) -> bool:
+        """Return whether an evaluation follows the first `done` iterations, apart from the one at the end."""
+        return self.period > 0 and done % self.period == 0 and done < self.trainer.max_iter
+
+    def run(self) -> None:
+        """Evaluate and record the results."""
+        for name, value in flatten(self.evaluate()).items():
+            if math.isfinite(value):  # a class that does not occur has no IoU, and JSON has no NaN
+                self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
+        for writer in self.writers:
+            writer.write()
+        comm.synchronize()
+
+
+def flatten(results: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Convert ``{"a": {"b": 1}}`` to ``{"a/b": 1.0}``."""
+    flat: dict[str, float] = {}
+    for key, value in results.items():
+        flat |= flatten(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": float(value)}
+    return flat
