@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import math
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from clouds.data.datasets.catalog import load_dataset, register_datasets
 from clouds.engine.record import code_version, machine, versions
 from clouds.errors import UserError
 from clouds.evaluation.tables import Provenance, format_comparison
-from clouds.experiments.plan import build_jobs, load_configs
+from clouds.experiments.plan import Variant, build_jobs, load_configs
 from clouds.experiments.report import Report, write_report
 from clouds.experiments.results import Results, read_results
 from clouds.experiments.runner import Job, digest, run_jobs
@@ -37,6 +36,7 @@ from minicity.experiment.rows import (
     with_images,
     with_mobile_sam,
 )
+from minicity.paths import PROJECT, REPOSITORY
 from minicity.world.writing import write_dataset
 
 TITLE = "CLOUDS in small"
@@ -54,13 +54,11 @@ NOTES = (
 logger = logging.getLogger("clouds.experiment")
 
 
-def run(args: argparse.Namespace, *, root: Path, configs: Path) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run the experiment.
 
     Args:
-        args: flags of `minicity.experiment.command`.
-        root: the repository.
-        configs: folder of the rows' configs.
+        args: flags of `projects/minicity/tools/experiment.py`.
 
     Returns:
         Exit code: 0, or 130 if it was interrupted.
@@ -72,113 +70,138 @@ def run(args: argparse.Namespace, *, root: Path, configs: Path) -> int:
     # SIGTERM ends the running jobs as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     start = time.perf_counter()
-    rows = with_images(choose(FULL if args.full else SMALLEST, args.rows.split(",") if args.rows else ()), args.images)
-    if args.sam == "mobile_sam":
-        if not (root / "weights/mobile_sam.pt").is_file():
-            raise UserError("There is no weights/mobile_sam.pt: get it with `python tools/get_weights.py mobile_sam`.")
-        rows = [with_mobile_sam(each) for each in rows]
-    variants = [as_variant(each, configs) for each in rows]
+    rows = choose(FULL if args.full else SMALLEST, args)
+    variants = [as_variant(each, PROJECT / "configs") for each in rows]
     settings = [*args.opts, "MODEL.SAVE_PSEUDO_LABELS", "True"]
-    nodes = load_configs(variants, settings)
-    if any(tuple(cfg.DATASETS.TEST) != TEST_SETS for cfg in nodes.values()):
+    configs = load_configs(variants, settings)
+    check(args, configs)
+
+    data = Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").absolute()
+    # The jobs run in the repository's root, where the relative names in the configs are valid.
+    os.environ["DETECTRON2_DATASETS"] = str(data)
+    for name in ("minicity_sim_train", *TEST_SETS):
+        write_dataset(name, data, args.num_train if name.endswith("_train") else args.num_val, num_workers=args.workers)
+    jobs = build_jobs(
+        variants,
+        range(1, args.seeds + 1),
+        configs=configs,
+        root=REPOSITORY,
+        output=args.output.absolute(),
+        settings=settings,
+        prepared=generation_jobs(args, sorted({row.images for row in rows} - {0}), data),
+    )
+    try:
+        run_jobs(jobs, workers=args.workers, working_folder=REPOSITORY)
+    except KeyboardInterrupt:
+        logger.info("Interrupted. The same command continues with the trainings that are not done.")
+        return 130
+    conclude(args, rows, variants, next(iter(configs.values())), data, jobs)
+    logger.info("Done in %.0f s.", time.perf_counter() - start)
+    return 0
+
+
+def choose(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
+    """Return the rows that the flags ask for, and those that they start from.
+
+    Args:
+        rows: all rows.
+        args: `rows`, keys separated by commas, None for all; `images` and `sam` as in the flags.
+
+    Raises:
+        UserError: there is no such row, or the weights of MobileSAM are missing.
+    """
+    by_key = {each.key: each for each in rows}
+    wanted = set(args.rows.split(",") if args.rows else by_key)
+    if unknown := sorted(wanted - by_key.keys()):
+        raise UserError(f"--rows names {', '.join(unknown)}; there are {', '.join(by_key)}.")
+    for each in reversed(rows):
+        if each.key in wanted and each.after:
+            wanted.add(each.after)
+    chosen = with_images([each for each in rows if each.key in wanted], args.images)
+    if args.sam != "mobile_sam":
+        return chosen
+    if not (REPOSITORY / "weights/mobile_sam.pt").is_file():
+        raise UserError("There is no weights/mobile_sam.pt: get it with `python tools/get_weights.py mobile_sam`.")
+    return [with_mobile_sam(each) for each in chosen]
+
+
+def check(args: argparse.Namespace, configs: Mapping[str, CfgNode]) -> None:
+    """Check what the jobs need before anything is drawn.
+
+    Raises:
+        UserError: other test sets are set, or the generator or its prompts are missing.
+    """
+    if any(tuple(cfg.DATASETS.TEST) != TEST_SETS for cfg in configs.values()):
         raise UserError(f"The experiment is measured on {', '.join(TEST_SETS)}: leave DATASETS.TEST out.")
     for path in (args.model, args.prompts):
         if not path.exists():
             raise UserError(f"There is no {path}, which the generation of images needs.")
 
-    data = Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").absolute()
-    # The jobs run in `root`, where the relative names in the configs are valid.
-    os.environ["DETECTRON2_DATASETS"] = str(data)
-    for name in ("minicity_sim_train", *TEST_SETS):
-        write_dataset(name, data, args.num_train if name.endswith("_train") else args.num_val, num_workers=args.workers)
-    seeds = range(1, args.seeds + 1)
-    jobs = build_jobs(
-        variants,
-        seeds,
-        configs=nodes,
-        root=root,
-        output=args.output.absolute(),
-        settings=settings,
-        prepared=generation_jobs(args, sorted({row.images for row in rows} - {0}), root=root, data=data),
-    )
-    try:
-        run_jobs(jobs, workers=args.workers, working_folder=root)
-    except KeyboardInterrupt:
-        logger.info("Interrupted. The same command continues with the trainings that are not done.")
-        return 130
 
-    cfg = next(iter(nodes.values()))
+def generation_jobs(args: argparse.Namespace, counts: Sequence[int], data: Path) -> list[Job]:
+    """Return a job for each of these numbers of generated images.
+
+    Args:
+        args: `model`, `prompts`, `steps` and `guidance` as in the flags.
+        counts: numbers of images.
+        data: folder of the data sets; the images go into its folder `stable_diffusion`.
+    """
+    model = ("--model", str(args.model.absolute()), "--input", str(args.prompts.absolute()))
+    painting = ("--steps", str(args.steps), "--guidance", str(args.guidance), "--batch-size", "8")
+    script, inputs = str(REPOSITORY / "generate_txt_im.py"), digest(args.model, args.prompts)
+    jobs = []
+    for count in counts:
+        name = generated_name(count)
+        flags = ("--folder", name, "--num-images", str(count), *model, *painting, "--output-root", str(data))
+        folder = data / "stable_diffusion" / name
+        jobs.append(Job(name, (sys.executable, script, *flags), folder, steps=count, inputs=inputs))
+    return jobs
+
+
+def conclude(
+    args: argparse.Namespace,
+    rows: Sequence[Row],
+    variants: Sequence[Variant],
+    cfg: CfgNode,
+    data: Path,
+    jobs: Sequence[Job],
+) -> None:
+    """Write `table.txt`, `scores.json` and `report.html` into the output folder, and log the table.
+
+    Args:
+        args: flags of the command.
+        rows: rows of the experiment.
+        variants: the rows as trainings.
+        cfg: config of the first row.
+        data: folder of the data sets.
+        jobs: jobs, all done.
+    """
     register_datasets(modules=cfg.DATASETS.MODULES)
     results = read_results(
         variants,
-        seeds,
+        range(1, args.seeds + 1),
         args.output,
         test_sets=TEST_SETS,
         unseen=UNSEEN,
         baselines=baseline_scores(cfg),
         comparisons=COMPARED,
     )
-    spent = sum(job.seconds for job in jobs if not math.isnan(job.seconds))
-    conclude(args, results, cfg, data / "stable_diffusion" / generated_name(max(row.images for row in rows)), spent)
-    logger.info("Done in %.0f s.", time.perf_counter() - start)
-    return 0
-
-
-def choose(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
-    """Return the rows with these keys and those that they start from; without keys, all rows.
-
-    Raises:
-        UserError: there is no such row.
-    """
-    by_key = {each.key: each for each in rows}
-    wanted = set(keys or by_key)
-    if unknown := sorted(wanted - by_key.keys()):
-        raise UserError(f"--rows names {', '.join(unknown)}; there are {', '.join(by_key)}.")
-    for each in reversed(rows):
-        if each.key in wanted and each.after:
-            wanted.add(each.after)
-    return [each for each in rows if each.key in wanted]
-
-
-def generation_jobs(args: argparse.Namespace, counts: Sequence[int], *, root: Path, data: Path) -> list[Job]:
-    """Return a job for each of these numbers of generated images, into `data`/stable_diffusion."""
-    model = ("--model", str(args.model.absolute()), "--input", str(args.prompts.absolute()))
-    painting = ("--steps", str(args.steps), "--guidance", str(args.guidance), "--batch-size", "8")
-    inputs = digest(args.model, args.prompts)
-    jobs = []
-    for count in counts:
-        name = generated_name(count)
-        command = (sys.executable, str(root / "generate_txt_im.py"), "--folder", name, "--num-images", str(count))
-        flags = (*model, *painting, "--output-root", str(data))
-        jobs.append(Job(name, (*command, *flags), data / "stable_diffusion" / name, steps=count, inputs=inputs))
-    return jobs
-
-
-def conclude(args: argparse.Namespace, results: Results, cfg: CfgNode, generated: Path, seconds: float) -> None:
-    """Write `table.txt`, `scores.json` and `report.html` into the output folder, and log the table.
-
-    Args:
-        args: flags of the command.
-        results: scores of all runs.
-        cfg: config of the first row.
-        generated: folder of the generated images that the report shows.
-        seconds: duration of all jobs.
-    """
-    counts = {name: len(load_dataset(name)) for name in results.test_sets}
-    text = text_table(results, Provenance(cfg.TEST.PROTOCOL, code_version(), results.seeds[0], counts, results.unseen))
-    (args.output / "table.txt").write_text(f"{text}\n", encoding="utf-8")
+    counts = {name: len(load_dataset(name)) for name in TEST_SETS}
+    text = text_table(results, Provenance(cfg.TEST.PROTOCOL, code_version(), results.seeds[0], counts, UNSEEN))
+    write_atomically(args.output / "table.txt", f"{text}\n")
     content = {"baselines": results.baselines, "trained": results.scores}
     write_atomically(args.output / "scores.json", json.dumps(content, indent=1))
     facts = {
         "Protocol": cfg.TEST.PROTOCOL,
         "Commit": code_version(),
         "Seeds": ", ".join(map(str, results.seeds)),
-        "Images a world": str(counts[results.test_sets[0]]),
+        "Images a world": str(counts[TEST_SETS[0]]),
         "Iterations": f"{cfg.SOLVER.MAX_ITER} of {cfg.SOLVER.IMS_PER_BATCH} images for the warm-up",
         "Machine": ", ".join(f"{key} {value}" for key, value in machine().items()),
-        "Trainings and generation": f"{seconds / 60:.0f} minutes, {args.workers} at a time",
+        "Trainings and generation": f"{sum(job.seconds for job in jobs) / 60:.0f} minutes, {args.workers} at a time",
         "Versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
     }
+    generated = data / "stable_diffusion" / generated_name(max(row.images for row in rows))
     file = args.output / "report.html"
     write_report(report(results, args.output, generated, facts), file)
     logger.info("Trained on one world; tested on it and on five unseen ones\n%s", text)

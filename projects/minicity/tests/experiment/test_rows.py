@@ -20,7 +20,7 @@ from minicity.experiment.rows import (
     with_mobile_sam,
 )
 from minicity.experiment.run import choose, generation_jobs
-from minicity.paths import PROJECT
+from minicity.paths import PROJECT, REPOSITORY
 
 from clouds.config import load_config
 from clouds.errors import UserError
@@ -58,11 +58,17 @@ def test_mobile_sam_is_for_the_rows_that_use_sam() -> None:
     assert with_mobile_sam(FULL[6]).settings[-len(MOBILE_SAM) :] == MOBILE_SAM
 
 
+def chosen(rows: str | None, **flags: object) -> list[str]:
+    args = argparse.Namespace(**{"rows": rows, "images": 1000, "sam": "minicity_sam", **flags})
+    return [row.key for row in choose(FULL, args)]
+
+
 def test_chosen_rows_come_with_those_they_start_from() -> None:
-    assert [row.key for row in choose(FULL, ["joint_text"])] == ["text", "joint_text"]
-    assert choose(FULL, []) == list(FULL)
+    assert chosen("joint_text") == ["text", "joint_text"]
+    assert chosen(None) == [row.key for row in FULL]
+    assert "joint_few" not in chosen(None, images=60)
     with pytest.raises(UserError, match="--rows names jiont; there are scratch, "):
-        choose(FULL, ["frozen", "jiont"])
+        chosen("frozen,jiont")
 
 
 def test_test_sets() -> None:
@@ -74,12 +80,18 @@ def test_generation_jobs(tmp_path: Path) -> None:
     for name in ("model", "prompts.txt"):
         (tmp_path / name).write_text(name)
     args = argparse.Namespace(model=tmp_path / "model", prompts=tmp_path / "prompts.txt", steps=3, guidance=2.0)
-    first, second = generation_jobs(args, [7, 9], root=Path("/code"), data=Path("/data"))
+    first, second = generation_jobs(args, [7, 9], Path("/data"))
     assert (first.name, second.name, second.steps) == ("sd_minicity_7", "sd_minicity_9", 9)
-    assert first.command[1:6] == ("/code/generate_txt_im.py", "--folder", "sd_minicity_7", "--num-images", "7")
+    assert first.command[1:6] == (
+        str(REPOSITORY / "generate_txt_im.py"),
+        "--folder",
+        "sd_minicity_7",
+        "--num-images",
+        "7",
+    )
     assert first.folder == Path("/data/stable_diffusion/sd_minicity_7")
     flags = dict(zip(first.command[6::2], first.command[7::2], strict=True))
     assert flags["--output-root"] == "/data"
     assert flags["--steps"] == "3"
     (tmp_path / "prompts.txt").write_text("another")
-    assert generation_jobs(args, [7], root=Path("/code"), data=Path("/data"))[0].inputs != first.inputs
+    assert generation_jobs(args, [7], Path("/data"))[0].inputs != first.inputs

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from minicity.experiment import run as experiment
-from minicity.experiment.command import main
 
 from clouds.experiments.runner import Job
 from tests.commands import ROOT, script
 
 write_stable_diffusion = script("tests/generation/pipelines.py").write_stable_diffusion
 
+main = script("projects/minicity/tools/experiment.py").main
 SMALL = ["INPUT.CROP_SIZE", "(64,64)", "INPUT.TEST_SHORT_EDGE", "64", "DATALOADER.NUM_WORKERS", "0"]
 SMALL += ["MODEL.CLOUDS.SAM.SIZE_THRESHOLD", "50", "MODEL.CLOUDS.PANEL_PERIOD", "1"]
 SMALL += ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"]
