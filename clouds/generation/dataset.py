@@ -28,7 +28,7 @@ import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
 from clouds.errors import UserError
-from clouds.generation.card import card
+from clouds.generation.card import dataset_card
 from clouds.generation.plan import image_file_name
 from clouds.utils.atomic import write_atomically
 from clouds.utils.images import DECODE_ERRORS, is_truncated_png
@@ -171,8 +171,8 @@ class GeneratedSet:
             content["runs"].append(dict(run))
             self._write_json(content)
             with _writing(self.folder):
-                text = card(self.folder.name, content, rows, list(self.rejected().values()))
-                write_atomically(self.folder / "README.md", text)
+                card = dataset_card(self.folder.name, content, rows, list(self.rejected().values()))
+                write_atomically(self.folder / "README.md", f"{card}\n")
         return len(rows)
 
     def all_rows(self) -> list[Row]:

@@ -1,6 +1,5 @@
 """Sets on disk and the run that paints them, with a painter that needs no model."""
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ import numpy.typing as npt
 import pytest
 
 from clouds.errors import UserError
-from clouds.generation.card import card
 from clouds.generation.dataset import STALE_SECONDS, GeneratedSet, read_manifest, read_record
 from clouds.generation.gate import Verdict, difference_hash
 from clouds.generation.painter import Painted
@@ -70,7 +68,7 @@ def test_files_and_manifest(tmp_path: Path) -> None:
         assert record is not None
         assert record.items() <= row.items()
     text = (target.folder / "README.md").read_text()
-    assert text.startswith('---\nlicense: "cc0-1.0"\n')
+    assert text.startswith("---\nlicense: cc0-1.0\n")
     assert "| images | 4 |" in text
     assert "20x12: 4" in text
 
@@ -250,13 +248,3 @@ def test_rows_are_chosen() -> None:
     assert choose(rows, [9, 4]) == [rows[2], rows[0]]
     with pytest.raises(UserError, match="asks for 5, which the manifest does not have"):
         choose(rows, [4, 5])
-
-
-def test_a_card_of_anything_is_front_matter() -> None:
-    import yaml
-
-    text = card('a "set": #1', {"settings": SETTINGS, "prompts": PROMPTS, "licence": "x: y", "runs": []}, [], [])
-    front = yaml.safe_load(text.split("---\n")[1])
-    assert front["license"] == "x: y"
-    assert front["pretty_name"] == 'a "set": #1'
-    assert json.dumps(front)
