@@ -1,6 +1,7 @@
 """The page as a whole, on a tiny experiment."""
 
 import re
+import tomllib
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -128,6 +129,15 @@ def test_more_variants_than_colours(report: Report, folder: Path) -> None:
     results = replace(report.results, variants=variants)
     with pytest.raises(ValueError, match="shown: 7 variants"):
         write_report(replace(report, results=results, shown=[each.key for each in variants]), folder / "report.html")
+
+
+def test_wheel_holds_every_template() -> None:
+    root = Path(clouds.experiments.__file__).parents[2]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for folder in (root / "clouds").rglob("templates"):
+        packaged = patterns[".".join(folder.parent.relative_to(root).parts)]
+        held = {file for pattern in packaged for file in folder.parent.glob(pattern)}
+        assert {file for file in folder.rglob("*") if file.is_file()} <= held
 
 
 def luminance(color: str) -> float:
