@@ -1,19 +1,19 @@
-# Every target makes the environment on first use, and anew only when the dependencies change.
+# Every target makes the environment on first use, and updates it when the dependencies change.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PROJECTS := $(patsubst %/pyproject.toml,%,$(wildcard projects/*/pyproject.toml))
-# uv reads no pip.conf; behind an index of your own: make demo INSTALL='python -m pip install'
+# uv does not read pip.conf. For an index of your own: make demo INSTALL='python -m pip install'
 INSTALL ?= python -m uv pip install
 export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test test-d2 lint format clean
 
-$(READY): pyproject.toml requirements.txt $(wildcard projects/*/pyproject.toml)
+$(READY): pyproject.toml requirements.txt $(PROJECTS:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/$(INSTALL) --quiet --editable '.[dev]' $(foreach project,$(PROJECTS),--editable $(project))
+	$(BIN)/$(INSTALL) --quiet --editable '.[dev]' $(PROJECTS:%=--editable ./%)
 	touch $@
 
 demo: $(READY)
@@ -28,14 +28,14 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 	set -e; for project in $(PROJECTS); do (cd $$project && OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest -n 2); done
 
-# The whole suite on detectron2's own objects: make test-d2 D2=<folder of detectron2's source>
+# The suites with detectron2's own objects: make test-d2 D2=<folder of detectron2's source>
 D2_VENV := .venv-d2
 D2_BIN := $(D2_VENV)/bin
-$(D2_VENV)/.ready: pyproject.toml requirements.txt $(wildcard projects/*/pyproject.toml)
+$(D2_VENV)/.ready: pyproject.toml requirements.txt $(PROJECTS:%=%/pyproject.toml)
 	@test -f "$(D2)/setup.py" || { echo "make test-d2 needs D2=<folder of detectron2's source>"; exit 2; }
 	$(PYTHON) -m venv $(D2_VENV)
 	$(D2_BIN)/pip install --quiet --disable-pip-version-check uv
-	$(D2_BIN)/$(INSTALL) --quiet --editable '.[dev]' $(foreach project,$(PROJECTS),--editable $(project)) 'setuptools<81' wheel
+	$(D2_BIN)/$(INSTALL) --quiet --editable '.[dev]' $(PROJECTS:%=--editable ./%) 'setuptools<81' wheel
 	$(D2_BIN)/$(INSTALL) --quiet --no-build-isolation "$(D2)"
 	touch $@
 
@@ -48,5 +48,5 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(D2_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(D2_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info projects/*/build projects/*/*.egg-info
 	find clouds tests tools projects -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,6 @@
 """All commands: they answer --help without torch, and name the package that is missing."""
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -99,6 +100,22 @@ def test_the_declared_packages_are_the_known_ones() -> None:
     of_import = importlib.metadata.packages_distributions()
     found = {normalized(of_import[name][0]) for name in DEPENDENCIES}
     assert found == declared
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    optional = {"detectron2", "wandb"}
+    not_imported = {"accelerate", "torchvision"}  # diffusers, transformers, open_clip and timm import them
+    imported = set()
+    for path in (ROOT / "clouds").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                imported.add(node.module)
+    roots = {name.partition(".")[0] for name in imported} - set(sys.stdlib_module_names) - {"clouds"}
+    if "torch.utils.tensorboard" in imported:
+        roots.add("tensorboard")
+    assert roots - optional == DEPENDENCIES - not_imported
 
 
 def normalized(package: str) -> str:

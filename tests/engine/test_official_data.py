@@ -13,6 +13,7 @@ from PIL import Image
 from clouds.commands import predict
 from clouds.commands import prepare_datasets as prepare
 from clouds.data.datasets.builtin import BUILTIN_DATASETS
+from clouds.data.preparation.prepare import choose
 from tests.data.conftest import label_map, save, smooth_image
 from tests.data.official import blocks, cityscapes_polygons, palette_png, synthia_png
 from tests.engine.test_published_configs import run
@@ -193,10 +194,10 @@ def test_a_wrong_name_is_told(downloads: Path, argv: list[str], sentence: Callab
 
 def test_groups_and_beginnings_choose_sets() -> None:
     weathers = ["acdc_night_val", "acdc_rain_val", "acdc_snow_val", "acdc_fog_val"]
-    assert [row.name for row in prepare.choose(["acdc"], [])] == weathers
-    assert [row.name for row in prepare.choose(["acdc_val", "gta5"], [])] == ["gta5", *weathers]
-    assert [row.name for row in prepare.choose(["cityscapes"], [])] == ["cityscapes_train", "cityscapes_val"]
-    assert [row.name for row in prepare.choose(["acdc_fog_val"], [])] == ["acdc_fog_val"]
+    assert [row.name for row in choose(["acdc"], [])] == weathers
+    assert [row.name for row in choose(["acdc_val", "gta5"], [])] == ["gta5", *weathers]
+    assert [row.name for row in choose(["cityscapes"], [])] == ["cityscapes_train", "cityscapes_val"]
+    assert [row.name for row in choose(["acdc_fog_val"], [])] == ["acdc_fog_val"]
 
 
 def test_a_named_set_that_is_not_there_fails(
