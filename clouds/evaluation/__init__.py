@@ -1,1 +1,1 @@
-"""Scores: a confusion matrix, what follows from it, and the tables that report it. Import the modules by name."""
+"""Evaluation: confusion matrix, boundary IoU, tables, label files and submissions. Import the modules by name."""

@@ -1,7 +1,7 @@
-"""Semantic segmentation scores from one confusion matrix. Pure functions.
+"""Confusion matrix of semantic segmentation, and the scores derived from it.
 
-Legend: C classes; M the (C+1, C+1) matrix of pixel counts with predictions as rows, ground truth as columns, and the
-ignored pixels in the last column (the last row stays empty: a prediction is always a class).
+Dimensions: C classes without void. The matrix is (C+1, C+1): rows are predictions, columns are the ground truth, the
+last column counts ignored pixels, and the last row is zero because a prediction is always a class.
 """
 
 from dataclasses import dataclass
@@ -14,54 +14,61 @@ from clouds.data.classes import IGNORE_LABEL
 
 
 def confusion_matrix(prediction: torch.Tensor, truth: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Count the pixels of each (predicted, true) pair.
+    """Count the pixels of each pair of predicted and true class.
 
     Args:
         prediction: (H, W) integer tensor, 0..C-1.
         truth: (H, W) integer tensor on any device, 0..C-1 or 255.
-        num_classes: C.
+        num_classes: C, number of classes without void.
 
     Returns:
-        (C+1, C+1) int64 on `prediction`'s device.
+        (C+1, C+1) int64 on the device of `prediction`.
 
     Raises:
-        ValueError: the shapes differ or an id is out of range.
+        ValueError: the shapes differ, or an id is out of range.
     """
     if prediction.shape != truth.shape:
-        raise ValueError(f"prediction {tuple(prediction.shape)} and ground truth {tuple(truth.shape)} differ in size")
+        raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in size")
     truth = truth.to(prediction.device)
     truth = torch.where(truth == IGNORE_LABEL, num_classes, truth)
-    for what, ids, most in (("prediction", prediction, num_classes - 1), ("ground truth", truth, num_classes)):
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) <= most:
-            raise ValueError(f"{what} holds ids outside 0..{num_classes - 1}")
+    for name, ids, largest in (("prediction", prediction, num_classes - 1), ("truth", truth, num_classes)):
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) <= largest:
+            raise ValueError(f"{name} has ids outside 0..{num_classes - 1}")
     side = num_classes + 1
-    # The narrowest type that holds a cell's number: counting is memory-bound, and int64 takes four times as long.
-    cell = torch.int16 if side * side <= torch.iinfo(torch.int16).max else torch.int64
-    cells = prediction.to(cell) * side + truth
+    # The narrowest type that can number the cells: counting is limited by memory, and int64 takes four times as long.
+    dtype = torch.int16 if side * side <= torch.iinfo(torch.int16).max else torch.int64
+    cells = prediction.to(dtype) * side + truth
     return torch.bincount(cells.flatten(), minlength=side * side).reshape(side, side)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """In percent; nan = not defined, because the ground truth has no pixel of the class (or of any).
+    """Scores in percent; nan if the ground truth has no pixel of the class, or no pixel at all.
 
-    With TP, FP, FN counted over all pixels that are not ignored: IoU_c = TP / (TP + FP + FN), ACC_c = TP / (TP + FN).
-    The means run over the classes that occur in the ground truth; fwIoU weighs IoU_c with the class's share of the
-    pixels; pACC is the share of the pixels that are right. A class that is predicted but never occurs costs the others
-    their pixels and has no score itself. (Cityscapes' own script gives it an IoU of 0; where every class occurs the two
-    agree.)
+    With TP, FP and FN counted over all pixels that are not ignored: IoU_c = TP / (TP + FP + FN), ACC_c = TP / (TP +
+    FN). Means are taken over the classes in the ground truth. A class that is predicted but not in the ground truth has
+    no score of its own; its pixels count as false negatives of other classes. (Cityscapes' script gives such a class an
+    IoU of 0. The two agree where every class occurs.)
+
+    Attributes:
+        miou: mean of IoU_c.
+        fwiou: mean of IoU_c, weighted by the share of the class in the pixels of the ground truth.
+        macc: mean of ACC_c.
+        pacc: share of the pixels with the right class.
+        iou: (C,) IoU_c.
+        acc: (C,) ACC_c.
     """
 
     miou: float
     fwiou: float
     macc: float
     pacc: float
-    iou: npt.NDArray[np.float64]  # (C,)
-    acc: npt.NDArray[np.float64]  # (C,)
+    iou: npt.NDArray[np.float64]
+    acc: npt.NDArray[np.float64]
 
 
 def score(matrix: npt.NDArray[np.int64]) -> Scores:
-    """The scores of a (C+1, C+1) confusion matrix."""
+    """Compute the scores of a (C+1, C+1) confusion matrix."""
     counts = matrix[:-1, :-1].astype(np.float64)
     right, predicted, true = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     present = true > 0

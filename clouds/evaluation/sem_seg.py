@@ -1,4 +1,4 @@
-"""The evaluator of semantic segmentation: counts that grow picture by picture, and nothing else kept."""
+"""Evaluator of semantic segmentation. It keeps counts only, which are added up image by image."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +18,13 @@ from clouds.evaluation.tables import mean_of
 
 
 class SemSegEvaluator(DatasetEvaluator):
-    """Scores of one data set over all processes, in percent; see `Scores` and `boundary_iou` for what they mean.
+    """Computes the scores of one data set over all processes, in percent; see `Scores` and `boundary_iou`.
 
-    `images`, `matrix` and `boundaries` hold the totals over all processes once `evaluate` has run in the main one.
+    Attributes:
+        images: number of scored images; after `evaluate`, in the main process, of all processes.
+        matrix: (C+1, C+1) confusion matrix of these images.
+        boundaries: (3, C) sum of `boundary_counts` over these images.
+        classes: names of the C classes.
     """
 
     def __init__(
@@ -33,11 +37,14 @@ class SemSegEvaluator(DatasetEvaluator):
     ) -> None:
         """
         Args:
-            dataset_name: a registered set; its classes name the scores.
-            boundary: also score the outlines.
-            label_folder: where the predictions go as label files, see `LabelWriter`; None = nowhere. With it, pictures
-                without ground truth are welcome: they are labelled and not scored.
+            dataset_name: registered data set; the scores are named after its classes.
+            boundary: compute boundary IoU as well.
+            label_folder: folder for the predictions as label files, see `LabelWriter`; None to write none. With a
+                folder, images without ground truth are allowed: they are predicted and not scored.
             subsets: name of a score -> train ids, for means over some of the classes.
+
+        Raises:
+            UserError: two classes of the data set have the same name.
         """
         self.dataset_name = dataset_name
         metadata = MetadataCatalog.get(dataset_name)
@@ -46,26 +53,24 @@ class SemSegEvaluator(DatasetEvaluator):
         self.writer = LabelWriter(label_folder, metadata.stuff_colors) if label_folder else None
         self.classes = [short_name(name) for name in metadata.stuff_classes]
         if len(set(self.classes)) < len(self.classes):
-            raise UserError(
-                f"{dataset_name}: two classes have the same first name, so their scores cannot be told apart."
-            )
+            raise UserError(f"{dataset_name}: two classes have the same first name, so their scores have one name too.")
         self.reset()
 
     def reset(self) -> None:
-        """Forget all pictures."""
+        """Set all counts to zero."""
         self.images = 0
         self.matrix: npt.NDArray[np.int64] = np.zeros((len(self.classes) + 1,) * 2, dtype=np.int64)
         self.boundaries: npt.NDArray[np.int64] = np.zeros((3, len(self.classes)), dtype=np.int64)
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
-        """Count the pixels of a batch, and write its label files where that is asked for.
+        """Count the pixels of a batch and write its label files if requested.
 
         Args:
-            inputs: of the test mapper: `sem_seg` (H, W) uint8 ground truth.
-            outputs: of the model: `sem_seg` (C, H, W) scores, on any device.
+            inputs: dicts of the test mapper, with the ground truth in `sem_seg`, (H, W) uint8.
+            outputs: dicts of the model, with the scores in `sem_seg`, (C, H, W) float on any device.
 
         Raises:
-            UserError: a picture has no ground truth, or scores are of another size or number of classes.
+            UserError: an image has no ground truth, or the scores have another size or number of classes.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             labels = self._labels(sample, output["sem_seg"])
@@ -84,23 +89,25 @@ class SemSegEvaluator(DatasetEvaluator):
         expected = (len(self.classes), *size)
         if tuple(scores.shape) != expected:
             raise UserError(
-                f"The model answered {tuple(scores.shape)} to {sample['file_name']}, where {self.dataset_name} "
-                f"needs (classes, height, width) = {expected}: check MODEL.SEM_SEG_HEAD.NUM_CLASSES."
+                f"The model returned scores {tuple(scores.shape)} for {sample['file_name']}, but {self.dataset_name} "
+                f"needs (classes, height, width) = {expected}: use a model with {len(self.classes)} classes."
             )
         return predicted_labels(scores)
 
     def _count(self, labels: torch.Tensor, truth: torch.Tensor) -> None:
-        classes = len(self.classes)
+        num_classes = len(self.classes)
         self.images += 1
-        self.matrix += confusion_matrix(labels, truth, classes).cpu().numpy()
+        self.matrix += confusion_matrix(labels, truth, num_classes).cpu().numpy()
         if self.boundary:
-            self.boundaries += boundary_counts(labels.byte().cpu().numpy(), truth.cpu().numpy(), classes)
+            self.boundaries += boundary_counts(labels.byte().cpu().numpy(), truth.cpu().numpy(), num_classes)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """`{"sem_seg": {"mIoU", "fwIoU", "mACC", "pACC", "IoU-road", ..., "ACC-road", ...}}`, None in other processes.
+        """Compute the scores of all processes; each process must call this.
 
-        In percent; nan where the ground truth has no pixel of a class. With `boundary` also "mBIoU" (the mean over the
-        classes that occur) and "BIoU-road", ....
+        Returns:
+            `{"sem_seg": {"mIoU", "fwIoU", "mACC", "pACC", "IoU-road", ..., "ACC-road", ...}}` in percent, with nan for
+            classes without a pixel in the ground truth; the names in `subsets`; with `boundary` also "mBIoU", the mean
+            over the classes in the ground truth, and "BIoU-road", .... None in all processes but the main one.
         """
         shares = comm.gather((self.images, self.matrix, self.boundaries))
         if not comm.is_main_process():
@@ -115,12 +122,12 @@ class SemSegEvaluator(DatasetEvaluator):
         if self.boundary:
             per_class["BIoU"] = boundary_iou(self.boundaries)
             scores["mBIoU"] = mean_of(per_class["BIoU"])
-        for kind, values in per_class.items():
-            scores |= {f"{kind}-{name}": float(value) for name, value in zip(self.classes, values, strict=True)}
+        for metric, values in per_class.items():
+            scores |= {f"{metric}-{name}": float(value) for name, value in zip(self.classes, values, strict=True)}
         return {"sem_seg": scores}
 
 
 def predicted_labels(scores: torch.Tensor) -> torch.Tensor:
-    """(C, H, W) scores -> (H, W) int64 train ids on the same device."""
-    # max, not argmax: on a CPU torch finds the index together with the value four times faster than alone.
+    """Return the class with the highest score: (C, H, W) scores -> (H, W) int64 train ids on the same device."""
+    # max instead of argmax: on a CPU, torch computes value and index together four times faster than the index alone.
     return scores.max(dim=0).indices

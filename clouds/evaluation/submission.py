@@ -1,15 +1,15 @@
-"""Predictions as the test servers of Cityscapes and ACDC take them: names, ids, the zip, and a check of it.
+"""Predictions in the format of the test servers of Cityscapes and ACDC: file names, ids, the zip and its check.
 
-What the servers take, and how sure that is:
+Requirements of the servers, and how reliable this information is:
 
-* Cityscapes: for each image one PNG of a single 8-bit channel, as large as the image, with label ids (road is 7),
-  called `<city>_<sequence>_<frame>*.png`, in any folder of a zip. Sure: `evalPixelLevelSemanticLabeling` of the package
-  cityscapesscripts, which the server runs, looks for exactly one file of that pattern, and its authors answer questions
-  so. That the zip may have 100 MB at most is hearsay: a larger one only gets a warning.
-* ACDC: the same, but with train ids (road is 0), called `<sequence>_frame_<frame>*.png`, below a folder `labelTrainIds`
-  at the top of the zip, all four conditions together; which of them are scored is chosen in the form. Fairly sure: the
-  page that says so needs a login and was not seen, but what participants quote from it and their scripts agree, and the
-  authors of ACDC ask for the same, word for word, on the server of a later data set.
+* Cityscapes: for each image one PNG with a single 8-bit channel, of the size of the image, with label ids (road is 7),
+  named `<city>_<sequence>_<frame>*.png`, in any folder of a zip. Reliable: `evalPixelLevelSemanticLabeling` of the
+  package cityscapesscripts, which the server runs, searches for exactly one file of that pattern, and its authors
+  confirm it in their answers. The limit of 100 MB for the zip is not confirmed: a larger zip only causes a warning.
+* ACDC: as Cityscapes, but with train ids (road is 0), named `<sequence>_frame_<frame>*.png`, in a folder
+  `labelTrainIds` at the top of the zip, all four conditions together; the conditions to score are chosen in the form.
+  Fairly reliable: the page with the requirements needs a login and was not read, but quotations by participants and
+  their scripts agree with it, and the authors of ACDC use the same words on the server of a later data set.
 """
 
 import io
@@ -33,31 +33,32 @@ from clouds.errors import UserError
 from clouds.utils.atomic import atomic_file, write_atomically
 from clouds.utils.images import DECODE_ERRORS, image_size, is_truncated_png
 
-Size = tuple[int, int]
-"""(width, height), as Pillow has it."""
-
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What one server wants, and where the images lie."""
+    """Requirements of a test server, and the location of its images.
+
+    Attributes:
+        title: name of the benchmark.
+        specs: returns the data sets of a split, without label maps.
+        stem: pattern of the image ids, by which the server finds the predictions.
+        ending: end of the file name of a prediction, after the image id.
+        folder: folder in the zip with a slash at its end; empty for none.
+        ids: id of each class on the server, by train id.
+        test_images: number of images in the test split; the server refuses a zip with fewer.
+        limit: largest size of the zip in bytes; None if there is no limit.
+        advice: address of the server and how to submit.
+    """
 
     title: str
-    sets: Callable[[str], tuple[DatasetSpec, ...]]
-    """Where the images of a split lie; no label maps are looked for."""
+    specs: Callable[[str], tuple[DatasetSpec, ...]]
     stem: re.Pattern[str]
-    """What all names of its images are like, without the ending; the server finds a prediction by that."""
     ending: str
-    """What follows the stem in the name of a prediction."""
     folder: str
-    """Inside the zip; "" for none, else with a slash at its end."""
     ids: tuple[int, ...]
-    """What the server calls a class, by train id."""
     test_images: int
-    """In the test split; the server refuses a zip with fewer."""
     limit: int | None
-    """Bytes that the zip may have, if there is such a limit."""
     advice: str
-    """Where to go with the zip."""
 
 
 def _cityscapes(split: str) -> tuple[DatasetSpec, ...]:
@@ -81,7 +82,7 @@ _LABEL_IDS = {train_id: label_id for label_id, train_id in CITYSCAPES_ID_TO_TRAI
 BENCHMARKS: dict[str, Benchmark] = {
     "cityscapes": Benchmark(
         title="Cityscapes",
-        sets=_cityscapes,
+        specs=_cityscapes,
         stem=re.compile(r"[^_]+_\d{6}_\d{6}"),
         ending="_labelIds.png",
         folder="",
@@ -92,7 +93,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "acdc": Benchmark(
         title="ACDC",
-        sets=_acdc,
+        specs=_acdc,
         stem=re.compile(r".+_frame_\d{6}"),
         ending="_labelTrainIds.png",
         folder="labelTrainIds/",
@@ -105,136 +106,143 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def find_images(benchmark: Benchmark, split: str, root: Path) -> dict[str, Path]:
-    """The images of a split by the name that the prediction gets, in sorted order.
+    """Find the images of a split.
 
     Args:
-        benchmark: one of `BENCHMARKS`.
+        benchmark: entry of `BENCHMARKS`.
         split: "test" or "val".
-        root: the data root.
+        root: root of the data sets.
+
+    Returns:
+        File name of the prediction -> path of the image, sorted.
 
     Raises:
-        UserError: a folder is missing or has no images, an image has a name that the server does not know or that of
-            another, or the test split is not complete.
+        UserError: a folder is missing or has no images, the name of an image is unknown to the server or not unique, or
+            the test split is incomplete.
     """
     found: dict[str, Path] = {}
-    for spec in benchmark.sets(split):
+    for spec in benchmark.specs(split):
         for record in spec.load(root):
             stem, path = record["image_id"], Path(record["file_name"])
             if not benchmark.stem.fullmatch(stem):
                 raise UserError(
-                    f"{path} is not called like an image of {benchmark.title}, so the server would not find what is "
-                    "predicted for it: give it back its name or take it out of the folder."
+                    f"{path} is not named like an image of {benchmark.title}, so the server would not find "
+                    "its prediction: restore its name, or move it out of the folder."
                 )
             name = f"{stem}{benchmark.ending}"
             if name in found:
                 raise UserError(
-                    f"{path} and {found[name]} have the same name, of which the server takes one: remove one of them."
+                    f"{path} and {found[name]} have the same name, but the server takes one prediction: "
+                    "remove one of them."
                 )
             found[name] = path
     if split == "test" and len(found) != benchmark.test_images:
         raise UserError(
-            f"The test split of {benchmark.title} has {benchmark.test_images} images, but {len(found)} are there "
-            f"(the first is {next(iter(found.values()))}), and the server wants all: finish the download."
+            f"The test split of {benchmark.title} has {benchmark.test_images} images, but {len(found)} were found "
+            f"(the first is {next(iter(found.values()))}), and the server needs all: finish the download."
         )
     return dict(sorted(found.items()))
 
 
 def keep_origin(note: Path, origin: Mapping[str, Any], folder: Path) -> None:
-    """Write down what made the predictions in a folder, or see that it is the same again.
+    """Record the origin of the predictions in a folder, or check that it is the recorded one.
 
     Args:
-        note: a JSON file, made where it is missing.
-        origin: setting to value; what JSON knows, and tuples.
-        folder: of the predictions.
+        note: JSON file with the origin, written if the folder has no predictions.
+        origin: setting -> value, of JSON types and tuples.
+        folder: folder of the predictions.
 
     Raises:
-        UserError: the folder holds predictions of another network or other settings.
+        UserError: the folder holds predictions of another network or with other settings.
     """
     text = json.dumps(dict(origin), indent=2)
     if not folder.is_dir() or not any(folder.iterdir()):
         write_atomically(note, text)
         return
-    mine = json.loads(text)  # as it is read: tuples become lists
+    expected = json.loads(text)  # tuples become lists
     try:
-        theirs = dict(json.loads(note.read_text(encoding="utf-8")))
+        recorded = dict(json.loads(note.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         reason = "cannot be read"
     else:
-        differing = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
+        differing = [key for key in sorted({*expected, *recorded}) if expected.get(key) != recorded.get(key)]
         if not differing:
             return
         reason = f"differs in {differing[0]}"
     raise UserError(
-        f"{folder} has predictions of another network or of other settings ({note.name} beside it {reason}): give "
+        f"{folder} has predictions of another network or with other settings ({note.name} beside it {reason}): give "
         "another --output, or remove that folder."
     )
 
 
 def write_labels(path: Path, labels: npt.NDArray[np.uint8], ids: tuple[int, ...]) -> None:
-    """Write a prediction, whole or not at all.
+    """Write a prediction atomically.
 
     Args:
-        path: of the PNG; its folder is there.
+        path: path of the PNG, in an existing folder.
         labels: (H, W) uint8 train ids.
-        ids: what the server calls them, by train id.
+        ids: id of each class on the server, by train id.
     """
     table = lookup_table(dict(enumerate(ids)))
     with atomic_file(path) as part:
-        # As small as PNG gets: a zip of Cityscapes must stay below a limit.
+        # The smallest possible PNG, because the zip for Cityscapes has a size limit.
         Image.fromarray(table[labels]).save(part, format="PNG", optimize=True)
 
 
 def is_whole(path: Path, image: Path, ids: tuple[int, ...]) -> bool:
-    """Whether the prediction for `image` in `path` is there and as the server wants it."""
+    """Return whether the prediction in `path` exists and meets the requirements of the server, see `fault_of`."""
     try:
         return fault_of(path.read_bytes(), image_size(str(image)), ids) is None
     except (OSError, UserError):
         return False
 
 
-def fault_of(content: bytes, size: Size, ids: tuple[int, ...]) -> str | None:
-    """What is wrong with a prediction, to stand behind its name; None: nothing.
+def fault_of(content: bytes, size: tuple[int, int], ids: tuple[int, ...]) -> str | None:
+    """Check a prediction against the requirements of the server.
 
     Args:
-        content: of the file.
-        size: of its image.
-        ids: that may be in it.
+        content: bytes of the file.
+        size: (width, height) of the image in pixels.
+        ids: ids that the server knows.
+
+    Returns:
+        The first fault, as the end of a sentence about the file; None if there is no fault.
     """
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            kind, mode, found = picture.format, picture.mode, np.asarray(picture)
+        with Image.open(io.BytesIO(content)) as image:
+            kind, mode, labels = image.format, image.mode, np.asarray(image)
     except DECODE_ERRORS as error:
         return f"is damaged ({error})"
     if kind != "PNG" or mode != "L":
         return f"is a {kind} with the channels {mode}, not a PNG of one 8-bit channel"
     if is_truncated_png(content):
         return "is damaged (its end is missing)"
-    if found.shape[::-1] != size:
-        return f"is {found.shape[1]}x{found.shape[0]} (width x height), but its image {size[0]}x{size[1]}"
-    if strange := sorted(set(np.flatnonzero(np.bincount(found.ravel())).tolist()) - set(ids)):
-        return f"has the id {strange[0]}, which no class has"
+    if labels.shape[::-1] != size:
+        return f"is {labels.shape[1]}x{labels.shape[0]} (width x height), but its image {size[0]}x{size[1]}"
+    if unknown := sorted(set(np.flatnonzero(np.bincount(labels.ravel())).tolist()) - set(ids)):
+        return f"has the id {unknown[0]}, which no class has"
     return None
 
 
 def write_archive(path: Path, benchmark: Benchmark, folder: Path, images: Mapping[str, Path]) -> int:
-    """Put predictions into a zip, check it, and only then give it its name.
+    """Write predictions to a zip and check it. The zip gets its name after it has passed the check.
 
     Args:
-        path: of the zip. The same predictions make the same zip, byte for byte.
-        benchmark: whose it is.
-        folder: of the predictions.
-        images: of `find_images`.
+        path: path of the zip. Equal predictions give an equal zip, byte for byte.
+        benchmark: requirements of the server.
+        folder: folder of the predictions.
+        images: file name of the prediction -> path of the image, from `find_images`.
 
     Returns:
-        its size in bytes.
+        The size of the zip in bytes.
 
     Raises:
-        UserError: it is not as the server wants it.
+        UserError: the zip does not meet the requirements of the server.
     """
     with atomic_file(path) as part:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in images:
-                # The date that ZipInfo has by itself, 1980, in place of the file's.
+                # ZipInfo's default date, 1980, instead of the date of the file.
                 entry = zipfile.ZipInfo(f"{benchmark.folder}{name}")
                 entry.external_attr = 0o644 << 16
                 archive.writestr(entry, (folder / name).read_bytes(), zipfile.ZIP_DEFLATED, 9)
@@ -243,15 +251,15 @@ def write_archive(path: Path, benchmark: Benchmark, folder: Path, images: Mappin
 
 
 def check_archive(path: Path, benchmark: Benchmark, images: Iterable[tuple[str, Path]]) -> None:
-    """See that a zip has one whole prediction for each image, of its size and with ids that the server knows.
+    """Check that a zip has one prediction for each image that meets the requirements of the server.
 
     Args:
-        path: of the zip.
-        benchmark: whose it is.
-        images: name of the prediction and path of the image.
+        path: path of the zip.
+        benchmark: requirements of the server.
+        images: (file name of the prediction, path of the image) of each image.
 
     Raises:
-        UserError: the first fault.
+        UserError: the zip has a fault; the message describes the first one.
     """
     what = f"The zip for {benchmark.title}"
     try:
@@ -260,9 +268,9 @@ def check_archive(path: Path, benchmark: Benchmark, images: Iterable[tuple[str, 
             for name, image in images:
                 entry = f"{benchmark.folder}{name}"
                 if (count := rest.pop(entry, 0)) != 1:
-                    raise UserError(f"{what} has {count} files {entry}, where one is wanted.")
+                    raise UserError(f"{what} has {count} files {entry}; it must have one.")
                 if fault := fault_of(archive.read(entry), image_size(str(image)), benchmark.ids):
-                    raise UserError(f"{what} is not fit to be handed in: {entry} {fault}.")
+                    raise UserError(f"{what} cannot be submitted: {entry} {fault}.")
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{what} cannot be read ({error}).") from error
     if rest:

@@ -1,4 +1,4 @@
-"""Scores of several data sets side by side, as text; every table says how, with what code and on how many images."""
+"""Text tables of scores on several data sets. Each table states the protocol, the code version and the image counts."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,35 +7,39 @@ from dataclasses import dataclass
 import numpy as np
 
 UNSEEN_MEAN = "unseen mean"
+"""Heading of the mean over the data sets that were not trained on."""
 
 Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a table says beside the scores: how, with what code and on how many images they were measured."""
+    """Conditions under which the scores of a table were measured.
+
+    Attributes:
+        protocol: name of the evaluation protocol.
+        commit: version of the code.
+        seed: seed of the training run.
+        counts: data set -> number of images.
+        unseen: data sets that were not trained on; if there are any, the last column is the mean over them.
+    """
 
     protocol: str
-    """Name of the evaluation protocol."""
     commit: str
-    """Of the code."""
     seed: int
-    """Of the run."""
     counts: Mapping[str, int]
-    """Data set -> number of images."""
     unseen: Sequence[str] = ()
-    """Sets that were not trained on; where there are any, a last column has the mean over them."""
 
 
 def format_table(results: Mapping[str, Mapping[str, Metrics]], source: Provenance) -> str:
-    """One network on several data sets: a column each; a row for each mean and for every class's IoU.
+    """Format the scores of one network: one column per data set, one row per mean and per class.
 
     Args:
-        results: data set -> what its evaluator returned, `{"sem_seg": {"mIoU": ..., "IoU-road": ...}}`, in percent.
-        source: of the scores; it knows at least the sets of `results`.
+        results: data set -> result of its evaluator, `{"sem_seg": {"mIoU": ..., "IoU-road": ...}}`, in percent.
+        source: conditions of the measurement; its `counts` contain the data sets of `results`.
 
     Returns:
-        lines of text, without a newline at the end; a class that a set does not have is a dash.
+        Lines of text without a trailing newline. A class that a data set does not contain is a dash.
     """
     metrics = {name: result["sem_seg"] for name, result in results.items()}
     rows = [_images([source.counts[name] for name in results], source)]
@@ -49,11 +53,14 @@ def format_table(results: Mapping[str, Mapping[str, Metrics]], source: Provenanc
 
 
 def format_comparison(results: Mapping[str, Mapping[str, float]], source: Provenance) -> str:
-    """Several methods on the same data sets: a row a method, a column a set, mIoU in the cells.
+    """Format the mIoU of several methods: one row per method, one column per data set.
 
     Args:
         results: method -> data set -> mIoU in percent.
-        source: of the scores; the sets of its `counts` are the columns.
+        source: conditions of the measurement; the data sets in its `counts` are the columns.
+
+    Returns:
+        Lines of text without a trailing newline.
     """
     rows = [_images(source.counts.values(), source)]
     for method, scores in results.items():
@@ -65,7 +72,7 @@ def format_comparison(results: Mapping[str, Mapping[str, float]], source: Proven
 
 
 def mean_of(values: Iterable[float]) -> float:
-    """Mean of the values that are defined; nan where none is."""
+    """Return the mean of the values that are not nan; nan if there are none."""
     defined = [value for value in values if not math.isnan(value)]
     return float(np.mean(defined)) if defined else math.nan
 
@@ -75,7 +82,7 @@ def _images(counts: Iterable[int], source: Provenance) -> tuple[str, list[str]]:
 
 
 def _label(metric: str) -> str:
-    """Classes are indented: "IoU-road" -> "  road", "BIoU-road" -> "  road, boundary"."""
+    """Indent classes: "IoU-road" -> "  road", "BIoU-road" -> "  road, boundary"."""
     kind, _, name = metric.partition("IoU-")
     if not name:
         return metric

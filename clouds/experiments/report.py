@@ -15,7 +15,7 @@ from clouds.d2 import MetadataCatalog
 from clouds.data.classes import short_name
 from clouds.data.datasets.catalog import load_dataset
 from clouds.data.encoding import read_label
-from clouds.evaluation.label_files import file_name
+from clouds.evaluation.label_files import file_stem
 from clouds.evaluation.tables import UNSEEN_MEAN, mean_of
 from clouds.experiments.conclusion import conclude, verdict
 from clouds.experiments.figures import SERIES, Chart, bar_chart, line_chart
@@ -170,7 +170,7 @@ def _examples(report: Report) -> Iterator[tuple[str, list[Embedded | None]]]:
             truth = Path(record["sem_seg_file_name"])
             cells = [embed_photo(Path(record["file_name"]), title, _COLUMN), _label_map(truth, name, f"{title}: truth")]
             for variant in report.shown_variants:
-                predicted = report.folder(variant.key) / "pseudo_labels" / name / file_name(record["image_id"])
+                predicted = report.folder(variant.key) / "pseudo_labels" / name / file_stem(record["image_id"])
                 file = Path(f"{predicted}_labelTrainIds.png")
                 cells.append(_label_map(file, name, f"{title}: prediction of {variant.title}"))
             yield "" if index else heading, cells

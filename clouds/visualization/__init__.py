@@ -1,1 +1,1 @@
-"""Label maps and predictions as pictures. Import the modules by name."""
+"""Images of label maps, predictions and pseudo-labels. Import the modules by name."""

@@ -1,4 +1,4 @@
-"""Label maps as pictures."""
+"""Colours of label maps, and overlays of label maps on images."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,15 @@ UInt8Array = npt.NDArray[np.uint8]
 
 
 def colorize(labels: npt.NDArray[np.integer], colors: Sequence[Sequence[int]] = CITYSCAPES_COLORS) -> UInt8Array:
-    """(H, W) train ids 0..255 -> (H, W, 3) uint8 RGB; ids without a colour (ignore) are black."""
+    """Draw a label map in the colours of its classes.
+
+    Args:
+        labels: (H, W) train ids, 0..255.
+        colors: RGB, 0..255, by train id.
+
+    Returns:
+        (H, W, 3) uint8 RGB. Ids without a colour, such as ignored pixels, are black.
+    """
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(colors)] = colors
     return table[labels]
@@ -23,16 +31,16 @@ def overlay(
     colors: Sequence[Sequence[int]] = CITYSCAPES_COLORS,
     opacity: float = 0.5,
 ) -> UInt8Array:
-    """Labels painted over a picture of the same size; where a pixel has no class the picture stays as it is.
+    """Blend a label map with its image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        labels: (H, W) train ids 0..255.
-        colors: RGB by train id.
-        opacity: of the labels, 0..1.
+        labels: (H, W) train ids, 0..255.
+        colors: RGB, 0..255, by train id.
+        opacity: weight of the colours, 0..1.
 
     Returns:
-        (H, W, 3) uint8 RGB.
+        (H, W, 3) uint8 RGB. Pixels without a class keep the colour of the image.
     """
-    painted = image + opacity * (colorize(labels, colors) - image.astype(np.float32))
-    return np.where((labels < len(colors))[..., None], np.round(painted), image).astype(np.uint8)
+    blended = image + opacity * (colorize(labels, colors) - image.astype(np.float32))
+    return np.where((labels < len(colors))[..., None], np.round(blended), image).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""One picture of a few pseudo-labels: what the teacher says, where SAM was asked, what remains."""
+"""Panel of pseudo-labels: label map of the teacher, prompts of SAM, and refined label map."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,22 +9,22 @@ from PIL import Image, ImageDraw
 
 from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS
 from clouds.visualization.palette import colorize
-from clouds.visualization.sheet import picture_sheet
+from clouds.visualization.sheet import comparison_sheet
 
 UInt8Array = npt.NDArray[np.uint8]
 
-DOT = 2  # pixels, radius of a prompt
+DOT_RADIUS = 2  # pixels
 
 
 class PanelRow(NamedTuple):
-    """One generated image; 255 = no label.
+    """Row of the panel: one generated image. In label maps, 255 means no label.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        teacher: (H, W) uint8 train ids.
-        points: (N, 2) float, the prompts' x and y in pixels; N = 0 where there are none.
-        refined: (H, W) uint8 train ids.
-        truth: (H, W) uint8 train ids, or None.
+        teacher: (H, W) uint8 train ids predicted by the teacher.
+        points: (N, 2) float, x and y of the prompts in pixels; N may be 0.
+        refined: (H, W) uint8 train ids after refinement by SAM.
+        truth: (H, W) uint8 train ids of the ground truth; None if there is none.
     """
 
     image: UInt8Array
@@ -42,18 +42,17 @@ def pseudo_label_panel(
     colors: Sequence[Sequence[int]] = CITYSCAPES_COLORS,
     cell_width: int = 320,
 ) -> Image.Image:
-    """A sheet with a row an image: image, the teacher's map with the prompts on it, refined map and, where any row has
-    one, the truth.
+    """Draw the panel. The columns are image, teacher with prompts, refined and, if any row has it, truth.
 
     Args:
-        rows: the images.
-        title: line at the top.
-        classes: names by train id, for the legend.
-        colors: RGB by train id.
-        cell_width: of one picture in pixels.
+        rows: rows of the panel.
+        title: line at the top; empty for none.
+        classes: names of the classes by train id, for the legend.
+        colors: RGB, 0..255, by train id.
+        cell_width: width of a column in pixels.
 
     Returns:
-        RGB picture.
+        RGB image.
     """
     columns = ["image", "teacher and prompts", "refined"]
     cells: list[list[UInt8Array | None]] = [
@@ -63,27 +62,27 @@ def pseudo_label_panel(
         columns.append("truth")
         for line, row in zip(cells, rows, strict=True):
             line.append(row.truth)
-    return picture_sheet(
+    return comparison_sheet(
         columns, [("", line) for line in cells], title=title, classes=classes, colors=colors, cell_width=cell_width
     )
 
 
-def with_points(picture: UInt8Array, points: npt.NDArray[np.floating], width: int) -> UInt8Array:
-    """A picture at a `width` of its own, with a white dot in a dark ring at each point.
+def with_points(image: UInt8Array, points: npt.NDArray[np.floating], width: int) -> UInt8Array:
+    """Resize an image and draw a white dot with a dark ring at each point.
 
     Args:
-        picture: (H, W, 3) uint8.
-        points: (N, 2) x and y in pixels of `picture`.
-        width: in pixels; the height keeps the aspect ratio.
+        image: (H, W, 3) uint8 RGB.
+        points: (N, 2) x and y in pixels of `image`; the centre of the first pixel is (0, 0).
+        width: width of the result in pixels; the height keeps the aspect ratio.
 
     Returns:
-        (h, width, 3) uint8.
+        (h, width, 3) uint8 RGB.
     """
-    height, old_width = picture.shape[:2]
+    height, old_width = image.shape[:2]
     scale = width / old_width
-    drawn = Image.fromarray(picture).resize((width, max(1, round(height * scale))), Image.Resampling.BOX)
+    drawn = Image.fromarray(image).resize((width, max(1, round(height * scale))), Image.Resampling.BOX)
     draw = ImageDraw.Draw(drawn)
-    for x, y in (points + 0.5) * scale - 0.5:  # pixels have their centres at whole numbers
-        draw.circle((float(x), float(y)), DOT + 1, fill=(0, 0, 0))
-        draw.circle((float(x), float(y)), DOT, fill=(255, 255, 255))
+    for x, y in (points + 0.5) * scale - 0.5:  # centres of pixels are at whole numbers
+        draw.circle((float(x), float(y)), DOT_RADIUS + 1, fill=(0, 0, 0))
+        draw.circle((float(x), float(y)), DOT_RADIUS, fill=(255, 255, 255))
     return np.asarray(drawn)

@@ -1,4 +1,4 @@
-"""One picture that shows what a network does: a row an example, a column each for image, truth and prediction."""
+"""Sheet that compares label maps: one row per example, with columns such as image, truth and prediction."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _MARGIN, _GAP, _SWATCH = 24, 8, 16
 _TITLE, _HEADING, _TEXT = 17, 15, 13  # font sizes in pixels
 
 
-def picture_sheet(
+def comparison_sheet(
     columns: Sequence[str],
     rows: Sequence[tuple[str, Sequence[npt.NDArray[np.uint8] | None]]],
     *,
@@ -27,23 +27,26 @@ def picture_sheet(
 
     Args:
         columns: headings, for example `("image", "truth", "prediction")`.
-        rows: (caption, one array a column): an (H, W, 3) uint8 array is an RGB picture, an (H, W) uint8 array a label
-            map drawn in `colors` (ignored pixels black), None an empty cell. A row with the caption of the row above
-            is put under it without repeating the caption.
+        rows: (caption, one array per column). An (H, W, 3) uint8 array is an RGB image, an (H, W) uint8 array a label
+            map, which is drawn in `colors` with black for ignored pixels, and None an empty cell. A caption that is
+            equal to the one above is not repeated.
         title: line at the top, for example the name of the run; empty for none.
-        classes: names by train id, of which the legend shows the first synonym.
-        colors: RGB by train id.
-        cell_width: of one picture in pixels; its height keeps the aspect ratio.
+        classes: names of the classes by train id; the legend shows the first synonym.
+        colors: RGB, 0..255, by train id.
+        cell_width: width of a column in pixels; the height of an image keeps its aspect ratio.
 
     Returns:
-        RGB picture, ready for `.save("sheet.png")`.
+        RGB image.
+
+    Raises:
+        ValueError: a row does not have one array per column.
     """
     for caption, cells in rows:
         if len(cells) != len(columns):
             raise ValueError(f"row {caption!r} has {len(cells)} cells for {len(columns)} columns")
     width = 2 * _MARGIN + len(columns) * cell_width + (len(columns) - 1) * _GAP
-    pictures = [[_draw_cell(cell, colors, cell_width) for cell in cells] for _, cells in rows]
-    heights = [max((p.height for p in row if p is not None), default=cell_width // 2) for row in pictures]
+    images = [[_draw_cell(cell, colors, cell_width) for cell in cells] for _, cells in rows]
+    heights = [max((i.height for i in row if i is not None), default=cell_width // 2) for row in images]
     captions = [
         caption if index == 0 or caption != rows[index - 1][0] else "" for index, (caption, _) in enumerate(rows)
     ]
@@ -60,15 +63,15 @@ def picture_sheet(
     for left, name in zip(lefts, columns, strict=True):
         draw.text((left + cell_width // 2, top), name, fill=_INK, font=_font(_HEADING), anchor="mt")
     y = top + _HEADING + _GAP
-    for caption, row, height in zip(captions, pictures, heights, strict=True):
+    for caption, row, height in zip(captions, images, heights, strict=True):
         if caption:
             draw.text((_MARGIN, y + 5), caption, fill=_INK, font=_font(_HEADING), anchor="lt")
             y += _HEADING + 14
-        for left, picture in zip(lefts, row, strict=True):
-            if picture is None:
+        for left, image in zip(lefts, row, strict=True):
+            if image is None:
                 draw.rectangle((left, y, left + cell_width - 1, y + height - 1), outline=_FAINT)
             else:
-                sheet.paste(picture, (left, y + (height - picture.height) // 2))
+                sheet.paste(image, (left, y + (height - image.height) // 2))
         y += height + _GAP
     y += _MARGIN - _GAP
     draw.line((_MARGIN, y, width - _MARGIN, y), fill=_FAINT)
@@ -82,17 +85,17 @@ def _draw_cell(cell: npt.NDArray[np.uint8] | None, colors: Sequence[Sequence[int
     size = width, max(1, round(width * cell.shape[0] / cell.shape[1]))
     if cell.ndim == 3:
         return Image.fromarray(cell).resize(size, Image.Resampling.BICUBIC)
-    # Colours first, then smooth: a thin pole shrunk by nearest neighbour would come and go along its length.
+    # Colours are averaged after they are drawn: nearest neighbour would interrupt thin objects such as poles.
     return Image.fromarray(colorize(cell, colors)).resize(size, Image.Resampling.BOX)
 
 
 def _legend(classes: Sequence[str], colors: Sequence[Sequence[int]], width: int) -> Image.Image:
-    """A strip of swatches with names, wrapped at `width`."""
+    """Draw a strip of colours with names, wrapped at `width` pixels."""
     font = _font(_TEXT)
     names = [short_name(name) for name in classes]
     entry = _SWATCH + 6 + max((int(font.getlength(name)) for name in names), default=0) + 16
     fitting = max(1, width // entry)
-    per_line = -(-len(names) // -(-len(names) // fitting)) if names else 1  # lines of about equal length
+    per_line = -(-len(names) // -(-len(names) // fitting)) if names else 1  # lines of similar length
     line_height = _SWATCH + 8
     strip = Image.new("RGB", (width, -(-len(names) // per_line) * line_height), _PAPER)
     draw = ImageDraw.Draw(strip)

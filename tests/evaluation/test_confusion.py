@@ -96,9 +96,9 @@ def test_nothing_but_ignored_pixels_has_no_score() -> None:
 @pytest.mark.parametrize("classes", [19, 200])
 def test_ids_out_of_range_are_not_counted_elsewhere(classes: int) -> None:
     good, bad = torch.zeros(2, 2, dtype=torch.long), torch.tensor([[0, classes], [0, 0]])
-    with pytest.raises(ValueError, match="prediction holds ids outside"):
+    with pytest.raises(ValueError, match="prediction has ids outside"):
         confusion_matrix(bad, good, classes)
-    with pytest.raises(ValueError, match="ground truth holds ids outside"):
+    with pytest.raises(ValueError, match="truth has ids outside"):
         confusion_matrix(good, bad + 1, classes)
     with pytest.raises(ValueError, match="differ in size"):
         confusion_matrix(good, good[:1], classes)

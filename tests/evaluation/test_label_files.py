@@ -9,7 +9,7 @@ from PIL import Image
 from clouds.data.classes import CITYSCAPES_COLORS
 from clouds.data.datasets.catalog import pair_by_stem
 from clouds.data.encoding import read_label
-from clouds.evaluation.label_files import LabelWriter, file_name
+from clouds.evaluation.label_files import LabelWriter, file_stem
 
 
 def test_written_labels_are_found_and_read_as_labels(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ ODD = ["a", "a/b", "a%2Fb", "a//b", "/a", "..", "../a", "a/../a", ".", "", "%", 
 
 @given(st.lists(st.one_of(st.sampled_from(ODD), st.text("a./%\\ \x00ü", max_size=6)), min_size=2, max_size=8))
 def test_every_image_has_a_file_of_its_own_inside_the_folder(ids: list[str]) -> None:
-    names = {image_id: file_name(image_id) for image_id in ids}
+    names = {image_id: file_stem(image_id) for image_id in ids}
     assert len(set(names.values())) == len(set(ids))
     for name in names.values():
         assert not name.startswith("/") and "\x00" not in name and "\\" not in name
@@ -54,4 +54,4 @@ def test_every_image_has_a_file_of_its_own_inside_the_folder(ids: list[str]) -> 
 
 def test_ordinary_names_stay_as_they_are() -> None:
     for name in ("GOPR0356_frame_000324", "frankfurt/0001", "a b-c.d (1)"):
-        assert file_name(name) == name
+        assert file_stem(name) == name

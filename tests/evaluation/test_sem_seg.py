@@ -127,7 +127,7 @@ def test_predictions_are_written_whether_or_not_there_is_something_to_score(stre
         assert (written == prediction).all()
         colors = np.asarray(Image.open(tmp_path / streets / f"{name}_color.png").convert("RGB"))
         assert colors[0].tolist() == [list(CITYSCAPES_COLORS[label]) for label in prediction[0]]
-    with pytest.raises(UserError, match=r"answered \(19, 1, 3\) to b/1.png, where .* = \(19, 2, 3\)"):
+    with pytest.raises(UserError, match=r"returned scores \(19, 1, 3\) for b/1.png, but .* = \(19, 2, 3\)"):
         evaluator.process([without | {"height": 2}], [{"sem_seg": scores_of(prediction)}])
 
 
@@ -135,9 +135,9 @@ def test_what_cannot_be_scored_is_said(streets: str) -> None:
     evaluator, truth = SemSegEvaluator(streets), np.zeros((2, 3), dtype=np.uint8)
     with pytest.raises(UserError, match=r"street\.png has no label map"):
         evaluator.process([{"file_name": "street.png"}], [{"sem_seg": scores_of(truth)}])
-    with pytest.raises(UserError, match=r"answered \(16, 2, 3\) .*needs .* \(19, 2, 3\): check .*NUM_CLASSES"):
+    with pytest.raises(UserError, match=r"scores \(16, 2, 3\) .*needs .* \(19, 2, 3\): use a model with 19 classes"):
         evaluator.process([sample(truth)], [{"sem_seg": scores_of(truth, 16)}])
-    with pytest.raises(UserError, match=r"answered \(19, 3, 2\)"):
+    with pytest.raises(UserError, match=r"returned scores \(19, 3, 2\)"):
         evaluator.process([sample(truth)], [{"sem_seg": scores_of(truth.T.copy())}])
 
 

@@ -254,7 +254,7 @@ def test_predictions_of_another_network_are_not_mixed_in(
     write_cityscapes(root, "test")
     assert run("cityscapes") == 0
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
-    refused = f"{tmp_path}/out/cityscapes_test has predictions of another network or of other settings"
+    refused = f"{tmp_path}/out/cityscapes_test has predictions of another network or with other settings"
     assert f"{refused} (cityscapes_test.json beside it differs in INPUT.TEST_SHORT_EDGE)" in sentence(
         capsys, run("cityscapes", "INPUT.TEST_SHORT_EDGE", "40")
     )
@@ -288,13 +288,13 @@ def test_faults(run: Run, root: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
     strange = root / "cityscapes/leftImg8bit/test/ulm/ulm_1_leftImg8bit.png"
     save(strange, street(0, 40, 64)[0])
-    assert sentence(capsys, run("cityscapes")).startswith(f"{strange} is not called like an image of Cityscapes")
+    assert sentence(capsys, run("cityscapes")).startswith(f"{strange} is not named like an image of Cityscapes")
     strange.unlink()
     last = root / f"cityscapes/leftImg8bit/test/{CITIES[2]}_leftImg8bit.png"
     picture = last.read_bytes()
     last.unlink()
     assert sentence(capsys, run("cityscapes")).startswith(
-        f"The test split of Cityscapes has 3 images, but 2 are there (the first is {root}/cityscapes/leftImg8bit/test/"
+        f"The test split of Cityscapes has 3 images, but 2 were found (the first is {root}/cityscapes/leftImg8bit/test/"
     )
     assert not (tmp_path / "out").exists()
 
@@ -325,7 +325,7 @@ def test_names_that_two_images_share(root: Path) -> None:
     write_acdc(root, "test")
     twin = root / "acdc/rgb_anon/fog/test/x/GP010400_frame_000616_rgb_anon.png"
     save(twin, street(0, 8, 16)[0])
-    with pytest.raises(UserError, match="have the same name, of which the server takes one"):
+    with pytest.raises(UserError, match="have the same name, but the server takes one"):
         find_images(BENCHMARKS["acdc"], "test", root)
 
 

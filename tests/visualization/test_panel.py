@@ -1,3 +1,5 @@
+"""The panel of pseudo-labels."""
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ def row(truth: np.ndarray | None = None) -> PanelRow:
 
 
 def area(sheet: np.ndarray, color: tuple[int, ...], column: int) -> float:
-    """The share of a cell of 120 x 60, in a sheet with cells of that size, that has this colour."""
+    """Return the area with a colour in a column of the sheet, in cells of 120 x 60 pixels."""
     left = 24 + column * (120 + 8)
     return (sheet[:, left : left + 120] == color).all(axis=-1).sum() / (60 * 120)
 
@@ -23,10 +25,10 @@ def area(sheet: np.ndarray, color: tuple[int, ...], column: int) -> float:
 @pytest.mark.parametrize("points", [[], [(0, 0)], [(5, 9), (39, 2)]])
 @pytest.mark.parametrize("scale", [1, 3])
 def test_points_are_x_and_y(points: list[tuple[int, int]], scale: int) -> None:
-    picture = np.full((10, 40, 3), 100, dtype=np.uint8)
-    drawn = with_points(picture, np.array(points, dtype=np.float32).reshape(-1, 2), 40 * scale)
+    image = np.full((10, 40, 3), 100, dtype=np.uint8)
+    drawn = with_points(image, np.array(points, dtype=np.float32).reshape(-1, 2), 40 * scale)
     assert drawn.shape == (10 * scale, 40 * scale, 3)
-    assert (picture == 100).all(), "what is given is left alone"
+    assert (image == 100).all(), "what is given is left alone"
     assert all((drawn[y * scale + scale // 2, x * scale + scale // 2] == 255).all() for x, y in points)
     assert (drawn[5 * scale, 20 * scale] == 100).all()
     assert (drawn != 100).any() == bool(points)

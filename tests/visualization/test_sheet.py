@@ -1,3 +1,5 @@
+"""The sheet that compares label maps."""
+
 from pathlib import Path
 
 import numpy as np
@@ -5,36 +7,13 @@ import pytest
 from PIL import Image
 
 from clouds.data.classes import CITYSCAPES_COLORS
-from clouds.visualization.palette import colorize, overlay
-from clouds.visualization.sheet import picture_sheet
-
-LABELS = np.array([[0, 18, 255], [10, 13, 19]], dtype=np.uint8)
-BLACK = (0, 0, 0)
+from clouds.visualization.sheet import comparison_sheet
 
 
-def test_colorize_paints_the_palette_and_leaves_ignore_black() -> None:
-    painted = colorize(LABELS)
-    assert painted.dtype == np.uint8
-    expected = [CITYSCAPES_COLORS[0], CITYSCAPES_COLORS[18], BLACK, CITYSCAPES_COLORS[10], CITYSCAPES_COLORS[13], BLACK]
-    assert [tuple(pixel) for pixel in painted.reshape(-1, 3).tolist()] == expected
-    assert colorize(np.array([[1]]), colors=[(1, 2, 3), (4, 5, 6)]).tolist() == [[[4, 5, 6]]]
-
-
-def test_overlay_mixes_and_leaves_ignored_pixels_alone() -> None:
-    image = np.full((2, 3, 3), 201, dtype=np.uint8)
-    assert (overlay(image, LABELS, opacity=0) == image).all()
-    full = overlay(image, LABELS, opacity=1)
-    assert (full[0, :2] == colorize(LABELS)[0, :2]).all()
-    assert (full[0, 2] == 201).all() and (full[1, 2] == 201).all()
-    half = overlay(image, LABELS)[0, 0]
-    assert np.abs(half - (np.array(CITYSCAPES_COLORS[0]) + 201) / 2).max() <= 0.5
-    assert half.dtype == np.uint8
-
-
-def test_sheet_shows_every_picture_in_its_column_under_its_caption(tmp_path: Path) -> None:
+def test_sheet_shows_every_image_in_its_column_under_its_caption(tmp_path: Path) -> None:
     image = np.full((50, 100, 3), (10, 200, 30), dtype=np.uint8)
     truth, prediction = np.full((50, 100), 13, dtype=np.uint8), np.full((50, 100), 8, dtype=np.uint8)
-    sheet = picture_sheet(
+    sheet = comparison_sheet(
         ("image", "truth", "prediction"),
         [("city", [image, truth, prediction]), ("city", [image, None, prediction]), ("night", [image, truth, truth])],
         title="A run",
@@ -45,7 +24,7 @@ def test_sheet_shows_every_picture_in_its_column_under_its_caption(tmp_path: Pat
     assert sheet.mode == "RGB" and sheet.width == 3 * 200 + 2 * 8 + 2 * 24
 
     def area(color: tuple[int, ...], columns: slice) -> float:
-        """How many cells of 200 x 100 have this colour."""
+        """Return the area with a colour, in cells of 200 x 100 pixels."""
         return (pixels[:, columns] == color).all(axis=-1).sum() / (200 * 100)
 
     first, second, third = slice(24, 224), slice(232, 432), slice(440, 640)
@@ -60,8 +39,8 @@ def test_sheet_shows_every_picture_in_its_column_under_its_caption(tmp_path: Pat
 
 def test_sheet_takes_other_classes_sizes_and_no_rows() -> None:
     tall = np.zeros((80, 40), dtype=np.uint8)
-    sheet = picture_sheet(("a",), [("x", [tall])], classes=["cat,puss"], colors=[(9, 8, 7)], cell_width=100)
+    sheet = comparison_sheet(("a",), [("x", [tall])], classes=["cat,puss"], colors=[(9, 8, 7)], cell_width=100)
     assert ((np.asarray(sheet) == (9, 8, 7)).all(axis=-1)).sum() == 100 * 200 + 16 * 16
-    assert picture_sheet(("a", "b"), []).width == 2 * 400 + 8 + 48
+    assert comparison_sheet(("a", "b"), []).width == 2 * 400 + 8 + 48
     with pytest.raises(ValueError, match="row 'x' has 1 cells for 2 columns"):
-        picture_sheet(("a", "b"), [("x", [tall])])
+        comparison_sheet(("a", "b"), [("x", [tall])])
