@@ -103,7 +103,7 @@ def run(source: Source, folder: Path) -> Path:
     """Download a weight file unless `folder` has it already. Progress goes to stdout.
 
     Args:
-        source: where the file comes from.
+        source: archive and name of the file.
         folder: target folder; created if it does not exist.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Start the processes of a run, or join those that torchrun has started.
+"""Start of the processes of a run, by this module or by torchrun.
 
-However many of them fail, one tells: the first. The others fail because their exchange with it breaks off; they say
-nothing and wait to be ended by whoever started them all, which also makes sure that the cause is noticed first.
+If several processes fail, only the first failure is reported. The other processes fail because they cannot communicate
+with the first one any more; they stay silent and wait until the process that started them ends them.
 """
 
 import argparse
@@ -27,31 +27,32 @@ from clouds.errors import UserError
 Work = Callable[..., None]
 
 TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
-TIMEOUT = timedelta(minutes=30)  # the longest that a process waits for the others
-PATIENCE = 60.0  # seconds until a process that waits to be ended ends by itself
+TIMEOUT = timedelta(minutes=30)  # maximum wait of a process for the others
+PATIENCE = 60.0  # seconds after which a process that waits to be ended exits by itself
 USER_ERROR = 2  # exit code
 
 _FAILURE = "failure"
-# Where the first process to fail tells the others; None where there are none.
+# The first process to fail writes its failure here; None in a run with one process.
 _report: distributed.Store | None = None
 
 
 def launch(work: Work, flags: argparse.Namespace, device: str, args: tuple[Any, ...] = ()) -> None:
     """Call ``work(*args)`` in every process of the run.
 
-    Under torchrun this process is one of them. Elsewhere ``flags.num_gpus`` are started on this machine, or none if one
-    is enough: the call is made right here. `clouds.d2.comm` connects several: on GPUs over NCCL, each process with one
-    as its current device; on CPUs over Gloo, each with its share of the cores.
+    Under torchrun, the calling process is one of them. Otherwise ``flags.num_gpus`` processes are started on this
+    machine; if that is one, the calling process does the work. Several processes communicate through `clouds.d2.comm`:
+    over NCCL on GPUs, where each process has one GPU as its current device, and over Gloo on CPUs, where each process
+    uses its share of the cores.
 
     Args:
-        work: a function of a module, so that it can be sent to another process.
-        flags: ``num_gpus``, ``num_machines``, ``machine_rank``, ``dist_url`` ("auto": a free port of this machine).
-        device: MODEL.DEVICE.
-        args: likewise to be sent.
+        work: function at the top level of a module, because it is pickled.
+        flags: ``num_gpus``, ``num_machines``, ``machine_rank``, ``dist_url`` ("auto" for a free port of this machine).
+        device: value of ``MODEL.DEVICE``.
+        args: picklable arguments of `work`.
 
     Raises:
-        UserError: flags, environment and machine contradict one another; or what ``work`` raised in the process that
-            was the first to fail. Under torchrun it is raised in that process, which may be another one than this.
+        UserError: flags, environment and machine contradict each other; or ``work`` raised it in the first process to
+            fail. Under torchrun it is raised in that process only.
     """
     processes = flags.num_gpus * flags.num_machines
     if os.environ.keys() >= TORCHRUN:
@@ -68,13 +69,13 @@ def launch(work: Work, flags: argparse.Namespace, device: str, args: tuple[Any, 
 
 
 def failure_elsewhere() -> str | None:
-    """What the first process to fail has told, if one has."""
+    """Return the message of the first process that failed; None if none has failed."""
     if _report is None:
         return None
     try:
         return _report.get(_FAILURE).decode().partition("\n")[2] if _report.check([_FAILURE]) else None
     except RuntimeError:
-        return "the process that connects the others is gone"
+        return "the process that connects the others has ended"
 
 
 def _join_torchrun(work: Work, device: str, args: tuple[Any, ...]) -> None:
@@ -117,15 +118,15 @@ def _start(work: Work, flags: argparse.Namespace, device: str, args: tuple[Any, 
 
 
 def _started(report_file: str, work: Work, args: tuple[Any, ...]) -> None:
-    """The main function of a process that `_start` has started."""
+    """Run in a process that `_start` has started."""
     try:
         _one_of_several(distributed.FileStore(report_file, -1), work, args)
     except UserError:
-        raise SystemExit(USER_ERROR) from None  # an exception would get to the one who started us as a traceback
+        raise SystemExit(USER_ERROR) from None  # an exception would reach the parent process as a traceback
 
 
 def _one_of_several(report: distributed.Store, work: Work, args: tuple[Any, ...]) -> None:
-    """``work(*args)``; raises what it raises only in the first process to fail."""
+    """Call ``work(*args)``; raise its exception only in the first process to fail."""
     global _report
     _report = report
     if "OMP_NUM_THREADS" not in os.environ:
@@ -137,7 +138,7 @@ def _one_of_several(report: distributed.Store, work: Work, args: tuple[Any, ...]
         own = f"{comm.get_rank()}\n{said}"
         try:
             first = report.compare_set(_FAILURE, "", own).decode()
-        except RuntimeError:  # the report is kept by a process that is gone
+        except RuntimeError:  # the process that keeps the report has ended
             first = ""
         if first == own:
             raise
@@ -147,7 +148,7 @@ def _one_of_several(report: distributed.Store, work: Work, args: tuple[Any, ...]
 
 
 def _on_gpu(device: str, processes: int) -> bool:
-    """Whether that many processes of this machine work on GPUs; `UserError` if they cannot."""
+    """Return whether the processes of this machine work on GPUs; raise `UserError` if there are too few GPUs."""
     kind, _, index = device.partition(":")
     available = torch.cuda.device_count()
     if kind == "cpu" or (kind == "auto" and not available):
@@ -164,7 +165,7 @@ def _on_gpu(device: str, processes: int) -> bool:
 
 @contextmanager
 def _gpus_hidden(hidden: bool) -> Iterator[None]:
-    """Processes that are started inside see no GPU: detectron2 connects by NCCL wherever it sees one."""
+    """Hide the GPUs from processes that are started in this context: detectron2 uses NCCL wherever it sees a GPU."""
     key = "CUDA_VISIBLE_DEVICES"
     before = os.environ.get(key)
     if hidden:
@@ -179,7 +180,7 @@ def _gpus_hidden(hidden: bool) -> Iterator[None]:
 
 @contextmanager
 def _torch_quiet() -> Iterator[None]:
-    """torch warns of every process that it ends because another one has failed."""
+    """Suppress the warnings of torch about each process that it ends after another one has failed."""
     logger = logging.getLogger("torch.multiprocessing.spawn")
     before = logger.level
     logger.setLevel(logging.ERROR)

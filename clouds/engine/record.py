@@ -1,8 +1,8 @@
-"""What is needed to repeat a run, in its output folder: settings, code, versions, machine, command line.
+"""Record of a run in its output folder: config, code, versions, machine and command line, so that it can be repeated.
 
-`run.json` has an entry for every start in the folder: the training, each time it was resumed, each evaluation. An entry
-names the files with its settings and, where the code had local changes, with these. None is ever lost: where a new
-training or evaluation takes the name of an earlier one's file, that one is renamed after the number of its entry.
+`run.json` has one entry for each start in the folder: a training, a resumed training, or an evaluation. An entry names
+the file with its config and, if the code had local changes, the file with their diff. No file is lost: if a new
+training or evaluation needs the name of an earlier file, the earlier file is renamed after the number of its entry.
 """
 
 import argparse
@@ -40,7 +40,7 @@ Entry = dict[str, Any]
 
 
 class Kind(StrEnum):
-    """What a start is for."""
+    """Kind of a start."""
 
     TRAINING = "training"
     RESUMED = "training, resumed"
@@ -48,19 +48,19 @@ class Kind(StrEnum):
 
 
 def write_record(output: Path, cfg: CfgNode, args: argparse.Namespace, kind: Kind) -> Entry:
-    """Add this start to the record in `output`; for the main process alone.
+    """Add this start to the record. Called by the main process only.
 
     Args:
-        output: an existing folder.
-        cfg: resolved config, before "auto" becomes this machine's device, so that the file serves on another one.
+        output: existing output folder.
+        cfg: resolved config; its device may still be "auto", so that the file can be used on another machine.
         args: parsed command line.
-        kind: a resumed training belongs to the newest one on record.
+        kind: kind of this start; a resumed training belongs to the newest recorded training.
 
     Returns:
-        the new entry of `run.json`.
+        The new entry of `run.json`.
 
     Raises:
-        UserError: the `run.json` that is there cannot be read.
+        UserError: the existing `run.json` cannot be read.
     """
     entries = read_record(output)
     number = len(entries) + 1
@@ -94,7 +94,11 @@ def write_record(output: Path, cfg: CfgNode, args: argparse.Namespace, kind: Kin
 
 
 def read_record(output: Path) -> list[Entry]:
-    """The entries of `run.json` in `output`, oldest first; none where there is no such file."""
+    """Return the entries of `run.json` in `output`, oldest first; an empty list if there is no such file.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     file = output / "run.json"
     if not file.is_file():
         return []
@@ -108,16 +112,16 @@ def read_record(output: Path) -> list[Entry]:
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the `PACKAGES` that are installed."""
+    """Return the versions of Python and of the installed `PACKAGES`."""
     found = {"python": platform.python_version(), "clouds.d2": d2.MODE}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return found | {"torch": torch.__version__}  # the one that names its CUDA
+    return found | {"torch": torch.__version__}  # names the CUDA version, too
 
 
 def machine() -> dict[str, Any]:
-    """What numbers and speed depend on besides the code."""
+    """Describe the machine: host, system, number of CPUs and threads, CUDA, GPUs."""
     gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     return {
         "host": platform.node(),
@@ -131,9 +135,11 @@ def machine() -> dict[str, Any]:
 
 
 def git_state() -> tuple[dict[str, Any], bytes]:
-    """The checkout this package runs from, as `{"commit", "dirty", "untracked"}`, and its diff to that commit.
+    """Return the state of the git checkout of this package, and its diff to the commit.
 
-    Dirty: a file that git knows is not as committed. Outside git the commit is "unknown" and nothing else is said.
+    Returns:
+        ``commit``; ``dirty``, whether a tracked file has changed; and ``untracked``, a list of names. Outside git the
+        commit is "unknown" and the other keys are missing. Then the diff, empty if there is none.
     """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
@@ -146,15 +152,15 @@ def git_state() -> tuple[dict[str, Any], bytes]:
 
 @functools.cache
 def code_version() -> str:
-    """Short commit of the checkout this package runs from, ``+dirty`` with local changes; ``unknown`` outside git."""
+    """Return the short commit of this package's checkout: ``+dirty`` with local changes, ``unknown`` outside git."""
     answer = _git("describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+dirty")
     return UNKNOWN if answer is None else answer.decode().strip()
 
 
 def _git(*words: str) -> bytes | None:
-    """What git answers in this package's checkout; None where there is none, or no git."""
+    """Run git in the checkout of this package and return its output; None if there is no checkout or no git."""
     root = Path(clouds.__file__).resolve().parent.parent
-    if not (root / ".git").exists():  # installed, perhaps inside somebody else's repository
+    if not (root / ".git").exists():  # an installed package may be inside another repository
         return None
     try:
         return subprocess.run(["git", "-C", str(root), *words], capture_output=True, timeout=30, check=True).stdout
@@ -163,7 +169,7 @@ def _git(*words: str) -> bytes | None:
 
 
 def _training(entries: list[Entry], kind: Kind) -> str | None:
-    """The training that a start belongs to: the newest one for a resumed run, none for an evaluation."""
+    """Return the id of the training that a start belongs to; None for an evaluation."""
     if kind is Kind.EVALUATION:
         return None
     earlier = [entry["training"] for entry in entries if entry["training"]] if kind is Kind.RESUMED else []
@@ -171,7 +177,7 @@ def _training(entries: list[Entry], kind: Kind) -> str | None:
 
 
 def _keep(output: Path, name: str, entries: list[Entry]) -> None:
-    """Move an earlier start's file out of the way of a new one (number 0: it is older than the record)."""
+    """Rename a file of an earlier start, after the number of its entry or 0 if it has none, to free its name."""
     path = output / name
     if not path.exists():
         return

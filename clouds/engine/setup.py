@@ -1,4 +1,4 @@
-"""The set-up that every command shares: output folder, log, seed, device, data sets."""
+"""Set-up that commands share: config, output folder, log, seed, device, data sets."""
 
 import argparse
 import functools
@@ -26,15 +26,18 @@ logger = logging.getLogger(__name__)
 
 
 def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Make ``cfg`` final and the process ready, in place.
+    """Prepare this process for a run, and complete and freeze ``cfg``, in place.
 
-    Creates ``OUTPUT_DIR``, starts the log there and on stdout, draws the seed where ``SEED`` is negative and seeds
-    everything, writes the record of this start (`clouds.engine.record`), registers the data sets, resolves the device
-    and freezes ``cfg``. A run that is resumed (``args.resume``) keeps the seed it has on record.
+    Creates ``OUTPUT_DIR``, starts the log there and on stdout, draws a seed if ``SEED`` is negative, seeds all random
+    generators, writes the record of this start (`clouds.engine.record`), resolves the device and registers the data
+    sets. A resumed run (``args.resume``) keeps its recorded seed.
 
     Args:
-        cfg: merged config, not yet frozen.
-        args: parsed command line; ``resume`` and ``eval_only`` are off where they are missing.
+        cfg: merged config, not frozen yet.
+        args: parsed command line; ``resume`` and ``eval_only`` default to False.
+
+    Raises:
+        UserError: the output folder cannot be created, or the device or a data set does not exist.
     """
     evaluates = getattr(args, "eval_only", False)
     if not evaluates:
@@ -50,7 +53,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     began_with = output / "config.yaml"
     if resumed and began_with.is_file():
         cfg.SEED = load_config(began_with).SEED
-    cfg.SEED = comm.all_gather(cfg.SEED)[0]  # also: nobody still reads the record when the main process writes it
+    cfg.SEED = comm.all_gather(cfg.SEED)[0]  # also a barrier: all processes have read the record before it is written
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed()
     seed_everything(cfg.SEED)
@@ -120,15 +123,15 @@ def refuse_broken_sets(cfg: CfgNode) -> None:
 
 
 def start_log(output: str | None) -> None:
-    """Send the log to stdout (main process) and to ``<output>/log.txt`` (None: no file), and nowhere else."""
+    """Send the log to stdout, in the main process, and to ``<output>/log.txt``; None for no file."""
     for name in ("clouds", "detectron2"):
         logging.getLogger(name).handlers = _handlers(name, output, comm.get_rank())
 
 
 @functools.cache
 def _handlers(name: str, output: str | None, rank: int) -> list[logging.Handler]:
-    # `setup_logger` adds to the handlers that are there: a second run in this process would write into the log of the
-    # first and twice to the console.
+    # `setup_logger` adds to existing handlers: a second run in this process would write to the log of the first run,
+    # and twice to the console.
     logging.getLogger(name).handlers = []
     handlers = setup_logger(output, rank, name=name).handlers
     for handler in handlers:
@@ -137,9 +140,9 @@ def _handlers(name: str, output: str | None, rank: int) -> list[logging.Handler]
 
 
 def _tell_user_errors(record: logging.LogRecord) -> bool:
-    """The loop logs every exception with its traceback; of one meant for the user only the sentence is of use."""
+    """Replace the traceback of a `UserError`, which the training loop logs, by its message."""
     error = record.exc_info[1] if record.exc_info else None
-    # Where another process failed first, this one's error is that the exchange with it broke off.
+    # If another process failed first, the error of this process only says that the communication broke off.
     said = failure_elsewhere() if error else None
     if said is None and isinstance(error, UserError):
         said = str(error)
@@ -149,7 +152,12 @@ def _tell_user_errors(record: logging.LogRecord) -> bool:
 
 
 def seed_everything(seed: int, *stream: int) -> None:
-    """Seed Python, NumPy and torch from ``(seed, *stream)``, non-negative integers."""
+    """Seed Python, NumPy and torch.
+
+    Args:
+        seed: non-negative integer.
+        stream: further non-negative integers; different ones give independent random numbers.
+    """
     state = np.random.SeedSequence(seed, spawn_key=stream).generate_state(2, np.uint64)
     random.seed(int(state[0]))
     np.random.seed(int(state[0] % 2**32))  # noqa: NPY002  (for libraries that use the global state)

@@ -1,4 +1,4 @@
-"""Training curves on Weights & Biases, for those who name a project in ``WANDB.PROJECT``."""
+"""Training curves on Weights & Biases (W&B), if ``WANDB.PROJECT`` is set."""
 
 import importlib.util
 from collections import defaultdict
@@ -13,11 +13,15 @@ from clouds.errors import UserError
 
 
 def check_wandb(cfg: CfgNode) -> None:
-    """`UserError` if a W&B project is named and wandb is not installed."""
+    """Check that wandb is installed if ``WANDB.PROJECT`` is set.
+
+    Raises:
+        UserError: it is not.
+    """
     if not cfg.WANDB.PROJECT:
         return
     spec = importlib.util.find_spec("wandb")
-    if spec is None or spec.origin is None:  # without origin: the folder "wandb" that an earlier run left here
+    if spec is None or spec.origin is None:  # a spec without origin is the folder "wandb" that an earlier run has left
         raise UserError(
             f"WANDB.PROJECT is {cfg.WANDB.PROJECT!r}, but wandb is not installed: pip install wandb, "
             "or leave WANDB.PROJECT empty."
@@ -25,9 +29,9 @@ def check_wandb(cfg: CfgNode) -> None:
 
 
 class WandbWriter:
-    """Sends the scalars that are new in the open event storage, a row for each iteration.
+    """Writer that sends the new scalars of the event storage to W&B, one row for each iteration.
 
-    A resumed training goes on in its own W&B run.
+    A resumed training continues its W&B run.
     """
 
     def __init__(
@@ -35,14 +39,14 @@ class WandbWriter:
     ) -> None:
         """
         Args:
-            project: of W&B.
-            name: of the run; W&B makes one up for an empty name.
-            config: the settings that W&B shows.
-            folder: for W&B's own files.
-            run_id: the same for all parts of one training.
-            window_size: noisy scalars are medians over so many iterations.
+            project: name of the W&B project.
+            name: name of the W&B run; W&B chooses one if it is empty.
+            config: config that W&B shows.
+            folder: folder for the files of W&B.
+            run_id: identifies the W&B run, so that a resumed training continues it; None for a new run.
+            window_size: number of iterations whose median is sent for noisy scalars.
         """
-        import wandb  # an optional dependency, and seconds to import
+        import wandb  # optional dependency
 
         self._run = wandb.init(
             project=project, name=name or None, config=config, dir=folder, id=run_id, resume="allow" if run_id else None
@@ -51,12 +55,12 @@ class WandbWriter:
         self._last_write = -1
 
     def write(self) -> None:
-        """Send what came since the last call."""
+        """Send the scalars that were added since the last call."""
         rows: dict[int, dict[str, float]] = defaultdict(dict)
         for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
             if iteration > self._last_write:
                 rows[iteration][name] = value
-        for iteration, row in sorted(rows.items()):  # W&B drops what is behind its newest step
+        for iteration, row in sorted(rows.items()):  # W&B ignores rows that are older than its newest step
             self._run.log(row, step=iteration)
         self._last_write = max(rows, default=self._last_write)
 
@@ -66,7 +70,7 @@ class WandbWriter:
 
 
 def build_wandb_writer(cfg: CfgNode) -> WandbWriter:
-    """The writer of a training whose record lies in ``OUTPUT_DIR``."""
+    """Build the writer of the training that is recorded in ``OUTPUT_DIR``."""
     trainings = [entry["training"] for entry in read_record(Path(cfg.OUTPUT_DIR)) if entry["training"]]
     return WandbWriter(
         cfg.WANDB.PROJECT,
