@@ -107,9 +107,11 @@ class CLOUDS(nn.Module):
         criterion = SetCriterion(
             num_classes=num_classes,
             matcher=matcher,
-            class_weight=former.CLASS_WEIGHT,
-            mask_weight=former.MASK_WEIGHT,
-            dice_weight=former.DICE_WEIGHT,
+            weights={
+                "loss_ce": former.CLASS_WEIGHT,
+                "loss_mask": former.MASK_WEIGHT,
+                "loss_dice": former.DICE_WEIGHT,
+            },
             no_object_weight=former.NO_OBJECT_WEIGHT,
             num_points=former.TRAIN_NUM_POINTS,
             oversample_ratio=former.OVERSAMPLE_RATIO,

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -37,6 +36,7 @@ from clouds.engine.writers import build_wandb_writer
 from clouds.errors import UserError, check_name
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.tables import Provenance, format_table
+from clouds.modeling.distributed import gather_losses
 from clouds.self_training.sam import Sam, build_sam
 
 logger = logging.getLogger(__name__)
@@ -156,27 +156,26 @@ class Trainer(TrainerBase):
         self.scaler.update()
 
     def whole_batch(self, batch: list[dict[str, Any]], values: dict[str, float], failure: str = "") -> dict[str, float]:
-        """What the losses are over the whole batch: the mean over the processes, all of which call this together.
+        """Return the losses of the whole batch: their mean over the processes, which must call this together.
 
         Args:
-            batch: this process's share.
-            values: its losses; one that is NaN or infinite is a failure.
-            failure: what else is not finite.
+            batch: this process's share of the batch.
+            values: losses of this share; NaN or an infinite value is a failure.
+            failure: description of another failure in this process.
 
         Raises:
-            NonFiniteLoss: a failure in some process; raised in all of them, with the images where it happened.
+            NonFiniteLoss: a failure in some process; raised in all processes, with the images of that process.
         """
         bad = failure or ", ".join(f"{name} = {value}" for name, value in values.items() if not math.isfinite(value))
         files = ", ".join(str(sample["file_name"]) for sample in batch)
-        everywhere = comm.all_gather((values, f"{bad} on {files}" if bad else ""))
-        problems = "; ".join(problem for _, problem in everywhere if problem)
-        if problems:
+        means, failures = gather_losses(values, f"{bad} on {files}" if bad else "")
+        if failures:
             instead = " or set SOLVER.AMP.ENABLED False" if self.scaler.is_enabled() else ""
             raise NonFiniteLoss(
-                f"Training stopped at iteration {self.iter}: {problems}; "
+                f"Training stopped at iteration {self.iter}: {'; '.join(failures)}; "
                 f"look at these images and labels, or lower SOLVER.BASE_LR{instead}."
             )
-        return {name: fmean(share[name] for share, _ in everywhere) for name in values}
+        return means
 
     def evaluate(self) -> hooks.Results:
         """`test` of the model as it is."""

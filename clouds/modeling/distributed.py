@@ -1,4 +1,22 @@
-"""Exchanges between the processes that share a batch. All processes must call each function together."""
+"""Exchanges between processes that train on shares of one batch, so that its loss is that of a single process.
+
+Each process computes the losses of its share of the images, and data-parallel training averages the gradients over the
+processes. The average is the gradient of the whole batch under three conditions:
+
+1. All processes pad their images to the same canvas, since padding influences the features (`largest_over_processes`).
+2. Each loss is a sum over the images of the process, divided by the mean over the processes of its normaliser, such as
+   the number of masks (`mean_over_processes`). The mean of these quotients over the processes is the sum over all
+   images divided by the sum of all normalisers.
+3. No process waits for one that has failed. A failure travels with the values that are exchanged anyway, and all
+   processes raise together (`mean_over_processes`, `gather_losses`).
+
+All processes must call each function together. With a single process, nothing is exchanged.
+"""
+
+from statistics import fmean
+
+import torch
+from torch import Tensor
 
 from clouds.d2 import comm
 
@@ -9,3 +27,39 @@ def largest_over_processes(size: tuple[int, int]) -> tuple[int, int]:
         return size
     heights, widths = zip(*comm.all_gather(size), strict=True)
     return max(heights), max(widths)
+
+
+def mean_over_processes(values: Tensor, failure: FloatingPointError | None = None) -> list[float]:
+    """Average each entry of a vector over all processes, in one exchange and one transfer from the device.
+
+    Args:
+        values: (n,) float; n is equal in all processes.
+        failure: error of this process, which makes the values irrelevant.
+
+    Raises:
+        FloatingPointError: some process passed a failure. In processes that passed none, it has no message.
+    """
+    exchanged = torch.cat([values, values.new_full((1,), float(failure is not None))])
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(exchanged)
+        exchanged = exchanged / comm.get_world_size()
+    *means, failed = exchanged.tolist()
+    if failed:
+        raise failure or FloatingPointError
+    return means
+
+
+def gather_losses(losses: dict[str, float], failure: str = "") -> tuple[dict[str, float], list[str]]:
+    """Average losses over all processes, and collect the failures of all processes.
+
+    Args:
+        losses: values by name; the names are equal in all processes without a failure.
+        failure: description of what went wrong in this process, "" = nothing.
+
+    Returns:
+        The mean of each loss, empty if any process failed; and all failures, in the order of the processes.
+    """
+    shares = comm.all_gather((losses, failure))
+    failures = [failure for _, failure in shares if failure]
+    means = {} if failures else {name: fmean(share[name] for share, _ in shares) for name in losses}
+    return means, failures

@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from clouds.d2 import comm
+from clouds.modeling.criterion import LOSSES, MatchedOutput, SetCriterion, Term
+from clouds.modeling.distributed import gather_losses
 from clouds.modeling.inference import resize_scores, semantic_scores
 from clouds.modeling.layers import mask_pool, sine_position_embedding
 from clouds.modeling.matcher import HungarianMatcher, pairwise_dice_cost, pairwise_mask_cost, sample_points
@@ -155,6 +158,49 @@ class TestMatching:
     def test_shared_and_own_points_sample_alike(self):
         maps, points = torch.randn(3, 6, 5), torch.rand(1, 11, 2)
         torch.testing.assert_close(sample_points(maps, points), sample_points(maps, points.expand(3, -1, -1)))
+
+
+class TestCriterion:
+    @pytest.fixture
+    def arguments(self):
+        matcher = HungarianMatcher(cost_class=2, cost_mask=5, cost_dice=5, num_points=8)
+        points = {"num_points": 8, "oversample_ratio": 3, "importance_sample_ratio": 0.75}
+        return {"num_classes": 2, "matcher": matcher, "no_object_weight": 0.1, **points}
+
+    def test_a_new_loss_is_one_entry(self, arguments, monkeypatch):
+        def count_loss(output: MatchedOutput) -> Term:
+            return (output.classes == 2).sum() * output.class_logits.sum(), output.num_masks
+
+        monkeypatch.setitem(LOSSES, "loss_count", count_loss)
+        criterion = SetCriterion(weights={"loss_ce": 1.0, "loss_count": 0.5}, **arguments)
+        predictions = [Prediction(torch.ones(1, 3, 3, requires_grad=True), torch.randn(1, 3, 4, 4)) for _ in range(2)]
+        target = Target(torch.tensor([1, 0]), torch.rand(2, 4, 4) > 0.5)
+        losses = criterion(predictions, [target])
+        assert list(losses) == ["loss_ce", "loss_count", "loss_ce_0", "loss_count_0"]
+        assert losses["loss_count"].item() == pytest.approx(0.5 * 1 * 9 / 2)  # one query of three has no target
+        losses["loss_count_0"].backward()
+        assert predictions[0].class_logits.grad is not None
+
+    def test_a_batch_without_masks_has_no_mask_losses(self, arguments):
+        weights = {"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
+        prediction = Prediction(torch.randn(1, 3, 3), torch.randn(1, 3, 4, 4))
+        empty = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4, 4, dtype=torch.bool))
+        losses = SetCriterion(weights=weights, **arguments)([prediction], [empty])
+        assert losses["loss_mask"] == losses["loss_dice"] == 0
+        assert losses["loss_ce"] > 0
+
+    def test_unknown_losses_are_named(self, arguments):
+        with pytest.raises(ValueError, match=r"^weights names loss_lovasz; the losses are loss_ce, "):
+            SetCriterion(weights={"loss_lovasz": 1.0}, **arguments)
+
+
+class TestGatherLosses:
+    def test_the_mean_and_the_failures_of_all(self, monkeypatch):
+        shares = [({"a": 1.0}, ""), ({"a": 2.0}, "")]
+        monkeypatch.setattr(comm, "all_gather", lambda own: shares)
+        assert gather_losses({"a": 1.0}) == ({"a": 1.5}, [])
+        shares = [({"a": 1.0}, ""), ({}, "x is nan"), ({"a": 1.0}, "y is nan")]
+        assert gather_losses({"a": 1.0}) == ({}, ["x is nan", "y is nan"])
 
 
 class TestGeometricEnsemble:
