@@ -9,7 +9,7 @@ from clouds.experiments.tables import number
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What the differences show.
+    """Conclusion from the differences of an experiment.
 
     Attributes:
         sentence: the conclusion.

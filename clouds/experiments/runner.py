@@ -39,7 +39,7 @@ class Job:
     Attributes:
         name: unique name.
         command: program and its arguments.
-        folder: folder of its results, which the command is told in its arguments.
+        folder: folder of its results; the arguments name it as well.
         needs: names of the jobs that must be done before.
         steps: amount of work, in iterations or images.
         inputs: digest of everything else that its results depend on: settings and files that the command only names.

@@ -1,4 +1,4 @@
-"""How jobs run, fail and continue."""
+"""Jobs: order, failure, continuation."""
 
 import sys
 from pathlib import Path
