@@ -1,5 +1,6 @@
 """The page as a whole, on a tiny experiment."""
 
+import glob
 import re
 import tomllib
 from dataclasses import replace
@@ -132,12 +133,14 @@ def test_more_variants_than_colours(report: Report, folder: Path) -> None:
 
 
 def test_wheel_holds_every_template() -> None:
-    root = Path(clouds.experiments.__file__).parents[2]
-    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    for folder in (root / "clouds").rglob("templates"):
-        packaged = patterns[".".join(folder.parent.relative_to(root).parts)]
-        held = {file for pattern in packaged for file in folder.parent.glob(pattern)}
-        assert {file for file in folder.rglob("*") if file.is_file()} <= held
+    package = Path(clouds.experiments.__file__).parents[1]
+    settings = tomllib.loads((package.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = settings["package-data"]["clouds"]
+    # As setuptools does: `**` at the end also matches files, other than in pathlib.
+    held = {path for each in patterns for path in glob.glob(each, root_dir=package, recursive=True)}  # noqa: PTH207
+    templates = {str(path.relative_to(package)) for path in package.glob("*/templates/**/*") if path.is_file()}
+    assert "experiments/templates/style.css" in templates
+    assert templates <= held
 
 
 def luminance(color: str) -> float:
