@@ -285,6 +285,26 @@ def test_torchrun_and_a_failure_in_one_process(folder: Path) -> None:
     assert [path.name for path in run.glob("*.pth")] == ["model_0000000.pth"]
 
 
+def test_the_module_of_getting_started_trains_in_two_processes(folder: Path) -> None:
+    """Started processes import the script again, which registers its class head there, too."""
+    (code,) = re.findall(r"```python\n(.*?class MLPMasked.*?)```", (ROOT / "GETTING_STARTED.md").read_text(), re.DOTALL)
+    (folder / "my_head.py").write_text(code)
+    words = ["--config-file", str(folder / "c.yaml"), "--num-gpus", "2", HEAD, "MLPMaskedTransformerDecoder"]
+    words += ["OUTPUT_DIR", str(folder / "run"), "SOLVER.MAX_ITER", "1", "TEST.EVAL_PERIOD", "0"]
+    done = subprocess.run(
+        [sys.executable, str(folder / "my_head.py"), *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    stored = torch.load(folder / "run/model_final.pth")["model"]
+    assert "sem_seg_head.predictor.class_embed.layers.1.weight" in stored
+
+
 @pytest.mark.parametrize("error", [UserError, KeyError])
 def test_one_that_fails_ends_all(error: type[Exception], folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     launched = ProcessRaisedException if error is KeyError else UserError
