@@ -1,15 +1,27 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""Exception for errors that the user can correct."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Bad input, told in one sentence: what is wrong, where, and what to do. Command lines print it and exit with 2."""
+    """Error in the user's input. The message is one sentence: what is wrong, where, and what to do.
+
+    Commands print the message without a traceback and exit with code 2.
+    """
 
 
 def check_name(setting: str, name: str, known: Iterable[str]) -> None:
-    """`UserError` with the nearest of the `known` names unless `name`, which `setting` holds, is one of them."""
+    """Check that a name exists.
+
+    Args:
+        setting: config key or flag with the name, for the message.
+        name: name to check.
+        known: names that exist.
+
+    Raises:
+        UserError: the name does not exist; the message lists the most similar ones.
+    """
     known = sorted(known)
     if name not in known:
         nearest = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0)) or "none"

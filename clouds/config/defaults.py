@@ -1,168 +1,191 @@
-"""Every config key: its name, its default, and what it means. Published names keep their published meaning.
+"""Every config key with its default and a comment on its meaning. Published keys keep their published meaning.
 
-One tree for both modes of `clouds.d2`: every key below is set explicitly, whatever detectron2's own default is, and
-what a user sets is checked against these keys alone. The defaults are the paper's network and GTA5 recipe.
+`clouds.config.schema` has the range of each value. The keys are the same in both modes of `clouds.d2`: each one is set
+here, whatever the default of detectron2 is, and files and command lines may only set these keys. The defaults are the
+network of the paper and its recipe for GTA5.
 """
 
 from typing import Any
 
 DEFAULTS: dict[str, Any] = {
-    "VERSION": 2,  # of the config format; the only one there is
-    "OUTPUT_DIR": "./output",  # logs, metrics, checkpoints, the resolved config
-    "SEED": -1,  # of everything random; negative: drawn at the start and logged
+    "VERSION": 2,  # version of the config format
+    "OUTPUT_DIR": "./output",  # folder for logs, metrics, checkpoints and the resolved config
+    "SEED": -1,  # seed of everything random; a negative value is replaced by a random one, which is logged
     "MODEL": {
-        "META_ARCHITECTURE": "CLOUDS",
-        "WEIGHTS": "",  # checkpoint to start from or to evaluate; "" starts from CLIP and a fresh head
-        "DEVICE": "auto",  # "auto": cuda if there is one, else cpu
-        "SAVE_PSEUDO_LABELS": False,  # evaluation also writes its predictions to OUTPUT_DIR/pseudo_labels/<data set>
-        "PIXEL_MEAN": [122.7709383, 116.7460125, 104.09373615],  # CLIP's, RGB, of 0..255
-        "PIXEL_STD": [68.5005327, 66.6321579, 70.32316305],
-        "BACKBONE": {"NAME": "CLIP"},  # "CLIP": frozen towers; "TrainableCLIP": the same, trained
+        "META_ARCHITECTURE": "CLOUDS",  # name in the registry of architectures
+        "WEIGHTS": "",  # checkpoint to start from or to evaluate; "": CLIP's weights and a randomly initialized head
+        "DEVICE": "auto",  # torch device; "auto": a GPU if there is one, else the CPU
+        "SAVE_PSEUDO_LABELS": False,  # evaluation also writes label maps to OUTPUT_DIR/pseudo_labels/<data set>
+        "PIXEL_MEAN": [122.7709383, 116.7460125, 104.09373615],  # mean of the input in RGB, 0..255
+        "PIXEL_STD": [68.5005327, 66.6321579, 70.32316305],  # standard deviation of the input in RGB, 0..255
+        "BACKBONE": {
+            "NAME": "CLIP",  # name in the registry of backbones; "CLIP": frozen towers, "TrainableCLIP": trained ones
+        },
         "SEM_SEG_HEAD": {
-            "NAME": "CLOUDSHead",
-            "IN_FEATURES": ["res2", "res3", "res4", "res5"],  # backbone maps handed to the pixel decoder
-            "IGNORE_VALUE": 255,  # label of pixels that count nowhere
-            "NUM_CLASSES": 19,
-            "CONVS_DIM": 256,  # channels inside the pixel decoder
+            "NAME": "CLOUDSHead",  # name in the registry of heads
+            "IN_FEATURES": ["res2", "res3", "res4", "res5"],  # feature maps of the backbone for the pixel decoder
+            "IGNORE_VALUE": 255,  # label of pixels that neither the loss nor a metric counts; fixed
+            "NUM_CLASSES": 19,  # number of classes without void
+            "CONVS_DIM": 256,  # channels of the pixel decoder
             "MASK_DIM": 256,  # channels of the mask features
-            "NORM": "GN",
-            "PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
-            "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],  # the others join in the FPN
-            "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,  # sampled per head and level
-            "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
-            "TRANSFORMER_ENC_LAYERS": 6,
-            "TRANSFORMER_ENC_DIM_FEEDFORWARD": 1024,
-            "COMMON_STRIDE": 4,  # of the mask features, in input pixels
+            "NORM": "GN",  # normalization in the pixel decoder: "GN" (group normalization) or "" for none
+            "PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",  # name in the registry of heads
+            # Feature maps for the deformable encoder; the finer ones are added by a feature pyramid.
+            "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
+            "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,  # sampling points per head and feature level
+            "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,  # attention heads of the deformable encoder
+            "TRANSFORMER_ENC_LAYERS": 6,  # layers of the deformable encoder
+            "TRANSFORMER_ENC_DIM_FEEDFORWARD": 1024,  # hidden channels of its feed-forward networks
+            "COMMON_STRIDE": 4,  # stride of the mask features, in input pixels
         },
         "MASK_FORMER": {
-            # The class head: Original... is a linear layer, MultiScale... compares with CLIP's text embeddings, Bis...
-            # classifies the features pooled under each mask.
+            # Name in the registry of transformer decoders, which differ in the class head:
+            # "OriginalMultiScaleMaskedTransformerDecoder" has a linear layer, "MultiScaleMaskedTransformerDecoder"
+            # compares queries with CLIP's text embeddings, "BisMultiScaleMaskedTransformerDecoder" compares the
+            # features pooled under each mask with them.
             "TRANSFORMER_DECODER_NAME": "OriginalMultiScaleMaskedTransformerDecoder",
-            "HIDDEN_DIM": 256,
-            "NUM_OBJECT_QUERIES": 100,
-            "NHEADS": 8,
-            "DIM_FEEDFORWARD": 2048,
-            "DEC_LAYERS": 10,  # predictions: nine layers, and the learnt queries before the first
-            "DROPOUT": 0.0,
-            "PRE_NORM": False,  # normalise before each block instead of after it
-            "ENFORCE_INPUT_PROJ": False,  # a 1x1 convolution on the decoder's input even where the widths agree
-            "SIZE_DIVISIBILITY": 32,  # batches are padded to a multiple of this
-            "DEEP_SUPERVISION": True,  # the losses on every prediction, not only the last
-            "CLASS_WEIGHT": 2.0,  # of cross-entropy, in the loss and in the matching; the next two likewise
-            "MASK_WEIGHT": 5.0,
-            "DICE_WEIGHT": 5.0,
-            "NO_OBJECT_WEIGHT": 0.1,  # of the class "no object" within the cross-entropy
-            "TRAIN_NUM_POINTS": 12544,  # a mask is compared at this many points
-            "OVERSAMPLE_RATIO": 3.0,  # this many times as many are drawn to choose the uncertain ones from
-            "IMPORTANCE_SAMPLE_RATIO": 0.75,  # share of the points that are chosen so; the rest is random
+            "HIDDEN_DIM": 256,  # channels of the queries
+            "NUM_OBJECT_QUERIES": 100,  # number of queries
+            "NHEADS": 8,  # attention heads of the transformer decoder
+            "DIM_FEEDFORWARD": 2048,  # hidden channels of its feed-forward networks
+            "DEC_LAYERS": 10,  # number of predictions: one of the learnt queries, then one after each of nine layers
+            "DROPOUT": 0.0,  # dropout probability in the deformable encoder
+            "PRE_NORM": False,  # normalize before each block of the transformer decoder instead of after it
+            "ENFORCE_INPUT_PROJ": False,  # project the decoder's input by a 1x1 convolution even if the channels agree
+            "SIZE_DIVISIBILITY": 32,  # pad the images of a batch to a multiple of this size, in pixels
+            "DEEP_SUPERVISION": True,  # compute the losses on every prediction instead of the last one only
+            "CLASS_WEIGHT": 2.0,  # weight of the cross-entropy, in the loss and in the matching
+            "MASK_WEIGHT": 5.0,  # weight of the binary mask loss, in the loss and in the matching
+            "DICE_WEIGHT": 5.0,  # weight of the dice loss, in the loss and in the matching
+            "NO_OBJECT_WEIGHT": 0.1,  # weight of the void class in the cross-entropy
+            "TRAIN_NUM_POINTS": 12544,  # number of points at which masks are compared
+            "OVERSAMPLE_RATIO": 3.0,  # candidates per point from which the most uncertain ones are chosen
+            "IMPORTANCE_SAMPLE_RATIO": 0.75,  # share of the points chosen by uncertainty; the others are random
         },
         "CLOUDS": {
-            "CLIP_MODEL_NAME": "convnext_large_d_320",  # open_clip's name
-            "CLIP_PRETRAINED_WEIGHTS": "laion2b_s29b_b131k_ft_soup",  # open_clip's tag or a local file; "" for none
-            "EMBED_DIM": 768,  # of CLIP's common space of images and texts
-            "GEOMETRIC_ENSEMBLE": False,  # mix in CLIP's own class scores when predicting
-            "GEOMETRIC_ENSEMBLE_ALPHA": 0.4,  # CLIP's exponent for classes seen in training
-            "GEOMETRIC_ENSEMBLE_BETA": 0.8,  # and for the others
-            "ENSEMBLE_ON_VALID_MASK": False,  # only for masks that are not empty; the ResNet towers need it
-            "GEOMETRIC_ENSEMBLE_EMA": False,  # the same mixing where the teacher labels generated images
+            "CLIP_MODEL_NAME": "convnext_large_d_320",  # CLIP: name of an open_clip model, a .json config or a folder
+            "CLIP_PRETRAINED_WEIGHTS": "laion2b_s29b_b131k_ft_soup",  # open_clip tag or local file; "": none
+            "EMBED_DIM": 768,  # dimension of CLIP's common space of images and texts
+            "GEOMETRIC_ENSEMBLE": False,  # combine the class scores with CLIP's own when predicting
+            "GEOMETRIC_ENSEMBLE_ALPHA": 0.4,  # exponent of CLIP's scores for classes of the training set
+            "GEOMETRIC_ENSEMBLE_BETA": 0.8,  # exponent of CLIP's scores for other classes
+            "ENSEMBLE_ON_VALID_MASK": False,  # combine for masks that are not empty only; ResNet towers need it
+            "GEOMETRIC_ENSEMBLE_EMA": False,  # combine in the same way when the teacher labels generated images
             "ITERATION_UPDATE": 100,  # iterations between two updates of the teacher
             # Self-training on generated images.
             "SAM": {
-                "MINIBATCH": False,  # a teacher labels the generated images of every batch; joint training needs it
-                "ENABLED": False,  # SAM refines these labels
-                "ALPHA_EMA": 0.999,  # share of the teacher that an update keeps; the rest is the student's
-                "SIZE_THRESHOLD": 5000,  # pixels; only larger regions of a label map are shown to SAM
-                "NUM_POINTS": 5,  # prompts for each region
-                "SELECTION_MODE": "random",  # of the prompts within a region: or "center", "largest_component"
-                "EROSION": False,  # keep the prompts off the border of a region
-                "EROSION_SIZE": 3,  # pixels, side of the square that erodes
-                "RM_INTERSECTION": True,  # drop pixels that masks of two classes claim
-                "KEEP_TEACHER": False,  # pixels that SAM leaves without a label keep the teacher's
-                "REFINEMENT": False,  # a second pass of SAM that is shown the masks of the first
-                "MOBILE": True,  # MobileSAM; else what TYPE says
-                "TYPE": "vit_h",  # "vit_l", "vit_b"; or the folder WEIGHTS: "transformers", "segment_anything"
-                "WEIGHTS": "",  # file or folder; "": that of the type in the folder weights
-                "IMAGE_SIZE": 1024,  # pixels, longest side of the image that SAM sees; a multiple of 64
-                "PROMPTS_AT_ONCE": 64,  # regions decoded together; bounds the memory
-                "CACHE_DIR": "",  # keep SAM's image embeddings here; "": compute them anew each time
-                "CACHE_SIZE": 25.0,  # GB; 5,000 images and their mirrors are 21; beyond, the longest unused leave
+                "MINIBATCH": False,  # the teacher labels the generated images of each batch; joint training needs it
+                "ENABLED": False,  # SAM refines these pseudo-labels
+                "ALPHA_EMA": 0.999,  # share of the teacher's weights that an update keeps
+                "SIZE_THRESHOLD": 5000,  # pixels; only regions of a label map that are larger are prompted
+                "NUM_POINTS": 5,  # point prompts per region
+                "SELECTION_MODE": "random",  # choice of the points in a region: or "center", "largest_component"
+                "EROSION": False,  # keep the points away from the border of the region
+                "EROSION_SIZE": 3,  # pixels, side of the square of the erosion
+                "RM_INTERSECTION": True,  # leave pixels in the masks of two classes without a label
+                "KEEP_TEACHER": False,  # pixels without a label after the refinement keep the teacher's label
+                "REFINEMENT": False,  # a second pass of SAM with the masks of the first as prompts
+                "MOBILE": True,  # use MobileSAM and ignore TYPE
+                # "vit_h", "vit_l" or "vit_b"; with a folder in WEIGHTS also "transformers" or "segment_anything".
+                "TYPE": "vit_h",
+                "WEIGHTS": "",  # file or folder with SAM's weights; "": the file of the type in the folder weights
+                "IMAGE_SIZE": 1024,  # pixels, longer side of SAM's input; a multiple of 64
+                "PROMPTS_AT_ONCE": 64,  # regions decoded at once; limits the memory
+                "CACHE_DIR": "",  # folder for SAM's image embeddings; "": they are computed again each time
+                # GB; above this size the least recently used embeddings are deleted. 5,000 images with their mirror
+                # images take 21 GB.
+                "CACHE_SIZE": 25.0,
             },
-            "PANEL_PERIOD": 0,  # iterations between two pictures of pseudo-labels; 0: none
+            "PANEL_PERIOD": 0,  # iterations between two panels of pseudo-labels; 0: none
         },
     },
     "INPUT": {
-        "INITIAL_HEIGHT": 1052,  # the size of training images before the random scale
-        "INITIAL_WIDTH": 1914,
-        "RESIZE": {"ENABLED": True},  # random scale by a factor within SCALE_RANGE
-        "SCALE_RANGE": (0.5, 2.0),
-        "CROP": {"ENABLED": True},  # random window of CROP_SIZE
-        "CROP_SIZE": (768, 768),  # [height, width]; smaller images are padded
-        "COLOR_AUG_SSD": True,  # jitter of brightness, contrast, saturation and hue
-        "COLOR_AUG_STRENGTH": 1.0,  # scales the published ranges of that jitter; 2 and above also takes all colour away
-        "FLIP": True,  # mirror every second image
-        "PL_THRESHOLD": 0.0,  # pseudo-labels with a lower confidence (0..1) are left out
-        "TEST_SHORT_EDGE": 1024,  # images are resized to this shortest edge before the network; 0 keeps their size
+        "INITIAL_HEIGHT": 1052,  # pixels; training images are fitted into this height before the random scale
+        "INITIAL_WIDTH": 1914,  # pixels; training images are fitted into this width before the random scale
+        "RESIZE": {
+            "ENABLED": True,  # resize training images, with a random factor in SCALE_RANGE
+        },
+        "SCALE_RANGE": (0.5, 2.0),  # smallest and largest factor of the random scale
+        "CROP": {
+            "ENABLED": True,  # take a random crop of CROP_SIZE
+        },
+        "CROP_SIZE": (768, 768),  # [height, width] in pixels; smaller images are padded
+        "COLOR_AUG_SSD": True,  # jitter brightness, contrast, saturation and hue
+        "COLOR_AUG_STRENGTH": 1.0,  # factor on the published ranges of that jitter; from 2 on it may remove all colour
+        "FLIP": True,  # mirror images with probability 1/2
+        "PL_THRESHOLD": 0.0,  # pseudo-labels with a lower confidence, 0..1, are left out
+        "TEST_SHORT_EDGE": 1024,  # pixels; test images are resized to this shorter edge; 0: they keep their size
     },
     "DATASETS": {
-        "TRAIN": (),
-        "TEST": (),
+        "TRAIN": (),  # names of the training sets
+        "TEST": (),  # names of the test sets
         "SOURCE_FACTOR": 1.0,  # repeats of a labelled image in an epoch; a fraction is a probability
-        "TARGET_FACTOR": 1.0,  # likewise of a generated one
-        "CUSTOM": (),  # YAML files that describe data sets of your own, see datasets/README.md
-        "MODULES": (),  # python modules with register(root), which add data sets of their own
+        "TARGET_FACTOR": 1.0,  # repeats of a generated image in an epoch; a fraction is a probability
+        "CUSTOM": (),  # YAML files that describe further data sets, see datasets/README.md
+        "MODULES": (),  # Python modules whose function register(root) registers further data sets
     },
     "DATALOADER": {
         "NUM_WORKERS": 4,  # processes that load images, for each training process
-        # "TrainingSampler"; "WeightedTrainingSampler", which heeds the two factors above; or "RareClassSampler", which
-        # also draws the labelled images by their classes.
+        # "TrainingSampler"; "WeightedTrainingSampler", which uses SOURCE_FACTOR and TARGET_FACTOR; or
+        # "RareClassSampler", which uses them and samples labelled images by their classes.
         "SAMPLER_TRAIN": "TrainingSampler",
         "RARE_CLASS": {
-            "TEMPERATURE": 0.01,  # of exp((1 - share of the pixels) / T), by which a class is drawn; high: all alike
-            "MIN_PIXELS": 3000,  # an image counts as one of a class from so many pixels of it on
-            "MIN_CROP_RATIO": 0.5,  # a crop is drawn again, up to ten times, below this share of MIN_PIXELS
+            "TEMPERATURE": 0.01,  # T in exp((1 - share of pixels) / T), the weight of a class; high: all are equal
+            "MIN_PIXELS": 3000,  # smallest number of pixels for which an image counts as one of a class
+            "MIN_CROP_RATIO": 0.5,  # a crop with a smaller share of MIN_PIXELS is drawn again, at most ten times
         },
     },
     "SOLVER": {
-        "IMS_PER_BATCH": 8,  # on all processes together
-        "MAX_ITER": 40000,
+        "IMS_PER_BATCH": 8,  # images in a batch, over all processes
+        "MAX_ITER": 40000,  # number of iterations
         "OPTIMIZER": "ADAMW",  # or "SGD"
-        "BASE_LR": 1e-5,
-        "BACKBONE_MULTIPLIER": 0.1,  # on the learning rate of the backbone
-        "MOMENTUM": 0.9,  # SGD's
-        "WEIGHT_DECAY": 0.05,
-        "WEIGHT_DECAY_NORM": 0.0,  # of normalisation layers
-        "WEIGHT_DECAY_EMBED": 0.0,  # of embeddings
+        "BASE_LR": 1e-5,  # learning rate after the warm-up
+        "BACKBONE_MULTIPLIER": 0.1,  # factor on the learning rate of the backbone
+        "MOMENTUM": 0.9,  # momentum of SGD
+        "WEIGHT_DECAY": 0.05,  # weight decay
+        "WEIGHT_DECAY_NORM": 0.0,  # weight decay of normalization layers
+        "WEIGHT_DECAY_EMBED": 0.0,  # weight decay of embeddings
         "LR_SCHEDULER_NAME": "WarmupMultiStepLR",  # or "WarmupPolyLR"
-        "STEPS": (100000,),  # WarmupMultiStepLR multiplies by GAMMA here; the published recipes end before
-        "GAMMA": 0.1,
-        "POLY_LR_POWER": 0.9,
-        "POLY_LR_CONSTANT_ENDING": 0.0,  # WarmupPolyLR does not fall below this share of BASE_LR
+        "STEPS": (100000,),  # iterations at which WarmupMultiStepLR multiplies by GAMMA; published recipes end earlier
+        "GAMMA": 0.1,  # factor on the learning rate at each of STEPS
+        "POLY_LR_POWER": 0.9,  # exponent of WarmupPolyLR
+        "POLY_LR_CONSTANT_ENDING": 0.0,  # lowest share of BASE_LR in WarmupPolyLR
         "WARMUP_METHOD": "linear",  # or "constant"
         "WARMUP_FACTOR": 1.0,  # share of BASE_LR at the first iteration
-        "WARMUP_ITERS": 10,
-        # The gradient norm of the whole model is clipped ("full_model"), or each parameter's ("norm", "value").
-        "CLIP_GRADIENTS": {"ENABLED": True, "CLIP_TYPE": "full_model", "CLIP_VALUE": 0.01, "NORM_TYPE": 2.0},
-        "CHECKPOINT_PERIOD": 0,  # iterations; 0: at every fifth evaluation
-        "CHECKPOINTS_KEPT": 3,  # so many of the newest, and the final one, stay on disk; 0: all
-        "CHECKPOINT_FROZEN": False,  # also store what is not trained, as the published checkpoints do
-        # Mixed precision. "auto": bfloat16 on a GPU that has it, float16 with loss scaling on another, none on a
-        # CPU, where neither pays; "bfloat16" and "float16" hold on every device.
-        "AMP": {"ENABLED": False, "DTYPE": "auto"},
+        "WARMUP_ITERS": 10,  # iterations of the warm-up
+        "CLIP_GRADIENTS": {
+            "ENABLED": True,  # clip gradients
+            # "full_model": norm of all gradients together; "norm": norm of each parameter; "value": each entry.
+            "CLIP_TYPE": "full_model",
+            "CLIP_VALUE": 0.01,  # largest norm or absolute value; 0: no clipping
+            "NORM_TYPE": 2.0,  # p of the p-norm
+        },
+        "CHECKPOINT_PERIOD": 0,  # iterations between two checkpoints; 0: at every fifth evaluation
+        "CHECKPOINTS_KEPT": 3,  # number of checkpoints on disk besides the final one; 0: all
+        "CHECKPOINT_FROZEN": False,  # also store parameters that are not trained, as the published checkpoints do
+        "AMP": {
+            "ENABLED": False,  # train in mixed precision
+            # "bfloat16" or "float16"; "auto": bfloat16 on a GPU that supports it, float16 with loss scaling on other
+            # GPUs, and full precision on a CPU, where neither is faster.
+            "DTYPE": "auto",
+        },
     },
     "TEST": {
-        "EVAL_PERIOD": 4000,  # iterations; 0: only at the end
-        # "full_resolution": ground truth at its own size. "published_short_edge": resized to the network's input.
+        "EVAL_PERIOD": 4000,  # iterations between two evaluations; 0: only at the end
+        # "full_resolution": predictions are compared at the size of the ground truth; "published_short_edge": at the
+        # size of the network's input.
         "PROTOCOL": "full_resolution",
-        "AMP": False,  # evaluate in the precision of SOLVER.AMP.DTYPE too; scores then depend on the device
-        "BOUNDARY_IOU": False,  # also score how well the outlines of the classes are met
+        "AMP": False,  # evaluate in the precision of SOLVER.AMP.DTYPE; scores then depend on the device
+        "BOUNDARY_IOU": False,  # also compute boundary IoU
     },
     "WANDB": {
-        "PROJECT": "",  # training curves also go to this project of Weights & Biases; "": they do not
-        "NAME": "",  # of the run there; "": W&B makes one up
+        "PROJECT": "",  # project of Weights & Biases that gets the training curves; "": none
+        "NAME": "",  # name of the run in that project; "": chosen by Weights & Biases
     },
 }
 
-# What published configs and detectron2's own dumps set and nothing here reads: accepted, with one log line.
+# Keys and sections that published configs and detectron2's dumps contain and that are not used here. They are accepted
+# and reported in one line of the log.
 IGNORED_SECTIONS = (
     *("GLOBAL", "TEST.AUG", "TEST.PRECISE_BN", "MODEL.MASK_FORMER.TEST"),
     *(f"MODEL.{name}" for name in ("ANCHOR_GENERATOR", "FPN", "PANOPTIC_FPN", "PROPOSAL_GENERATOR", "RESNETS")),

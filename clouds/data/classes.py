@@ -1,4 +1,4 @@
-"""The 19 Cityscapes classes every benchmark here is scored on: names, colours, and the ids they have in label files."""
+"""The 19 classes of Cityscapes, which all data sets are scored on: names, colours, and ids in label files."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 IGNORE_LABEL = 255
-"""Train id of the pixels that neither the loss nor a metric looks at."""
+"""Train id of pixels that neither the loss nor a metric counts."""
 
 CITYSCAPES_CLASSES: tuple[str, ...] = (
     "road,railroad",
@@ -29,7 +29,7 @@ CITYSCAPES_CLASSES: tuple[str, ...] = (
     "motorcycle,motorcycles",
     "bicycle,bicycles,bike,bikes",
 )
-"""Names by train id, synonyms separated by commas; the first synonym is the class's own name."""
+"""Names by train id, with synonyms separated by commas; the first synonym is the name of the class."""
 
 CITYSCAPES_COLORS: tuple[tuple[int, int, int], ...] = (
     (128, 64, 128),
@@ -52,7 +52,7 @@ CITYSCAPES_COLORS: tuple[tuple[int, int, int], ...] = (
     (0, 0, 230),
     (119, 11, 32),
 )
-"""RGB by train id: the palette that Cityscapes figures are drawn in."""
+"""RGB, 0..255, by train id: the palette of Cityscapes."""
 
 CITYSCAPES_ID_TO_TRAIN_ID: dict[int, int] = {
     7: 0,
@@ -75,7 +75,7 @@ CITYSCAPES_ID_TO_TRAIN_ID: dict[int, int] = {
     32: 17,
     33: 18,
 }
-"""Label id (`*_labelIds.png`; GTA5 uses the same ids) to train id; every other id is ignored."""
+"""Label id of Cityscapes (`*_labelIds.png`) and GTA5 -> train id; other ids are ignored."""
 
 CITYSCAPES_LABELS: tuple[str, ...] = (
     *("unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground"),
@@ -83,10 +83,10 @@ CITYSCAPES_LABELS: tuple[str, ...] = (
     *("pole", "polegroup", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person", "rider"),
     *("car", "truck", "bus", "caravan", "trailer", "train", "motorcycle", "bicycle"),
 )
-"""Names by Cityscapes label id, as the polygon files have them; "license plate" (-1) is never drawn."""
+"""Names by label id of Cityscapes, as in its polygon files; "license plate" (-1) is never drawn."""
 
 GTA5_IDS = range(35)
-"""The ids in GTA5's label maps: Cityscapes' and 34, license plates."""
+"""Ids in the label maps of GTA5: those of Cityscapes, and 34 for license plates."""
 
 SYNTHIA_ID_TO_TRAIN_ID: dict[int, int] = {
     3: 0,
@@ -109,19 +109,19 @@ SYNTHIA_ID_TO_TRAIN_ID: dict[int, int] = {
     12: 17,
     11: 18,
 }
-"""SYNTHIA-RAND-CITYSCAPES' class to train id. 16, 18 and 20 (terrain, truck, train) do not occur."""
+"""Class of SYNTHIA-RAND-CITYSCAPES -> train id. 16, 18 and 20 (terrain, truck, train) do not occur."""
 
 SYNTHIA_IDS = range(23)
-"""The classes of SYNTHIA-RAND-CITYSCAPES; those without a train id: void, parking slot, road work, lane marking."""
+"""Classes of SYNTHIA-RAND-CITYSCAPES. Void, parking slot, road work and lane marking have no train id."""
 
 SYNTHIA_16: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
-"""Train ids of the 16 classes that SYNTHIA has."""
+"""Train ids of the 16 classes of SYNTHIA."""
 
 SYNTHIA_13: tuple[int, ...] = tuple(c for c in SYNTHIA_16 if c not in (3, 4, 5))
-"""The 13 classes that are also quoted: without wall, fence and pole."""
+"""Train ids of the 13 classes that papers also report: without wall, fence and pole."""
 
 SYNTHIA_MEANS: dict[str, tuple[int, ...]] = {"mIoU16": SYNTHIA_16, "mIoU13": SYNTHIA_13}
-"""What networks that learnt from SYNTHIA are also scored by: name -> train ids."""
+"""Additional scores of networks trained on SYNTHIA: name -> train ids."""
 
 MAPILLARY_NAME_TO_TRAIN_ID: dict[str, int] = {
     "construction--flat--road": 0,
@@ -154,10 +154,10 @@ MAPILLARY_NAME_TO_TRAIN_ID: dict[str, int] = {
     "object--vehicle--motorcycle": 17,
     "object--vehicle--bicycle": 18,
 }
-"""Mapillary Vistas' class to train id. A name also stands for those below it ("a--b" for "a--b--c") without a row."""
+"""Class of Mapillary Vistas -> train id. An entry "a--b" also holds for "a--b--c" if that has no entry."""
 
 MAPILLARY_V1_IDS = range(66)
-"""The classes of Mapillary Vistas v1.2."""
+"""Classes of Mapillary Vistas v1.2."""
 
 MAPILLARY_V1_ID_TO_TRAIN_ID: dict[int, int] = {
     **dict.fromkeys((13, 24, 41), 0),
@@ -180,28 +180,36 @@ MAPILLARY_V1_ID_TO_TRAIN_ID: dict[int, int] = {
     57: 17,
     52: 18,
 }
-"""The published table for Mapillary Vistas v1.2, by id."""
+"""Class id of Mapillary Vistas v1.2 -> train id, as published."""
 
 
 def mapillary_train_id(name: str) -> int:
-    """Train id, or 255, of a class of Mapillary Vistas: "object--traffic-light--pedestrians" -> 6."""
+    """Return the train id of a class of Mapillary Vistas: "object--traffic-light--pedestrians" -> 6; 255 if ignored."""
     parts = name.split("--")
     above = ("--".join(parts[:count]) for count in range(len(parts), 0, -1))
     return next((MAPILLARY_NAME_TO_TRAIN_ID[key] for key in above if key in MAPILLARY_NAME_TO_TRAIN_ID), IGNORE_LABEL)
 
 
 def short_name(class_name: str) -> str:
-    """The class's own name: `"car,cars"` -> `"car"`."""
+    """Return the first synonym of a class: `"car,cars"` -> `"car"`."""
     return class_name.split(",", 1)[0].strip()
 
 
 def split_synonyms(class_name: str) -> list[str]:
-    """`"car, cars"` -> `["car", "cars"]`."""
+    """Return all synonyms of a class: `"car, cars"` -> `["car", "cars"]`."""
     return [name.strip() for name in class_name.split(",")]
 
 
 def lookup_table(mapping: Mapping[int, int], fill: int = IGNORE_LABEL) -> npt.NDArray[np.uint8]:
-    """Table T with `T[label]` translating a uint8 label map: (256,) uint8, `fill` for ids not in `mapping`."""
+    """Return a table that translates a uint8 label map by indexing: `table[labels]`.
+
+    Args:
+        mapping: id -> new id.
+        fill: new id of all other ids.
+
+    Returns:
+        (256,) uint8.
+    """
     table = np.full(256, fill, dtype=np.uint8)
     for source, target in mapping.items():
         table[source] = target

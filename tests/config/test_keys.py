@@ -1,4 +1,4 @@
-"""Every config key is read by the package."""
+"""Every config key has a comment and is read by the package."""
 
 import ast
 from collections.abc import Iterator
@@ -69,6 +69,23 @@ def test_every_key_is_read(key):
 @pytest.mark.parametrize("key", CONSTANT)
 def test_constants_accept_one_value(key):
     assert [value for value in range(-1000, 1000) if RULES[key].accepts(value)] == [KNOWN[key]]
+
+
+def keys_in(tree: ast.Dict, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Dotted names and lines of the keys in a nested dict display."""
+    for key, value in zip(tree.keys, tree.values, strict=True):
+        name = f"{prefix}{key.value}"
+        yield from keys_in(value, f"{name}.") if isinstance(value, ast.Dict) else [(name, key.lineno)]
+
+
+def test_every_key_has_a_comment():
+    source = (CLOUDS / "config" / "defaults.py").read_text(encoding="utf-8")
+    (defaults,) = [node.value for node in ast.parse(source).body if isinstance(node, ast.AnnAssign)]
+    lines = source.splitlines()
+    found = dict(keys_in(defaults))
+    assert set(found) == set(KNOWN)
+    for key, number in found.items():
+        assert "  # " in lines[number - 1] or lines[number - 2].lstrip().startswith("# "), key
 
 
 def test_the_search_finds_paths_and_sections():
