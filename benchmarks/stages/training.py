@@ -1,0 +1,99 @@
+"""Whole training steps: labelled images alone, and joint training with teacher and SAM."""
+
+from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
+
+from scenes import CLASSES
+from torch import Tensor
+from torch.nn import functional as F
+
+from clouds.engine.hooks.self_training import SelfTrainingHook
+from clouds.engine.optimizer import build_gradient_clipper, build_optimizer
+from clouds.engine.trainer import as_numbers
+from clouds.modeling.structures import ImageDict
+from clouds.self_training.pseudo_labels import PseudoLabel, PseudoLabeller
+from clouds.self_training.teacher import Teacher
+from stages.bench import Bench
+from stages.foundation import build_random_sam
+from stages.inputs import Inputs
+from stages.peers import PEER, PeerStep, build_peer
+
+SAM_KINDS = ("none", "mobile", "vit_h")
+
+
+class Step:
+    """A training step as `clouds.engine.trainer.Trainer` makes it: forward, losses to the host, backward, update."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.model = inputs.model
+        self.optimizer = build_optimizer(inputs.cfg, self.model)
+        self.clip = build_gradient_clipper(inputs.cfg)
+
+    def __call__(self, batch: Sequence[ImageDict]) -> dict[str, float]:
+        losses = self.model(batch)
+        values = as_numbers(losses)
+        self.optimizer.zero_grad()
+        sum(losses.values()).backward()
+        self.clip(parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        self.optimizer.step()
+        return values
+
+
+def measure_labelled_step(bench: Bench, inputs: Inputs) -> None:
+    """Measure a step on labelled images, from the upload to the update; the peer is the same step of HF Mask2Former."""
+    images = inputs.sizes.batch
+    peer_step = PeerStep(build_peer(smoke=bench.smoke), inputs.pixels, inputs.targets)
+    for name in ("default", "tf32", "bf16"):
+        with bench.precision(name):
+            bench.time(f"step/{PEER}/{name}", peer_step, images=images, seconds=3)
+    del peer_step
+
+    run = partial(Step(inputs), inputs.batch())
+    for name in ("default", "tf32", "bf16"):
+        with bench.precision(name):
+            bench.time(f"step/{name}", run, peer=f"step/{PEER}/{name}", images=images, seconds=3)
+            bench.note_host(f"step/{name}/host", run)
+
+
+class DrawnLabels(PseudoLabeller):
+    """A labeller that labels every image with one given label map: a teacher with random weights finds no regions."""
+
+    def __init__(self, labels: Tensor, **settings: object) -> None:
+        super().__init__(**settings)  # type: ignore[arg-type]
+        self.scores = F.one_hot(labels.long(), CLASSES).permute(2, 0, 1).float()
+
+    def __call__(
+        self, scores: Sequence[Tensor], images: Sequence[Tensor], seeds: Sequence[int | None]
+    ) -> list[PseudoLabel]:
+        drawn = self.scores.to(scores[0].device)
+        return super().__call__([drawn] * len(scores), images, seeds)
+
+
+def measure_joint_step(bench: Bench, inputs: Inputs) -> None:
+    """Measure a step in which some images are labelled by the teacher, without SAM and with two kinds of it.
+
+    The peer is the joint step without SAM; of that step, it is the labelled step.
+    """
+    step, batch = Step(inputs), inputs.batch(inputs.sizes.generated)
+    teacher = Teacher(0.999)
+    teacher.start(inputs.model.sem_seg_head)
+    trainer = SimpleNamespace(model=inputs.model)
+    for kind in SAM_KINDS[:2] if bench.smoke else SAM_KINDS:
+        if bench.left() < 40 and not bench.smoke:
+            bench.note(f"joint/{kind}/skipped", seconds_left=bench.left())
+            break
+        sam = None if kind == "none" else build_random_sam(kind, bench)
+        labeller = DrawnLabels(inputs.labels[0], sam=sam, min_area=50 if bench.smoke else 5000)
+        hook = SelfTrainingHook(teacher, labeller, update_period=1)
+        hook.trainer = trainer
+
+        def joint(hook: SelfTrainingHook = hook) -> None:
+            step(hook.label(batch))
+            teacher.update(inputs.model.sem_seg_head)
+
+        for name in ("default", "bf16"):
+            peer = f"step/{name}" if kind == "none" else f"joint/none/{name}"
+            with bench.precision(name):
+                bench.time(f"joint/{kind}/{name}", joint, peer=peer, images=inputs.sizes.batch, seconds=3)
+        bench.note_host(f"joint/{kind}/host", joint)
