@@ -41,7 +41,6 @@ if TYPE_CHECKING:  # the types in either mode
     from .bundled.modeling import build_backbone as build_backbone
     from .bundled.modeling import build_model as build_model
     from .bundled.modeling import build_sem_seg_head as build_sem_seg_head
-    from .bundled.structures import ImageList as ImageList
     from .bundled.structures import Instances as Instances
     from .bundled.train_loop import HookBase as HookBase
     from .bundled.train_loop import TrainerBase as TrainerBase
@@ -62,7 +61,6 @@ _NAMES: dict[str, tuple[str, str]] = {
     "build_sem_seg_head": ("modeling", "modeling"),
     "Backbone": ("modeling", "modeling"),
     "ShapeSpec": ("layers", "modeling"),
-    "ImageList": ("structures", "structures"),
     "Instances": ("structures", "structures"),
     "DatasetCatalog": ("data", "catalog"),
     "MetadataCatalog": ("data", "catalog"),

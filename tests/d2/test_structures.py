@@ -1,39 +1,12 @@
-"""ImageList and Instances."""
+"""Instances."""
 
 import copy
 import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from clouds.d2 import ImageList, Instances
-
-SIDES = st.integers(1, 9)
-
-
-@settings(deadline=None, max_examples=50)
-@given(sizes=st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=4), divisor=st.integers(0, 5))
-def test_padding(sizes, divisor):
-    images = [1 + torch.rand(3, *size) for size in sizes]
-    batch = ImageList.from_tensors(images, divisor)
-    height, width = batch.tensor.shape[-2:]
-    step = max(divisor, 1)
-    assert height % step == width % step == 0
-    assert height - step < max(h for h, _ in sizes) <= height
-    assert width - step < max(w for _, w in sizes) <= width
-    assert [tuple(size) for size in batch.image_sizes] == sizes
-    for padded, image in zip(batch.tensor, images, strict=True):
-        assert torch.equal(padded[:, : image.shape[1], : image.shape[2]], image)
-        assert padded.count_nonzero() == image.numel()
-
-
-def test_image_list_refuses():
-    with pytest.raises(AssertionError):
-        ImageList.from_tensors([torch.ones(1, 2, 2), torch.ones(3, 2, 2)])
-    with pytest.raises(AssertionError):
-        ImageList.from_tensors([])
+from clouds.d2 import Instances
 
 
 @pytest.fixture

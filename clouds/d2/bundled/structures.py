@@ -1,40 +1,6 @@
-"""`ImageList`, a padded batch of images, and `Instances`, the annotations of one image."""
+"""`Instances`, the annotations of one image."""
 
-from collections.abc import Sequence
 from typing import Any
-
-import torch
-from torch.nn import functional as F
-
-
-class ImageList:
-    """Images of different sizes in one tensor, padded at the bottom and on the right.
-
-    Attributes:
-        tensor: (N, ..., H, W).
-        image_sizes: (height, width) of each image before padding.
-    """
-
-    def __init__(self, tensor: torch.Tensor, image_sizes: list[tuple[int, int]]) -> None:
-        self.tensor = tensor
-        self.image_sizes = image_sizes
-
-    @staticmethod
-    def from_tensors(tensors: Sequence[torch.Tensor], size_divisibility: int = 0) -> "ImageList":
-        """Pad tensors (..., h, w) with zeros to a common size (H, W) and stack them.
-
-        Args:
-            tensors: images with equal leading dimensions.
-            size_divisibility: H and W are multiples of this number; 0 means any size.
-        """
-        assert len(tensors) > 0, "A batch needs at least one image"
-        leading = tensors[0].shape[:-2]
-        assert all(t.shape[:-2] == leading for t in tensors), [tuple(t.shape) for t in tensors]
-        sizes = [(int(t.shape[-2]), int(t.shape[-1])) for t in tensors]
-        divisor = max(size_divisibility, 1)
-        height, width = (-(-max(sides) // divisor) * divisor for sides in zip(*sizes, strict=True))
-        padded = [F.pad(t, (0, width - w, 0, height - h)) for t, (h, w) in zip(tensors, sizes, strict=True)]
-        return ImageList(torch.stack(padded).contiguous(), sizes)
 
 
 class Instances:
