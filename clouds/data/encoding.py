@@ -74,8 +74,8 @@ def read_train_ids(record: dict[str, Any], num_classes: int) -> npt.NDArray[np.u
     label = encoding.read(record["sem_seg_file_name"])
     if (unknown := label[(label >= num_classes) & (label != IGNORE_LABEL)]).size:
         raise UserError(
-            f"{record['sem_seg_file_name']} has the class {unknown[0]}, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
-            f"{num_classes}: set it to the number of classes of the data set."
+            f"{record['sem_seg_file_name']} has the class {unknown[0]}, but the network has {num_classes} classes: set "
+            "its number of classes to that of the data set."
         )
     return label
 

@@ -5,7 +5,6 @@ that does not depend on the number of workers, and errors that reach the user as
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import cv2
@@ -22,10 +21,6 @@ from clouds.data.loading.samplers import TrainingSampler, WeightedTrainingSample
 from clouds.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-SAMPLERS = ("TrainingSampler", "WeightedTrainingSampler", "RareClassSampler")
-"""`cfg.DATALOADER.SAMPLER_TRAIN`: every picture once an epoch; as often as the repeat factors say; likewise, but each
-turn of a labelled picture goes to one that is drawn by its classes."""
 
 
 class _Failure:
@@ -116,9 +111,7 @@ class TrainLoader:
             world_size: how many processes there are.
         """
         if batch_size < 1 or batch_size % world_size:
-            raise UserError(
-                f"SOLVER.IMS_PER_BATCH is {batch_size}; it must be a multiple of {world_size}, the number of processes."
-            )
+            raise ValueError(f"batch_size is {batch_size}; it must be a multiple of world_size, {world_size}")
         self.records = records
         self.mapper = mapper
         self.batch_size = batch_size
@@ -201,9 +194,14 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         UserError: an unknown or incomplete data set, an unknown sampler or factors it cannot work with, generated
             pictures without self-training, or a batch that the processes cannot share.
     """
-    names = dataset_names(cfg.DATASETS.TRAIN)
+    names, world_size = dataset_names(cfg.DATASETS.TRAIN), comm.get_world_size()
     if not names:
         raise UserError("DATASETS.TRAIN is empty: name at least one data set to train on.")
+    if cfg.SOLVER.IMS_PER_BATCH % world_size:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of {world_size}, the number of "
+            "processes."
+        )
     parts = [load_dataset(name) for name in names]
     for name, part in zip(names, parts, strict=True):
         logger.info("%s: %d training images", name, len(part))
@@ -218,7 +216,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         rank=comm.get_rank(),
-        world_size=comm.get_world_size(),
+        world_size=world_size,
     )
 
 
@@ -255,17 +253,9 @@ def _check_self_training(cfg: CfgNode, generated: list[str]) -> None:
 def _repeat_factors(cfg: CfgNode, records: Sequence[Record]) -> list[float] | None:
     """Of each record; None where the sampler takes every one once an epoch."""
     sampler = cfg.DATALOADER.SAMPLER_TRAIN
-    if sampler not in SAMPLERS:
-        raise UserError(f"DATALOADER.SAMPLER_TRAIN is {sampler!r}; it must be {' or '.join(SAMPLERS)}.")
     num_generated = sum(map(is_generated, records))
     weighted = sampler != "TrainingSampler"
     source, target = (cfg.DATASETS.SOURCE_FACTOR, cfg.DATASETS.TARGET_FACTOR) if weighted else (1.0, 1.0)
-    for key, factor in (("SOURCE_FACTOR", source), ("TARGET_FACTOR", target)):
-        if not 0 < factor < math.inf:
-            raise UserError(
-                f"DATASETS.{key} is {factor}; it must be a number above 0: leave a set out of "
-                "DATASETS.TRAIN to train without it."
-            )
     factors = [target if is_generated(record) else source for record in records]
     if max(factors) < 1:
         raise UserError(
@@ -289,10 +279,11 @@ def _rare_classes(cfg: CfgNode, parts: Mapping[str, Sequence[Record]]) -> RareCl
     if cfg.DATALOADER.SAMPLER_TRAIN != "RareClassSampler":
         return None
     options = cfg.DATALOADER.RARE_CLASS
-    if not options.TEMPERATURE > 0:
-        raise UserError(f"DATALOADER.RARE_CLASS.TEMPERATURE is {options.TEMPERATURE}; it must be above 0.")
     counts = read_statistics(parts, cfg.DATASETS.CUSTOM)
-    rare = rare_classes(counts, temperature=options.TEMPERATURE, min_pixels=options.MIN_PIXELS)
+    try:
+        rare = rare_classes(counts, temperature=options.TEMPERATURE, min_pixels=options.MIN_PIXELS)
+    except ValueError as error:
+        raise UserError(f"Rare-class sampling: {error} (DATALOADER.RARE_CLASS.MIN_PIXELS).") from error
     chances = zip(rare.classes, rare.probabilities, rare.pictures, strict=True)
     listed = ", ".join(f"{c}: {100 * chance:.1f} % ({len(images)})" for c, chance, images in chances)
     logger.info("Labelled images are drawn by class, train id: chance (images with it): %s", listed)

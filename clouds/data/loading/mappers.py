@@ -82,7 +82,7 @@ class TrainMapper:
     def _labelled(self, record: Record, rng: np.random.Generator) -> Record:
         if "sem_seg_file_name" not in record:
             raise UserError(
-                f"{record['file_name']} has no label map: images in DATASETS.TRAIN need one, unless their records have "
+                f"{record['file_name']} has no label map: training images need one, unless their records have "
                 "is_generated True."
             )
         image = read_image(record["file_name"])
@@ -128,7 +128,7 @@ class TestMapper:
             num_classes: C; label maps hold 0..C-1 and 255.
         """
         if protocol not in PROTOCOLS:
-            raise UserError(f"TEST.PROTOCOL is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}.")
+            raise ValueError(f"protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}")
         self.short_edge = short_edge
         self.protocol = protocol
         self.num_classes = num_classes

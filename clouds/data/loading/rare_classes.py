@@ -43,7 +43,7 @@ def rare_classes(counts: Mapping[int, Counts], *, temperature: float, min_pixels
         min_pixels: a picture has a class from so many of its pixels on.
 
     Raises:
-        UserError: no picture has enough pixels of any class.
+        ValueError: no image has `min_pixels` of any class.
     """
     totals: dict[int, int] = {}
     for count in counts.values():
@@ -53,9 +53,7 @@ def rare_classes(counts: Mapping[int, Counts], *, temperature: float, min_pixels
     having = {c: np.array(pictures, np.intp) for c, pictures in enough.items()}
     classes = tuple(c for c, pictures in having.items() if len(pictures))
     if not classes:
-        raise UserError(
-            f"No training image has {min_pixels} pixels of any class (DATALOADER.RARE_CLASS.MIN_PIXELS): lower it."
-        )
+        raise ValueError(f"min_pixels is {min_pixels}, but no image has as many pixels of any class: lower it")
     shares = np.array([totals[c] for c in classes]) / sum(totals.values())
     # The largest exponent is 0: nothing overflows, whatever the temperature.
     weights = np.exp((shares.min() - shares) / temperature)
@@ -92,8 +90,8 @@ def read_statistics(parts: Mapping[str, Sequence[Record]], custom: Sequence[str]
             continue
         if name not in places:
             raise UserError(
-                f"Rare-class sampling (DATALOADER.SAMPLER_TRAIN) needs class statistics, and {name} has none: describe "
-                "it in a YAML file (DATASETS.CUSTOM), or take another sampler."
+                f"Rare-class sampling needs class statistics, and {name} has none: describe the data set in a YAML "
+                "file, or use another sampler."
             )
         by_file = _read(name, places[name])
         if missing := [file for file in labelled.values() if file not in by_file]:
@@ -113,8 +111,7 @@ def _read(name: str, file: Path) -> dict[str, Counts]:
         }
     except FileNotFoundError:
         raise UserError(
-            f"{name} has no class statistics {file}, which rare-class sampling (DATALOADER.SAMPLER_TRAIN) needs; make "
-            f"them with: {_remedy(name)}."
+            f"{name} has no class statistics {file}, which rare-class sampling needs; make them with: {_remedy(name)}."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"The class statistics {file} cannot be read ({error!r}): make them again.") from error

@@ -229,5 +229,5 @@ def test_more_classes_than_the_network_has(tmp_path: Path, cfg: CfgNode) -> None
     write_garden(tmp_path)
     register_datasets(tmp_path, custom=[str(write(tmp_path, GARDEN))])
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 1
-    with pytest.raises(UserError, match="NUM_CLASSES is 1: set it to the number of classes"):
+    with pytest.raises(UserError, match="but the network has 1 classes: set its number of classes"):
         TestMapper(cfg)(load_dataset("garden_val")[0])

@@ -189,7 +189,7 @@ def test_test_mapper_without_resize_and_without_labels(record: dict) -> None:
 
 def test_unknown_protocol_names_the_known_ones(cfg: CfgNode) -> None:
     cfg.TEST.PROTOCOL = "short_edge"
-    with pytest.raises(UserError, match=r"'short_edge'; it must be one of full_resolution, published_short_edge"):
+    with pytest.raises(ValueError, match=r"'short_edge'; it must be one of full_resolution, published_short_edge"):
         TestMapper(cfg)
 
 

@@ -58,7 +58,7 @@ def test_the_rarer_the_likelier_and_only_pictures_that_have_it(counts: dict, tem
 
 
 def test_no_picture_has_enough_of_anything() -> None:
-    with pytest.raises(UserError, match=r"MIN_PIXELS\): lower it"):
+    with pytest.raises(ValueError, match="min_pixels is 1000000, but no image has as many"):
         rare_classes(COUNTS, temperature=0.1, min_pixels=10**6)
 
 
@@ -159,8 +159,8 @@ def test_statistics_that_do_not_serve(gta: Path, cfg: CfgNode, spoil: object, me
         build_train_loader(rare_cfg(cfg, gta))
 
 
-def test_a_temperature_of_zero_is_refused(gta: Path, cfg: CfgNode) -> None:
+def test_too_many_pixels_are_asked_for(gta: Path, cfg: CfgNode) -> None:
     cfg = rare_cfg(cfg, gta)
-    cfg.DATALOADER.RARE_CLASS.TEMPERATURE = 0.0
-    with pytest.raises(UserError, match=r"TEMPERATURE is 0\.0; it must be above 0"):
+    cfg.DATALOADER.RARE_CLASS.MIN_PIXELS = 10**6
+    with pytest.raises(UserError, match=r"min_pixels is 1000000, but .*: lower it \(.*RARE_CLASS\.MIN_PIXELS\)"):
         build_train_loader(cfg)
