@@ -203,7 +203,7 @@ def _themed(style: str) -> str:
     for color, variable in _VARIABLES.items():
         style = style.replace(color, variable)
     rules = (rule.strip() for rule in style.split(";"))
-    return "; ".join(rule for rule in rules if not rule.startswith(("font-family", "font-size")))
+    return "; ".join(rule for rule in rules if not rule.startswith("font"))
 
 
 def _local(name: str) -> str:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jinja2
 
@@ -22,7 +22,7 @@ from clouds.experiments.figures import SERIES, Chart, bar_chart, line_chart
 from clouds.experiments.images import Embedded, embed_labels, embed_photo, embed_sheet
 from clouds.experiments.plan import Variant, run_folder
 from clouds.experiments.results import Results, metric_means, read_metrics
-from clouds.experiments.statistics import Summary, summarize
+from clouds.experiments.statistics import Difference, Summary, summarize
 from clouds.experiments.tables import ScoreTable, deviation, number
 from clouds.utils.jsonl import read_rows
 
@@ -129,7 +129,7 @@ def _score_table(report: Report) -> ScoreTable:
     return ScoreTable([*(report.headings[name] for name in results.test_sets), UNSEEN_MEAN], list(groups.items()))
 
 
-def _differences(report: Report) -> list[tuple[str, Any]]:
+def _differences(report: Report) -> list[tuple[str, list[Difference]]]:
     """(caption, differences) for each kind of score; none without comparisons."""
     names = {"mIoU": "mIoU", "fwIoU": "frequency-weighted IoU, in which a class counts by its share of pixels"}
     tables = [

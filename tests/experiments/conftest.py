@@ -1,7 +1,6 @@
 """A finished experiment that is as small as it gets."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,7 +63,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     for name in TEST_SETS:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    shutil.rmtree(tmp_path)
 
 
 @pytest.fixture
