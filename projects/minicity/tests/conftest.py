@@ -1,32 +1,20 @@
-"""Settings that every test shares."""
+"""Settings that all tests of the project share."""
 
-import logging
 import os
-from collections.abc import Iterator
 
 import hypothesis
 import pytest
 import torch
 
-# No test may reach for a hub: what is loaded lies in local folders.
+# Models are loaded from local folders only.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# Machines under load miss any deadline; speed belongs in benchmarks/. `make test` says the same twice;
-# HYPOTHESIS_PROFILE=search looks where it has not looked before.
+# Loaded machines miss any deadline. `HYPOTHESIS_PROFILE=search` looks for new examples.
 hypothesis.settings.register_profile("clouds", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "clouds"))
 
 
 @pytest.fixture(autouse=True)
-def _same_numbers_every_time() -> None:
+def _seed() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _quiet_afterwards() -> Iterator[None]:
-    """A command's log goes to its own folder and to stdout; none of that is left to the next test."""
-    yield
-    for name in ("clouds", "detectron2"):
-        logging.getLogger(name).handlers = []
-        logging.getLogger(name).propagate = True

@@ -1,7 +1,7 @@
 """The whole experiment in small: three miniature foundation models, a drawn world, the paper's ablation, one report.
 
-    python projects/minicity/tools/experiment.py minicity            the smallest: one seed, four rows (what `make demo` runs)
-    python projects/minicity/tools/experiment.py minicity --full     all rows, three seeds, with means, deviations and paired differences
+    python projects/minicity/tools/experiment.py minicity           one seed, four rows: what `make demo` runs
+    python projects/minicity/tools/experiment.py minicity --full    all rows, three seeds, and paired differences
 
 Warm-up on labelled streets of one style; generation of images by the miniature Stable Diffusion; joint training with
 pseudo-labels of the teacher and SAM; evaluation on that world and on five unseen ones. All of it is the code that

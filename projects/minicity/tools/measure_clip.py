@@ -1,8 +1,8 @@
-"""Measure a CLIP on minicity: captions of streets found again, and classes of pixels without a segmenter.
+"""Measure a CLIP on minicity: retrieval of captions, and classes of pixels without a segmenter.
 
     python projects/minicity/tools/measure_clip.py [FOLDER]
 
-FOLDER (default: projects/minicity/weights/clip) is in open_clip's layout. Prints two tables in Markdown, those of its card.
+Prints the two tables of the model's card in Markdown.
 """
 
 import argparse
@@ -11,34 +11,36 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from minicity.tool import check_counts
+from minicity.arguments import DEFAULT
+from minicity.paths import PROJECT
 
 from clouds.commands.entry import user_errors
 from clouds.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[3]
-SEED = 1
-"""Not that of the training."""
+from clouds.utils.arguments import positive_int
 
 
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and check the arguments, then measure and print; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "folder", type=Path, nargs="?", default=ROOT / "projects/minicity/weights/clip", metavar="FOLDER"
+        "folder",
+        type=Path,
+        nargs="?",
+        default=PROJECT / "weights/clip",
+        metavar="FOLDER",
+        help="CLIP in open_clip's layout (default: weights/clip of the project)",
     )
-    parser.add_argument("--scenes", type=int, default=60, help="new streets a row (default: %(default)s)")
+    parser.add_argument(
+        "--scenes", type=positive_int, default=60, metavar="N", help=f"number of new scenes per row {DEFAULT}"
+    )
     args = parser.parse_args(argv)
-    check_counts(args, "scenes")
     if not (args.folder / "open_clip_config.json").is_file():
         raise UserError(f"There is no CLIP in {args.folder}: it must be a folder with open_clip_config.json in it.")
     logging.disable(logging.INFO)
-    from minicity.clip.quality import tables
+    from minicity.clip.run import scene_tables
 
-    from clouds.modeling.backbone.clip import CLIP
-
-    for line in tables(CLIP.from_folder(args.folder), args.scenes, SEED):
-        sys.stdout.write(f"{line}\n")
+    sys.stdout.write(scene_tables(args.folder, args.scenes))
     return 0
 
 

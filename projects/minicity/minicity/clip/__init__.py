@@ -1,0 +1,1 @@
+"""The miniature CLIP: captioned crops, losses, training and evaluation."""

@@ -1,6 +1,6 @@
-"""Captioned crops of a rendered street: what the miniature CLIP learns words from.
+"""Captioned crops of a rendered scene, from which the miniature CLIP learns words.
 
-A crop shows one thing (or a piece of road, sky, ...) in the middle of its surroundings, and its caption names it first.
+A crop shows one object, or a piece of road, sky or other stuff, in its surroundings. Its caption names it first.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ WORDS: dict[Label, tuple[str, ...]] = {
     Label.MOTORCYCLE: ("motorcycle",),
     Label.BICYCLE: ("bicycle", "bicycle", "bike"),
 }
-"""What a caption may call a class; the words are among the synonyms of ``clouds.data.classes``."""
+"""Words for each class in captions, among the synonyms in `clouds.data.classes`. Repeated words are more likely."""
 
 _STUFF = (
     Label.ROAD,
@@ -54,25 +54,30 @@ OPENINGS = (
     "A close view of {}",
     "A picture of {}",
 )
-_BESIDE = ("next to", "in front of", "beside")
-_MASSES = ("vegetation", "bushes", "terrain", "grass", "dirt", "clouds")
-_LEAST_SIDE, _LEAST_AREA = 8, 40
-_LEAST_WINDOW = 40
-_LEAST_SHARE = 0.4
-"""Of a window on stuff, what the stuff has to cover."""
-_WORTH_A_WORD = 0.05
+"""Beginnings of captions."""
+_RELATIONS = ("next to", "in front of", "beside")
+_UNCOUNTABLE = ("vegetation", "bushes", "terrain", "grass", "dirt", "clouds")
+_MIN_SIDE, _MIN_AREA = 8, 40  # pixels of an object
+_MIN_WINDOW = 40  # pixels
+_MIN_STUFF_SHARE = 0.4  # of the pixels of a window on stuff
+_MIN_NAMED_SHARE = 0.05  # of the pixels of a window, for other classes to be named
 _TRIES = 6
 
 Window = tuple[int, int, int]
-"""A square: x and y of its corner, side; pixels."""
+"""Square window: x and y of its upper left corner, side; pixels."""
 Box = tuple[int, int, int, int]
+"""Left, top, right, bottom; pixels, right and bottom exclusive."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """``pixels`` (S, S, 3) uint8 RGB; ``caption`` one English sentence; ``label`` what it is about.
+    """A crop with its caption.
 
-    ``box``: left, top, right, bottom in the picture: of that thing, or of the whole window where it is about stuff.
+    Attributes:
+        pixels: (S, S, 3) uint8 RGB.
+        caption: one English sentence.
+        label: class that the caption names first.
+        box: box of the object in the image of the scene; for stuff, the whole window.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -82,40 +87,40 @@ class Crop:
 
 
 def captioned_crops(rendered: Rendered, when: str, count: int, size: int, rng: np.random.Generator) -> list[Crop]:
-    """Cut ``count`` crops or a few fewer from a picture, every class that is there about equally often.
+    """Cut crops from the image of a scene, about equally many of each class that it shows.
 
     Args:
-        rendered: a picture with its objects.
+        rendered: rendered scene.
         when: words for weather and time of day, for captions; may be empty.
-        count: crops wanted.
-        size: side S of the crops, pixels. Windows are 40 pixels to the whole height of the picture and are resized.
+        count: number of crops. Fewer are returned if no window on a class is found.
+        size: side S of the crops in pixels. Windows of 40 pixels up to the image's height are resized to it.
         rng: chooses windows and words.
     """
     dice = Dice(rng)
-    things: dict[Label, list[SceneObject]] = {}
+    objects: dict[Label, list[SceneObject]] = {}
     for item in rendered.objects:
         x0, y0, x1, y1 = item.box
-        if max(x1 - x0, y1 - y0) >= _LEAST_SIDE and item.area >= _LEAST_AREA:
-            things.setdefault(item.label, []).append(item)
-    present = np.bincount(rendered.label.ravel(), minlength=len(Label)) >= _LEAST_AREA
-    kinds = [label for label in Label if label in things or (label in _STUFF and present[label])]
+        if max(x1 - x0, y1 - y0) >= _MIN_SIDE and item.area >= _MIN_AREA:
+            objects.setdefault(item.label, []).append(item)
+    present = np.bincount(rendered.label.ravel(), minlength=len(Label)) >= _MIN_AREA
+    classes = [label for label in Label if label in objects or (label in _STUFF and present[label])]
     crops = []
     for turn in range(count):
-        label = kinds[turn % len(kinds)]
-        as_stuff = label in _STUFF and (label not in things or dice.chance(0.7))
+        label = classes[turn % len(classes)]
+        as_stuff = label in _STUFF and (label not in objects or dice.chance(0.7))
         if as_stuff:
             window = _stuff_window(rendered.label, label, dice)
             box = _box(window) if window else None
         else:
-            box = dice.pick(things[label]).box
-            window = _thing_window(box, rendered.label.shape, dice)
+            box = dice.pick(objects[label]).box
+            window = _object_window(box, rendered.label.shape, dice)
         if window and box:
             crops.append(_cut(rendered, window, box, label, when, size, dice))
     return crops
 
 
-def _thing_window(box: Box, shape: tuple[int, ...], dice: Dice) -> Window:
-    """A square around a thing, the thing not always in its middle."""
+def _object_window(box: Box, shape: tuple[int, ...], dice: Dice) -> Window:
+    """Return a square window around an object, which is not always in its middle."""
     x0, y0, x1, y1 = box
     extent = max(x1 - x0, y1 - y0)
     side = extent * dice.uniform((1.05, 1.9))
@@ -125,19 +130,20 @@ def _thing_window(box: Box, shape: tuple[int, ...], dice: Dice) -> Window:
 
 
 def _stuff_window(labels: npt.NDArray[np.uint8], label: Label, dice: Dice) -> Window | None:
-    """A square that the class covers for the most part; None if none was found."""
+    """Return a square window of which the class covers a large share, or None if a few tries find none."""
     places = np.flatnonzero(labels == label)
     for attempt in range(_TRIES):
         y, x = divmod(int(places[dice.below(len(places))]), labels.shape[1])
-        side = dice.uniform((_LEAST_WINDOW, 128)) if attempt < _TRIES // 2 else _LEAST_WINDOW
+        side = dice.uniform((_MIN_WINDOW, 128)) if attempt < _TRIES // 2 else _MIN_WINDOW
         window = _inside((x, y), side, labels.shape)
-        if (_view(labels, window) == label).mean() >= _LEAST_SHARE:
+        if (_view(labels, window) == label).mean() >= _MIN_STUFF_SHARE:
             return window
     return None
 
 
 def _inside(middle: tuple[float, float], side: float, shape: tuple[int, ...]) -> Window:
-    whole = int(np.clip(side, _LEAST_WINDOW, shape[0]))
+    """Return the window with this middle and side, moved and shrunk to lie inside the image."""
+    whole = int(np.clip(side, _MIN_WINDOW, shape[0]))
     x, y = (
         int(np.clip(at - whole / 2, 0, limit - whole)) for at, limit in zip(middle, (shape[1], shape[0]), strict=True)
     )
@@ -158,12 +164,12 @@ def _cut(rendered: Rendered, window: Window, box: Box, label: Label, when: str, 
     method = cv2.INTER_AREA if window[2] > size else cv2.INTER_LINEAR
     pixels = cv2.resize(_view(rendered.image, window), (size, size), interpolation=method)
     shares = np.bincount(_view(rendered.label, window).ravel(), minlength=len(Label)) / window[2] ** 2
-    others = [other for other in Label if other != label and shares[other] >= _WORTH_A_WORD]
+    others = [other for other in Label if other != label and shares[other] >= _MIN_NAMED_SHARE]
     others.sort(key=lambda other: -shares[other])
     text = dice.pick(OPENINGS).format(_name(label, dice))
     if others and dice.chance(0.75):
         names = [_name(other, dice) for other in others[:3]]
-        text += f" {dice.pick(_BESIDE)} {' and '.join(names)}"
+        text += f" {dice.pick(_RELATIONS)} {' and '.join(names)}"
     if when and dice.chance(0.5):
         text += f" {when}"
     return Crop(np.asarray(pixels, dtype=np.uint8), text + ".", label, box)
@@ -171,4 +177,4 @@ def _cut(rendered: Rendered, window: Window, box: Box, label: Label, when: str, 
 
 def _name(label: Label, dice: Dice) -> str:
     word = dice.pick(WORDS[label])
-    return word if word in _MASSES else with_article(word)
+    return word if word in _UNCOUNTABLE else with_article(word)

@@ -1,4 +1,4 @@
-"""Captioned streets and crops of them in numbers, drawn once and kept as files: what the miniature CLIP is shown."""
+"""Captioned scenes and crops: the training data of the miniature CLIP, drawn once and stored as files."""
 
 import dataclasses
 import functools
@@ -14,22 +14,25 @@ from minicity.clip.crops import captioned_crops
 from minicity.world.pool import Arrays, Pixels, draw_in_chunks, draw_scene
 from minicity.world.style import Style
 
-KEPT = (160, 320)
-CROP = 64
+STORED_SIZE = (160, 320)
+"""Size (H, W) at which whole scenes are stored, in pixels."""
+CROP_SIZE = 64
+"""Side of the crops in pixels."""
 
 _KINDS = ("scenes", "crops")
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """Pictures with captions.
+class CaptionedImages:
+    """Whole scenes or crops with their captions.
 
     Attributes:
-        images: (N, h, w, 3) uint8 RGB.
+        images: (N, H, W, 3) uint8 RGB.
         captions: N sentences.
-        labels: (N,) uint8, the class each is about; 255 for whole scenes.
-        scenes: (N,) int64, in which scene of the pool each was found.
-        boxes: (N, 4) int64, where: left, top, right, bottom in pixels of `chunks.SCENE`; all 0 for whole scenes.
+        labels: (N,) uint8, class that the caption names first; 255 for whole scenes.
+        scenes: (N,) int64, index of the scene in the pool.
+        boxes: (N, 4) int64, left, top, right and bottom in the scene, in pixels of `minicity.world.pool.SCENE`; zeros
+            for whole scenes.
     """
 
     images: Pixels
@@ -42,31 +45,30 @@ class Captioned:
         return len(self.captions)
 
 
-def draw_captioned(
+def draw_scenes_and_crops(
     styles: Sequence[Style], seed: int, indices: range, crops_per_scene: int
-) -> tuple[Captioned, Captioned]:
-    """Draw scenes by number; each has a style of its own, chosen by its number.
+) -> tuple[CaptionedImages, CaptionedImages]:
+    """Draw scenes with these indices, each in a style that its index chooses.
 
     Returns:
-        Whole scenes, `KEPT` pixels, and their crops, (64, 64).
+        The whole scenes at `STORED_SIZE`, and their crops, `CROP_SIZE` pixels a side.
     """
-    scenes, captions, crops, homes = [], [], [], []
+    scenes, captions, crops, owners = [], [], [], []
     for index in indices:
         rendered, scene, rng = draw_scene(styles, seed, index)
-        scenes.append(cv2.resize(rendered.image, KEPT[::-1], interpolation=cv2.INTER_AREA))
+        scenes.append(cv2.resize(rendered.image, STORED_SIZE[::-1], interpolation=cv2.INTER_AREA))
         captions.append(rendered.caption)
-        found = captioned_crops(rendered, scene.when, crops_per_scene, CROP, rng)
+        found = captioned_crops(rendered, scene.when, crops_per_scene, CROP_SIZE, rng)
         crops += found
-        homes += [index] * len(found)
-    whole = np.full(len(scenes), 255, np.uint8)
-    numbers, nowhere = np.array(indices, np.int64), np.zeros((len(scenes), 4), np.int64)
+        owners += [index] * len(found)
+    no_label, no_box = np.full(len(scenes), 255, np.uint8), np.zeros((len(scenes), 4), np.int64)
     return (
-        Captioned(np.stack(scenes), captions, whole, numbers, nowhere),
-        Captioned(
+        CaptionedImages(np.stack(scenes), captions, no_label, np.array(indices, np.int64), no_box),
+        CaptionedImages(
             np.stack([crop.pixels for crop in crops]),
             [crop.caption for crop in crops],
             np.array([crop.label for crop in crops], np.uint8),
-            np.array(homes, np.int64),
+            np.array(owners, np.int64),
             np.array([crop.box for crop in crops], np.int64),
         ),
     )
@@ -74,8 +76,11 @@ def draw_captioned(
 
 def draw_pool(
     folder: Path, styles: Sequence[Style], seed: int, num_scenes: int, crops_per_scene: int, num_workers: int
-) -> tuple[Captioned, Captioned]:
-    """Draw ``num_scenes`` scenes in chunks under ``folder`` and read them all; chunks that are there are kept.
+) -> tuple[CaptionedImages, CaptionedImages]:
+    """Draw the pool in chunks under `folder`, or read the chunks that exist.
+
+    Returns:
+        Whole scenes and crops, as in `draw_scenes_and_crops`.
 
     Raises:
         OSError: the folder cannot be written.
@@ -88,11 +93,11 @@ def draw_pool(
 
 
 def _arrays(crops_per_scene: int, styles: Sequence[Style], seed: int, indices: range) -> Arrays:
-    drawn = zip(_KINDS, draw_captioned(styles, seed, indices, crops_per_scene), strict=True)
+    drawn = zip(_KINDS, draw_scenes_and_crops(styles, seed, indices, crops_per_scene), strict=True)
     return {f"{kind}_{name}": np.asarray(value) for kind, part in drawn for name, value in vars(part).items()}
 
 
-def _joined(kind: str, chunks: Sequence[Arrays]) -> Captioned:
-    names = [field.name for field in dataclasses.fields(Captioned)]
+def _joined(kind: str, chunks: Sequence[Arrays]) -> CaptionedImages:
+    names = [field.name for field in dataclasses.fields(CaptionedImages)]
     arrays = {name: np.concatenate([chunk[f"{kind}_{name}"] for chunk in chunks]) for name in names}
-    return Captioned(captions=arrays.pop("captions").tolist(), **arrays)
+    return CaptionedImages(captions=arrays.pop("captions").tolist(), **arrays)

@@ -1,0 +1,1 @@
+"""The miniature Stable Diffusion: tokenizer, networks, training and evaluation."""

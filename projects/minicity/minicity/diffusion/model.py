@@ -1,46 +1,34 @@
-"""A miniature Stable Diffusion: its words and its parts, untrained, and the folder that diffusers loads.
+"""The networks of the miniature Stable Diffusion, untrained, and the folder that diffusers loads.
 
-It has everything that the large one has, and in the same classes: an autoencoder that makes an image sixteen times
-smaller, a text tower, and a denoiser that reads the text while it removes noise. What it lacks is size.
+The classes are those of the large model: an autoencoder that makes an image sixteen times smaller, a text encoder, and
+a denoiser that reads the text. Only the sizes differ.
 """
 
 import copy
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 
-_LIST = """
-a after an and at avenue bicycle bicycles building buildings bus buses busy car cars city clouds country day dirt
-drizzle dusk dust early evening fence four frosty grass grey haze hazy in lamps light lights little morning motorcycle
-motorcycles noon of on pedestrians people person photo picture quiet rider riders road several shower sidewalk sign
-signs snapshot snow storm street sun sunset sunshine the three traffic train trains tree trees truck trucks twilight two
-under view walking wall walls with without
-"""
-WORDS = tuple(_LIST.split())
-"""Every word of the captions, and a few that people may use instead; each is one token."""
-
-CONTEXT = 64
-"""Tokens that the text tower reads, with the marks of beginning and end."""
+from minicity.diffusion.tokenizer import CONTEXT_LENGTH, WORDS, build_tokenizer, build_vocabulary
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How large the parts are.
+class DiffusionSizes:
+    """Sizes of the networks.
 
     Attributes:
-        image: height and width that are painted unless others are asked for.
-        autoencoder: channels of its levels; each after the first halves the sides.
-        latent_channels: of what the denoiser sees.
-        denoiser: channels of its levels; all but the last read the text.
-        layers: residual blocks of each of those levels.
-        text: width of the text tower.
-        text_layers: its depth.
+        image: default height and width of painted images, in pixels.
+        autoencoder: channels of the levels of the autoencoder; each level after the first halves the sides.
+        latent_channels: channels of the latents.
+        denoiser: channels of the levels of the denoiser; all but the last read the text.
+        layers: number of residual blocks per level of the denoiser.
+        text: width of the text encoder.
+        text_layers: number of layers of the text encoder.
     """
 
     image: tuple[int, int] = (128, 256)
@@ -53,18 +41,18 @@ class Sizes:
 
     @property
     def factor(self) -> int:
-        """Pixels a side of what becomes one latent."""
+        """Side of the square of pixels that becomes one latent."""
         return int(2 ** (len(self.autoencoder) - 1))
 
     @property
     def latent(self) -> tuple[int, int]:
-        """Height and width of an image's latents."""
+        """Height and width of the latents of an image."""
         return self.image[0] // self.factor, self.image[1] // self.factor
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The networks of diffusers and transformers, and the tokenizer."""
+class DiffusionModel:
+    """The networks, as classes of diffusers and transformers, and the tokenizer."""
 
     autoencoder: Any
     text_encoder: Any
@@ -72,10 +60,10 @@ class Parts:
     denoiser: Any
 
 
-def build_parts(sizes: Sizes) -> Parts:
-    """Fresh parts; torch's global seed decides their weights."""
+def build_model(sizes: DiffusionSizes) -> DiffusionModel:
+    """Return untrained networks. Torch's global random generator initializes their weights."""
     tokenizer = build_tokenizer()
-    return Parts(
+    return DiffusionModel(
         autoencoder=build_autoencoder(sizes),
         text_encoder=build_text_encoder(sizes, tokenizer),
         tokenizer=tokenizer,
@@ -83,8 +71,8 @@ def build_parts(sizes: Sizes) -> Parts:
     )
 
 
-def build_autoencoder(sizes: Sizes) -> Any:
-    """An ``AutoencoderKL``."""
+def build_autoencoder(sizes: DiffusionSizes) -> Any:
+    """Return an `AutoencoderKL`."""
     levels = len(sizes.autoencoder)
     return AutoencoderKL(
         block_out_channels=sizes.autoencoder,
@@ -92,15 +80,15 @@ def build_autoencoder(sizes: Sizes) -> Any:
         up_block_types=("UpDecoderBlock2D",) * levels,
         layers_per_block=1,
         latent_channels=sizes.latent_channels,
-        # On a CPU the backward pass of many small groups takes as long as all the rest.
+        # On a CPU, the backward pass of many small groups takes as long as everything else.
         norm_num_groups=1,
         sample_size=list(sizes.image),
         scaling_factor=1.0,
     )
 
 
-def build_denoiser(sizes: Sizes) -> Any:
-    """A ``UNet2DConditionModel``. Its sample size makes `Sizes.image` the size that a pipeline paints by default."""
+def build_denoiser(sizes: DiffusionSizes) -> Any:
+    """Return a `UNet2DConditionModel`. Its sample size makes `DiffusionSizes.image` the default size of a pipeline."""
     reading = len(sizes.denoiser) - 1
     return UNet2DConditionModel(
         sample_size=list(sizes.latent),
@@ -111,37 +99,36 @@ def build_denoiser(sizes: Sizes) -> Any:
         up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * reading),
         layers_per_block=sizes.layers,
         cross_attention_dim=sizes.text,
-        # diffusers takes this for the number of heads.
-        attention_head_dim=4,
+        attention_head_dim=4,  # diffusers takes this as the number of heads
         norm_num_groups=8,
     )
 
 
-def build_text_encoder(sizes: Sizes, tokenizer: Any) -> Any:
-    """A ``CLIPTextModel``."""
-    tower: Any = CLIPTextModel(
+def build_text_encoder(sizes: DiffusionSizes, tokenizer: Any) -> Any:
+    """Return a `CLIPTextModel` for the vocabulary of the tokenizer."""
+    encoder: Any = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=sizes.text,
             intermediate_size=2 * sizes.text,
             num_hidden_layers=sizes.text_layers,
             num_attention_heads=4,
-            max_position_embeddings=CONTEXT,
+            max_position_embeddings=CONTEXT_LENGTH,
             projection_dim=sizes.text,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    # With CLIP's .02 all sentences begin as nearly the same one.
-    nn.init.normal_(tower.get_input_embeddings().weight, std=0.2)
-    return tower
+    # With CLIP's 0.02, all sentences start with nearly the same embedding.
+    nn.init.normal_(encoder.get_input_embeddings().weight, std=0.2)
+    return encoder
 
 
 def build_scheduler() -> Any:
-    """Noise from none to nothing but noise (Lin et al., WACV 2024), so that a dark picture can come out dark.
+    """Return a noise schedule with zero terminal signal-to-noise ratio (Lin et al., WACV 2024) for v-prediction.
 
-    The denoiser predicts v (Salimans and Ho, ICLR 2022).
+    With it, dark images can be painted. The denoiser predicts v (Salimans and Ho, ICLR 2022).
     """
     return EulerDiscreteScheduler(
         beta_start=0.00085,
@@ -154,69 +141,33 @@ def build_scheduler() -> Any:
     )
 
 
-def build_tokenizer() -> Any:
-    """Each of `WORDS` is one token; any other is spelt, in as few pieces of them as CLIP's merging finds."""
-    vocabulary, merges = vocabulary_of(WORDS)
-    make: Any = CLIPTokenizer
-    return make(vocab=vocabulary, merges=merges, model_max_length=CONTEXT)
-
-
-def vocabulary_of(words: Sequence[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """CLIP's two tables, such that each of the words is merged into one token.
-
-    Returns:
-        Token to number; pairs of tokens that are merged, the first of them first.
-    """
-    letters = [chr(code) for code in range(33, 127)]
-    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    merges: dict[tuple[str, str], None] = {}
-    for word in words:
-        # A new pair comes last and thus undoes no word before; what the pairs before do to this word is seen here.
-        while len(pieces := merge(word, merges)) > 1:
-            merges[pieces[0], pieces[1]] = None
-            tokens.append(pieces[0] + pieces[1])
-    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}, list(merges)
-
-
-def merge(word: str, merges: dict[tuple[str, str], None]) -> list[str]:
-    """The pieces that byte-pair encoding (Sennrich et al., ACL 2016) makes of a word: first pairs first."""
-    pieces = [*word[:-1], f"{word[-1]}</w>"]
-    for first, second in merges:
-        place = 0
-        while place < len(pieces) - 1:
-            if (pieces[place], pieces[place + 1]) == (first, second):
-                pieces[place : place + 2] = [first + second]
-            place += 1
-    return pieces
-
-
 def num_parameters(module: nn.Module) -> int:
-    """Numbers that are trained."""
+    """Return the number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def write_folder(parts: Parts, folder: Path) -> None:
-    """The parts as a ``StableDiffusionPipeline`` in half precision; they stay as they are.
+def write_folder(model: DiffusionModel, folder: Path) -> None:
+    """Write a `StableDiffusionPipeline` in half precision. The model itself is not changed.
 
     Raises:
         OSError: the folder cannot be written.
     """
     pipeline: Any = StableDiffusionPipeline(
-        vae=copy.deepcopy(parts.autoencoder).half(),
-        text_encoder=copy.deepcopy(parts.text_encoder).half(),
-        tokenizer=parts.tokenizer,
-        unet=copy.deepcopy(parts.denoiser).half(),
+        vae=copy.deepcopy(model.autoencoder).half(),
+        text_encoder=copy.deepcopy(model.text_encoder).half(),
+        tokenizer=model.tokenizer,
+        unet=copy.deepcopy(model.denoiser).half(),
         scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
-    # Of transformers' parts the config decides the precision unless the user does, and diffusers' are read in single.
+    # transformers loads the precision of the config, diffusers loads float32: make both float32.
     config = folder / "text_encoder/config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
-    # What the tokenizers of transformers 4 read.
-    vocabulary, merges = vocabulary_of(WORDS)
+    # The tokenizer files that transformers 4 reads.
+    vocabulary, merges = build_vocabulary(WORDS)
     (folder / "tokenizer/vocab.json").write_text(json.dumps(vocabulary) + "\n")
     lines = ["#version: 0.2", *map(" ".join, merges)]
     (folder / "tokenizer/merges.txt").write_text("\n".join(lines) + "\n")

@@ -1,0 +1,1 @@
+"""The miniature Segment Anything: training data, prompts, losses, training and evaluation."""

@@ -1,4 +1,4 @@
-"""Streets with a mask of each thing in them, drawn once and kept as files: what the miniature SAM is shown."""
+"""Scenes with a mask of each object: the training data of the miniature SAM, drawn once and stored as files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from minicity.world.pool import SCENE, Arrays, Pixels, draw_in_chunks, draw_scen
 from minicity.world.records import Rendered, SceneObject
 from minicity.world.style import Style
 
-_SMOOTH = 0.04  # share by which the depth of one surface changes from a pixel to the next, at most
-_MOST_OBJECTS = 255
+_MAX_DEPTH_STEP = 0.04  # relative change of the depth of one surface from a pixel to the next
+_MAX_OBJECTS = 255
 
 
 @dataclass(frozen=True)
-class Streets:
-    """Pictures with what can be segmented in them.
+class LabeledScenes:
+    """Images with their label maps and object masks.
 
     Attributes:
         images: (N, H, W, 3) uint8 RGB.
-        labels: (N, H, W) uint8, train ids 0..18.
-        objects: (N, H, W) uint8, a number for each thing of a picture; 0: of no thing that is known to the pixel.
+        labels: (N, H, W) uint8 train ids 0..18.
+        objects: (N, H, W) uint8, number of the object that a pixel belongs to; 0 for none, or unknown.
     """
 
     images: Pixels
@@ -36,15 +36,18 @@ class Streets:
 
 
 def object_map(rendered: Rendered) -> Pixels:
-    """(H, W) uint8: the number of the thing, 1..255, whose pixel it is; 0 where there is none, or nobody knows which.
+    """Find the pixels of each object of a rendered scene.
 
-    A picture tells box, area and class of each thing, but not its pixels. They are the ones in the box that have the
-    class and are not of another thing; or only those of them at one depth; or on one surface. A guess counts if both
-    its area and its box are right. So a thing has all of its pixels or none.
+    The renderer gives box, area and class of an object, but not its pixels. Candidates are the pixels in its box that
+    have its class and belong to no other object, then only those at one depth, then only those of one surface. A
+    candidate is accepted if its area and box are correct. So either all pixels of an object are found, or none.
+
+    Returns:
+        (H, W) uint8, number 1..255 of the object in `rendered.objects`; 0 for no object, or an unknown one.
     """
     found = np.zeros(rendered.label.shape, np.uint8)
     surfaces = _surfaces(rendered)
-    left = list(enumerate(rendered.objects[:_MOST_OBJECTS], start=1))
+    left = list(enumerate(rendered.objects[:_MAX_OBJECTS], start=1))
     while left:
         unknown = []
         for number, item in left:
@@ -56,7 +59,7 @@ def object_map(rendered: Rendered) -> Pixels:
                 unknown.append((number, item))
             else:
                 found[window][mask] = number
-        # What was found has made room around the others.
+        # Each object that was found leaves fewer candidate pixels for the others, so try these again.
         if len(unknown) == len(left):
             break
         left = unknown
@@ -66,7 +69,7 @@ def object_map(rendered: Rendered) -> Pixels:
 def _mask(
     item: SceneObject, free: npt.NDArray[np.bool_], maps: Sequence[npt.NDArray[np.generic]]
 ) -> npt.NDArray[np.bool_] | None:
-    """The first of the free pixels of the box, and those of them with one value in a map, that can be the thing."""
+    """Return the first mask that fits: all free pixels of the box, or those with one value in one of the maps."""
     if _fits(item, free):
         return free
     for values in maps:
@@ -79,19 +82,20 @@ def _mask(
 
 
 def _fits(item: SceneObject, mask: npt.NDArray[np.bool_]) -> bool:
+    """Return whether a mask has the area of the object and touches all sides of its box."""
     touches = (line.any() for line in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
     return int(mask.sum()) == item.area and all(touches)
 
 
 def _surfaces(rendered: Rendered) -> npt.NDArray[np.int32]:
-    """(H, W): the same number for pixels that are joined by pixels of their class without a jump of the depth."""
+    """Return (H, W) the number of the surface of each pixel: connected pixels of a class without a jump in depth."""
     height, width = rendered.label.shape
     numbers = np.arange(height * width).reshape(height, width)
     log_depth = np.log(np.minimum(rendered.depth, 1e6))
     first, second = [], []
     for here, there in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
         joined = (rendered.label[here] == rendered.label[there]) & (
-            np.abs(log_depth[here] - log_depth[there]) < _SMOOTH
+            np.abs(log_depth[here] - log_depth[there]) < _MAX_DEPTH_STEP
         )
         first.append(numbers[here][joined])
         second.append(numbers[there][joined])
@@ -101,28 +105,30 @@ def _surfaces(rendered: Rendered) -> npt.NDArray[np.int32]:
     return surface.reshape(height, width)
 
 
-def draw_streets(styles: Sequence[Style], seed: int, indices: range) -> Streets:
-    """Draw scenes by number, `SCENE` pixels; each has a style of its own, chosen by its number."""
+def draw_labeled_scenes(styles: Sequence[Style], seed: int, indices: range) -> LabeledScenes:
+    """Draw scenes with these indices at `SCENE` pixels, each in a style that its index chooses."""
     drawn = [draw_scene(styles, seed, index)[0] for index in indices]
-    return Streets(
+    return LabeledScenes(
         np.stack([rendered.image for rendered in drawn]),
         np.stack([rendered.label for rendered in drawn]),
         np.stack([object_map(rendered) for rendered in drawn]),
     )
 
 
-def draw_street_pool(folder: Path, styles: Sequence[Style], seed: int, num_scenes: int, num_workers: int) -> Streets:
-    """Draw ``num_scenes`` scenes in chunks under ``folder`` and read them all; chunks that are there are kept.
+def draw_labeled_pool(
+    folder: Path, styles: Sequence[Style], seed: int, num_scenes: int, num_workers: int
+) -> LabeledScenes:
+    """Draw the pool in chunks under `folder`, or read the chunks that exist.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    streets = Streets(*(np.empty((num_scenes, *SCENE, *tail), np.uint8) for tail in ((3,), (), ())))
+    scenes = LabeledScenes(*(np.empty((num_scenes, *SCENE, *tail), np.uint8) for tail in ((3,), (), ())))
     for indices, arrays in draw_in_chunks(folder, _arrays, styles, seed, num_scenes, num_workers):
         for name, values in arrays.items():
-            getattr(streets, name)[indices.start : indices.stop] = values
-    return streets
+            getattr(scenes, name)[indices.start : indices.stop] = values
+    return scenes
 
 
 def _arrays(styles: Sequence[Style], seed: int, indices: range) -> Arrays:
-    return vars(draw_streets(styles, seed, indices))
+    return vars(draw_labeled_scenes(styles, seed, indices))

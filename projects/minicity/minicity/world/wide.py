@@ -183,15 +183,8 @@ def _style(names: tuple[str, str, str]) -> Style:
 WIDE_STYLES: tuple[Style, ...] = tuple(map(_style, itertools.product(LIGHTS, AIRS, SENSORS)))
 """Every combination of light, weather and camera."""
 
-
-def measured_sets(source: str = "source") -> dict[str, tuple[Style, ...]]:
-    """What a miniature is measured on: new scenes of the styles it learnt from, and each world.
-
-    Args:
-        source: what the labelled world is to the miniature, besides its name.
-
-    Returns:
-        Title of a row -> styles; the title's first word names a folder.
-    """
-    worlds = {f"{name} ({source if style is _SOURCE else 'unseen'})": (style,) for name, style in STYLES.items()}
-    return {"wide (training styles, new scenes)": WIDE_STYLES, **worlds}
+EVALUATION_STYLES: dict[str, tuple[Style, ...]] = {
+    "wide": WIDE_STYLES,
+    **{name: (style,) for name, style in STYLES.items()},
+}
+"""Styles that the miniatures are measured on, by name: those of their training, and each domain."""

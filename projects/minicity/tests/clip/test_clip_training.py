@@ -1,6 +1,5 @@
-"""The miniature CLIP: its loss, its resumption (that of all miniatures), and the command that makes it."""
+"""Losses, views, training and command of the miniature CLIP."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,29 +8,26 @@ import open_clip
 import pytest
 import timm
 import torch
-from minicity.clip import training as pretraining
-from minicity.clip.pool import KEPT, Captioned, draw_captioned
-from minicity.clip.quality import predict_classes
-from minicity.clip.training import (
-    Course,
-    Recipe,
-    RegionReader,
-    augment,
-    contrastive_loss,
-    naming_loss,
-    train_clip,
-    trim_kernels,
-)
-from minicity.resumable import settings_of, train_resumably
+from huggingface_hub import ModelCard
+from minicity.clip import run, training
+from minicity.clip.evaluation import predict_classes
+from minicity.clip.losses import contrastive_loss, naming_loss
+from minicity.clip.pool import STORED_SIZE, CaptionedImages, draw_scenes_and_crops
+from minicity.clip.regions import VIEW, RegionReader, random_view
+from minicity.clip.training import ClipObjective, ClipTraining, train_clip, trim_kernels
+from minicity.paths import PROJECT
+from minicity.training.images import augment
 from minicity.world.styles import STYLES
 from minicity.world.wide import WIDE_STYLES
-from torch import nn
 from torch.nn import functional as F
 
 from clouds.errors import UserError
 from clouds.modeling.backbone.clip import load_open_clip
+from clouds.modeling.text_classifier import TextClassifier
+from tests.commands import script
 
-ROOT = Path(__file__).parents[4]
+command = script("projects/minicity/tools/train_clip.py")
+
 TOWERS = {
     "convnext": {"timm_model_name": "test_convnext2", "timm_pool": "", "timm_proj": "linear", "image_size": 64},
     "resnet": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64},
@@ -44,14 +40,6 @@ def tiny_config(tmp_path, request):
     file = tmp_path / f"tiny_{request.param}.json"
     file.write_text(json.dumps({"embed_dim": 16, "vision_cfg": TOWERS[request.param], "text_cfg": TEXT}))
     return file
-
-
-@pytest.fixture
-def command():
-    spec = importlib.util.spec_from_file_location("train_clip", ROOT / "projects/minicity/tools/train_clip.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def features(count=6):
@@ -92,7 +80,7 @@ def test_trimmed_kernels_change_no_value_and_no_key(size):
     trim_kernels(tower)
     after = tower(images)
     after.sum().backward()
-    assert [type(module).__name__ for module in tower.modules()].count("_ReachingConv2d") > 0
+    assert [type(module).__name__ for module in tower.modules()].count("_CroppedConv2d") > 0
     assert list(tower.state_dict()) == keys
     torch.testing.assert_close(after, before)
     for ours, expected in zip((p.grad for p in tower.parameters()), gradients, strict=True):
@@ -111,18 +99,9 @@ def test_equal_captions_are_no_negatives():
     assert torch.isclose(rows, torch.tensor(2.0).log())
 
 
-def test_augmented_pixels_stay_in_range_and_follow_the_generator():
-    images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    one, same, other = (augment(images, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
-    assert one.equal(same)
-    assert not one.equal(other)
-    assert 0 <= one.min()
-    assert one.max() <= 1
-
-
 def test_drawn_scenes_follow_from_their_number():
-    scenes, crops = draw_captioned(WIDE_STYLES, 3, range(1, 3), 4)
-    again, _ = draw_captioned(WIDE_STYLES, 3, range(2, 3), 4)
+    scenes, crops = draw_scenes_and_crops(WIDE_STYLES, 3, range(1, 3), 4)
+    again, _ = draw_scenes_and_crops(WIDE_STYLES, 3, range(2, 3), 4)
     assert scenes.images.shape == (2, 160, 320, 3)
     assert crops.images.shape[1:] == (64, 64, 3)
     assert scenes.scenes.tolist() == [1, 2] and set(crops.scenes) == {1, 2}
@@ -137,14 +116,14 @@ def test_boxes_go_with_the_view_of_their_street(seed):
     rng = np.random.default_rng(seed)
     corners = rng.integers([[60, 40]], [[300, 130]], (6, 2))
     boxes = np.concatenate([corners, corners + rng.integers(24, 120, (6, 2))], axis=1)
-    images = np.zeros((6, *KEPT, 3), np.uint8)
+    images = np.zeros((6, *STORED_SIZE, 3), np.uint8)
     for image, (x0, y0, x1, y1) in zip(images, (boxes * 0.625).astype(int), strict=True):
         image[y0:y1, x0:x1] = 255
-    seen, found, inside = pretraining.street_view(images, np.arange(6), boxes, rng)
-    assert seen.shape == (6, *pretraining.VIEW, 3)
+    seen, found, inside = random_view(images, np.arange(6), boxes, rng)
+    assert seen.shape == (6, *VIEW, 3)
     assert inside.any()
     for number, x0, y0, x1, y1 in found[inside]:
-        canvas = np.zeros(pretraining.VIEW, bool)
+        canvas = np.zeros(VIEW, bool)
         canvas[max(round(y0), 0) : round(y1), max(round(x0), 0) : round(x1)] = True
         white = seen[int(number), :, :, 0] > 127
         assert (canvas & white).sum() / (canvas | white).sum() > 0.75
@@ -166,35 +145,35 @@ def noise(box):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
     captions = [f"a photo of number {number % 7}" for number in range(12)]
-    crops = Captioned(images, captions, np.zeros(12, np.uint8), np.arange(12) // 3, np.tile(box, (12, 1)))
-    streets = rng.integers(0, 256, (4, *KEPT, 3), dtype=np.uint8)
-    scenes = Captioned(streets, captions[:4], np.full(4, 255, np.uint8), np.arange(4), np.zeros((4, 4), np.int64))
+    crops = CaptionedImages(images, captions, np.zeros(12, np.uint8), np.arange(12) // 3, np.tile(box, (12, 1)))
+    streets = rng.integers(0, 256, (4, *STORED_SIZE, 3), dtype=np.uint8)
+    scenes = CaptionedImages(streets, captions[:4], np.full(4, 255, np.uint8), np.arange(4), np.zeros((4, 4), np.int64))
     return scenes, crops
 
 
 def test_a_view_without_any_box_has_a_loss(tiny_config, monkeypatch):
-    views, original = [], pretraining.street_view
+    views = []
 
     def noted(*args):
-        views.append(original(*args))
+        views.append(random_view(*args))
         return views[-1]
 
-    monkeypatch.setattr(pretraining, "street_view", noted)
+    monkeypatch.setattr(training, "random_view", noted)
     model = load_open_clip(str(tiny_config))
-    recipe = Recipe(steps=1, batch_size=6, shares=(1, 0, 0))
-    course = Course(model, open_clip.get_tokenizer(tiny_config.stem), *noise([0, 0, 8, 8]), recipe)
-    assert all(course.loss(step).isfinite() for step in range(6))
+    settings = ClipTraining(steps=1, batch_size=6, shares=(1, 0, 0))
+    objective = ClipObjective(model, open_clip.get_tokenizer(tiny_config.stem), *noise([0, 0, 8, 8]), settings)
+    assert all(objective.loss(step).isfinite() for step in range(6))
     assert {bool(inside.any()) for _, _, inside in views} == {True, False}
 
 
 def test_interrupted_training_ends_like_any_other(tiny_config, tmp_path, monkeypatch):
     scenes, crops = noise([100, 60, 200, 160])
-    recipe = Recipe(steps=4, batch_size=6, warmup=2, save_every=1)
+    settings = ClipTraining(steps=4, batch_size=6, warmup=2, save_every=1)
 
     def trained(file):
         torch.manual_seed(0)
         model = load_open_clip(str(tiny_config))
-        train_clip(model, open_clip.get_tokenizer(tiny_config.stem), scenes, crops, recipe, file)
+        train_clip(model, open_clip.get_tokenizer(tiny_config.stem), scenes, crops, settings, file)
         return model.state_dict()
 
     calls = []
@@ -207,114 +186,54 @@ def test_interrupted_training_ends_like_any_other(tiny_config, tmp_path, monkeyp
 
     straight = trained(tmp_path / "a.pt")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pretraining, "augment", interrupted)
+        patch.setattr(training, "augment", interrupted)
         trained(tmp_path / "b.pt")
     resumed = trained(tmp_path / "b.pt")
     assert all(straight[name].equal(resumed[name]) for name in straight)
-    recipe = Recipe(steps=5, batch_size=6, warmup=2, save_every=1)  # whose cosine is another one
-    with pytest.raises(UserError, match="steps 4 instead of 5"):
+    settings = ClipTraining(steps=5, batch_size=6, warmup=2, save_every=1)  # whose cosine is another one
+    with pytest.raises(UserError, match="steps is 4 instead of 5"):
         trained(tmp_path / "b.pt")
 
 
-def steps_made(file, settings, *, steps=4, width=1, losses=()):
-    made = []
-
-    def update(step):
-        made.append(step)
-        return torch.tensor(dict(losses).get(step, 1.0))
-
-    kept = {"part": nn.Linear(width, 1)}
-    train_resumably(kept, update, steps=steps, save_every=2, state_file=file, settings=settings, name="training")
-    return made
-
-
-def test_a_state_of_the_same_training_is_gone_on_from(tmp_path):
-    assert steps_made(tmp_path / "s.pt", {"batch_size": 6, "shares": (0.5, 0.5)}, steps=2) == [0, 1]
-    assert steps_made(tmp_path / "s.pt", {"shares": (0.5, 0.5), "batch_size": 6}) == [2, 3]
-    assert settings_of(Recipe(steps=4), crops=3) == settings_of(Recipe(steps=4, save_every=7), crops=3)
-    assert settings_of(Recipe(steps=4), crops=3) != settings_of(Recipe(steps=4), crops=4)
-
-
-@pytest.mark.parametrize(
-    ("settings", "how", "told"),
-    [
-        ({"batch_size": 6, "seed": 1}, {}, "seed 0 instead of 1"),
-        ({"batch_size": 6}, {}, "seed 0 instead of None"),
-        ({"batch_size": 6, "seed": 0, "half": True}, {}, "half None instead of True"),
-        ({"batch_size": 6, "seed": 0}, {"steps": 3}, "4 steps done instead of 3"),
-        ({"batch_size": 6, "seed": 0}, {"width": 2}, "its network has other parts or sizes"),
-    ],
-)
-def test_a_state_of_another_training_is_refused(settings, how, told, tmp_path):
-    file = tmp_path / "s.pt"
-    steps_made(file, {"batch_size": 6, "seed": 0})
-    with pytest.raises(UserError, match="is the state of another training") as caught:
-        steps_made(file, settings, **how)
-    assert str(file) in str(caught.value)
-    assert told in str(caught.value)
-
-
-def test_a_state_without_settings_is_refused(tmp_path):
-    steps_made(tmp_path / "s.pt", {})
-    state = torch.load(tmp_path / "s.pt")
-    del state["settings"]
-    torch.save(state, tmp_path / "s.pt")
-    with pytest.raises(UserError, match="does not tell its settings"):
-        steps_made(tmp_path / "s.pt", {})
-
-
-@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_leaves_the_good_state(wrong, tmp_path):
-    file = tmp_path / "s.pt"
-    with pytest.raises(UserError, match=rf"step 1 is {wrong}.*there is no state yet"):
-        steps_made(file, {}, losses={1: wrong})
-    assert not file.exists()
-    with pytest.raises(UserError, match=rf"step 3 is {wrong}.*the last good state is kept in {file}"):
-        steps_made(file, {}, losses={3: wrong})
-    assert steps_made(file, {}) == [2, 3]
-
-
-def test_the_command_writes_a_folder_that_open_clip_loads(command, tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "TEST_SCENES", 1)
+def test_the_command_writes_a_folder_that_open_clip_loads(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "TEST_SCENES", 1)
     flags = ["--model-config", str(tiny_config), "--scenes", "2", "--crops", "6", "--batch-size", "4", "--workers", "1"]
     folder = tmp_path / "clip"
     assert command.main(["--output", str(folder), "--cache", str(tmp_path / "cache"), "--steps", "2", *flags]) == 0
     model = load_open_clip(str(folder))
     assert model.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 16)
-    card = (folder / "README.md").read_text()
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert "--scenes 2 --crops 6 --steps 2 --batch-size 4" in card.text
     for name in STYLES:
-        assert f"| {name} (" in card
+        assert card.text.count(f"\n| {name} |") == 3
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
-        (["--steps", "0"], "--steps is 0; it must be 1 or more"),
         (["--device", "gpu"], "--device gpu is no device of torch"),
         (["--device", "cuda:99"], "--device cuda:99 asks for GPU 99"),
         (["--model-config", "nothing.json"], "--model-config nothing.json is no *.json file that exists"),
         (["--model-config", "RN50"], "--model-config RN50 is no *.json file that exists"),
     ],
 )
-def test_bad_flags_are_told_in_a_sentence_before_anything_is_drawn(command, flags, told, tmp_path, capsys):
+def test_bad_arguments_are_reported_before_anything_is_drawn(flags, message, tmp_path, capsys):
     assert command.main(["--cache", str(tmp_path / "cache"), *flags]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
 
 
-def test_each_config_has_a_folder_of_its_own(command, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    folders = {
-        "projects/minicity/configs/clip_convnext_mini.json": "clip",
-        "projects/minicity/configs/clip_resnet_mini.json": "clip_resnet",
-    }
+def test_each_model_config_has_a_folder_of_its_own(monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    folders = {"configs/clip_convnext_mini.json": "clip", "configs/clip_resnet_mini.json": "clip_resnet"}
     for config, folder in {**folders, "elsewhere/clip_convnext_mini.json": "clip_convnext"}.items():
-        assert command.default_output(Path(config)) == Path(f"projects/minicity/weights/{folder}")
-    assert command.default_output(command.ARCHITECTURE) == Path("projects/minicity/weights/clip")
+        assert command.default_output(Path(config)) == PROJECT / "weights" / folder
+    assert command.default_output(command.MODEL_CONFIG) == PROJECT / "weights/clip"
 
 
 def test_classes_by_their_best_name():
     names = torch.eye(3)
-    pictures = np.zeros((2, 4, 4, 3), np.uint8)
-    answers = torch.tensor([[0.0, 0.2, 0.1], [0.5, 0.1, 0.6]])
-    assert predict_classes(lambda _: answers, names, (2, 1), pictures).tolist() == [0, 1]
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    features = torch.tensor([[0.0, 0.2, 0.1], [0.5, 0.1, 0.6]])
+    assert predict_classes(lambda _: features, TextClassifier(names, (2, 1)), images).tolist() == [0, 1]

@@ -1,13 +1,16 @@
-"""The miniature CLIPs that the repository carries."""
+"""The miniature CLIPs in the repository."""
 
-from pathlib import Path
-
+import cv2
+import numpy as np
 import open_clip
 import pytest
 import torch
-from minicity.clip.pool import draw_captioned
-from minicity.clip.quality import features, predict_classes, retrieval
-from minicity.diffusion.pool import draw_captioned as draw_streets
+from minicity.clip.evaluation import crop_accuracy, retrieval
+from minicity.clip.pool import draw_scenes_and_crops
+from minicity.clip.regions import VIEW
+from minicity.paths import PROJECT, REPOSITORY
+from minicity.training.embedding import embed
+from minicity.world.pool import draw_scene
 from minicity.world.wide import WIDE_STYLES
 
 import clouds.modeling.backbone  # noqa: F401  (registers the towers)
@@ -16,7 +19,6 @@ from clouds.d2 import build_backbone
 from clouds.data.classes import CITYSCAPES_CLASSES
 from clouds.modeling.backbone.clip import CLIP
 
-ROOT = Path(__file__).parents[4]
 CONFIGS = {"clip": "warmup_clip.yaml", "clip_resnet": "warmup_clip_resnet.yaml"}
 
 
@@ -26,7 +28,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def test_it_is_small_half_precision_and_open_clips(name: str):
-    folder = ROOT / "projects/minicity/weights" / name
+    folder = PROJECT / "weights" / name
     files = [file for file in folder.iterdir() if file.is_file()]
     assert {file.name for file in files} == {"README.md", "open_clip_config.json", "open_clip_model.safetensors"}
     assert sum(file.stat().st_size for file in files) < 14e6
@@ -36,21 +38,16 @@ def test_it_is_small_half_precision_and_open_clips(name: str):
 
 
 def test_frozen_it_knows_words_for_what_it_never_saw(name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(REPOSITORY)
     clip = build_backbone(load_config(f"projects/minicity/configs/{CONFIGS[name]}"))
     assert not any(parameter.requires_grad for parameter in clip.parameters())
-    classifier = clip.text_classifier(CITYSCAPES_CLASSES)
-    _, crops = draw_captioned(WIDE_STYLES, 7, range(16), 12)
-
-    def encode_image(images: torch.Tensor) -> torch.Tensor:
-        return clip.clip_model.encode_image(images, normalize=True)
-
-    found = predict_classes(encode_image, classifier.embeddings, classifier.names_per_class, crops.images)
-    assert (found == crops.labels).mean() > 2.5 / len(CITYSCAPES_CLASSES)
+    _, crops = draw_scenes_and_crops(WIDE_STYLES, 7, range(16), 12)
+    assert crop_accuracy(clip, crops).all > 2.5 / len(CITYSCAPES_CLASSES)
 
 
-def test_it_finds_the_caption_of_a_street(name: str):
-    clip = CLIP.from_folder(ROOT / "projects/minicity/weights" / name)
-    streets = draw_streets(WIDE_STYLES, 7, range(16))
-    seen, read = features(clip, streets.images, streets.captions)
-    assert retrieval(seen, read, streets.captions).first_five > 1.5 * 5 / 16
+def test_it_finds_the_caption_of_a_scene(name: str):
+    clip = CLIP.from_folder(PROJECT / "weights" / name)
+    drawn = [draw_scene(WIDE_STYLES, 7, index)[0] for index in range(16)]
+    images = np.stack([cv2.resize(each.image, VIEW[::-1], interpolation=cv2.INTER_AREA) for each in drawn])
+    captions = [each.caption for each in drawn]
+    assert retrieval(*embed(clip, images, captions), captions).at_5 > 1.5 * 5 / 16

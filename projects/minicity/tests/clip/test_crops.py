@@ -1,4 +1,4 @@
-"""Captioned crops: size, words, and the class they are about."""
+"""Captioned crops: size, words and class."""
 
 import re
 
@@ -15,13 +15,13 @@ def rendered():
     return [render_scene("minicity_sim", 5, index) for index in range(4)]
 
 
-def cut(picture, seed=0, count=30, size=48):
-    return captioned_crops(picture, "at noon", count, size, np.random.default_rng(seed))
+def cut(scene, seed=0, count=30, size=48):
+    return captioned_crops(scene, "at noon", count, size, np.random.default_rng(seed))
 
 
 def test_every_crop_names_its_class_first(rendered):
-    for picture in rendered:
-        for crop in cut(picture):
+    for scene in rendered:
+        for crop in cut(scene):
             assert crop.pixels.shape == (48, 48, 3)
             assert crop.pixels.dtype == np.uint8
             about = re.split(" beside | next to | in front of ", crop.caption)[0]
@@ -29,10 +29,10 @@ def test_every_crop_names_its_class_first(rendered):
             assert crop.caption.endswith(".")
 
 
-def test_the_class_is_in_the_picture_and_classes_take_turns(rendered):
-    for picture in rendered:
-        labels = [crop.label for crop in cut(picture, count=60)]
-        assert set(labels) <= set(np.unique(picture.label))
+def test_the_class_occurs_in_the_scene_and_classes_take_turns(rendered):
+    for scene in rendered:
+        labels = [crop.label for crop in cut(scene, count=60)]
+        assert set(labels) <= set(np.unique(scene.label))
         counts = np.bincount(labels)
         assert counts.max() <= 60 // len(set(labels)) + 6
         assert len(set(labels)) >= 8

@@ -1,15 +1,13 @@
-"""The miniature Stable Diffusion that the repository carries."""
-
-from pathlib import Path
+"""The miniature Stable Diffusion in the repository."""
 
 import numpy as np
-from minicity.diffusion.quality import looks
+from minicity.diffusion.evaluation import image_statistics
+from minicity.paths import PROJECT
 
 from clouds.generation.painter import Painter
 from clouds.generation.settings import PaintingSettings
 
-ROOT = Path(__file__).parents[4]
-FOLDER = ROOT / "projects/minicity/weights/diffusion"
+FOLDER = PROJECT / "weights/diffusion"
 
 
 def paint(prompt, count=4):
@@ -27,7 +25,7 @@ def test_words_decide_what_it_paints():
     dusk = paint("A photo of a street at dusk with two cars, trees and buildings.")
     assert day.shape == (4, 128, 256, 3)
     for images in (day, dusk):
-        assert (looks(images)[:, 1] > 0.05).all()  # not blank
+        assert (image_statistics(images)[:, 1] > 0.05).all()  # not blank
         assert np.abs(images[0].astype(int) - images[1]).mean() > 5  # nor always the same
     assert np.abs(day.astype(int) - dusk).mean(axis=(1, 2, 3)).min() > 5
-    assert looks(day)[:, 0].mean() > looks(dusk)[:, 0].mean()
+    assert image_statistics(day)[:, 0].mean() > image_statistics(dusk)[:, 0].mean()

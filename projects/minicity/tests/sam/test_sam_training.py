@@ -1,47 +1,49 @@
-"""The miniature SAM: what it is shown, its losses, its resumption, and the command that makes it."""
+"""Training data, prompts, losses, training, evaluation and command of the miniature SAM."""
 
 import dataclasses
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as some
-from minicity.sam import training as sam_pretraining
-from minicity.sam.pool import SCENE, Streets, draw_street_pool, draw_streets, object_map
-from minicity.sam.quality import disc, measure
-from minicity.sam.regions import VIEW, Asked, ask, closer, components, shrunk, things
-from minicity.sam.training import (
-    ClassReader,
-    Course,
-    Recipe,
-    dice_loss,
-    focal_loss,
-    in_view,
-    mask_iou,
-    prompt_loss,
-    train_sam,
+from minicity.cards import write_card
+from minicity.sam import run, training
+from minicity.sam.evaluation import MaskScore, disc_masks, measure
+from minicity.sam.losses import dice_loss, focal_loss, mask_iou, prompt_loss
+from minicity.sam.pool import LabeledScenes, draw_labeled_pool, draw_labeled_scenes, object_map
+from minicity.sam.prompts import (
+    VIEW,
+    PointPrompts,
+    choose_prompts,
+    class_regions,
+    random_view,
+    shrink,
+    whole_objects,
 )
+from minicity.sam.training import ClassReader, SamObjective, SamTraining, train_sam, view_logits
 from minicity.world import pool as scene_pool
 from minicity.world.classes import Label
 from minicity.world.records import Rendered, SceneObject
+from minicity.world.render import render_scene
 from minicity.world.styles import STYLES
 from minicity.world.wide import WIDE_STYLES
+from scipy import ndimage
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from clouds.config import get_config
-from clouds.self_training.regions import find_regions
 from clouds.self_training.sam import build_sam
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.segment_anything import SegmentAnything
 from clouds.self_training.sam.segment_anything_folder import Sizes, described_sam
+from tests.commands import script
 
-ROOT = Path(__file__).parents[4]
+command = script("projects/minicity/tools/train_sam.py")
+
 TINY = Sizes(
     image_size=64,
     vit_patch_size=8,
@@ -60,16 +62,8 @@ TINY = Sizes(
 
 
 @pytest.fixture(scope="module")
-def streets():
-    return draw_streets(WIDE_STYLES, 3, range(3))
-
-
-@pytest.fixture
-def command():
-    spec = importlib.util.spec_from_file_location("train_sam", ROOT / "projects/minicity/tools/train_sam.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def scenes():
+    return draw_labeled_scenes(WIDE_STYLES, 3, range(3))
 
 
 def tiny_sam():
@@ -77,7 +71,7 @@ def tiny_sam():
     return SegmentAnything(described_sam(TINY), name="tiny", frame=Frame(64))
 
 
-def picture(boxes, apart=True):
+def rendered_cars(boxes, apart=True):
     """Cars at these boxes on a road, each before the next, but the first has a window that shows the second."""
     owner = np.full((20, 30), -1)
     for number, (x0, y0, x1, y1) in reversed(list(enumerate(boxes))):
@@ -94,23 +88,21 @@ def picture(boxes, apart=True):
     return Rendered(np.zeros((20, 30, 3), np.uint8), label, depth, "Cars.", tuple(objects)), owner
 
 
-class TestThings:
+class TestObjectMap:
     BOXES = [(5, 5, 15, 12), (10, 3, 22, 10), (21, 8, 28, 18)]
 
-    def test_things_that_hide_each_other_are_told_apart_by_their_depth(self):
-        rendered, owner = picture(self.BOXES)
+    def test_objects_that_hide_each_other_are_separated_by_depth(self):
+        rendered, owner = rendered_cars(self.BOXES)
         assert (object_map(rendered) == owner + 1).all()
 
-    def test_what_cannot_be_told_apart_is_left_out_whole(self):
-        rendered, _ = picture(self.BOXES, apart=False)
+    def test_objects_that_cannot_be_separated_are_left_out(self):
+        rendered, _ = rendered_cars(self.BOXES, apart=False)
         assert not object_map(rendered).any()
         # One alone in its box is known whatever its depth.
-        rendered, owner = picture([*self.BOXES[:2], (24, 12, 29, 19)], apart=False)
+        rendered, owner = rendered_cars([*self.BOXES[:2], (24, 12, 29, 19)], apart=False)
         assert (object_map(rendered) == np.where(owner == 2, 3, 0)).all()
 
-    def test_drawn_things_have_their_own_box_area_and_class(self):
-        from minicity.world.render import render_scene
-
+    def test_masks_have_box_area_and_class_of_their_object(self):
         known = every = 0
         for index in range(4):
             rendered = render_scene("minicity_sim", 5, index)
@@ -128,45 +120,46 @@ class TestThings:
 
 
 class TestViews:
-    @given(some.arrays(np.uint8, (6, 8), elements=st.integers(0, 2)), st.integers(0, 6))
-    def test_components_are_the_regions_of_self_training(self, labels, least):
-        ours = components(labels, least + 1)
-        theirs = find_regions(labels, min_area=least)
-        assert len(ours.numbers) == len(theirs)
-        assert {(ours.ids == number).tobytes() for number in ours.numbers} == {
-            (theirs.ids == region + 1).tobytes() for region in range(len(theirs))
-        }
-        assert sorted(ours.areas) == sorted(theirs.areas)
+    @given(some.arrays(np.uint8, (6, 8), elements=st.integers(0, 2)), st.integers(1, 6))
+    def test_class_regions_are_large_connected_and_of_one_class(self, labels, min_area):
+        candidates = class_regions(labels, min_area)
+        for number, area in zip(candidates.numbers, candidates.areas, strict=True):
+            mask = candidates.ids == number
+            assert mask.sum() == area >= min_area
+            assert len(np.unique(labels[mask])) == 1
+            assert ndimage.label(mask)[1] == 1
+        sizes = [np.bincount(ndimage.label(labels == label)[0].ravel())[1:] for label in np.unique(labels)]
+        assert sorted(candidates.areas) == sorted(size for size in np.concatenate(sizes) if size >= min_area)
 
     @pytest.mark.parametrize("seed", range(6))
-    def test_picture_and_maps_stay_together(self, seed):
+    def test_image_and_maps_stay_together(self, seed):
         rng = np.random.default_rng(seed)
         labels = np.repeat(np.repeat(rng.integers(0, 200, (16, 32), np.uint8), 16, axis=0), 16, axis=1)
-        image, seen, objects = closer(np.stack([labels] * 3, axis=2), labels, labels + 1, rng, whole=0.3)
+        image, seen, objects = random_view(np.stack([labels] * 3, axis=2), labels, labels + 1, rng, whole=0.3)
         assert image.shape == (*VIEW, 3)
         assert seen.shape == objects.shape == VIEW
         assert (objects == seen + 1).all()
         assert (np.abs(image[:, :, 0].astype(int) - seen) < 3).mean() > 0.7
 
-    def test_shares_of_whole_scenes(self, streets):
-        whole = shrunk(streets.images[0], streets.labels[0], streets.objects[0])[1]
+    def test_shares_of_whole_scenes(self, scenes):
+        whole = shrink(scenes.images[0], scenes.labels[0], scenes.objects[0])[1]
         rng = np.random.default_rng(0)
-        seen = [closer(streets.images[0], streets.labels[0], streets.objects[0], rng, 0.5)[1] for _ in range(60)]
+        seen = [random_view(scenes.images[0], scenes.labels[0], scenes.objects[0], rng, 0.5)[1] for _ in range(60)]
         counts = [sum(np.array_equal(each, other) for each in seen) for other in (whole, whole[:, ::-1])]
         assert 18 < sum(counts) < 42
         assert min(counts) > 5
 
     @pytest.mark.parametrize("num_points", [1, 4])
-    def test_points_lie_in_their_regions(self, streets, num_points):
-        _, labels, objects = shrunk(streets.images[0], streets.labels[0], streets.objects[0])
-        kinds = (things(objects, 32), components(labels, 32))
-        asked = ask(kinds, 10, num_points, np.random.default_rng(0))
-        assert asked.points.shape == (10, num_points, 2)
-        for mask, points in zip(asked.masks, asked.points, strict=True):
+    def test_points_lie_in_their_regions(self, scenes, num_points):
+        _, labels, objects = shrink(scenes.images[0], scenes.labels[0], scenes.objects[0])
+        kinds = (whole_objects(objects, 32), class_regions(labels, 32))
+        prompts = choose_prompts(kinds, 10, num_points, np.random.default_rng(0))
+        assert prompts.points.shape == (10, num_points, 2)
+        for mask, points in zip(prompts.masks, prompts.points, strict=True):
             x, y = points.astype(int).T
             assert mask[y, x].all()
             assert len({*zip(x, y, strict=True)}) == num_points
-        for regions, part in zip(kinds, (asked.masks[:5], asked.masks[5:]), strict=True):
+        for regions, part in zip(kinds, (prompts.masks[:5], prompts.masks[5:]), strict=True):
             every = {(regions.ids == number).tobytes() for number in regions.numbers}
             chosen = {mask.tobytes() for mask in part}
             assert len(chosen) == 5
@@ -175,29 +168,32 @@ class TestViews:
     def test_large_regions_more_often_and_none_twice(self):
         labels = np.zeros((20, 30), np.uint8)
         labels[:4, :4] = 1
-        nothing = things(np.zeros_like(labels), 1)
-        first = [ask((components(labels, 1),), 1, 1, np.random.default_rng(n)).masks[0, 0, 0] for n in range(200)]
+        nothing = whole_objects(np.zeros_like(labels), 1)
+        first = [
+            choose_prompts((class_regions(labels, 1),), 1, 1, np.random.default_rng(n)).masks[0, 0, 0]
+            for n in range(200)
+        ]
         assert 10 < sum(first) < 60  # of 1 part in 7
-        assert len(ask((nothing, components(labels, 1)), 9, 30, np.random.default_rng(0)).masks) == 2
+        assert len(choose_prompts((nothing, class_regions(labels, 1)), 9, 30, np.random.default_rng(0)).masks) == 2
 
-    def test_a_pool_is_drawn_once(self, streets, tmp_path, monkeypatch):
+    def test_a_pool_is_drawn_once(self, scenes, tmp_path, monkeypatch):
         monkeypatch.setattr("minicity.world.pool.SCENES_PER_CHUNK", 2)
-        pool = draw_street_pool(tmp_path, WIDE_STYLES, 3, 3, 1)
+        pool = draw_labeled_pool(tmp_path, WIDE_STYLES, 3, 3, 1)
         monkeypatch.delattr("minicity.world.pool.render")
-        again = draw_street_pool(tmp_path, WIDE_STYLES, 3, 3, 1)
-        for field in dataclasses.fields(Streets):
-            expected = getattr(streets, field.name)
+        again = draw_labeled_pool(tmp_path, WIDE_STYLES, 3, 3, 1)
+        for field in dataclasses.fields(LabeledScenes):
+            expected = getattr(scenes, field.name)
             assert (getattr(pool, field.name) == expected).all()
             assert (getattr(again, field.name) == expected).all()
 
     @pytest.mark.parametrize("change", ["styles", "renderer"])
-    def test_a_pool_of_other_styles_or_another_renderer_is_drawn_anew(self, change, tmp_path, monkeypatch):
+    def test_other_styles_or_another_renderer_have_another_pool(self, change, tmp_path, monkeypatch):
         styles = [WIDE_STYLES[:1], WIDE_STYLES[1:2] if change == "styles" else WIDE_STYLES[:1]]
-        before = draw_street_pool(tmp_path, styles[0], 3, 1, 1)
+        before = draw_labeled_pool(tmp_path, styles[0], 3, 1, 1)
         drawn, render = [], scene_pool.render
         monkeypatch.setattr(scene_pool, "render", lambda *args: drawn.append(args) or render(*args))
         monkeypatch.setattr(scene_pool, "DRAWING_VERSION", scene_pool.DRAWING_VERSION + (change == "renderer"))
-        after = draw_street_pool(tmp_path, styles[1], 3, 1, 1)
+        after = draw_labeled_pool(tmp_path, styles[1], 3, 1, 1)
         assert len(drawn) == 1
         assert (before.images == after.images).all() == (change == "renderer")
 
@@ -235,10 +231,10 @@ class TestLosses:
         right = torch.tensor([[0.0, 1.0, 1.0]])
         assert prompt_loss(logits, right, truth).item() == pytest.approx(loss.item() - 2 / 3)
 
-    def test_logits_are_laid_over_the_view_as_in_use(self):
+    def test_logits_are_resized_like_masks(self):
         frame = Frame(64)
         logits = torch.randn(3, 2, 32, 32)
-        ours = in_view(logits, frame, (100, 150)) > 0
+        ours = view_logits(logits, frame, (100, 150)) > 0
         theirs = frame.to_masks(logits.flatten(0, 1), (100, 150)).unflatten(0, (3, 2))
         assert torch.equal(ours, theirs)
 
@@ -257,35 +253,35 @@ class TestLosses:
 
 
 class TestTraining:
-    RECIPE = Recipe(steps=4, views=2, prompts=4, warmup=2, save_every=1)
+    SETTINGS = SamTraining(steps=4, views=2, prompts=4, warmup=2, save_every=1)
 
-    def test_a_step_follows_from_its_number(self, streets):
-        course = Course(tiny_sam(), streets, self.RECIPE)
-        losses = [course.loss(step).item() for step in (5, 6, 5)]
+    def test_a_step_follows_from_its_number(self, scenes):
+        objective = SamObjective(tiny_sam(), scenes, self.SETTINGS)
+        losses = [objective.loss(step).item() for step in (5, 6, 5)]
         assert losses[0] == losses[2] != losses[1]
 
-    def test_it_learns(self, streets, tmp_path):
-        recipe = dataclasses.replace(self.RECIPE, steps=40, save_every=40, learning_rate=3e-3)
+    def test_it_learns(self, scenes, tmp_path):
+        settings = dataclasses.replace(self.SETTINGS, steps=40, save_every=40, learning_rate=3e-3)
         sam = tiny_sam()
 
         def losses():
             with torch.no_grad():
-                return np.mean([course.loss(step).item() for step in range(100, 106)])
+                return np.mean([objective.loss(step).item() for step in range(100, 106)])
 
-        course = Course(sam, streets, dataclasses.replace(recipe, reading=0.0))
+        objective = SamObjective(sam, scenes, dataclasses.replace(settings, reading=0.0))
         before = losses()
-        train_sam(sam, streets, recipe, tmp_path / "state.pt")
+        train_sam(sam, scenes, settings, tmp_path / "state.pt")
         assert losses() < 0.8 * before
         assert not sam.network.training
         assert not any(parameter.requires_grad for parameter in sam.network.parameters())
 
-    def test_interrupted_training_ends_like_any_other(self, streets, tmp_path, monkeypatch):
+    def test_interrupted_training_ends_like_any_other(self, scenes, tmp_path, monkeypatch):
         def trained(file):
             sam = tiny_sam()
-            train_sam(sam, streets, self.RECIPE, file)
+            train_sam(sam, scenes, self.SETTINGS, file)
             return sam.network.state_dict()
 
-        calls, augment = [], sam_pretraining.augment
+        calls, augment = [], training.augment
 
         def interrupted(*args):
             calls.append(args)
@@ -295,17 +291,17 @@ class TestTraining:
 
         straight = trained(tmp_path / "a.pt")
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(sam_pretraining, "augment", interrupted)
+            patch.setattr(training, "augment", interrupted)
             trained(tmp_path / "b.pt")
         resumed = trained(tmp_path / "b.pt")
         assert all(straight[name].equal(resumed[name]) for name in straight)
         assert not straight["image_encoder.pos_embed"].equal(tiny_sam().network.state_dict()["image_encoder.pos_embed"])
 
-    def test_every_part_that_is_used_learns(self, streets):
+    def test_every_part_that_is_used_learns(self, scenes):
         sam = tiny_sam()
-        course = Course(sam, streets, dataclasses.replace(self.RECIPE, views=6, prompts=8, refined=1.0))
+        objective = SamObjective(sam, scenes, dataclasses.replace(self.SETTINGS, views=6, prompts=8, refined=1.0))
         sam.network.requires_grad_(True)
-        course.loss(0).backward()
+        objective.loss(0).backward()
         silent = {name for name, value in sam.network.named_parameters() if value.grad is None or not value.grad.any()}
         # Boxes and points outside: nothing in this project shows them. Which outputs learn, the first views decide.
         assert {name for name in silent if "hypernetworks" not in name} == {
@@ -314,22 +310,22 @@ class TestTraining:
 
 
 class TestMeasurement:
-    class Knowing:
-        """A SAM that knows the answers: in one of its three masks, and whether it says so is another matter."""
+    class Perfect:
+        """A SAM that returns the true mask as one of three, with the highest predicted quality only if `right`."""
 
         device = torch.device("cpu")
         network = None
         frame = Frame(VIEW[1])
 
-        def __init__(self, streets, right):
+        def __init__(self, scenes, right):
             self.right = right
-            self.left = iter(range(len(streets)))
-            self.streets = streets
+            self.left = iter(range(len(scenes)))
+            self.scenes = scenes
 
         def encode(self, images):
             number = next(self.left)
-            _, labels, objects = shrunk(*(getattr(self.streets, name)[number] for name in Streets.__annotations__))
-            self.regions = (components(labels, 279), things(objects, 64))
+            _, labels, objects = shrink(*(getattr(self.scenes, name)[number] for name in LabeledScenes.__annotations__))
+            self.regions = (class_regions(labels, 279), whole_objects(objects, 64))
             assert tuple(images[0].shape) == (3, *VIEW)
             return [type("Embedding", (), {"features": ()})]
 
@@ -344,8 +340,8 @@ class TestMeasurement:
             return answers, torch.eye(3)[1 if self.right else 2].expand(len(points), 3)
 
     @pytest.mark.parametrize("right", [True, False])
-    def test_the_chosen_and_the_best(self, streets, right):
-        for score in measure(self.Knowing(streets, right), streets).values():
+    def test_the_chosen_and_the_best(self, scenes, right):
+        for score in measure(self.Perfect(scenes, right), scenes).values():
             assert score.best == 1
             assert score.chosen == (1 if right else 0)
             assert 0 < score.disc < 0.7
@@ -355,13 +351,13 @@ class TestMeasurement:
         y, x = np.indices((40, 50))
         masks = np.stack([(x - 20) ** 2 + (y - 15) ** 2 <= 81, (x > 5) & (x < 45) & (y > 30) & (y < 35)])
         points = np.array([[[18, 15], [22, 15]], [[10, 32], [40, 32]]], np.float32)
-        near, far = mask_iou(torch.from_numpy(disc(Asked(masks, points))), torch.from_numpy(masks))
+        near, far = mask_iou(torch.from_numpy(disc_masks(PointPrompts(masks, points))), torch.from_numpy(masks))
         assert near > 0.95
         assert far < 0.5
 
 
-def test_the_command_writes_a_folder_that_build_sam_loads(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "TEST_SCENES", 1)
+def test_the_command_writes_a_folder_that_build_sam_loads(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "TEST_SCENES", 1)
     sizes = tmp_path / "sizes.json"
     sizes.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(TINY, vit_patch_size=16))))
     folder = tmp_path / "sam"
@@ -374,23 +370,50 @@ def test_the_command_writes_a_folder_that_build_sam_loads(command, tmp_path, mon
         cfg.MODEL.CLOUDS.SAM[key] = value
     (embedding,) = build_sam(cfg, "cpu").encode([torch.zeros(3, 32, 64, dtype=torch.uint8)])
     assert embedding.features[0].shape == (16, 4, 4)
-    card = (folder / "README.md").read_text()
-    assert "three masks of\n16 x 16." in card
-    assert f"`python projects/minicity/tools/train_sam.py --sizes {sizes} --scenes 2 " in card
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert "three masks of 16 x 16." in card.text
+    assert f"python projects/minicity/tools/train_sam.py --sizes {sizes} --scenes 2 " in card.text
     for name in STYLES:
-        assert f"| {name} (unseen) |" in card
-    assert SCENE == (256, 512)
+        assert card.text.count(f"\n| {name} |") == 1
+
+
+def test_the_card_compares_with_mobile_sam(tmp_path):
+    scores = {name: {("regions", 1): MaskScore(0.4, 0.5, 0.3, 9)} for name in ("wide", "minicity_fog")}
+    write_card(
+        tmp_path,
+        "sam.md.jinja",
+        library="segment-anything",
+        task="mask-generation",
+        parameters=1_400_000,
+        image_size=256,
+        mask_side=128,
+        command="python train_sam.py",
+        num_scenes=2000,
+        settings=SamTraining(steps=4),
+        view=VIEW,
+        seconds=120,
+        environment="1 CPU core",
+        num_test_scenes=40,
+        min_areas={"regions": 279, "objects": 64},
+        scores=scores,
+        num_compared_scenes=8,
+        compared={"this model, 256 pixels": scores, "MobileSAM, 512 pixels": scores},
+    )
+    card = (tmp_path / "README.md").read_text()
+    assert "| minicity_fog | 40.0 (50.0) |\n" in card
+    assert "| wide: MobileSAM, 512 pixels | 40.0 (50.0) |\n| minicity_fog: this model, 256 pixels |" in card
+    assert "around the mean of the points | 30.0 |\n" in card
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
-        (["--views", "0"], "--views is 0; it must be 1 or more"),
         (["--device", "gpu"], "--device gpu is no device of torch"),
         (["--sizes", "nothing.json"], "--sizes nothing.json does not exist"),
     ],
 )
-def test_bad_flags_are_told_in_a_sentence_before_anything_is_drawn(command, flags, told, tmp_path, capsys):
+def test_bad_arguments_are_reported_before_anything_is_drawn(flags, message, tmp_path, capsys):
     assert command.main(["--cache", str(tmp_path / "cache"), *flags]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()

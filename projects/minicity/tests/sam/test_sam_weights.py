@@ -1,17 +1,15 @@
-"""The miniature SAM that the repository carries."""
-
-from pathlib import Path
+"""The miniature SAM in the repository."""
 
 import pytest
-from minicity.sam.pool import draw_streets
-from minicity.sam.quality import measure
+from minicity.paths import PROJECT, REPOSITORY
+from minicity.sam.evaluation import measure
+from minicity.sam.pool import draw_labeled_scenes
 from minicity.world.wide import WIDE_STYLES
 
 from clouds.config import load_config
 from clouds.self_training.sam import build_sam
 
-ROOT = Path(__file__).parents[4]
-FOLDER = ROOT / "projects/minicity/weights/sam"
+FOLDER = PROJECT / "weights/sam"
 
 
 def test_it_is_small():
@@ -20,11 +18,11 @@ def test_it_is_small():
 
 
 def test_points_find_what_they_lie_on(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(REPOSITORY)
     sam = build_sam(load_config("projects/minicity/configs/joint.yaml", ["MODEL.CLOUDS.SAM.CACHE_DIR", ""]), "cpu")
-    scores = measure(sam, draw_streets(WIDE_STYLES, 7, range(6)))
+    scores = measure(sam, draw_labeled_scenes(WIDE_STYLES, 7, range(6)))
     one, five = scores["regions", 1], scores["regions", 5]
     assert five.prompts > 40
     assert five.best > five.chosen > one.chosen
-    # A disc of the true area around the points knows more than SAM is told.
+    # The disc has the true area, which SAM does not know.
     assert five.best > five.disc

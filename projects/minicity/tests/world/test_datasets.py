@@ -1,6 +1,5 @@
 """The written data sets: complete, resumable, found again, with clear errors."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -17,6 +16,9 @@ from minicity.world.writing import style_of, write_dataset
 
 from clouds.data.datasets.catalog import load_dataset, register_datasets
 from clouds.errors import UserError
+from tests.commands import script
+
+command = script("projects/minicity/tools/render.py")
 
 SIZE = (64, 128)
 NAME = "minicity_fog_val"
@@ -161,23 +163,19 @@ def test_the_other_sets_are_as_they_always_were(tmp_path):
 
 
 def test_command_line(tmp_path, capsys):
-    path = Path(__file__).parents[4] / "projects/minicity/tools/render.py"
-    spec = importlib.util.spec_from_file_location("render_tool", path)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     argv = ["--root", str(tmp_path), "--num-train", "2", "--num-val", "1", "--num-generated", "3", "--workers", "1"]
-    assert tool.main([*argv, "--only", "minicity_sim_train", GENERATED, NAME, "--size", "32", "64"]) == 0
+    assert command.main([*argv, "--only", "minicity_sim_train", GENERATED, NAME, "--size", "32", "64"]) == 0
     lines = (tmp_path / "minicity" / "minicity_sim_train" / "captions.jsonl").read_text().splitlines()
     assert [json.loads(line)["image_id"] for line in lines] == ["000000", "000001"]
     assert len(list((tmp_path / "minicity" / NAME / "images").iterdir())) == 1
     assert len(list((tmp_path / "minicity" / GENERATED / "images").iterdir())) == 3
     capsys.readouterr()
-    assert tool.main([*argv, "--only", NAME, "--size", "64", "64"]) == 2
-    assert capsys.readouterr().err.count("\n") >= 1
+    assert command.main([*argv, "--only", NAME, "--size", "64", "64"]) == 2
+    assert "delete that folder or choose another --root" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("count", "size", "words"), [(0, SIZE, "0 images of 64 x 128"), (2, (0, 8), "of 0 x 8")])
-def test_nothing_to_draw_is_told(tmp_path, count, size, words):
+def test_sizes_below_one_are_refused(tmp_path, count, size, words):
     with pytest.raises(UserError, match=words):
         write_dataset(NAME, tmp_path, count, size)
     assert not list(tmp_path.iterdir())

@@ -1,10 +1,9 @@
-"""The real MobileSAM on drawn streets; skipped where its weights are not."""
-
-from pathlib import Path
+"""The real MobileSAM on drawn scenes; skipped if its weights are missing."""
 
 import numpy as np
 import pytest
 import torch
+from minicity.paths import REPOSITORY
 from minicity.world.classes import Label
 from minicity.world.records import Rendered
 from minicity.world.render import render_scene
@@ -14,7 +13,7 @@ from clouds.self_training.regions import choose_points, find_regions
 from clouds.self_training.sam import Sam, build_sam
 from clouds.self_training.sam.build import GET_WEIGHTS, WEIGHTS
 
-FILE = Path(__file__).parents[4] / WEIGHTS["mobile_sam"]
+FILE = REPOSITORY / WEIGHTS["mobile_sam"]
 VEHICLES = (Label.CAR, Label.TRUCK, Label.BUS, Label.TRAIN)
 LARGE = {**dict.fromkeys(VEHICLES, 0.02), Label.ROAD: 0.2}  # share of the image
 
@@ -29,11 +28,11 @@ def real_sam(**settings) -> Sam:
 
 
 def test_it_gives_what_mobile_sam_gives():
-    """Numbers that MobileSAM's own code computed for this picture, resizing included."""
+    """The expected numbers come from MobileSAM's own code, resizing included."""
     y, x = np.mgrid[:300, :400]
-    picture = np.stack([x * 255 // 399, y * 255 // 299, (x // 40 + y // 30) % 2 * 200], axis=0).astype(np.uint8)
+    image = np.stack([x * 255 // 399, y * 255 // 299, (x // 40 + y // 30) % 2 * 200], axis=0).astype(np.uint8)
     sam = real_sam(REFINEMENT=True)
-    (embedding,) = sam.encode([torch.from_numpy(picture)])
+    (embedding,) = sam.encode([torch.from_numpy(image)])
     # fmt: off
     theirs = [
         0.0941, 0.0308, 0.0050, -0.0437, -0.0188, -0.0125, 0.0007, -0.0050, -0.1222, -0.1100,
@@ -49,7 +48,7 @@ def test_it_gives_what_mobile_sam_gives():
 def large_things(scene: Rendered) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Points (P, 5, 2), classes (P,) and true masks (P, H, W) of long roads and large whole vehicles."""
     regions = find_regions(scene.label, min_area=int(0.02 * scene.label.size))
-    # Two cars, one before the other, are one region; that is for the label map to know and not for SAM.
+    # Two cars that overlap form one region of the label map, but SAM separates them.
     whole = {(int(thing.label), thing.area) for thing in scene.objects}
     prompts = choose_points(regions, num_points=5, mode="random", erosion=3, rng=np.random.default_rng(0))
     areas = regions.areas[prompts.region]

@@ -1,0 +1,144 @@
+"""Draws the training data of the miniature CLIP, trains it, writes and measures it, and writes its card."""
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from safetensors.torch import save_file
+
+from clouds.generation.device import resolve_device
+from clouds.modeling.backbone.clip import CLIP, load_open_clip
+from minicity.cards import command_line, environment_of, render, write_card
+from minicity.clip.evaluation import CropAccuracy, crop_accuracy, measure_scenes
+from minicity.clip.pool import CROP_SIZE, STORED_SIZE, draw_pool
+from minicity.clip.regions import VIEW
+from minicity.clip.training import ClipTraining, train_clip
+from minicity.world.pool import SCENE
+from minicity.world.wide import EVALUATION_STYLES, WIDE_STYLES
+
+TRAIN_SEED, TEST_SEED = 0, 1
+TEST_SCENES = 60
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    *,
+    output: Path,
+    cache: Path,
+    model_config: Path,
+    scenes: int,
+    crops: int,
+    steps: int,
+    batch_size: int,
+    workers: int,
+    device: str,
+) -> None:
+    """Train a CLIP and write it, with its card, as a folder that open_clip loads.
+
+    Args:
+        output: folder to write.
+        cache: folder of drawn scenes and saved states.
+        model_config: JSON model config of open_clip.
+        scenes: number of training scenes.
+        crops: number of crops per scene.
+        steps: number of updates.
+        batch_size: number of full-size crops per update.
+        workers: number of processes that draw scenes.
+        device: cpu, cuda or auto.
+
+    Raises:
+        UserError: the device does not exist, the saved state belongs to another training, or a loss is not finite.
+    """
+    flags = {
+        "model_config": model_config,
+        "output": output,
+        "scenes": scenes,
+        "crops": crops,
+        "steps": steps,
+        "batch_size": batch_size,
+    }
+    device = resolve_device(device)
+    torch.manual_seed(TRAIN_SEED)
+    model: Any = load_open_clip(str(model_config)).to(device)
+    tokenize = open_clip.get_tokenizer(model_config.stem)
+    whole, cropped = draw_pool(cache / "pool", WIDE_STYLES, TRAIN_SEED, scenes, crops, workers)
+    logger.info("%d scenes, %d crops, %d different captions of crops", scenes, len(cropped), len(set(cropped.captions)))
+    settings = ClipTraining(steps=steps, batch_size=batch_size, warmup=min(100, steps))
+    seconds = train_clip(model, tokenize, whole, cropped, settings, cache / f"{model_config.stem}.pt")
+    write_folder(model, model_config, output)
+
+    clip = CLIP.from_folder(output)  # in half precision, as it will be used
+    accuracies: dict[str, CropAccuracy] = {}
+    for name, styles in EVALUATION_STYLES.items():
+        _, held_out = draw_pool(cache / f"test_{name}", styles, TEST_SEED, TEST_SCENES, crops, workers)
+        accuracies[name] = crop_accuracy(clip, held_out)
+        logger.info("%s: %.1f %%", name, 100 * accuracies[name].mean)
+    vision = json.loads(model_config.read_text())["vision_cfg"]
+    write_card(
+        output,
+        "clip.md.jinja",
+        library="open_clip",
+        task="zero-shot-image-classification",
+        tower="ConvNeXt" if "timm_model_name" in vision else "ResNet (ModifiedResNet of CLIP)",
+        image_parameters=sum(p.numel() for p in model.visual.parameters()),
+        text_parameters=sum(p.numel() for name, p in model.named_parameters() if not name.startswith("visual.")),
+        command=command_line("train_clip.py", flags),
+        num_scenes=scenes,
+        num_crops=len(cropped),
+        stored_size=STORED_SIZE,
+        crop_size=CROP_SIZE,
+        settings=settings,
+        seconds=seconds,
+        environment=environment_of(device),
+        classes=list(dict.fromkeys(name for row in accuracies.values() for name in row.classes)),
+        crops=accuracies,
+        nan=math.nan,
+        **scene_values(clip, TEST_SCENES, TEST_SEED),
+    )
+    logger.info("Written to %s", output)
+
+
+def scene_tables(folder: Path, num_scenes: int) -> str:
+    """Measure a CLIP on new scenes.
+
+    Args:
+        folder: folder in open_clip's layout.
+        num_scenes: number of scenes per row.
+
+    Returns:
+        Two tables in Markdown, retrieval and classes of pixels, with a row for each of `EVALUATION_STYLES`.
+    """
+    return render("clip_scenes.md.jinja", **scene_values(CLIP.from_folder(folder), num_scenes, TEST_SEED))
+
+
+def scene_values(clip: CLIP, num_scenes: int, seed: int) -> dict[str, Any]:
+    """Measure a CLIP on new scenes and return the values of the template `clip_scenes.md.jinja`."""
+    scores = {name: measure_scenes(clip, styles, num_scenes, seed) for name, styles in EVALUATION_STYLES.items()}
+    return {"scenes": scores, "num_test_scenes": num_scenes, "view": VIEW, "size": SCENE}
+
+
+def write_folder(model: Any, model_config: Path, folder: Path) -> None:
+    """Write an open_clip model as `open_clip_config.json` and `open_clip_model.safetensors`, in fp16.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "model_cfg": json.loads(model_config.read_text()),
+        "preprocess_cfg": {
+            "mean": OPENAI_DATASET_MEAN,
+            "std": OPENAI_DATASET_STD,
+            "interpolation": "bilinear",
+            "resize_mode": "shortest",
+        },
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=4) + "\n")
+    weights = {name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")

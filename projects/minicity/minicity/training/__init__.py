@@ -1,0 +1,1 @@
+"""Training loop and image operations that the three miniatures share."""
