@@ -1,1 +1,1 @@
-"""From prompts to a set of images: what paints them, what judges them, and how the set lies on disk."""
+"""Generation of unlabelled images: prompts, painter, quality gate, and the set on disk. Import the modules by name."""

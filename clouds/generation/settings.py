@@ -56,7 +56,7 @@ class GateSettings:
 
 @dataclass(frozen=True)
 class Execution:
-    """How a pipeline is run. This changes the images by rounding at most.
+    """Device and batches of a pipeline. They change the images by rounding at most.
 
     Attributes:
         device: "auto", "cpu", "cuda" or "cuda:<index>", see `clouds.generation.device.resolve_device`.

@@ -8,7 +8,7 @@ from clouds.data.datasets.catalog import register
 
 @pytest.fixture
 def streets() -> Iterator[str]:
-    """The name of a registered set with the 19 classes."""
+    """Return the name of a registered data set with the 19 classes."""
     name = "streets_of_the_evaluation_tests"
     register(name, list)
     yield name

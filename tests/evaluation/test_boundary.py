@@ -8,12 +8,12 @@ from clouds.evaluation.boundary import WIDTH, boundary, boundary_counts, boundar
 
 
 def outline(mask: np.ndarray, reach: int) -> np.ndarray:
-    """The definition: the mask without what is left of it after `reach` erosions; outside the picture is no mask."""
+    """Return the boundary region by its definition: the mask minus the mask after `reach` erosions."""
     return mask & ~ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=reach, border_value=0)
 
 
 def definition(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int) -> np.ndarray:
-    """(C,) boundary IoU over pairs of prediction and truth, class by class and picture by picture."""
+    """Return the (C,) boundary IoU of pairs of prediction and truth, computed by class and image."""
     both, either = np.zeros(classes), np.zeros(classes)
     for prediction, truth in pairs:
         reach = max(1, round(WIDTH * float(np.hypot(*truth.shape))))
@@ -33,7 +33,7 @@ def ours(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int) -> np.ndarray
 def blocks(
     rng: np.random.Generator, size: tuple[int, int], classes: int, side: int = 9, specks: float = 0.02
 ) -> np.ndarray:
-    """Blocks of classes, and single pixels of others in them."""
+    """Return a label map with blocks of classes and single pixels of other classes in them."""
     labels = rng.integers(0, classes, (size[0] // side + 1, size[1] // side + 1), dtype=np.uint8)
     labels = labels.repeat(side, axis=0).repeat(side, axis=1)[: size[0], : size[1]]
     return np.where(rng.random(size) < specks, rng.integers(0, classes, size), labels).astype(np.uint8)
@@ -63,12 +63,12 @@ def test_a_perfect_prediction_scores_100_whatever_stands_on_ignored_pixels(seed:
 
 
 def test_a_shift_costs_the_outline_and_not_the_area() -> None:
-    # A square of 100 in a picture whose region is 6 wide, 3 pixels too far right.
+    # A square of 100 pixels, predicted 3 pixels too far right, in an image whose boundary region is 6 wide.
     truth, shifted = np.zeros((200, 220), np.uint8), np.zeros((200, 220), np.uint8)
     truth[50:150, 50:150] = shifted[50:150, 53:153] = 1
     assert round(WIDTH * float(np.hypot(200, 220))) == 6
     ring = 100**2 - 88**2
-    # What two rings share, one 3 pixels aside: bands of 6 above and below, 97 long; left and right, 3 wide and 88 high.
+    # The two rings share bands of 6 x 97 pixels above and below, and of 88 x 3 pixels left and right.
     shared = 2 * 6 * 97 + 2 * 3 * 88
     score = boundary_iou(boundary_counts(shifted, truth, 2))[1]
     assert score == pytest.approx(100 * shared / (2 * ring - shared))
@@ -78,7 +78,7 @@ def test_a_shift_costs_the_outline_and_not_the_area() -> None:
 def test_the_width_grows_with_the_picture() -> None:
     counts = {}
     for scale in (1, 2, 4):
-        truth = np.zeros((150 * scale, 200 * scale), np.uint8)  # 5, 10, 20 wide
+        truth = np.zeros((150 * scale, 200 * scale), np.uint8)  # boundary regions of 5, 10 and 20 pixels
         truth[:, : 100 * scale] = 1
         counts[scale] = boundary_counts(truth, truth, 2)
     assert (counts[1] > 0).all()
@@ -90,7 +90,7 @@ def test_absent_is_absent() -> None:
     truth = np.zeros((20, 20), np.uint8)
     truth[:, 10:] = 3
     prediction = truth.copy()
-    prediction[:5] = 1  # predicted, and nowhere in the truth
+    prediction[:5] = 1  # predicted, but not in the ground truth
     scores = boundary_iou(boundary_counts(prediction, truth, 5))
     assert np.isnan(scores).tolist() == [False, True, True, False, True]
     everything_ignored = boundary_counts(prediction, np.full_like(truth, 255), 5)

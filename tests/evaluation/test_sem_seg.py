@@ -18,7 +18,7 @@ from tests.evaluation.test_confusion import GOLDEN
 
 
 def scores_of(labels: np.ndarray, classes: int = 19) -> torch.Tensor:
-    """(C, H, W) scores whose maximum is at ``labels``."""
+    """Return (C, H, W) scores with their maximum at ``labels``."""
     return one_hot(torch.from_numpy(labels).long(), classes).permute(2, 0, 1).float()
 
 
@@ -26,10 +26,10 @@ def sample(truth: np.ndarray) -> dict:
     return {"file_name": "street.png", "image_id": "street", "sem_seg": torch.from_numpy(truth)}
 
 
-def golden_evaluator(name: str, pictures: range = range(3), **options: Any) -> SemSegEvaluator:
+def golden_evaluator(name: str, images: range = range(3), **options: Any) -> SemSegEvaluator:
     evaluator = SemSegEvaluator(name, **options)
     with np.load(GOLDEN) as golden:
-        for i in pictures:
+        for i in images:
             evaluator.process([sample(golden[f"gt{i}"])], [{"sem_seg": scores_of(golden[f"pred{i}"])}])
     return evaluator
 
@@ -45,7 +45,7 @@ def test_evaluator_reports_each_class_under_its_own_name(streets: str) -> None:
         if name in ("IoU.bus", "IoU.motorcycle", "IoU.bicycle", "mIoU"):
             continue
         assert results[name.replace(".", "-")] == pytest.approx(value), name
-    # Published: the value of "vegetation" (because of its synonym "bushes"), and 0 where there is nothing to score.
+    # The published code gives "bus" the value of "vegetation", whose synonym is "bushes", and absent classes 0.
     assert reported["IoU.bus"] == pytest.approx(55.02, abs=0.01)
     assert results["IoU-bus"] == pytest.approx(78.98, abs=0.01)
     assert reported["IoU.motorcycle"] == reported["IoU.bicycle"] == 0
@@ -156,7 +156,7 @@ def test_agrees_with_the_official_cityscapes_script(streets: str, tmp_path: Path
     to_train_id, to_id = lookup_table(CITYSCAPES_ID_TO_TRAIN_ID), np.zeros(19, dtype=np.uint8)
     for label_id, train_id in CITYSCAPES_ID_TO_TRAIN_ID.items():
         to_id[train_id] = label_id
-    every_id = np.array([label.id for label in labels if label.id >= 0], dtype=np.uint8)  # ignored ones, too
+    every_id = np.array([label.id for label in labels if label.id >= 0], dtype=np.uint8)  # including ignored ids
     evaluator, predictions, truths = SemSegEvaluator(streets), [], []
     for number in range(3):
         truth_ids = rng.choice(every_id, (12, 24)).repeat(4, axis=0).repeat(4, axis=1)

@@ -1,4 +1,4 @@
-"""Submissions end to end: official names in, a zip out, and the data set's own scripts as the judge."""
+"""Submissions from images with official names to a zip, checked by the official evaluation scripts."""
 
 import dataclasses
 import fnmatch
@@ -41,7 +41,7 @@ Run = Callable[..., int]
 
 
 class NearestColor(nn.Module):
-    """Scores each pixel by how near it is to the colour of a class, at half the size."""
+    """Model that scores each pixel by its distance to the colours of the classes, at half the size."""
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def catalogues() -> Iterator[None]:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data root; a complete test split is one of three or four images."""
+    """Return an empty data root; complete test splits have three or four images."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
     for name, images in (("cityscapes", len(CITIES)), ("acdc", len(STREETS))):
         monkeypatch.setitem(BENCHMARKS, name, dataclasses.replace(BENCHMARKS[name], test_images=images))
@@ -79,7 +79,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(root: Path, tmp_path: Path) -> Run:
-    """The command with a tiny network: ``run("cityscapes", "--split", "val", "SEED", "1")``."""
+    """Return a function that runs the command: ``run("cityscapes", "--split", "val", "SEED", "1")``."""
     config, weights = tmp_path / "config.yaml", tmp_path / "model_final.pth"
     settings = {
         "MODEL": {
@@ -104,14 +104,14 @@ def run(root: Path, tmp_path: Path) -> Run:
 
 
 def save_network(path: Path, shift: float = 0.0) -> None:
-    """-|x - color|^2 is linear in x, but for what all classes share."""
+    """-|x - color|^2 is linear in x, up to a term that is equal for all classes."""
     colors = torch.tensor(CITYSCAPES_COLORS, dtype=torch.float32)
     bias = -colors.square().sum(dim=1) + torch.arange(19) * shift
     torch.save({"model": {"sem_seg_head.weight": 2 * colors[:, :, None, None], "sem_seg_head.bias": bias}}, path)
 
 
 def street(seed: int, height: int, width: int) -> tuple[Image.Image, np.ndarray]:
-    """Blocks in their classes' colours under noise, and their train ids: all classes, and 255."""
+    """Return an image with blocks in noisy colours of the classes, and its train ids, with all classes and 255."""
     rng = np.random.default_rng(seed)
     rows, columns = height // 8, width // 8
     ids = np.append(rng.permutation(np.resize(np.arange(19, dtype=np.uint8), rows * columns - 1)), np.uint8(255))
@@ -145,7 +145,7 @@ def write_acdc(root: Path, split: str, place: str = "rgb_anon") -> None:
 
 
 def predicted(tmp_path: Path, image: Path) -> np.ndarray:
-    """Train ids by the predictor itself."""
+    """Return the train ids of the predictor."""
     return Predictor(load_config(tmp_path / "config.yaml"))(image)
 
 
@@ -155,7 +155,7 @@ def test_the_official_scores_are_ours(run: Run, root: Path, tmp_path: Path, monk
     for key, value in {
         "predictionPath": str(tmp_path / "out"),
         "predictionWalk": None,
-        "evalInstLevelScore": False,  # asks NumPy for what it has no more
+        "evalInstLevelScore": False,  # uses an attribute that NumPy has removed
         "JSONOutput": False,
         "quiet": True,
     }.items():
@@ -172,7 +172,7 @@ def test_the_official_scores_are_ours(run: Run, root: Path, tmp_path: Path, monk
     )["sem_seg"]
     scores = {name: ours[f"IoU-{name}"] for name in name2label if f"IoU-{name}" in ours}
     assert len(scores) == 19
-    assert 10 < min(scores.values()) < max(scores.values()) < 95  # neither all right nor all wrong
+    assert 10 < min(scores.values()) < max(scores.values()) < 95  # neither perfect nor zero
     for name, value in scores.items():
         assert 100 * theirs["classScores"][name] == pytest.approx(value, abs=1e-6), name
     assert 100 * theirs["averageScoreClasses"] == pytest.approx(ours["mIoU"], abs=1e-6)
@@ -222,7 +222,7 @@ def test_going_on(run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.Monk
     zipped, kept = archive.read_bytes(), first.stat().st_mtime_ns
     archive.unlink()
     second.write_bytes(whole[second][:-20])
-    Image.fromarray(np.full((40, 64), 200, np.uint8)).save(third)  # neither its size nor an id
+    Image.fromarray(np.full((40, 64), 200, np.uint8)).save(third)  # wrong size and wrong id
     fourth.unlink()
     asked = []
     monkeypatch.setattr(submission, "Predictor", lambda cfg: lambda path: asked.append(path) or Predictor(cfg)(path))
@@ -232,7 +232,7 @@ def test_going_on(run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert first.stat().st_mtime_ns == kept
     assert archive.read_bytes() == zipped
 
-    # All there: no network is built, and the zip is made again.
+    # All predictions exist: no network is built, and the zip is written again.
     monkeypatch.setattr(submission, "Predictor", None)
     archive.write_bytes(b"half")
     assert run("acdc", "MODEL.DEVICE", "auto") == 0
@@ -387,7 +387,7 @@ def test_a_zip_is_checked_before_it_gets_its_name(tmp_path: Path) -> None:
         check_archive(archive, cityscapes, images.items())
 
     archive.unlink()
-    write_labels(tmp_path / names[1], truth, cityscapes.ids)  # a pixel that no class claims
+    write_labels(tmp_path / names[1], truth, cityscapes.ids)  # an ignored pixel
     with pytest.raises(UserError, match=f"{names[1]} has the id 255, which no class has"):
         write_archive(archive, cityscapes, tmp_path, images)
     assert not list(tmp_path.glob("x.zip*"))

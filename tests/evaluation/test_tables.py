@@ -20,7 +20,7 @@ def metrics(road: float, bus: float) -> dict:
 
 
 def cells(table: str) -> dict[str, list[str]]:
-    """First word(s) of a line -> the rest, cut where two spaces are."""
+    """Return label -> cells of each line, split at two spaces."""
     lines = [[cell for cell in line.split("  ") if cell.strip()] for line in table.splitlines()]
     return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
 
@@ -38,9 +38,9 @@ def test_table_has_sets_side_by_side_and_says_where_it_is_from() -> None:
     assert found["images"] == ["500", "106", "50"]
     assert found["mIoU"] == ["60.00", "60.00", "80.00", "60.00"]
     assert found["road"] == ["80.00", "60.00", "90.00", "70.00"]
-    assert found["bus"] == ["40.00", "-", "70.00", "40.00"]  # absent is absent, also in the mean
+    assert found["bus"] == ["40.00", "-", "70.00", "40.00"]  # an absent class does not count in the mean
     assert "ACC-road" not in table
-    assert len({len(line) for line in table.splitlines()[3:]}) == 1  # columns end below each other
+    assert len({len(line) for line in table.splitlines()[3:]}) == 1  # columns are aligned
 
 
 def test_table_without_unseen_sets_has_no_mean() -> None:

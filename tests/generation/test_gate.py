@@ -1,4 +1,4 @@
-"""The quality gate: blanks, likeness to the prompt, near-duplicates."""
+"""Quality gate: blank images, similarity to the prompt, near-duplicates."""
 
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def test_similarity_to_the_prompt(clip: Path) -> None:
     assert reason.startswith("similarity to its prompt ")
 
 
-def test_the_gate_needs_what_it_is_to_measure() -> None:
+def test_the_gate_needs_a_function_for_the_similarity() -> None:
     with pytest.raises(ValueError, match="needs the argument similarity"):
         Gate(GateSettings(similarity=0.2))
     images = [noise(seed, spread=60) for seed in range(2)]

@@ -1,4 +1,4 @@
-"""The command with real pipelines, as processes where a signal or a rank needs one."""
+"""Command with tiny pipelines; in processes of its own if it needs a signal or a rank."""
 
 import functools
 import json
@@ -37,7 +37,7 @@ def images(folder: Path) -> dict[str, np.ndarray]:
 
 
 def apart(one: Path, other: Path) -> int:
-    """Grey levels by which two sets of the same names differ at most."""
+    """Return the largest difference between the images of two sets, in grey levels."""
     ours, theirs = images(one), images(other)
     assert ours.keys() == theirs.keys()
     return max(int(np.abs(ours[name].astype(int) - theirs[name]).max()) for name in ours)
@@ -63,7 +63,7 @@ def test_batches_parts_and_manifest(
         assert command.main(make("parts", "--num-images", "2", "--part", part, "--batch-size", "2")) == 0
     assert apart(sets / "four", sets / "parts") <= 1
     assert [row["seed"] for row in rows(sets / "parts")] == [row["seed"] for row in rows(sets / "four")]
-    # Another seed makes other images.
+    # A different seed gives different images.
     assert command.main(make("other", "--num-images", "6", "--seed", "1")) == 0
     assert apart(sets / "four", sets / "other") > 20
     capsys.readouterr()
@@ -108,23 +108,23 @@ def start(arguments: list[str], **environment: str) -> "subprocess.Popen[str]":
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     line = [sys.executable, str(ROOT / "generate_txt_im.py"), *arguments]
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
-    # A shell's background job, and all it starts, has SIGINT ignored.
+    # Background jobs of a shell ignore SIGINT.
     listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(line, cwd=ROOT, env=variables, text=True, preexec_fn=listen, **pipes)
 
 
 def test_two_ranks_a_kill_and_a_stop(flags: Callable[..., list[str]], tmp_path: Path) -> None:
     sets = tmp_path / "stable_diffusion"
-    # One thread, as the processes have: more of them add up in another order.
+    # One thread, as in the ranks: the order of summation depends on the number of threads.
     whole = start(flags("whole", "--num-images", "120"))
     assert whole.wait(120) == 0, whole.communicate()
 
     def begun(ranks: "list[subprocess.Popen[str]]") -> None:
-        """Until both have painted; who has begun is held meanwhile, lest it is done when the other begins."""
+        """Wait until both ranks have written an image; the first one is stopped meanwhile so that it cannot finish."""
         end, held = time.monotonic() + 120, set[int]()
         while len(held) < 2 and time.monotonic() < end:
             for file in (sets / "shared" / "images").glob("*.png"):
-                rank = int(file.name.split("_")[1]) // 4 % 2  # blocks of a batch go by turns
+                rank = int(file.name.split("_")[1]) // 4 % 2  # ranks take the batches in turn
                 if rank not in held:
                     held.add(rank)
                     ranks[rank].send_signal(signal.SIGSTOP)

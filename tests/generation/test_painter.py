@@ -1,4 +1,4 @@
-"""Real pipelines of diffusers, a few thousand weights each."""
+"""Painter with pipelines of diffusers with a few thousand weights."""
 
 import dataclasses
 import shutil
@@ -24,7 +24,7 @@ def painter(model: Path | str, batch_size: int = 4, **changes: object) -> Painte
 
 
 def apart(ones: list[Painted], others: list[Painted]) -> int:
-    """The largest difference of two lists of images, in grey levels."""
+    """Return the largest difference between two lists of images, in grey levels."""
     return max(
         int(np.abs(one.pixels.astype(int) - other.pixels).max()) for one, other in zip(ones, others, strict=True)
     )
@@ -42,7 +42,7 @@ def test_an_image_is_its_prompt_and_its_seed(model: str, request: pytest.Fixture
     assert apart(together, alone) <= 1
     turned = paint(PROMPTS[::-1], SEEDS[::-1])[::-1]
     assert apart(together, turned) <= 1
-    # Another seed, another prompt: another image.
+    # A different seed or prompt gives a different image.
     assert apart(alone[:1], paint(PROMPTS[:1], [12])) > 20
     assert apart(alone[:1], paint(PROMPTS[1:2], SEEDS[:1])) >= 1
 
@@ -52,7 +52,7 @@ def test_schedulers(stable_diffusion: Path, name: str) -> None:
     paint = painter(stable_diffusion, scheduler=name)
     assert type(paint.pipeline.scheduler).__name__ == (SCHEDULERS[name][0] if name != "default" else "PNDMScheduler")
     together = paint(PROMPTS, SEEDS)
-    # Also those that add noise at each step draw it for each image by itself.
+    # Schedulers that add noise at each step draw it for each image separately.
     assert apart(together[2:], paint(PROMPTS[2:], SEEDS[2:])) <= 1
 
 
@@ -75,7 +75,7 @@ def test_compiled_calls_are_full(stable_diffusion: Path) -> None:
         return forward(sample, *args, **kwargs)
 
     paint.pipeline.unet.forward = measured
-    paint.compile = True  # as it calls; what torch.compile itself does is not ours to test
+    paint.compile = True  # only the padding of batches is tested here, not torch.compile
     assert apart(whole[:3], paint(PROMPTS[:3], SEEDS[:3])) == 0
     assert set(sizes) == {8}  # four images, each with and without its prompt
 
@@ -106,7 +106,7 @@ def test_fingerprint_and_licence(stable_diffusion: Path, sdxl: Path, tmp_path: P
 
 
 def test_a_model_of_the_hub(stable_diffusion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A cache as the hub's client leaves it: refs name commits, snapshots hold them.
+    # Cache in the layout of the hub's client: refs name commits, snapshots contain them.
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "models--someone--streets"
     shutil.copytree(stable_diffusion, repository / "snapshots" / commit)

@@ -1,4 +1,4 @@
-"""Numbers, names, seeds and shares of a generated set."""
+"""Indices, file names, seeds and blocks of a generated set."""
 
 import pytest
 from hypothesis import given
@@ -38,7 +38,7 @@ def test_seed(base: int, index: int, attempt: int) -> None:
 
 
 def test_seeds_stay_what_they_are() -> None:
-    # Sets that exist are extended and repeated with these.
+    # Existing sets are extended and repeated with these seeds.
     assert image_seed(0, 0, 0) == 7896617691693857887
     assert image_seed(0, 1, 0) == 2918264622725855778
 

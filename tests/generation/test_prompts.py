@@ -1,4 +1,4 @@
-"""Prompt files, good and bad, and what a text encoder does not see."""
+"""Prompt files, valid and invalid, and prompts that are too long for a text encoder."""
 
 import logging
 import re

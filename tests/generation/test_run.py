@@ -1,4 +1,4 @@
-"""Sets on disk and the run that paints them, with a painter that needs no model."""
+"""Sets on disk and the run that generates them, with a painter that needs no model."""
 
 import os
 import time
@@ -23,7 +23,7 @@ ALONE = World()
 
 
 def paint(prompts: Sequence[str], seeds: Sequence[int]) -> list[Painted]:
-    """Noise of the seed; the first pixel is the size of the batch, as float rounding would tell it."""
+    """Return noise that depends on the seed; the first pixel depends on the batch size, as rounding does."""
     images = []
     for prompt, seed in zip(prompts, seeds, strict=True):
         pixels = np.random.default_rng([seed, len(prompt)]).integers(0, 256, (12, 20, 3)).astype(np.uint8)
@@ -48,7 +48,7 @@ def run(folder: Path, images: int = 10, batch: int = 4, part: int = 0, world: Wo
 
 
 def contents(target: GeneratedSet) -> dict[str, bytes]:
-    """Every image, and what the manifest says of them."""
+    """Return the bytes of every image and of the manifest."""
     return {path.name: path.read_bytes() for path in [*target.image_folder.iterdir(), target.manifest_file]}
 
 
@@ -99,7 +99,7 @@ def test_stopped_twice(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "two", paint=stopped)
     assert contents(run(tmp_path / "two", paint=stopped)) == whole
-    # Nothing is painted that is there.
+    # Existing images are not generated again.
     calls = 3
     assert contents(run(tmp_path / "two", paint=stopped)) == whole
     assert calls == 3
@@ -119,7 +119,7 @@ def test_damage_is_repaired(tmp_path: Path, harm: str) -> None:
         new = {"cut": data[:-20], "empty": b"", "garbage": b"x" * 99, "another": other.read_bytes(), "bit": flipped}
         victim.write_bytes(new[harm])
     assert contents(run(tmp_path / "set")) == whole
-    # Also where no manifest says what the file should be.
+    # Also without a manifest that lists the expected file.
     if harm != "gone":
         victim.write_bytes(new[harm])
         target.manifest_file.unlink()
@@ -134,11 +134,11 @@ def test_what_a_killed_process_leaves(tmp_path: Path) -> None:
     os.utime(old, (time.time() - STALE_SECONDS - 1,) * 2)
     assert len(read_manifest(run(tmp_path / "set").manifest_file)) == 10
     assert not old.exists()
-    assert young.exists()  # another process may be writing it
+    assert young.exists()  # another process may still write it
 
 
 def reject_first(images: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[str]) -> list[Verdict]:
-    """Takes nothing whose second pixel is bright: about half."""
+    """Reject images with a bright second pixel, which are about half of them."""
     return [Verdict("bright" if image[0, 1, 0] > 127 else None, 0.5, difference_hash(image)) for image in images]
 
 
@@ -153,7 +153,7 @@ def test_rejected_images_are_painted_with_the_next_seed(tmp_path: Path) -> None:
         assert tries == list(range(row["attempt"]))
         assert row["seed"] == image_seed(3, row["index"], row["attempt"])
         assert row["index"] in row["batch"]
-    # The same set, however it came about; and the same again from its manifest.
+    # The set does not depend on the number of processes, and its manifest reproduces it.
     for rank in (1, 0):
         other = run(tmp_path / "ranks", gate=reject_first, attempts=20, world=World(rank, 2))
     assert contents(other) == contents(target)
@@ -184,7 +184,7 @@ def test_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         assert [row["index"] for row in read_manifest(target.manifest_file)] == [0, 2, 3, 5, 6, 8, 9]
         assert len(read_manifest(target.rejected_file)) == 9
     assert "were rejected 3 times and are left out" in caplog.text
-    # In the blocks 0-3, 4-7, 8-9 the images 1, 4 and 7 are rejected; the second run paints nothing.
+    # In the blocks 0-3, 4-7, 8-9 the images 1, 4 and 7 are rejected; the second run generates nothing.
     assert calls == [4, 1, 1, 4, 2, 2, 2]
 
 
@@ -215,7 +215,7 @@ def test_near_duplicates_are_painted_again(tmp_path: Path) -> None:
     reasons = {(row["index"], row["attempt"]): row["reason"] for row in read_manifest(one.rejected_file)}
     assert reasons.keys() == {(7, 0), (7, 1), (9, 0)}
     assert reasons[9, 0] == "near-duplicate of image 2 (0 of 64 bits differ, more than 2 asked)"
-    # Two processes, of which the first to end cannot know.
+    # With two processes, the first one to end cannot detect the duplicates.
     for rank in (1, 0):
         two = run(tmp_path / "two", paint=twin, duplicate_distance=2, world=World(rank, 2))
     assert contents(two) == contents(one)

@@ -1,4 +1,4 @@
-"""What is told of a set, ours or another's."""
+"""Report on a set of this program and on a set of another one."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from clouds.generation.statistics import report
 from tests.generation.test_run import run
 
 
-def picture(path: Path, width: int = 40, height: int = 30) -> None:
+def write_image(path: Path, width: int = 40, height: int = 30) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)).save(path)
 
@@ -27,11 +27,11 @@ def test_a_set_of_ours(tmp_path: Path) -> None:
     assert "damaged" not in text
     with Image.open(target.folder / "contact_sheet.jpg") as sheet:
         assert sheet.width > 1400
-    # And what is wrong with it.
+    # Damaged, missing and additional files are reported.
     for name in ("im_1_p1.png", "im_4_p1.png"):
         (target.image_folder / name).unlink()
-    (target.image_folder / "im_2_p2.png").write_bytes(b"no picture")
-    picture(target.image_folder / "im_90_p2.png")
+    (target.image_folder / "im_2_p2.png").write_bytes(b"no image")
+    write_image(target.image_folder / "im_90_p2.png")
     target.rejected_file.write_text(
         "".join(json.dumps({"index": i, "reason": f"blank (contrast {i}.5 of 255)"}) + "\n" for i in range(3))
     )
@@ -44,9 +44,9 @@ def test_a_set_of_ours(tmp_path: Path) -> None:
 
 
 def test_a_set_of_others(tmp_path: Path) -> None:
-    picture(tmp_path / "images/im_0_p0.png")
-    picture(tmp_path / "images/im_7_p3.png", 50, 50)
-    picture(tmp_path / "images/deep/photo.jpg")
+    write_image(tmp_path / "images/im_0_p0.png")
+    write_image(tmp_path / "images/im_7_p3.png", 50, 50)
+    write_image(tmp_path / "images/deep/photo.jpg")
     text = report(tmp_path)
     assert "prompts: 2 of 4 or more have images" in text
     assert "manifest: none" in text

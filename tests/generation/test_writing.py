@@ -1,4 +1,4 @@
-"""Prompts by a chat model: what it is asked, what is taken, and a real model of transformers."""
+"""Prompts by a chat model: requests, accepted prompts, and a tiny model of transformers."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -80,7 +80,7 @@ def test_until_there_are_enough() -> None:
 
 @pytest.fixture(scope="module")
 def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real language model that knows nothing, with a chat template."""
+    """Write a language model with random weights and a chat template."""
     folder = tmp_path_factory.mktemp("babbler")
     words = tokenizer()
     words.model_max_length = 4096
@@ -125,7 +125,7 @@ def test_the_command(babbler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(read_prompts(output)) == 10
     assert json.loads((tmp_path / "p.txt.json").read_text())["seed"] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.txt", "p.txt.json"]
-    assert command.main(flags) == 2  # there already
+    assert command.main(flags) == 2  # the file exists
     assert command.main([*flags, "--force", "--num-prompts", "2"]) == 0
     assert len(read_prompts(output)) == 2
 
