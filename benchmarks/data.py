@@ -34,8 +34,11 @@ from torch.nn.functional import pad as pad_tensor
 from clouds.config import get_config
 from clouds.d2 import CfgNode
 from clouds.data.classes import CITYSCAPES_ID_TO_TRAIN_ID, SYNTHIA_ID_TO_TRAIN_ID
+from clouds.data.encoding import LabelEncoding
+from clouds.data.label_readers import READERS
 from clouds.data.loading.mappers import TrainMapper
-from clouds.data.preparation.converters import Encoding, _convert_one, find_gta, find_synthia
+from clouds.data.preparation.converters import _convert_one
+from clouds.data.preparation.formats import find_gta, find_synthia
 from clouds.utils.images import read_image
 
 GTA5, SYNTHIA = (1052, 1914), (760, 1280)
@@ -179,7 +182,7 @@ def published_jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 # --- ours, and the comparison
 
 
-def our_conversion(encoding: Encoding, pair: tuple[Path, Path]) -> dict[int, int]:
+def our_conversion(encoding: LabelEncoding, pair: tuple[Path, Path]) -> dict[int, int]:
     result = _convert_one(encoding, True, pair)
     assert not isinstance(result, str), result
     return result[0]
@@ -221,10 +224,12 @@ def check_samples(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
         assert all((sample["sem_seg"] == c).equal(m) for c, m in zip(sample["classes"], sample["masks"], strict=True))
 
 
-def conversion_rows(name: str, files: dict[Path, Path], encoding: Encoding, rounds: int) -> list[list[Any]]:
+def conversion_rows(
+    name: str, table: Mapping[int, int], files: dict[Path, Path], encoding: LabelEncoding, rounds: int
+) -> list[list[Any]]:
     """Return (name, published ms, our ms) of a conversion and of its reading alone."""
     pairs = list(files.items())
-    calls = partial(published_conversion, encoding.train_ids), partial(our_conversion, encoding)
+    calls = partial(published_conversion, table), partial(our_conversion, encoding)
     sizes = [0, 0]
     for source, target in pairs:
         made = []
@@ -237,7 +242,7 @@ def conversion_rows(name: str, files: dict[Path, Path], encoding: Encoding, roun
     kilobytes = sum(source.stat().st_size for source in files) / len(files) / 1e3
     made_of = f"{kilobytes:.0f} kB to {sizes[0] / len(pairs) / 1e3:.0f} and {sizes[1] / len(pairs) / 1e3:.0f} kB"
     sources = [source for source, _ in pairs]
-    readers = partial(published_ids, encoding.train_ids), lambda source: encoding.read(str(source))
+    readers = partial(published_ids, table), lambda source: READERS[encoding.kind](str(source))
     reading = [(lambda item, read=read: read(sources[item % len(sources)])) for read in readers]
     return [
         [f"{name} label map ({made_of})", *compare(*turns, len(pairs), rounds)],
@@ -245,11 +250,13 @@ def conversion_rows(name: str, files: dict[Path, Path], encoding: Encoding, roun
     ]
 
 
-def mapper_rows(folder: Path, files: dict[Path, Path], encoding: Encoding, rounds: int) -> list[list[Any]]:
+def mapper_rows(
+    folder: Path, table: Mapping[int, int], files: dict[Path, Path], encoding: LabelEncoding, rounds: int
+) -> list[list[Any]]:
     """Return (name, published ms, our ms) of a training sample and of reading its image alone."""
     cfg = get_config()
     calls = partial(published_sample, cfg.INPUT), partial(our_sample, TrainMapper(cfg))
-    converters = partial(published_conversion, encoding.train_ids), partial(our_conversion, encoding)
+    converters = partial(published_conversion, table), partial(our_conversion, encoding)
     turns = []
     for name, convert, call in zip(("published", "ours"), converters, calls, strict=True):
         (folder / name).mkdir()
@@ -293,9 +300,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_gta5(root / "gta5", args.images)
         write_synthia(root / "synthia", args.images)
         rows = [
-            *conversion_rows("GTA5", *find_gta(root / "gta5", "labels"), args.rounds),
-            *conversion_rows("SYNTHIA", *find_synthia(root / "synthia", "GT/LABELS"), args.rounds),
-            *mapper_rows(root, *find_gta(root / "gta5", "labels"), args.rounds),
+            *conversion_rows("GTA5", CITYSCAPES_ID_TO_TRAIN_ID, *find_gta(root / "gta5", "labels"), args.rounds),
+            *conversion_rows(
+                "SYNTHIA", SYNTHIA_ID_TO_TRAIN_ID, *find_synthia(root / "synthia", "GT/LABELS"), args.rounds
+            ),
+            *mapper_rows(root, CITYSCAPES_ID_TO_TRAIN_ID, *find_gta(root / "gta5", "labels"), args.rounds),
         ]
     sys.stdout.write(f"{'':52s}{'published':>16s}{'ours':>16s}{'ratio':>8s}\n")
     for name, peer, own in rows:

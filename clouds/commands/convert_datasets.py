@@ -43,8 +43,8 @@ def main(name: str, argv: list[str] | None = None) -> int:
 
 
 def run(name: str, folder: Path, *, gt_dir: str | None, out_dir: Path | None, processes: int, overwrite: bool) -> None:
-    """Convert the label files of one data set, see `clouds.data.preparation.conversion.convert_folder`."""
-    from clouds.data.preparation.conversion import convert_folder
+    """Convert the label files of one data set, see `clouds.data.preparation.converters.convert_folder`."""
+    from clouds.data.preparation.converters import convert_folder
 
     convert_folder(name, folder, gt_dir=gt_dir, out_dir=out_dir, processes=processes, overwrite=overwrite)
 

@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     good = run(
         args.names,
         args.dataset,
+        args.module,
         only_check=args.check,
         write_lists=args.write_lists,
         all_problems=args.all_problems,
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(
     names: Sequence[str],
     custom: Sequence[str],
+    modules: Sequence[str],
     *,
     only_check: bool,
     write_lists: bool,
@@ -64,6 +66,7 @@ def run(
     return prepare(
         names,
         custom,
+        modules,
         only_check=only_check,
         write_lists=write_lists,
         all_problems=all_problems,
@@ -77,6 +80,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="data set, or the beginning of several names")
     add("--dataset", action="append", default=[], metavar="FILE", help="YAML file that describes your own data set")
+    add("--module", action="append", default=[], metavar="NAME", help="Python module that registers data sets")
     add("--check", action="store_true", help="only check, convert nothing")
     add("--write-lists", action="store_true", help="write lists/NAME.txt, one pair of image and label map per line")
     add("--all-problems", action="store_true", help="show every problem of a data set, not only the first 20")

@@ -6,8 +6,10 @@ import logging
 import os
 import platform
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +18,17 @@ from clouds.config import load_config
 from clouds.d2 import CfgNode, comm, setup_logger
 from clouds.data.datasets.catalog import dataset_names, register_datasets
 from clouds.data.datasets.custom import dataset_settings
-from clouds.data.preparation.check import describe_first_problem
+from clouds.data.preparation.check import find_problem
 from clouds.engine.launch import failure_elsewhere
 from clouds.engine.record import Kind, code_version, write_record
 from clouds.engine.writers import check_wandb
 from clouds.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_HEARTBEAT = 30.0  # seconds
 
 
 def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -107,19 +113,56 @@ def resolve_device(cfg: CfgNode) -> None:
         raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU: use auto or cpu.")
 
 
-def refuse_broken_sets(cfg: CfgNode) -> None:
-    """`UserError` if a data set of the config is damaged or not whole; all processes call this together.
+def refuse_broken_sets(cfg: CfgNode, *, full: bool = False) -> None:
+    """Check the data sets of a config before a training; all processes call it together.
 
-    Of the sets of the table and of YAML files every file is read, once: see
-    `clouds.data.preparation.check.find_problems`.
+    The main process checks. By default it lists the files of each data set: names, pairs and counts. An earlier full
+    check counts if its result still holds, see `clouds.data.preparation.check`.
+
+    Args:
+        cfg: config.
+        full: decode every image and label map.
+
+    Raises:
+        UserError: a data set is damaged or incomplete.
     """
-    problem = ""
-    if comm.is_main_process():
-        names = [*dataset_names(cfg.DATASETS.TRAIN), *dataset_names(cfg.DATASETS.TEST)]
-        problem = describe_first_problem(names, cfg.DATASETS.CUSTOM, processes=os.cpu_count() or 1)
-    problem = comm.all_gather(problem)[0]
+    names = [*dataset_names(cfg.DATASETS.TRAIN), *dataset_names(cfg.DATASETS.TEST)]
+    problem = _on_main_process(
+        lambda heartbeat: find_problem(
+            names,
+            cfg.DATASETS.CUSTOM,
+            cfg.DATASETS.MODULES,
+            full=full,
+            processes=os.cpu_count() or 1,
+            on_progress=heartbeat,
+        )
+    )
     if problem:
         raise UserError(f"{problem}, or train all the same with --force.")
+
+
+def _on_main_process(work: Callable[[Callable[[], None]], T]) -> T:
+    """Call `work(heartbeat)` in the main process and return its result in all processes.
+
+    The other processes would give up waiting after `clouds.engine.launch.TIMEOUT`. So the main process answers them
+    whenever `work` calls `heartbeat` and `_HEARTBEAT` seconds have passed.
+    """
+    if not comm.is_main_process():
+        result: list[T] | None = None
+        while result is None:
+            result = comm.all_gather(None)[0]
+        return result[0]
+    answered = time.monotonic()
+
+    def heartbeat() -> None:
+        nonlocal answered
+        if time.monotonic() - answered >= _HEARTBEAT:
+            comm.all_gather(None)
+            answered = time.monotonic()
+
+    own = work(heartbeat)
+    comm.all_gather([own])
+    return own
 
 
 def start_log(output: str | None) -> None:

@@ -14,7 +14,7 @@ import jinja2
 from clouds.d2 import MetadataCatalog
 from clouds.data.classes import short_name
 from clouds.data.datasets.catalog import load_dataset
-from clouds.data.encoding import read_label
+from clouds.data.encoding import read_train_ids
 from clouds.evaluation.label_files import file_stem
 from clouds.evaluation.tables import UNSEEN_MEAN, mean_of
 from clouds.experiments.conclusion import conclude, verdict
@@ -180,7 +180,9 @@ def _label_map(file: Path, test_set: str, alternative: str) -> Embedded | None:
     if not file.is_file():
         return None
     metadata = MetadataCatalog.get(test_set)
-    return embed_labels(read_label(str(file), len(metadata.stuff_classes)), metadata.stuff_colors, alternative, _COLUMN)
+    return embed_labels(
+        read_train_ids(str(file), len(metadata.stuff_classes)), metadata.stuff_colors, alternative, _COLUMN
+    )
 
 
 def _generated(report: Report) -> list[tuple[Embedded, str]]:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from clouds.data.classes import CITYSCAPES_COLORS
 from clouds.data.datasets.catalog import pair_by_stem
-from clouds.data.encoding import read_label
+from clouds.data.encoding import read_train_ids
 from clouds.evaluation.label_files import LabelWriter, file_stem
 
 
@@ -19,7 +19,7 @@ def test_written_labels_are_found_and_read_as_labels(tmp_path: Path) -> None:
     labels = np.arange(19, dtype=np.uint8)[None].repeat(2, axis=0)
     LabelWriter(tmp_path / "labels", CITYSCAPES_COLORS).write("lindau_000000_000019", labels)
     (record,) = pair_by_stem("mine", images, "_leftImg8bit.png", tmp_path / "labels", "_labelTrainIds.png")
-    assert (read_label(record["sem_seg_file_name"], 19) == labels).all()
+    assert (read_train_ids(record["sem_seg_file_name"], 19) == labels).all()
     assert Image.open(record["sem_seg_file_name"]).mode == "L"
     colors = Image.open(tmp_path / "labels" / "lindau_000000_000019_color.png").convert("RGB")
     assert [tuple(color) for color in np.asarray(colors)[0]] == list(CITYSCAPES_COLORS)
@@ -37,7 +37,7 @@ def test_a_killed_process_leaves_the_older_file(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Image.Image, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         writer.write("a", np.ones((4, 4), np.uint8))
-    assert not read_label(str(tmp_path / "a_labelTrainIds.png"), 19).any()
+    assert not read_train_ids(str(tmp_path / "a_labelTrainIds.png"), 19).any()
 
 
 ODD = ["a", "a/b", "a%2Fb", "a//b", "/a", "..", "../a", "a/../a", ".", "", "%", "a.b", "ü ?*:", "a\\b", "a/", "%2E"]

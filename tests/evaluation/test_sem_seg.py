@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 from clouds.d2 import MetadataCatalog, comm, inference_on_dataset
 from clouds.data.classes import CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
 from clouds.data.datasets.catalog import register
-from clouds.data.encoding import read_label
+from clouds.data.encoding import read_train_ids
 from clouds.errors import UserError
 from clouds.evaluation.sem_seg import SemSegEvaluator, predicted_labels
 from tests.evaluation.test_confusion import GOLDEN
@@ -123,7 +123,7 @@ def test_predictions_are_written_whether_or_not_there_is_something_to_score(stre
     assert evaluator.images == 1
     assert evaluator.evaluate()["sem_seg"]["mIoU"] == 50
     for name in ("a/1", "b/1"):
-        written = read_label(str(tmp_path / streets / f"{name}_labelTrainIds.png"), 19)
+        written = read_train_ids(str(tmp_path / streets / f"{name}_labelTrainIds.png"), 19)
         assert (written == prediction).all()
         colors = np.asarray(Image.open(tmp_path / streets / f"{name}_color.png").convert("RGB"))
         assert colors[0].tolist() == [list(CITYSCAPES_COLORS[label]) for label in prediction[0]]
@@ -169,7 +169,7 @@ def test_agrees_with_the_official_cityscapes_script(streets: str, tmp_path: Path
         Image.fromarray(truth).save(f"{stem}_gtFine_labelTrainIds.png")
         predictions.append(f"{stem}_pred.png")
         truths.append(f"{stem}_gtFine_labelIds.png")
-        read_back = np.array(read_label(f"{stem}_gtFine_labelTrainIds.png", 19))
+        read_back = np.array(read_train_ids(f"{stem}_gtFine_labelTrainIds.png", 19))
         evaluator.process([sample(read_back)], [{"sem_seg": scores_of(prediction)}])
 
     args = official.args

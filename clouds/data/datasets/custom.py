@@ -19,16 +19,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, IGNORE_LABEL
 from clouds.data.datasets.spec import DatasetSpec
-from clouds.data.encoding import KINDS, Kind, LabelEncoding, format_value
+from clouds.data.encoding import LabelEncoding, format_value
+from clouds.data.label_readers import LabelKind, pack_colors
 from clouds.errors import UserError, check_name
 
 Values = list[int]
 
 _KEYS = ("name", "folder", "splits", "encoding", "ignore", "rest", "classes")
+_KINDS: tuple[LabelKind, ...] = ("train_ids", "ids", "colors")
 _CITYSCAPES = "cityscapes"
 
 
@@ -113,9 +116,9 @@ class _Parser:
         return f"{folder}/{text}"
 
     def _classes(self) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...], LabelEncoding | None]:
-        kind: Kind = self.content.get("encoding", "train_ids")
-        if kind not in KINDS:
-            raise self._error(f"its encoding is {kind!r}, which must be one of {', '.join(KINDS)}")
+        kind: LabelKind = self.content.get("encoding", "train_ids")
+        if kind not in _KINDS:
+            raise self._error(f"its encoding is {kind!r}, which must be one of {', '.join(_KINDS)}")
         rows = self.content["classes"]
         if rows == _CITYSCAPES:
             ids: dict[int, Values] = {train_id: [label] for label, train_id in CITYSCAPES_ID_TO_TRAIN_ID.items()}
@@ -143,7 +146,7 @@ class _Parser:
             raise self._error("two of its classes have the same name")
         return tuple(names), tuple(colors), self._encoding(kind, train_ids, len(names))
 
-    def _values(self, kind: Kind, row: dict[str, Any], name: str) -> Values:
+    def _values(self, kind: LabelKind, row: dict[str, Any], name: str) -> Values:
         """Return the values of a class in the label maps; for colours, 65536 R + 256 G + B."""
         if kind == "train_ids":
             if "values" in row:
@@ -153,7 +156,7 @@ class _Parser:
             raise self._error(f"class {name} has no values (the ids it has in the label files)")
         return self._value_list(kind, row.get("values", [row.get("color")]), f"class {name}")
 
-    def _encoding(self, kind: Kind, train_ids: dict[int, int], num_classes: int) -> LabelEncoding | None:
+    def _encoding(self, kind: LabelKind, train_ids: dict[int, int], num_classes: int) -> LabelEncoding | None:
         rest = self.content.get("rest", "error")
         if rest not in ("error", "ignore"):
             raise self._error(f"its rest is {rest!r}, which must be error or ignore")
@@ -165,13 +168,15 @@ class _Parser:
         if both := sorted(set(ignored) & set(train_ids)):
             raise self._error(f"the value {format_value(kind, both[0])} is listed under ignore and is a class")
         train_ids = train_ids | dict.fromkeys(ignored, IGNORE_LABEL)
+        if kind != "colors":
+            train_ids.setdefault(IGNORE_LABEL, IGNORE_LABEL)
         return LabelEncoding(kind, tuple(sorted(train_ids.items())), IGNORE_LABEL if rest == "ignore" else None)
 
-    def _value_list(self, kind: Kind, values: Any, where: str) -> Values:
+    def _value_list(self, kind: LabelKind, values: Any, where: str) -> Values:
         if not isinstance(values, list):
             raise self._error(f"{where} has {values!r} where a list of values is expected")
         if kind == "colors":
-            return [(r << 16) + (g << 8) + b for r, g, b in (self._color(value, where) for value in values)]
+            return [int(pack_colors(np.array(self._color(value, where)))) for value in values]
         for value in values:
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 16:
                 raise self._error(f"{where} has the id {value!r}, which must be a whole number from 0 to 65535")

@@ -13,7 +13,7 @@ from PIL import Image
 from clouds.d2 import CfgNode, Instances, configurable
 from clouds.data.classes import IGNORE_LABEL
 from clouds.data.datasets.record import Record, is_generated
-from clouds.data.encoding import check_same_size, read_label, read_train_ids
+from clouds.data.encoding import check_same_size, read_train_ids
 from clouds.data.loading.augmentation import (
     RequiredClass,
     TrainAugmentation,
@@ -21,7 +21,7 @@ from clouds.data.loading.augmentation import (
     build_train_augmentation,
     resize_label_window,
 )
-from clouds.data.preparation.converters import count_classes
+from clouds.data.preparation.class_statistics import count_values
 from clouds.errors import UserError
 from clouds.utils.images import read_image
 
@@ -86,7 +86,7 @@ class TrainMapper:
                 "is_generated True."
             )
         image = read_image(record["file_name"])
-        label = read_train_ids(record, self.num_classes)
+        label = read_train_ids(record["sem_seg_file_name"], self.num_classes, record.get("label_encoding"))
         check_same_size(image, record["file_name"], label, record["sem_seg_file_name"])
         wanted = RequiredClass(record["rare_class"], self.rare_pixels) if "rare_class" in record else None
         pixels, target = self.augmentation(image, label, rng, wanted)
@@ -103,7 +103,7 @@ class TrainMapper:
     def _generated(self, record: Record, rng: np.random.Generator) -> Record:
         image, truth = read_image(record["file_name"]), None
         if "truth_file_name" in record:
-            truth = read_label(record["truth_file_name"], self.num_classes)
+            truth = read_train_ids(record["truth_file_name"], self.num_classes)
             check_same_size(image, record["file_name"], truth, record["truth_file_name"])
         clean, student, truth = self.augmentation.two_views(image, truth, rng)
         mapped = {**record, "image": _channels_first(student), "height": image.height, "width": image.width}
@@ -157,7 +157,7 @@ class TestMapper:
         mapped = dict(record)
         label = None
         if "sem_seg_file_name" in record:
-            label = read_train_ids(record, self.num_classes)
+            label = read_train_ids(record["sem_seg_file_name"], self.num_classes, record.get("label_encoding"))
             check_same_size(image, record["file_name"], label, record["sem_seg_file_name"])
         input_height, input_width = short_edge_size((height, width), self.short_edge)
         if (input_height, input_width) != (height, width):
@@ -187,7 +187,7 @@ def _channels_first(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
 
 
 def _class_masks(target: npt.NDArray[np.uint8]) -> Instances:
-    present = np.flatnonzero(count_classes(target)[:IGNORE_LABEL])
+    present = np.flatnonzero(count_values(target)[:IGNORE_LABEL])
     instances = Instances(target.shape)
     instances.gt_classes = torch.from_numpy(present.astype(np.int64))
     instances.gt_masks = torch.from_numpy(target == present.astype(np.uint8)[:, None, None])

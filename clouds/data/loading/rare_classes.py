@@ -1,6 +1,5 @@
 """Rare-class sampling (Hoyer et al., DAFormer, CVPR 2022, section 3.3): labelled pictures by what is on them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,8 @@ import numpy.typing as npt
 from clouds.data.datasets.catalog import dataset_specs
 from clouds.data.datasets.record import Record
 from clouds.data.datasets.spec import data_root
-from clouds.data.preparation.converters import Counts
+from clouds.data.preparation.class_statistics import STATISTICS_FILE, ClassCounts, read_class_statistics
 from clouds.errors import UserError
-
-STATISTICS = "sample_class_stats.json"
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class RareClasses:
         return int(rng.choice(self.pictures[which])), self.classes[which]
 
 
-def rare_classes(counts: Mapping[int, Counts], *, temperature: float, min_pixels: int) -> RareClasses:
+def rare_classes(counts: Mapping[int, ClassCounts], *, temperature: float, min_pixels: int) -> RareClasses:
     """DAFormer's equations 9 and 10: with f_c the share of class c of all pixels, P(c) ~ exp((1 - f_c) / T).
 
     Args:
@@ -60,7 +57,7 @@ def rare_classes(counts: Mapping[int, Counts], *, temperature: float, min_pixels
     return RareClasses(classes, weights / weights.sum(), tuple(having[c] for c in classes))
 
 
-def read_statistics(parts: Mapping[str, Sequence[Record]], custom: Sequence[str] = ()) -> dict[int, Counts]:
+def read_statistics(parts: Mapping[str, Sequence[Record]], custom: Sequence[str] = ()) -> dict[int, ClassCounts]:
     """Pixels by train id of the labelled records, from the `sample_class_stats.json` that belong to these sets.
 
     Files are told by their names alone, which are unique in a set: so statistics of the published converters, with
@@ -77,8 +74,8 @@ def read_statistics(parts: Mapping[str, Sequence[Record]], custom: Sequence[str]
         UserError: a set without statistics, or an image that is not in them.
     """
     root = data_root()
-    places = {spec.name: spec.statistics_folder(root) / STATISTICS for spec in dataset_specs(custom)}
-    counts, first = dict[int, Counts](), 0
+    places = {spec.name: spec.statistics_folder(root) / STATISTICS_FILE for spec in dataset_specs(custom)}
+    counts, first = dict[int, ClassCounts](), 0
     for name, records in parts.items():
         labelled = {
             first + number: Path(record["sem_seg_file_name"]).name
@@ -93,7 +90,12 @@ def read_statistics(parts: Mapping[str, Sequence[Record]], custom: Sequence[str]
                 f"Rare-class sampling needs class statistics, and {name} has none: describe the data set in a YAML "
                 "file, or use another sampler."
             )
-        by_file = _read(name, places[name])
+        if not places[name].is_file():
+            raise UserError(
+                f"{name} has no class statistics {places[name]}, which rare-class sampling needs; make them with: "
+                f"{_remedy(name)}."
+            )
+        by_file = read_class_statistics(places[name])
         if missing := [file for file in labelled.values() if file not in by_file]:
             raise UserError(
                 f"The class statistics {places[name]} lack {len(missing)} label maps of {name}, first {missing[0]}; "
@@ -101,20 +103,6 @@ def read_statistics(parts: Mapping[str, Sequence[Record]], custom: Sequence[str]
             )
         counts |= {index: by_file[file] for index, file in labelled.items()}
     return counts
-
-
-def _read(name: str, file: Path) -> dict[str, Counts]:
-    try:
-        return {
-            Path(row["file"]).name: {int(key): int(value) for key, value in row.items() if key != "file"}
-            for row in json.loads(file.read_text(encoding="utf-8"))
-        }
-    except FileNotFoundError:
-        raise UserError(
-            f"{name} has no class statistics {file}, which rare-class sampling needs; make them with: {_remedy(name)}."
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"The class statistics {file} cannot be read ({error!r}): make them again.") from error
 
 
 def _remedy(name: str) -> str:

@@ -1,1 +1,1 @@
-"""Making downloaded data sets ready, and checking them."""
+"""Preparation of data sets: conversion of label files, checks, class statistics."""

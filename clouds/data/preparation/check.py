@@ -1,11 +1,13 @@
-"""What is wrong with a data set on disk: every file looked at, every fault in a sentence; and the memory of it."""
+"""The check of data sets before training, quick or full.
 
-import hashlib
+The quick check lists files: names, pairs, counts. The full check also decodes every file; its result is saved under
+`checks/` in the data root and holds until a file of the data set changes.
+"""
+
 import json
 import logging
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,206 +16,186 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clouds.data.datasets.builtin import DATASET_GROUPS
-from clouds.data.datasets.catalog import dataset_specs
-from clouds.data.datasets.pairing import FilePattern, exclude_label_maps, files_by_stem, list_files
+from clouds.d2 import MetadataCatalog
+from clouds.data.datasets.builtin import BUILTIN_DATASETS, DATASET_GROUPS
+from clouds.data.datasets.catalog import dataset_specs, load_dataset
+from clouds.data.datasets.generated import find_generated
 from clouds.data.datasets.record import Record
-from clouds.data.datasets.spec import DatasetSpec, data_root
+from clouds.data.datasets.spec import data_root
 from clouds.data.encoding import check_same_size, read_train_ids
-from clouds.data.preparation.converters import Counts, count_classes
+from clouds.data.preparation.class_statistics import ClassCounts, class_counts, count_values
+from clouds.data.preparation.listing import DatasetFiles, DescribedFiles, RegisteredFiles, missing_files
 from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically
-from clouds.utils.images import IMAGE_SUFFIXES, check_png_end, read_image
+from clouds.utils.images import check_png_end, read_image
 from clouds.utils.processes import parallel_map
 
 logger = logging.getLogger(__name__)
 
-_RULES = 1
-"""Raised whenever a check finds something that an earlier one did not: what was remembered is then checked again."""
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+_VERSION = 2  # raised when the check finds something new; results of earlier versions are not used
+_PER_PROCESS = 64  # images; to start a process takes longer than to read fewer
 
 
 @dataclass
 class CheckResult:
-    """What a data set has, and what is wrong with it."""
+    """Content of a data set and its problems, as the full check finds them."""
 
-    spec: DatasetSpec
-    root: Path
-    num_images: int = 0
-    """Image files, omitted ones included."""
+    name: str
+    classes: tuple[str, ...]
+    """Class names by train id."""
+    exists: bool
+    """Whether any of the data set is there."""
     records: list[Record] = field(default_factory=list)
     """Pairs; images alone in a data set without labels."""
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """Pictures by (height, width)."""
+    num_images: int = 0
+    """Number of image files, omitted ones included."""
+    sizes: Counter[Size] = field(default_factory=Counter)
+    """Number of images by size."""
     pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
-    """Of the readable label maps, by train id."""
-    counts: dict[Path, Counts] = field(default_factory=dict)
-    """The same of each label map."""
+    """(256,) number of pixels by train id, over all intact label maps."""
+    counts: dict[Path, ClassCounts] = field(default_factory=dict)
+    """Pixels by class of each intact label map, by its path."""
     problems: list[str] = field(default_factory=list)
-
-    @property
-    def missing(self) -> bool:
-        """Whether there is nothing of the set."""
-        return not any(pattern.folder.is_dir() for pattern in self.spec.patterns(self.root))
+    """One sentence per problem."""
 
 
-def check_dataset(spec: DatasetSpec, root: Path, *, processes: int = 1) -> CheckResult:
-    """Look at every picture and label map of a set: paired, whole, of one size, and with labels that mean something.
+def check_dataset(
+    files: DatasetFiles, *, processes: int = 1, on_progress: Callable[[], None] = lambda: None
+) -> CheckResult:
+    """Run the full check of a data set and save its result.
+
+    Every image and label map is decoded: pairs, damage, sizes, label values.
 
     Args:
-        spec: the set.
-        root: the data root.
-        processes: how many read at a time.
+        files: files of the data set.
+        processes: number of worker processes.
+        on_progress: called after each image.
     """
-    found = CheckResult(spec, root)
-    if found.missing:
-        return found
-    if spec.list_file(root).is_file():
-        try:
-            found.records = spec.load(root)
-        except UserError as error:
-            found.problems.append(str(error))
-        found.num_images = len(found.records)
-    else:
-        _search(found)
-        if spec.num_pairs is not None and len(found.records) != spec.num_pairs:
-            found.problems.append(
-                f"{spec.name} has {len(found.records):,} pairs of image and label map; the complete set has "
-                f"{spec.num_pairs:,}."
-            )
-    processes = max(1, min(processes, len(found.records) // 64))  # to start one takes longer than to read a few
-    look = partial(_look, len(spec.classes))
-    for record, (size, pixels, problems) in parallel_map(look, found.records, processes=processes, title=spec.name):
-        found.sizes.update([size] if size else [])
-        found.problems += problems
+    result = CheckResult(files.name, files.classes, exists=files.exists())
+    if not result.exists:
+        return result
+    fingerprint = files.fingerprint()  # first: a file that changes during the check makes the result outdated
+    listing = files.scan()
+    result.records, result.num_images, result.problems = listing.records, listing.num_images, listing.problems
+    processes = max(1, min(processes, len(result.records) // _PER_PROCESS))
+    check = partial(_check_record, len(files.classes))
+    for record, (size, pixels, problems) in parallel_map(check, result.records, processes=processes, title=files.name):
+        result.sizes.update([size] if size else [])
+        result.problems += problems
         if pixels is not None:
-            found.pixels += pixels
-            classes = np.flatnonzero(pixels[: len(spec.classes)])
-            found.counts[Path(record["sem_seg_file_name"])] = {int(c): int(pixels[c]) for c in classes}
-    return found
+            result.pixels += pixels
+            result.counts[Path(record["sem_seg_file_name"])] = class_counts(pixels, len(files.classes))
+        on_progress()
+    _save(files, fingerprint, result)
+    return result
 
 
-def find_problems(spec: DatasetSpec, root: Path, *, processes: int = 1) -> list[str]:
-    """What `check` finds wrong with a set: remembered under `checks/` in the data root until one of its files changes.
+def saved_problems(files: DatasetFiles) -> list[str] | None:
+    """Return the problems that the last full check of a data set found.
 
-    Args: see `check`.
+    Returns:
+        One sentence per problem; None if there was no full check, or a file has changed since.
     """
-    memory = root / "checks" / f"{spec.name}.json"
-    print_before = dataset_fingerprint(spec, root)
     try:
-        remembered = json.loads(memory.read_text(encoding="utf-8"))
-        if remembered["fingerprint"] == print_before:
-            problems: list[str] = remembered["problems"]
+        saved = json.loads(_result_file(files).read_text(encoding="utf-8"))
+        if saved["fingerprint"] == _versioned(files.fingerprint()):
+            problems: list[str] = saved["problems"]
             return problems
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none, or none that can be used: looked at anew
-    logger.info("%s: every file is read once, and again only when one has changed", spec.name)
-    found = check_dataset(spec, root, processes=processes)
-    save_result(found, print_before)
-    return found.problems
+        pass  # there is no result, or none that can be used
+    return None
 
 
-def describe_first_problem(names: Sequence[str], custom: Sequence[str] = (), *, processes: int = 1) -> str:
-    """The beginning of a sentence about the first of these sets that has a problem; "" if none has.
+def find_problem(
+    names: Sequence[str],
+    custom: Sequence[str] = (),
+    modules: Sequence[str] = (),
+    *,
+    full: bool = False,
+    processes: int = 1,
+    on_progress: Callable[[], None] = lambda: None,
+) -> str:
+    """Check data sets and describe the first one that has a problem.
 
-    Sets that are not there at all, and those that others register, are left to who loads them.
+    The result of an earlier full check is used if it still holds. A data set that is missing is not a problem here:
+    loading it raises an error that says where it should be.
 
     Args:
-        names: of sets, or of several together.
-        custom: YAML files that describe more of them.
-        processes: how many read at a time.
+        names: names of data sets or of groups of them.
+        custom: YAML files that describe further data sets.
+        modules: plug-in modules with further data sets, for the message; they are registered already.
+        full: decode every file; by default files are only listed.
+        processes: number of worker processes of the full check.
+        on_progress: called regularly during the full check.
+
+    Returns:
+        The beginning of an error message; empty if there is no problem.
     """
-    root = data_root()
-    wanted = {part for name in names for part in DATASET_GROUPS.get(name, (name,))}
-    for spec in dataset_specs(custom):
-        if spec.name in wanted and all(pattern.folder.is_dir() for pattern in spec.patterns(root)):
-            problems = find_problems(spec, root, processes=processes)
-            if problems:
-                return (
-                    f"The data set {spec.name} has {len(problems)} problem(s), first: {problems[0].rstrip('.')}. "
-                    f"See them all with `python tools/prepare_datasets.py --check {spec.name}` and mend them"
-                )
+    for files in _existing(names, custom):
+        problems = saved_problems(files)
+        if problems is None and full:
+            logger.info("%s: every file is read once, and again only when one has changed", files.name)
+            problems = check_dataset(files, processes=processes, on_progress=on_progress).problems
+        elif problems is None:
+            listing = files.scan()
+            problems = listing.problems + missing_files(listing.records)
+        if problems:
+            return (
+                f"The data set {files.name} has {len(problems)} problem(s), first: {problems[0].rstrip('.')}. "
+                f"See them all with `{_check_command(files.name, custom, modules)}` and mend them"
+            )
     return ""
 
 
-def save_result(found: CheckResult, fingerprint_before: str) -> None:
-    """Write what `find_problems` reads; where nothing may be written, say so and do without."""
-    memory = found.root / "checks" / f"{found.spec.name}.json"
-    content = {"fingerprint": fingerprint_before, "pairs": len(found.records), "problems": found.problems}
-    try:
-        memory.parent.mkdir(exist_ok=True)
-        write_atomically(memory, json.dumps(content, indent=2, ensure_ascii=False))
-    except OSError as error:
-        logger.warning("%s cannot be written (%s): the set will be checked again next time", memory, error.strerror)
+def _check_command(name: str, custom: Sequence[str], modules: Sequence[str]) -> str:
+    words = ["python tools/prepare_datasets.py --check", name]
+    if name not in {spec.name for spec in BUILTIN_DATASETS} | find_generated(data_root()).keys():
+        words += [f"--dataset {file}" for file in custom] + [f"--module {module}" for module in modules]
+    return " ".join(words)
 
 
-def dataset_fingerprint(spec: DatasetSpec, root: Path) -> str:
-    """Another one once a file of the set has come, gone or changed (in size or time), or the set is described anew."""
-    digest = hashlib.sha256(repr((_RULES, spec)).encode())
-    list_file = spec.list_file(root)
-    if list_file.is_file():
-        digest.update(list_file.read_bytes())
-    for pattern in spec.patterns(root):
-        entries = []
+def _existing(names: Sequence[str], custom: Sequence[str]) -> Iterator[DatasetFiles]:
+    """Yield the files of those of the data sets that can be loaded."""
+    root = data_root()
+    specs = {spec.name: spec for spec in dataset_specs(custom)}
+    members = (member for name in names for member in DATASET_GROUPS.get(name, (name,)))
+    for name in dict.fromkeys(members):
+        if name in specs:
+            if all(pattern.folder.is_dir() for pattern in specs[name].patterns(root)):
+                yield DescribedFiles(specs[name], root)
+            continue
         try:
-            for path in list_files(spec.name, pattern.folder):
-                if path.endswith((pattern.suffix, *IMAGE_SUFFIXES)):
-                    state = os.lstat(path)
-                    entries.append(f"{path} {state.st_size} {state.st_mtime_ns} {state.st_mode}")
-        except UserError as error:
-            entries.append(str(error))
-        digest.update("\n".join(sorted(entries)).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+            records = load_dataset(name)
+        except UserError:
+            continue
+        yield RegisteredFiles(name, MetadataCatalog.get(name).stuff_classes, root, records)
 
 
-def _search(found: CheckResult) -> None:
-    """Fill in the pairs that the folders have; an image or label map without the other is a problem."""
-    spec = found.spec
-    images, *rest = spec.patterns(found.root)
-    image_files = _listed(found, "images", images)
-    label_files = _listed(found, "label maps", rest[0]) if rest else {}
-    image_files = exclude_label_maps(image_files, label_files)
-    found.num_images = len(image_files)
-    if image_files:
-        found.problems += _strays(spec.name, images, set(label_files.values()))
-    image_files = {stem: file for stem, file in image_files.items() if stem not in spec.omitted}
-    if not rest:
-        found.records = [{"file_name": file, "image_id": stem} for stem, file in sorted(image_files.items())]
-    if not image_files or not label_files:  # said already, and not once more for each of the others
-        return
-    (labels,) = rest
-    for stem in sorted(image_files.keys() | label_files.keys() - spec.omitted):
-        if stem not in label_files:
-            expected = labels.glob.replace("*", stem)
-            found.problems.append(f"{image_files[stem]} has no label map {expected} under {labels.folder}.")
-        elif stem not in image_files:
-            expected = images.glob.replace("*", stem)
-            found.problems.append(f"{label_files[stem]} has no image {expected} under {images.folder}.")
-        else:
-            record = {"file_name": image_files[stem], "sem_seg_file_name": label_files[stem], "image_id": stem}
-            found.records.append(record | ({"label_encoding": spec.encoding} if spec.encoding else {}))
+def _result_file(files: DatasetFiles) -> Path:
+    return files.root / "checks" / f"{files.name}.json"
 
 
-def _listed(found: CheckResult, what: str, pattern: FilePattern) -> dict[str, str]:
+def _versioned(fingerprint: str) -> str:
+    return f"{_VERSION} {fingerprint}"
+
+
+def _save(files: DatasetFiles, fingerprint: str, result: CheckResult) -> None:
+    path = _result_file(files)
+    content = {"fingerprint": _versioned(fingerprint), "pairs": len(result.records), "problems": result.problems}
     try:
-        return files_by_stem(found.spec.name, what, pattern)
-    except UserError as error:
-        found.problems.append(str(error))
-        return {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False))
+    except OSError as error:
+        logger.warning("%s cannot be written (%s): the set will be checked again next time", path, error.strerror)
 
 
-def _strays(name: str, images: FilePattern, label_files: set[str]) -> list[str]:
-    """Pictures among the images that are not called as images are."""
-    return [
-        f"{path} is a picture among the images, but images are called {images.glob} here: move it away."
-        for path in sorted(list_files(name, images.folder))
-        if path.lower().endswith(IMAGE_SUFFIXES) and images.stem(Path(path).name) is None and path not in label_files
-    ]
-
-
-def _look(num_classes: int, record: Record) -> tuple[tuple[int, int] | None, npt.NDArray[np.int64] | None, list[str]]:
-    """(height, width) of the picture, pixels by train id of the label map, and what is wrong."""
+def _check_record(num_classes: int, record: Record) -> tuple[Size | None, npt.NDArray[np.int64] | None, list[str]]:
+    """Return the image's size, the label map's pixels by train id, and the problems of both."""
     path, problems = record["file_name"], list[str]()
-    image = label = None
+    image = pixels = None
     try:
         image = read_image(path)
         check_png_end(path)
@@ -224,13 +206,17 @@ def _look(num_classes: int, record: Record) -> tuple[tuple[int, int] | None, npt
                 )
     except UserError as error:
         problems.append(str(error))
-    if "sem_seg_file_name" in record:
+    for key in ("sem_seg_file_name", "truth_file_name"):
+        if key not in record:
+            continue
+        encoding = record.get("label_encoding") if key == "sem_seg_file_name" else None
         try:
-            label = read_train_ids(record, num_classes)
-            check_png_end(record["sem_seg_file_name"], "label map")
+            label = read_train_ids(record[key], num_classes, encoding)
+            if key == "sem_seg_file_name":
+                pixels = count_values(label)
+            check_png_end(record[key], "label map")
             if image is not None:
-                check_same_size(image, path, label, record["sem_seg_file_name"])
+                check_same_size(image, path, label, record[key])
         except UserError as error:
             problems.append(str(error))
-    size = None if image is None else (image.height, image.width)
-    return size, None if label is None else count_classes(label), problems
+    return None if image is None else (image.height, image.width), pixels, problems

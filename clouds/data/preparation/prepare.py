@@ -4,13 +4,16 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from clouds.d2 import DatasetCatalog, MetadataCatalog
 from clouds.data.classes import IGNORE_LABEL, short_name
 from clouds.data.datasets.builtin import BUILTIN_DATASETS, DATASET_GROUPS
-from clouds.data.datasets.catalog import dataset_specs
+from clouds.data.datasets.catalog import dataset_specs, load_dataset, register_datasets
+from clouds.data.datasets.generated import find_generated
 from clouds.data.datasets.spec import DatasetSpec, data_root, write_list
-from clouds.data.preparation.check import CheckResult, check_dataset, dataset_fingerprint, save_result
-from clouds.data.preparation.conversion import SHOWN, convert_folder
-from clouds.data.preparation.converters import write_class_statistics
+from clouds.data.preparation.check import CheckResult, check_dataset
+from clouds.data.preparation.class_statistics import write_class_statistics
+from clouds.data.preparation.converters import SHOWN, convert_folder
+from clouds.data.preparation.listing import DatasetFiles, DescribedFiles, RegisteredFiles
 from clouds.errors import UserError, check_name
 
 logger = logging.getLogger(__name__)
@@ -19,6 +22,7 @@ logger = logging.getLogger(__name__)
 def prepare(
     names: Sequence[str] = (),
     custom: Sequence[str] = (),
+    modules: Sequence[str] = (),
     *,
     only_check: bool = False,
     write_lists: bool = False,
@@ -30,6 +34,7 @@ def prepare(
     Args:
         names: data sets, or beginnings of their names; default: all that exist under the data root.
         custom: YAML files that describe further data sets.
+        modules: plug-in modules that register further data sets.
         only_check: do not convert label files.
         write_lists: write ``lists/<name>.txt``, the pairs of image and label map of each set.
         all_problems: log every problem of a set, not only the first ones.
@@ -44,133 +49,148 @@ def prepare(
     root = data_root()
     if not root.is_dir():
         raise UserError(f"There is no folder {root} for data sets; set DETECTRON2_DATASETS to the one that holds them.")
-    wanted = choose(names, custom)
-    asked_for = bool(names or custom)
-    failed = [] if only_check else convert_labels(wanted, root, processes)
+    chosen = choose(names, custom, modules)
+    asked_for = bool(names or custom or modules)
+    failed = [] if only_check else convert_labels([files.spec for files in chosen if files.spec], root, processes)
     results = []
-    for spec in wanted:
-        before = dataset_fingerprint(spec, root)
-        found = check_dataset(spec, root, processes=processes)
-        if not found.missing:
-            save_result(found, before)
-        elif asked_for:
-            found.problems.append(f"{spec.name}: there is no {spec.image_pattern(root).folder}.")
-        _report(found, show_all=all_problems)
-        if write_lists and found.records:
-            write_list(spec.list_file(root), root, found.records)
-            logger.info("%s: its %d images are listed in %s", spec.name, len(found.records), spec.list_file(root))
-        if not only_check and not spec.converter:
-            _write_statistics(found)
-        results.append(found)
-    existing = [found for found in results if not found.missing]
+    for files in chosen:
+        result = check_dataset(files, processes=processes)
+        if asked_for and files.spec and not result.exists:
+            result.problems.append(f"{files.name}: there is no {files.spec.image_pattern(root).folder}.")
+        _log_problems(result, show_all=all_problems)
+        if files.spec and result.records:
+            if write_lists:
+                file = files.spec.list_file(root)
+                write_list(file, root, result.records)
+                logger.info("%s: its %d images are listed in %s", files.name, len(result.records), file)
+            if not only_check and not files.spec.converter:
+                _write_statistics(files.spec, root, result)
+        results.append(result)
+    existing = [result for result in results if result.exists]
     if not existing and not asked_for:
         raise UserError(f"None of the data sets is in {root}; datasets/README.md has the folders.")
-    for table in [summary(results), *class_tables(existing)]:
+    for table in [summary(chosen, results), *class_tables(existing)]:
         logger.info("%s", table)
-    return not failed and not any(found.problems for found in results)
+    return not failed and not any(result.problems for result in results)
 
 
-def choose(names: Sequence[str], custom: Sequence[str]) -> list[DatasetSpec]:
+def choose(names: Sequence[str] = (), custom: Sequence[str] = (), modules: Sequence[str] = ()) -> list[DatasetFiles]:
     """Find data sets by name.
 
     Args:
         names: data sets, groups of them, or beginnings of their names.
         custom: YAML files; their data sets are always included.
+        modules: plug-in modules; their data sets are always included.
 
     Returns:
-        The data sets; without `names` those of `custom`, and without these all built-in ones.
+        The data sets; without `names` those of `custom` and `modules`, and without these all built-in ones and the
+        generated ones that exist.
 
     Raises:
-        UserError: there is no data set of that name.
+        UserError: there is no data set of that name, or a generated or registered data set cannot be loaded.
     """
-    rows = dataset_specs(custom)
-    own = rows[len(BUILTIN_DATASETS) :]
-    if not names:
-        return own or list(BUILTIN_DATASETS)
-    chosen = set()
+    root = data_root()
+    register_datasets(root, modules=modules, custom=custom)
+    specs = {spec.name: spec for spec in dataset_specs(custom)}
+    builtin = [spec.name for spec in BUILTIN_DATASETS]
+    generated = find_generated(root)
+    known = [*specs, *(name for name in DatasetCatalog.list() if name not in specs and name not in DATASET_GROUPS)]
+    own = [name for name in known if name not in builtin and name not in generated] if custom or modules else []
+    chosen = set(own)
+    if not names and not own:
+        chosen |= {*builtin, *(name for name, folders in generated.items() if folders[0].is_dir())}
     for name in names:
-        begins = DATASET_GROUPS.get(name) or [
-            row.name for row in rows if row.name == name or row.name.startswith(f"{name.removesuffix('_val')}_")
-        ]
-        if not begins:
-            check_name("The command line", name, [row.name for row in rows])
-        chosen |= set(begins)
-    return [row for row in rows if row.name in chosen or row in own]
+        beginning = f"{name.removesuffix('_val')}_"
+        matches = DATASET_GROUPS.get(name) or [each for each in known if each == name or each.startswith(beginning)]
+        if not matches:
+            check_name("The command line", name, known)
+        chosen |= set(matches)
+    return [
+        DescribedFiles(specs[name], root)
+        if name in specs
+        else RegisteredFiles(name, MetadataCatalog.get(name).stuff_classes, root, load_dataset(name))
+        for name in known
+        if name in chosen
+    ]
 
 
-def convert_labels(wanted: Sequence[DatasetSpec], root: Path, processes: int) -> list[str]:
+def convert_labels(specs: Sequence[DatasetSpec], root: Path, processes: int) -> list[str]:
     """Convert the label files of the data sets that exist and need it.
+
+    Args:
+        specs: data sets.
+        root: data root.
+        processes: number of worker processes.
 
     Returns:
         The names of the data sets whose conversion failed; the reasons are logged.
     """
     failed, done = [], set()
-    for spec in wanted:
-        if spec.converter is None:
+    for spec in specs:
+        labels = spec.label_pattern(root)
+        if spec.converter is None or labels is None or not labels.folder.is_dir():
             continue
-        labels = spec.patterns(root)[1].folder
-        if not labels.is_dir():
-            continue
-        home = spec.folder(root)
+        folder = spec.folder(root)
         # The splits of Cityscapes are converted together.
-        gt_folder = labels.parent if spec.converter == "cityscapes" else labels
+        gt_folder = labels.folder.parent if spec.converter == "cityscapes" else labels.folder
         if gt_folder in done:
             continue
         done.add(gt_folder)
         try:
-            convert_folder(spec.converter, home, gt_dir=gt_folder.relative_to(home).as_posix(), processes=processes)
+            convert_folder(spec.converter, folder, gt_dir=gt_folder.relative_to(folder).as_posix(), processes=processes)
         except UserError as error:
             logger.error("%s", error)
             failed.append(spec.name)
     return failed
 
 
-def summary(results: Sequence[CheckResult]) -> str:
+def summary(chosen: Sequence[DatasetFiles], results: Sequence[CheckResult]) -> str:
     """Format a table with a row per data set: images, pairs, sizes and state."""
     rows = [("data set", "images", "of", "used", "of", "height x width", "state")]
-    for found in results:
-        spec = found.spec
-        common = ", ".join(f"{h}x{w}: {count:,}" for (h, w), count in found.sizes.most_common(2))
-        more = f", {len(found.sizes) - 2} more sizes" if len(found.sizes) > 2 else ""
-        state = f"{len(found.problems)} problem(s)" if found.problems else "not there" if found.missing else "good"
-        size, downloaded = (f"{n:,}" if n else "?" for n in (spec.num_pairs, spec.num_downloaded or spec.num_pairs))
-        used = f"{len(found.records):,}"
-        rows.append((spec.name, f"{found.num_images:,}", downloaded, used, size, common + more or "-", state))
+    for files, result in zip(chosen, results, strict=True):
+        num_pairs = files.spec.num_pairs if files.spec else None
+        num_downloaded = files.spec.num_downloaded if files.spec else None
+        complete, downloaded = (f"{n:,}" if n else "?" for n in (num_pairs, num_downloaded or num_pairs))
+        common = ", ".join(f"{h}x{w}: {count:,}" for (h, w), count in result.sizes.most_common(2))
+        more = f", {len(result.sizes) - 2} more sizes" if len(result.sizes) > 2 else ""
+        state = f"{len(result.problems)} problem(s)" if result.problems else "good" if result.exists else "not there"
+        used = f"{len(result.records):,}"
+        rows.append((files.name, f"{result.num_images:,}", downloaded, used, complete, common + more or "-", state))
     return _aligned(rows)
 
 
 def class_tables(results: Sequence[CheckResult]) -> list[str]:
     """Format the share of each class in the pixels, in percent: one table for each list of classes."""
     tables = []
-    for classes in dict.fromkeys(found.spec.classes for found in results):
-        sets = [found for found in results if found.spec.classes == classes and found.pixels.any()]
+    for classes in dict.fromkeys(result.classes for result in results):
+        sets = [result for result in results if result.classes == classes and result.pixels.any()]
         if not sets:
             continue
         names = {**{i: f"{i} {short_name(name)}" for i, name in enumerate(classes)}, IGNORE_LABEL: "255 ignored"}
-        rows = [("% of pixels", *(found.spec.name for found in sets))]
+        rows = [("% of pixels", *(result.name for result in sets))]
         for train_id, name in names.items():
-            shares = (100 * found.pixels[train_id] / max(1, found.pixels.sum()) for found in sets)
+            shares = (100 * result.pixels[train_id] / max(1, result.pixels.sum()) for result in sets)
             rows.append((name, *(f"{share:.2f}" if share else "-" for share in shares)))
         tables.append(_aligned(rows))
     return tables
 
 
-def _write_statistics(found: CheckResult) -> None:
+def _write_statistics(spec: DatasetSpec, root: Path, result: CheckResult) -> None:
     """Write the class statistics of a data set that needs no conversion; elsewhere the converter writes them."""
-    folder = found.spec.statistics_folder(found.root)
-    if found.counts and all(file.is_relative_to(found.root) for file in found.counts):
+    folder = spec.statistics_folder(root)
+    if result.counts and all(file.is_relative_to(root) for file in result.counts):
         folder.mkdir(parents=True, exist_ok=True)
-        write_class_statistics(folder, found.root, found.counts)
-        logger.info("%s: class statistics in %s", found.spec.name, folder)
+        write_class_statistics(folder, root, result.counts)
+        logger.info("%s: class statistics in %s", spec.name, folder)
 
 
-def _report(found: CheckResult, *, show_all: bool) -> None:
+def _log_problems(result: CheckResult, *, show_all: bool) -> None:
     """Log each problem in a line."""
-    for problem in found.problems[: None if show_all else SHOWN]:
+    for problem in result.problems[: None if show_all else SHOWN]:
         logger.error("%s", problem)
-    if len(found.problems) > SHOWN and not show_all:
-        more = len(found.problems) - SHOWN
-        logger.error("... and %d more of %s; --all-problems shows them.", more, found.spec.name)
+    if len(result.problems) > SHOWN and not show_all:
+        more = len(result.problems) - SHOWN
+        logger.error("... and %d more of %s; --all-problems shows them.", more, result.name)
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:

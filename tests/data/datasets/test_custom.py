@@ -7,17 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
 
 from clouds.d2 import CfgNode, MetadataCatalog
 from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
 from clouds.data.datasets.catalog import load_dataset, register_datasets
 from clouds.data.datasets.custom import dataset_settings, read_custom
-from clouds.data.encoding import LabelEncoding, pack_colors
 from clouds.data.loading.mappers import TestMapper, TrainMapper
 from clouds.data.preparation.check import check_dataset
+from clouds.data.preparation.listing import DescribedFiles
 from clouds.errors import UserError
 from tests.data.conftest import label_map, save, smooth_image
 from tests.data.official import palette_png
@@ -95,12 +92,12 @@ def test_a_good_garden_passes_the_check_and_a_new_colour_does_not(tmp_path: Path
     write_garden(tmp_path)
     train, val, test = read_custom(write(tmp_path, GARDEN))
     for folders in (train, val, test):
-        assert check_dataset(folders, tmp_path).problems == []
-    assert check_dataset(train, tmp_path).pixels[:2].tolist() == [2 * 20 * 64, 2 * 10 * 64]
+        assert check_dataset(DescribedFiles(folders, tmp_path)).problems == []
+    assert check_dataset(DescribedFiles(train, tmp_path)).pixels[:2].tolist() == [2 * 20 * 64, 2 * 10 * 64]
     strange = colours()
     strange[3, 5:8] = (1, 2, 3)
     save(tmp_path / "garden/train/seg_a 1.png", strange)
-    (problem,) = check_dataset(train, tmp_path).problems
+    (problem,) = check_dataset(DescribedFiles(train, tmp_path)).problems
     assert "seg_a 1.png has 1 label colour(s) that its data set does not list ((1, 2, 3) on 3 pixels)" in problem
 
 
@@ -117,7 +114,7 @@ def test_pictures_and_label_maps_may_share_a_folder(tmp_path: Path) -> None:
     del content["ignore"]
     (folders,) = read_custom(write(tmp_path, content))
     assert [record["image_id"] for record in folders.load(tmp_path)] == ["0", "1"]
-    assert check_dataset(folders, tmp_path).problems == []
+    assert check_dataset(DescribedFiles(folders, tmp_path)).problems == []
 
 
 def test_ids_of_cityscapes_are_those_of_the_table(tmp_path: Path) -> None:
@@ -133,42 +130,13 @@ def test_camvid_has_eleven_classes_out_of_32_colours(tmp_path: Path) -> None:
     train, _val, _test = read_custom(EXAMPLES / "camvid.yaml")
     assert len(train.classes) == 11
     assert train.encoding is not None
-    assert len(train.encoding.meaning) == 32
-    values = [value for value, _ in train.encoding.meaning]
+    assert len(train.encoding.train_ids) == 32
+    values = [value for value, _ in train.encoding.train_ids]
     picture = np.array([(value >> 16, value >> 8 & 255, value & 255) for value in values], np.uint8)[None]
     save(tmp_path / "x_L.png", picture)
     found = train.encoding.read(str(tmp_path / "x_L.png"))[0]
-    assert found.tolist() == [train_id for _, train_id in train.encoding.meaning]
+    assert found.tolist() == [train_id for _, train_id in train.encoding.train_ids]
     assert set(found.tolist()) == {*range(11), 255}
-
-
-@given(st.dictionaries(st.integers(0, 2**16 - 1), st.integers(0, 254), min_size=1, max_size=9), st.data())
-def test_every_listed_id_is_translated(meaning: dict[int, int], data: st.DataObject) -> None:
-    values = np.array(data.draw(st.lists(st.sampled_from(sorted(meaning)), min_size=1, max_size=30)), np.uint16)
-    path = Path("/tmp") / "clouds_encoding_ids.png"
-    Image.fromarray(values[None]).save(path)
-    encoding = LabelEncoding("ids", tuple(meaning.items()))
-    assert encoding.read(str(path))[0].tolist() == [meaning[value] for value in values.tolist()]
-
-
-def test_other_values_are_ignored_where_the_set_says_so(tmp_path: Path) -> None:
-    palette_png(tmp_path / "x.png", np.array([[3, 7, 255]]))
-    path = str(tmp_path / "x.png")
-    assert LabelEncoding("ids", ((7, 0),), rest=255).read(path).tolist() == [[255, 0, 255]]
-    with pytest.raises(UserError, match=r"1 label id\(s\) that its data set does not list \(3 on 1 pixels\)"):
-        LabelEncoding("ids", ((7, 0),)).read(path)
-    save(tmp_path / "gray.png", np.zeros((2, 2), np.uint8))
-    with pytest.raises(UserError, match="told by colours"):
-        LabelEncoding("colors", ((0, 0),)).read(str(tmp_path / "gray.png"))
-
-
-def test_a_palette_picture_has_colours_too(tmp_path: Path) -> None:
-    picture = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
-    picture.putpalette([9, 8, 7, 200, 0, 100])
-    picture.save(tmp_path / "x.png")
-    value = int(pack_colors(np.array([[[9, 8, 7]]], np.uint8))[0, 0])
-    encoding = LabelEncoding("colors", ((value, 4), ((200 << 16) + 100, 1)))
-    assert encoding.read(str(tmp_path / "x.png")).tolist() == [[4, 1]]
 
 
 def without(key: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clouds.d2 import CfgNode
-from clouds.data.encoding import read_label
+from clouds.data.encoding import read_train_ids
 from clouds.data.loading.augmentation import TrainAugmentation
 from clouds.data.loading.mappers import TestMapper, TrainMapper, short_edge_size
 from clouds.errors import UserError
@@ -249,10 +249,10 @@ def test_truncated_and_corrupt_label(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-600])
     with pytest.raises(UserError, match=r"label map .*label\.png cannot be read \(.*truncated"):
-        read_label(str(path), 19)
+        read_train_ids(str(path), 19)
     path.write_bytes(whole[:700] + bytes(200) + whole[900:])
     with pytest.raises(UserError, match=r"label map .*label\.png cannot be read"):
-        read_label(str(path), 19)
+        read_train_ids(str(path), 19)
 
 
 def test_file_that_is_no_picture_or_no_file(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_file_that_is_no_picture_or_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"The image .*gone\.png does not exist"):
         read_image(str(tmp_path / "gone.png"))
     with pytest.raises(UserError, match=r"The label map .*gone\.png does not exist"):
-        read_label(str(tmp_path / "gone.png"), 19)
+        read_train_ids(str(tmp_path / "gone.png"), 19)
 
 
 # --- reading label maps
@@ -276,7 +276,7 @@ def test_labels_are_read_as_ids_in_every_encoding(encoding: str, tmp_path: Path)
         picture.putpalette(list(range(255, -1, -1)) * 3)
     else:
         picture = Image.fromarray(ids if encoding == "gray" else ids.astype(np.uint16))
-    label = read_label(save(tmp_path / "label.png", picture), 19)
+    label = read_train_ids(save(tmp_path / "label.png", picture), 19)
     assert label.dtype == np.uint8 and (label == ids).all()
 
 
@@ -285,27 +285,27 @@ def test_unknown_label_id_says_which_how_often_and_where(tmp_path: Path) -> None
     ids[3, 10:22] = 77
     path = save(tmp_path / "label.png", ids)
     with pytest.raises(UserError) as error:
-        read_label(path, 19)
+        read_train_ids(path, 19)
     for part in (path, "label id 77 on 12 pixels;", "0..18 or 255", "train ids"):
         assert part in str(error.value)
     ids[0, 0] = 19  # one more than there are
     with pytest.raises(UserError, match="label id 19 on 1 pixels and 1 more such ids"):
-        read_label(save(tmp_path / "label.png", ids), 19)
+        read_train_ids(save(tmp_path / "label.png", ids), 19)
     ids = np.full((4, 4), 256, dtype=np.uint16)  # would be 0 if only its low byte were looked at
     with pytest.raises(UserError, match="label id 256 on 16 pixels"):
-        read_label(save(tmp_path / "wide.png", ids), 19)
+        read_train_ids(save(tmp_path / "wide.png", ids), 19)
 
 
 def test_ids_are_checked_against_the_number_of_classes(tmp_path: Path) -> None:
     path = save(tmp_path / "label.png", np.array([[0, 15, 255]], dtype=np.uint8))
-    assert read_label(path, 16).tolist() == [[0, 15, 255]]
+    assert read_train_ids(path, 16).tolist() == [[0, 15, 255]]
     with pytest.raises(UserError, match=r"label id 15 on 1 pixels; ids must be 0\.\.14"):
-        read_label(path, 15)
+        read_train_ids(path, 15)
 
 
 def test_colour_picture_is_not_a_label_map(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is a RGB picture, not a label map"):
-        read_label(save(tmp_path / "color.png", smooth_image(1)), 19)
+    with pytest.raises(UserError, match=r"is a RGB image, not a label map"):
+        read_train_ids(save(tmp_path / "color.png", smooth_image(1)), 19)
 
 
 def test_different_sizes_name_both_files_and_sizes(record: dict, cfg: CfgNode) -> None:

@@ -12,7 +12,7 @@ from clouds.data.datasets.catalog import register_datasets
 from clouds.data.loading.augmentation import RequiredClass, TrainAugmentation
 from clouds.data.loading.loaders import build_train_loader
 from clouds.data.loading.rare_classes import rare_classes
-from clouds.data.preparation.conversion import convert_folder
+from clouds.data.preparation.converters import convert_folder
 from clouds.errors import UserError
 from tests.data.conftest import save, smooth_image, write_generated
 from tests.data.official import palette_png

@@ -1,8 +1,11 @@
-"""A check finds every fault, names the file in one line, and remembers until a file changes."""
+"""The full check finds every fault and names the file in one line; the quick check opens no file."""
 
+import dataclasses
+import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clouds.commands import prepare_datasets
+from clouds.data.datasets.catalog import load_dataset, register_datasets
 from clouds.data.datasets.spec import DatasetSpec
-from clouds.data.preparation import check as checking
-from clouds.data.preparation.check import CheckResult, check_dataset, describe_first_problem, find_problems
-from tests.data.conftest import label_map, save, smooth_image
+from clouds.data.preparation.check import CheckResult, check_dataset, find_problem, saved_problems
+from clouds.data.preparation.listing import DescribedFiles
+from tests.data.conftest import label_map, save, smooth_image, write_generated
 from tests.data.official import palette_png
 
 SET = DatasetSpec("few", ("few/images/*.png",), ("few/labels/*_labelTrainIds.png",), 3)
@@ -37,18 +42,18 @@ def label(root: Path, stem: str) -> Path:
     return root / f"few/labels/{stem}_labelTrainIds.png"
 
 
-def found(root: Path) -> CheckResult:
-    return check_dataset(SET, root)
+def check(root: Path) -> CheckResult:
+    return check_dataset(DescribedFiles(SET, root))
 
 
-def test_a_whole_set_is_good_and_counted(root: Path) -> None:
-    findings = found(root)
-    assert findings.problems == []
-    assert (findings.num_images, len(findings.records)) == (3, 3)
-    assert dict(findings.sizes) == {(40, 64): 3}
+def test_an_intact_data_set_has_no_problems_and_is_counted(root: Path) -> None:
+    result = check(root)
+    assert result.problems == []
+    assert (result.num_images, len(result.records)) == (3, 3)
+    assert dict(result.sizes) == {(40, 64): 3}
     expected = sum((np.bincount(label_map(number).ravel(), minlength=256) for number in range(3)), np.zeros(256))
-    np.testing.assert_array_equal(findings.pixels, expected)
-    assert sum(sum(counts.values()) for counts in findings.counts.values()) == expected[:19].sum()
+    np.testing.assert_array_equal(result.pixels, expected)
+    assert sum(sum(counts.values()) for counts in result.counts.values()) == expected[:19].sum()
 
 
 def _remove_image(root: Path) -> str:
@@ -68,7 +73,7 @@ def _add_image(root: Path) -> str:
 
 def _add_stray(root: Path) -> str:
     save(root / "few/images/thumbnail.jpeg", smooth_image(9))
-    return r"thumbnail\.jpeg is a picture among the images, but images are called \*\.png here"
+    return r"thumbnail\.jpeg is an image among the images, but images are called \*\.png here"
 
 
 def _swap(root: Path) -> str:
@@ -98,7 +103,7 @@ def _empty(root: Path) -> str:
 
 def _colours(root: Path) -> str:
     save(label(root, "00001"), smooth_image(3))
-    return r"00001_labelTrainIds\.png is a RGB picture, not a label map"
+    return r"00001_labelTrainIds\.png is a RGB image, not a label map"
 
 
 def _out_of_range(root: Path) -> str:
@@ -136,19 +141,19 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_fault_is_named_in_one_line(root: Path, fault: Callable[[Path], str]) -> None:
-    assert found(root).problems == []
+    assert check(root).problems == []
     pattern = fault(root)
-    problems = found(root).problems
+    problems = check(root).problems
     assert all("\n" not in problem for problem in problems)
     named = [problem for problem in problems if re.search(pattern, problem)]
     assert len(named) == 1, problems
-    # Besides it at most the count of the set, and the other side of a swap.
+    # In addition at most the number of pairs, and the other side of a swap.
     assert len(problems) <= 3
 
 
 @pytest.fixture
-def powerless() -> Iterator[Path]:
-    """A folder that somebody who is not root may enter, and we are that somebody."""
+def readable_by_others() -> Iterator[Path]:
+    """A folder that any user may enter; the effective user is restored afterwards."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     was = os.geteuid()
@@ -158,84 +163,198 @@ def powerless() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_what_may_not_be_read_is_named(root: Path, powerless: Path, what: str) -> None:
-    shutil.copytree(root / "few", powerless / "few")
-    closed = image(powerless, "a b") if what == "file" else powerless / "few/labels"
+def test_files_without_permission_are_named(root: Path, readable_by_others: Path, what: str) -> None:
+    shutil.copytree(root / "few", readable_by_others / "few")
+    closed = image(readable_by_others, "a b") if what == "file" else readable_by_others / "few/labels"
     closed.chmod(0)
     if os.geteuid() == 0:
         os.seteuid(65534)
-    problems = found(powerless).problems
+    problems = check(readable_by_others).problems
     os.seteuid(os.getuid())
     closed.chmod(0o755)
     pattern = "may not be read: see the permissions" if what == "file" else "cannot be listed (Permission denied)"
     assert [problem for problem in problems if pattern in problem and str(closed) in problem], problems
 
 
-def test_missing_altogether_is_no_problem_of_its_own(tmp_path: Path) -> None:
-    findings = found(tmp_path)
-    assert findings.missing
-    assert findings.problems == []
+def test_a_missing_data_set_has_no_problems(tmp_path: Path) -> None:
+    result = check(tmp_path)
+    assert not result.exists
+    assert result.problems == []
 
 
-def test_too_few_pairs_are_told(root: Path) -> None:
+def test_the_number_of_pairs_is_checked(root: Path) -> None:
     image(root, "00001").unlink()
     label(root, "00001").unlink()
-    assert found(root).problems == ["few has 2 pairs of image and label map; the complete set has 3."]
+    assert check(root).problems == ["few has 2 pairs of image and label map; the complete set has 3."]
 
 
-def test_several_processes_find_the_same(root: Path) -> None:
+def test_several_processes_find_the_same_problems(root: Path) -> None:
     for number in range(140):
         save(image(root, f"n{number:03d}"), smooth_image(number, 16, 16))
         save(label(root, f"n{number:03d}"), label_map(number, 16, 16))
-    image(root, "n100").write_bytes(b"no picture")
-    here, there = check_dataset(SET, root), check_dataset(SET, root, processes=2)
-    assert here.problems == there.problems
-    assert any("n100.png" in problem for problem in there.problems)
-    np.testing.assert_array_equal(here.pixels, there.pixels)
+    image(root, "n100").write_bytes(b"not an image")
+    calls: list[None] = []
+    one = check(root)
+    two = check_dataset(DescribedFiles(SET, root), processes=2, on_progress=lambda: calls.append(None))
+    assert one.problems == two.problems
+    assert any("n100.png" in problem for problem in two.problems)
+    np.testing.assert_array_equal(one.pixels, two.pixels)
+    assert len(calls) == 143
 
 
-def test_a_check_is_remembered_until_a_file_changes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_problems(SET, root) == []
-    with monkeypatch.context() as patch:
-        patch.setattr(checking, "read_image", lambda path: pytest.fail("read again"))
-        assert find_problems(SET, root) == []
-    for fault in (_truncate_image, _out_of_range, _remove_label):
-        fault(root)
-        worse = find_problems(SET, root)
-        assert worse
-        with monkeypatch.context() as patch:
-            patch.setattr(checking, "read_image", lambda path: pytest.fail("read again"))
-            assert find_problems(SET, root) == worse
-
-
-def test_a_memory_that_cannot_be_read_or_written_costs_only_time(root: Path, tmp_path: Path) -> None:
-    (root / "checks").mkdir()
-    (root / "checks/few.json").write_text("{")
-    assert find_problems(SET, root) == []
-    shutil.rmtree(root / "checks")
-    (root / "checks").write_text("a file in the place of the folder")
-    assert find_problems(SET, root) == []
-
-
-def test_the_first_broken_set_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
-    assert (
-        describe_first_problem(["gta5", "cityscapes_val", "of_a_module"]) == ""
-    )  # who loads them says what is missing
-    fog, gt = root / "acdc/rgb_anon/fog/val/x_1_rgb_anon.png", root / "acdc/gt/fog/val/x_1_gt_labelTrainIds.png"
-    save(fog, smooth_image(1))
-    save(gt, label_map(1))
-    message = describe_first_problem(["gta5", "acdc_val"])
-    assert message.startswith("The data set acdc_fog_val has 1 problem(s), first: acdc_fog_val has 1 pairs")
-    assert "--check acdc_fog_val" in message
-
-
-def test_a_list_takes_the_place_of_the_search(root: Path) -> None:
+def test_a_list_replaces_the_search(root: Path) -> None:
     (root / "lists").mkdir()
     listed = [f"few/images/{stem}.png\tfew/labels/{stem}_labelTrainIds.png" for stem in ("straße_雪", "00001")]
     (root / "lists/few.txt").write_text("\n".join(listed), encoding="utf-8")
     assert [record["image_id"] for record in SET.load(root)] == ["straße_雪", "00001"]
-    findings = found(root)
-    assert (findings.problems, len(findings.records)) == ([], 2)
+    result = check(root)
+    assert (result.problems, len(result.records)) == ([], 2)
     Image.new("L", (3, 3)).save(label(root, "00001"))
-    assert len(found(root).problems) == 1
+    assert len(check(root).problems) == 1
+
+
+# --- the saved result
+
+
+def test_the_result_holds_until_a_file_changes(root: Path) -> None:
+    files = DescribedFiles(SET, root)
+    assert saved_problems(files) is None
+    assert check(root).problems == saved_problems(files) == []
+    for fault in (_truncate_image, _out_of_range, _remove_label):
+        fault(root)
+        assert saved_problems(files) is None
+        problems = check(root).problems
+        assert problems and problems == saved_problems(files)
+    assert saved_problems(DescribedFiles(dataclasses.replace(SET, num_pairs=2), root)) is None
+
+
+def test_a_file_that_changes_during_the_check_makes_the_result_outdated(root: Path) -> None:
+    files = DescribedFiles(SET, root)
+    check_dataset(files, on_progress=lambda: os.utime(image(root, "00001"), (1, 1)))
+    assert saved_problems(files) is None
+
+
+def test_a_result_that_cannot_be_read_or_written_is_not_an_error(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = DescribedFiles(SET, root)
+    (root / "checks").mkdir()
+    (root / "checks/few.json").write_text("{")
+    assert saved_problems(files) is None
+    shutil.rmtree(root / "checks")
+    (root / "checks").write_text("a file in the place of the folder")
+    assert saved_problems(files) is None
+    assert check(root).problems == []
+    assert "cannot be written" in caplog.text
+
+
+# --- before a training
+
+
+def open_image_files(root: Path) -> list[str]:
+    return [path for path in OPENED if path.startswith(str(root)) and path.endswith((".png", ".jpg"))]
+
+
+OPENED: list[str] = []
+sys.addaudithook(lambda event, args: OPENED.append(str(args[0])) if event == "open" else None)
+
+
+@pytest.fixture
+def camp(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data root with a built-in, a custom, a generated, and a plugged-in data set, each of three images."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    monkeypatch.syspath_prepend(root)
+    folder = "acdc/{}/fog/val/x_{}_{}.png"
+    for number in range(100):
+        size = (8, 8) if number > 2 else (40, 64)
+        save(root / folder.format("rgb_anon", number, "rgb_anon"), smooth_image(number, *size))
+        save(root / folder.format("gt", number, "gt_labelTrainIds"), label_map(number, *size))
+    (root / "custom.yaml").write_text(
+        "{name: own, folder: few, splits: {all: {images: images/*.png, labels: labels/*_labelTrainIds.png}}, "
+        "classes: cityscapes}"
+    )
+    write_generated(root, 3)
+    (root / "plugin_of_the_check.py").write_text(
+        "from clouds.data.datasets import catalog\n"
+        "def register(root):\n"
+        "    few, images, end = root / 'few', root / 'stable_diffusion/sd_mine/images', '_labelTrainIds.png'\n"
+        "    pairs = lambda: catalog.pair_by_stem('few', few / 'images', '.png', few / 'labels', end)\n"
+        "    generated = lambda: [{'file_name': str(images / 'im_0_p0.png'), 'image_id': '0', 'is_generated': True,\n"
+        "                          'truth_file_name': str(few / 'labels/00001_labelTrainIds.png')}]\n"
+        "    catalog.register('plugged', pairs)\n"
+        "    catalog.register('plugged_generated', generated)\n"
+    )
+    register_datasets(root, [PLUGIN], [str(root / "custom.yaml")])
+    return root
+
+
+PLUGIN = "plugin_of_the_check"
+ALL = ["own_all", "sd_mine", "plugged", "plugged_generated"]
+
+
+def problem(root: Path, names: list[str], *, full: bool = False) -> str:
+    return find_problem(names, [str(root / "custom.yaml")], [PLUGIN], full=full)
+
+
+def test_the_quick_check_opens_no_image_and_no_label_map(camp: Path) -> None:
+    OPENED.clear()
+    assert problem(camp, ALL) == ""
+    assert open_image_files(camp) == []
+    assert problem(camp, ALL, full=True) == ""
+    assert len(set(open_image_files(camp))) == 3 + 3 + 3  # images, label maps, generated images
+    OPENED.clear()
+    assert problem(camp, ALL, full=True) == "", "the saved results hold"
+    assert open_image_files(camp) == []
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_only_the_full_check_finds_damage_and_then_the_quick_one_knows(camp: Path, name: str) -> None:
+    generated = camp / "stable_diffusion/sd_mine/images/im_0_p0.png"
+    damaged = generated if name == "sd_mine" else label(camp, "00001")
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    assert problem(camp, [name]) == ""
+    message = problem(camp, [name], full=True)
+    assert message.startswith(f"The data set {name} has 1 problem(s), first: The ")
+    assert f"{damaged} cannot be read" in message
+    assert problem(camp, [name]) == message
+
+
+@pytest.mark.parametrize("name", ["sd_mine", "plugged", "plugged_generated"])
+def test_files_of_registered_data_sets_must_exist(camp: Path, name: str) -> None:
+    for record in load_dataset(name):
+        assert set(record) & {"file_name", "sem_seg_file_name", "truth_file_name"}
+    gone = Path(record["file_name"])
+    gone.unlink()
+    assert f"first: The image {gone} does not exist. See" in problem(camp, [name])
+
+
+def test_pairs_and_counts_are_checked_at_once(camp: Path) -> None:
+    label(camp, "00001").unlink()
+    assert "has no label map 00001_labelTrainIds.png" in problem(camp, ["own_all"])
+    assert problem(camp, ["acdc_fog_val"]) == ""
+    (camp / "acdc/rgb_anon/fog/val/x_0_rgb_anon.png").unlink()
+    (camp / "acdc/gt/fog/val/x_0_gt_labelTrainIds.png").unlink()
+    assert "first: acdc_fog_val has 99 pairs of image and label map" in problem(camp, ["acdc_val"])
+
+
+def test_missing_data_sets_are_left_to_the_loader(camp: Path) -> None:
+    assert problem(camp, ["gta5", "cityscapes_val", "sd_llama70b_v2", "unknown"], full=True) == ""
+
+
+def test_the_message_has_the_command_that_lists_all_problems(camp: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for path in (label(camp, "00001"), image(camp, "a b")):
+        path.write_bytes(b"")
+    save(camp / "stable_diffusion/sd_mine/images/im_1_p1.png", label_map(0))
+    for name, words in (
+        ("acdc_fog_val", "acdc_fog_val"),
+        ("own_all", f"own_all --dataset {camp}/custom.yaml --module {PLUGIN}"),
+        ("plugged", f"plugged --dataset {camp}/custom.yaml --module {PLUGIN}"),
+        ("sd_mine", "sd_mine"),
+    ):
+        if name == "acdc_fog_val":
+            (camp / "acdc/rgb_anon/fog/val/x_0_rgb_anon.png").unlink()
+        message = problem(camp, [name], full=True)
+        command = re.search(r"`python tools/prepare_datasets\.py (.*)`", message)
+        assert command and command[1] == f"--check {words}"
+        caplog.clear()
+        assert prepare_datasets.main([*command[1].split(), "--nproc", "1"]) == 1
+        assert any(said.rstrip(".") in message for said in caplog.messages)

@@ -19,8 +19,10 @@ from clouds.data.classes import (
     SYNTHIA_ID_TO_TRAIN_ID,
     mapillary_train_id,
 )
-from clouds.data.preparation.conversion import convert_folder
-from clouds.data.preparation.converters import FORMATS, count_classes, draw_polygons
+from clouds.data.label_readers import draw_polygons
+from clouds.data.preparation.class_statistics import count_values
+from clouds.data.preparation.converters import convert_folder
+from clouds.data.preparation.formats import FORMATS
 from clouds.errors import UserError
 from tests.data.conftest import smooth_image
 from tests.data.official import blocks, cityscapes_polygons, palette_png, synthia_png
@@ -163,7 +165,7 @@ def test_going_on_makes_what_is_missing_or_damaged(tmp_path: Path) -> None:
     third.write_bytes(third.read_bytes()[:-30])
     (tmp_path / "sample_class_stats_dict.json").unlink()
     done = convert_folder("gta", tmp_path)
-    assert done.made == 2
+    assert done.num_written == 2
     assert first.stat().st_mtime_ns == kept.st_mtime_ns
     assert (tmp_path / "sample_class_stats_dict.json").read_text() == statistics
     for file, label in expected.items():
@@ -171,8 +173,8 @@ def test_going_on_makes_what_is_missing_or_damaged(tmp_path: Path) -> None:
 
     later = first.stat().st_mtime + 5  # a label file that was downloaded again
     os.utime(first.with_name("00001.png"), (later, later))
-    assert convert_folder("gta", tmp_path).made == 1
-    assert convert_folder("gta", tmp_path, overwrite=True).made == 3
+    assert convert_folder("gta", tmp_path).num_written == 1
+    assert convert_folder("gta", tmp_path, overwrite=True).num_written == 3
 
 
 def test_other_folders(tmp_path: Path) -> None:
@@ -197,9 +199,12 @@ def test_faults_are_told_one_by_one_and_the_rest_is_made(tmp_path: Path, caplog:
     with pytest.raises(UserError, match="4 of 7 label files of GTA5 could not be converted"):
         convert_folder("gta", tmp_path)
     told = "\n".join(record.getMessage() for record in caplog.records)
-    assert "00011.png has 1 id(s) that its data set does not have (77 on 6 pixels; known: 0 to 34)" in told
+    assert (
+        "00011.png has 1 label id(s) that its data set does not list (77 on 6 pixels): known are 0 to 34; see that"
+        in told
+    )
     assert f"{labels / '00012.png'} cannot be read" in told
-    assert "00013.png is a RGB picture, not a label map" in told
+    assert "00013.png is a RGB image, not a label map" in told
     assert f"{labels / '00014.png'} cannot be read" in told
     assert {file for file in labels.iterdir() if file.name.endswith("Ids.png")} == set(expected)
 
@@ -214,8 +219,8 @@ def test_faults_of_synthia(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         convert_folder("synthia", tmp_path)
     told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert "0000001.png cannot be read" in told[0]
-    assert "0000002.png is no 16-bit RGB picture" in told[1]
-    assert "0000003.png has the id 1002" in told[2]
+    assert "0000002.png is no 16-bit RGB image" in told[1]
+    assert "0000003.png has 3 label id(s) that its data set does not list (1" in told[2]
 
 
 @pytest.mark.parametrize(
@@ -294,7 +299,7 @@ def test_missing_folders(tmp_path: Path) -> None:
 def test_counting_is_exact_beyond_fp32() -> None:
     label = np.zeros((4200, 4200), np.uint8)  # 17.6 million pixels; fp32 counts to 16.8
     label[0, :3] = 9
-    counts = count_classes(label)
+    counts = count_values(label)
     assert (counts[0], counts[9], counts.sum()) == (label.size - 3, 3, label.size)
 
 

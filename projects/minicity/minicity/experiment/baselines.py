@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from clouds.d2 import CfgNode, inference_on_dataset
 from clouds.data.datasets.catalog import load_dataset
-from clouds.data.encoding import read_label
+from clouds.data.encoding import read_train_ids
 from clouds.data.loading.loaders import build_test_loader
 from clouds.evaluation.confusion import confusion_matrix, score
 from clouds.evaluation.sem_seg import SemSegEvaluator
@@ -194,7 +194,7 @@ def baseline_scores(cfg: CfgNode) -> dict[str, dict[str, float]]:
     """Fit all baselines on the first training set and return their mIoU: name -> test set -> percent."""
     records = load_dataset(cfg.DATASETS.TRAIN[0])[:FITTED_IMAGES]
     images = [np.asarray(read_image(record["file_name"])) for record in records]
-    labels = [read_label(record["sem_seg_file_name"], NUM_CLASSES) for record in records]
+    labels = [read_train_ids(record["sem_seg_file_name"], NUM_CLASSES) for record in records]
 
     def evaluate(baseline: ConstantPredictor | ColorPositionClassifier) -> dict[str, float]:
         model = BaselineModel(baseline.fit(images, labels))

@@ -1,0 +1,160 @@
+"""Every kind of label file is decoded to train ids, and a value without a meaning is an error."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from clouds.data.classes import CITYSCAPES_ID_TO_TRAIN_ID, GTA5_IDS, SYNTHIA_ID_TO_TRAIN_ID, SYNTHIA_IDS, lookup_table
+from clouds.data.encoding import LabelEncoding, read_train_ids
+from clouds.data.label_readers import pack_colors, unpack_color
+from clouds.errors import UserError
+from tests.data.conftest import label_map, save
+from tests.data.official import blocks, cityscapes_polygons, palette_png, synthia_png
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("encoding")
+
+
+meanings = st.dictionaries(st.integers(0, 2**16 - 1), st.integers(0, 253) | st.just(255), min_size=1, max_size=9)
+
+
+@given(meaning=meanings, data=st.data())
+def test_every_listed_id_is_translated(folder: Path, meaning: dict[int, int], data: st.DataObject) -> None:
+    drawn = data.draw(st.lists(st.sampled_from(sorted(meaning)), min_size=1, max_size=30))
+    path = folder / "ids.png"
+    Image.fromarray(np.array([drawn], np.uint16)).save(path)
+    encoding = LabelEncoding("ids", tuple(meaning.items()))
+    assert encoding.read(str(path))[0].tolist() == [meaning[value] for value in drawn]
+
+
+@given(meaning=meanings, value=st.integers(0, 2**16 - 1))
+def test_any_other_id_is_an_error_or_the_default(folder: Path, meaning: dict[int, int], value: int) -> None:
+    path = folder / "other.png"
+    Image.fromarray(np.array([[value]], np.uint16)).save(path)
+    pairs = tuple(meaning.items())
+    assert LabelEncoding("ids", pairs, default=255).read(str(path))[0, 0] == meaning.get(value, 255)
+    if value not in meaning:
+        with pytest.raises(UserError, match=rf"1 label id\(s\) that its data set does not list \({value} on 1 pixels"):
+            LabelEncoding("ids", pairs).read(str(path))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_bytes_and_wider_ids_are_decoded_alike(tmp_path: Path, dtype: type) -> None:
+    ids = blocks(0, range(35), 80, 64).astype(dtype)
+    save(tmp_path / "x.png", ids)
+    encoding = LabelEncoding.of_ids(CITYSCAPES_ID_TO_TRAIN_ID, GTA5_IDS)
+    labels = encoding.read(str(tmp_path / "x.png"))
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, lookup_table(CITYSCAPES_ID_TO_TRAIN_ID)[ids])
+
+
+def test_ids_of_a_data_set_without_a_class_are_ignored_and_others_are_errors(tmp_path: Path) -> None:
+    encoding = LabelEncoding.of_ids({3: 0}, range(5))
+    save(tmp_path / "x.png", np.arange(5, dtype=np.uint8)[None])
+    assert encoding.read(str(tmp_path / "x.png")).tolist() == [[255, 255, 255, 0, 255]]
+    save(tmp_path / "x.png", np.array([[255]], np.uint8))
+    with pytest.raises(UserError, match=r"\(255 on 1 pixels\): known are 0 to 4; see that these are the original"):
+        encoding.read(str(tmp_path / "x.png"))
+
+
+def test_the_most_frequent_unknown_values_are_listed(tmp_path: Path) -> None:
+    ids = np.repeat(np.arange(6, dtype=np.uint8), [1, 2, 3, 4, 5, 6])[None]
+    save(tmp_path / "x.png", ids)
+    with pytest.raises(
+        UserError, match=r"5 label id\(s\) .* \(5 on 6 pixels, 4 on 5 pixels, 3 on 4 .* and 2 more\): give"
+    ):
+        LabelEncoding("ids", ((0, 0),)).read(str(tmp_path / "x.png"))
+
+
+def test_an_unknown_value_far_down_a_large_label_map_is_found(tmp_path: Path) -> None:
+    ids = np.zeros((400, 500), np.uint8)  # several of the blocks that the decoder looks through
+    ids[-1, -1] = 9
+    save(tmp_path / "x.png", ids)
+    with pytest.raises(UserError, match=r"\(9 on 1 pixels\)"):
+        LabelEncoding("ids", ((0, 0),)).read(str(tmp_path / "x.png"))
+
+
+@given(color=st.tuples(*[st.integers(0, 255)] * 3))
+def test_packed_colours_are_unpacked(color: tuple[int, int, int]) -> None:
+    assert unpack_color(int(pack_colors(np.array(color)))) == color
+
+
+def test_a_palette_image_has_colours_too(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([9, 8, 7, 200, 0, 100])
+    image.save(tmp_path / "x.png")
+    value = int(pack_colors(np.array([9, 8, 7])))
+    encoding = LabelEncoding("colors", ((value, 4), ((200 << 16) + 100, 1)))
+    assert encoding.read(str(tmp_path / "x.png")).tolist() == [[4, 1]]
+    with pytest.raises(UserError, match=r"1 label colour\(s\) .* \(\(200, 0, 100\) on 1 pixels\)"):
+        LabelEncoding("colors", ((value, 4),)).read(str(tmp_path / "x.png"))
+    save(tmp_path / "gray.png", np.zeros((2, 2), np.uint8))
+    with pytest.raises(UserError, match="told by colours"):
+        encoding.read(str(tmp_path / "gray.png"))
+
+
+def test_the_red_channel_of_16_bits(tmp_path: Path) -> None:
+    ids = blocks(0, range(23))
+    path = synthia_png(tmp_path / "x.png", ids)
+    labels = LabelEncoding.of_ids(SYNTHIA_ID_TO_TRAIN_ID, SYNTHIA_IDS, "red_ids").read(str(path))
+    np.testing.assert_array_equal(labels, lookup_table(SYNTHIA_ID_TO_TRAIN_ID)[ids])
+
+
+def test_polygons_and_ids_of_cityscapes_have_one_encoding(tmp_path: Path) -> None:
+    encoding = LabelEncoding.of_ids(CITYSCAPES_ID_TO_TRAIN_ID, range(34), "cityscapes")
+    ids = blocks(0, range(34))
+    np.testing.assert_array_equal(
+        encoding.read(str(palette_png(tmp_path / "x_labelIds.png", ids))), lookup_table(CITYSCAPES_ID_TO_TRAIN_ID)[ids]
+    )
+    labels = encoding.read(str(cityscapes_polygons(tmp_path / "x_polygons.json")))
+    assert set(np.unique(labels)) == {0, 10, 11, 13, 255}  # road, sky, person, car, and what is not scored
+
+
+@pytest.mark.parametrize(
+    ("kind", "pairs", "default"),
+    [("ids", ((1 << 16, 0),), None), ("ids", ((-1, 0),), None), ("colors", ((1 << 24, 0),), None)]
+    + [("ids", ((0, train_id),), None) for train_id in (-1, 254, 256)]
+    + [("ids", (), 254)],
+)
+def test_values_and_train_ids_have_a_range(kind: str, pairs: tuple[tuple[int, int], ...], default: int | None) -> None:
+    with pytest.raises(ValueError, match="train_id"):
+        LabelEncoding(kind, pairs, default)  # type: ignore[arg-type]
+
+
+# --- train ids
+
+
+def test_train_ids_are_read_as_they_are(tmp_path: Path) -> None:
+    labels = label_map(0)
+    for content in (labels, labels.astype(np.uint16)):
+        read = read_train_ids(save(tmp_path / "x.png", content), 19)
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read, labels)
+
+
+@given(num_classes=st.integers(1, 255), value=st.integers(0, 255))
+def test_a_train_id_is_a_class_or_ignored(folder: Path, num_classes: int, value: int) -> None:
+    path = save(folder / "train_ids.png", np.array([[0, value, 255]], np.uint8))
+    if value < num_classes or value == 255:
+        assert read_train_ids(path, num_classes).tolist() == [[0, value, 255]]
+    else:
+        with pytest.raises(
+            UserError, match=rf"has the label id {value} on 1 pixels; ids must be 0\.\.{num_classes - 1} "
+        ):
+            read_train_ids(path, num_classes)
+
+
+def test_more_classes_than_the_network_has(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", np.array([[7]], np.uint8))
+    encoding = LabelEncoding("ids", ((7, 3),))
+    assert read_train_ids(path, 4, encoding).tolist() == [[3]]
+    with pytest.raises(
+        UserError, match="has the class 3, but the network has 3 classes: set its number of classes to that"
+    ):
+        read_train_ids(path, 3, encoding)
