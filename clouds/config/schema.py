@@ -1,7 +1,7 @@
-"""The types, ranges and choices of config values, checked once when a config is read.
+"""Types, ranges and choices of config values, checked once when a config is read.
 
-A value has the type of its default in `clouds.config.defaults`. `RULES` adds a range or a choice. A name in a registry
-(an architecture, a SAM, ...) has no rule here: the registry checks it when the object is built.
+A value has the type of its default in `clouds.config.defaults`. `RULES` limits it to a range or to fixed choices. Names
+in a registry, such as architectures and SAM back ends, have no rule: the registry checks them before anything is built.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ class Rule:
 
 
 def at_least(least: float, meaning: str = "") -> Rule:
-    """Finite number, `least` or more; `meaning` explains the value `least` where it is special."""
+    """Accept finite numbers from `least` on. `meaning` explains the value `least` if it has a special meaning."""
     return Rule(
         f"{least} ({meaning}) or more" if meaning else f"{least} or more", lambda value: least <= value < math.inf
     )
 
 
 def above(bound: float, advice: str = "") -> Rule:
-    """Finite number greater than `bound`; `advice` is appended in brackets."""
+    """Accept finite numbers greater than `bound`. `advice` is added to the message in brackets."""
     return Rule(f"above {bound}{f' ({advice})' if advice else ''}", lambda value: bound < value < math.inf)
 
 
 def within(low: float, high: float) -> Rule:
-    """Number from `low` to `high`, both included."""
+    """Accept numbers from `low` to `high`, both included."""
     return Rule(f"from {low} to {high}", lambda value: low <= value <= high)
 
 
 def one_of(*choices: str) -> Rule:
-    """One of a fixed set of texts."""
+    """Accept a fixed set of texts."""
     named = [choice or "empty" for choice in choices]
     return Rule(f"{', '.join(named[:-1])} or {named[-1]}", choices.__contains__)
 
 
 def each(rule: Rule, *lengths: int) -> Rule:
-    """List whose entries satisfy `rule`; with `lengths`, its length is one of these."""
+    """Accept lists whose entries satisfy `rule`. With `lengths`, the length of the list must be one of these."""
     if not lengths:
         return Rule(f"a list of numbers, each {rule.wanted}", lambda values: all(map(rule.accepts, values)))
     lengths_text = " or ".join("empty" if length == 0 else f"{length} numbers" for length in lengths)
