@@ -1,4 +1,4 @@
-"""What only a GPU shows: parts, whole steps, evaluation and the foundation models, relative to named peers.
+"""Speed on a GPU: parts of the network, whole steps, evaluation and foundation models, relative to named peers.
 
     python benchmarks/gpu.py                               every stage
     python benchmarks/gpu.py --stages step,joint --seconds 200
