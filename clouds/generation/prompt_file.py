@@ -13,7 +13,7 @@ from tqdm import tqdm
 from clouds.errors import UserError
 from clouds.generation.chat import ChatModel
 from clouds.generation.settings import ChatSettings
-from clouds.generation.writing import INSTRUCTION, write_prompts
+from clouds.generation.writing import INSTRUCTION, Turn, write_prompts
 from clouds.utils.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -68,8 +68,7 @@ def write_prompt_file(
         for turn in turns:
             prompts += turn.taken
             refused += turn.refused
-            with unfinished.open("a", encoding="utf-8") as stream:
-                stream.writelines(f"{turn.number}\t{prompt}\n" for prompt in turn.taken)
+            _append(unfinished, turn)
             progress.update(len(turn.taken))
     for reason, count in refused.most_common():
         logger.info(f"{count:>6} refused: {reason}")
@@ -78,15 +77,9 @@ def write_prompt_file(
             f"{chat.model} wrote {len(prompts)} of {num_prompts} prompts in {max_turns} turns; take a model that "
             f"follows instructions, or more --max-turns. The accepted prompts are kept in {unfinished}."
         )
-    settings = {
-        **dataclasses.asdict(chat),
-        "num_prompts": num_prompts,
-        "seed": seed,
-        "batch_size": batch_size,
-        "max_turns": max_turns,
-    }
+    settings = {"num_prompts": num_prompts, "seed": seed, "batch_size": batch_size, "max_turns": max_turns}
     record = {
-        **dict(sorted(settings.items())),
+        **dict(sorted({**dataclasses.asdict(chat), **settings}.items())),
         "instruction": instruction,
         "refused": dict(refused.most_common()),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
@@ -110,6 +103,12 @@ def _read_unfinished(unfinished: Path, output: Path) -> list[tuple[int, str]]:
     if not rows:
         unfinished.unlink()
     return [(int(turn), prompt) for turn, prompt in rows]
+
+
+def _append(unfinished: Path, turn: Turn) -> None:
+    """Add the accepted prompts of a turn to the file that an interrupted call continues from."""
+    with unfinished.open("a", encoding="utf-8") as stream:
+        stream.writelines(f"{turn.number}\t{prompt}\n" for prompt in turn.taken)
 
 
 def _read_instruction(name: str) -> str:

@@ -67,16 +67,24 @@ def comparison_sheet(
         if caption:
             draw.text((_MARGIN, y + 5), caption, fill=_INK, font=_font(_HEADING), anchor="lt")
             y += _HEADING + 14
-        for left, image in zip(lefts, row, strict=True):
-            if image is None:
-                draw.rectangle((left, y, left + cell_width - 1, y + height - 1), outline=_FAINT)
-            else:
-                sheet.paste(image, (left, y + (height - image.height) // 2))
+        _paste_row(sheet, row, lefts, y, (cell_width, height))
         y += height + _GAP
     y += _MARGIN - _GAP
     draw.line((_MARGIN, y, width - _MARGIN, y), fill=_FAINT)
     sheet.paste(legend, (_MARGIN, y + 12))
     return sheet
+
+
+def _paste_row(
+    sheet: Image.Image, row: Sequence[Image.Image | None], lefts: Sequence[int], y: int, cell: tuple[int, int]
+) -> None:
+    """Paste images at x in `lefts`, centred in cells of (width, height) from `y` on; None draws an empty frame."""
+    width, height = cell
+    for left, image in zip(lefts, row, strict=True):
+        if image is None:
+            ImageDraw.Draw(sheet).rectangle((left, y, left + width - 1, y + height - 1), outline=_FAINT)
+        else:
+            sheet.paste(image, (left, y + (height - image.height) // 2))
 
 
 def _draw_cell(cell: npt.NDArray[np.uint8] | None, colors: Sequence[Sequence[int]], width: int) -> Image.Image | None:
