@@ -7,8 +7,9 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import setuptools
@@ -57,6 +58,17 @@ PURE = CORE_LAYERS - {"clouds.config", "clouds.d2"} | USES
 WRITE_CONFIGS = {"clouds.data.datasets.custom": "turns the description of a data set into config keys"}
 SECTIONS = "|".join(key for key, value in DEFAULTS.items() if isinstance(value, dict))
 CONFIG_KEY = re.compile(rf"\b(?:{SECTIONS})\.[A-Z][A-Z0-9_.]*")
+
+# Modules that do not keep the rule on late imports or on config keys yet.
+PENDING = {
+    "clouds.clouds",
+    "clouds.modeling.backbone.clip",
+    "clouds.modeling.transformer_decoder.decoder",
+    "clouds.self_training.sam.build",
+    "clouds.self_training.sam.cache",
+    "clouds.self_training.sam.segment_anything_folder",
+    "clouds.self_training.sam.transformers",
+}
 
 HEAVY = {"torch", "torchvision", "open_clip", "diffusers", "transformers", "matplotlib", "detectron2"}
 
@@ -111,28 +123,21 @@ def violations(source: str, module: str, package: str) -> set[str]:
 def late_imports(source: str, module: str) -> list[str]:
     """Return the imports inside functions that no rule allows, as "line: statement".
 
-    Allowed are those of LATE_IMPORTS, those of a module's `__getattr__`, and one in the function `run` of a command.
+    Allowed are those of LATE_IMPORTS, those of a module's `__getattr__`, and a single one in the module of a command.
     """
     tree = ast.parse(source)
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    allowed = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"]
+    resolvers = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"]
     found = {
         node.lineno: node
-        for function in functions
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and function not in resolvers
         for node in ast.walk(function)
         if isinstance(node, ast.Import | ast.ImportFrom)
+        if not imports(node, "") <= LATE_IMPORTS.get(module, {}).keys()
     }
-    run = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run"]
-    in_run = [node for node in ast.walk(run[0]) if isinstance(node, ast.ImportFrom)] if run else []
-    kept = {node.lineno for function in allowed for node in ast.walk(function) if hasattr(node, "lineno")}
-    if "commands" in module.split(".") and len(in_run) == 1:
-        kept.add(in_run[0].lineno)
-    optional = LATE_IMPORTS.get(module, {})
-    return [
-        f"{line}: {ast.unparse(node)}"
-        for line, node in sorted(found.items())
-        if line not in kept and not imports(node, "") <= set(optional)
-    ]
+    is_command = module.startswith(("clouds.commands.", "tools."))
+    allowed = 1 if is_command and len(found) == 1 else 0
+    return [f"{line}: {ast.unparse(node)}" for line, node in sorted(found.items())][allowed:]
 
 
 def texts(tree: ast.AST, function: ast.FunctionDef | None = None) -> Iterator[tuple[ast.FunctionDef | None, str]]:
@@ -157,6 +162,13 @@ def named_keys(source: str) -> list[str]:
     return [
         text for function, text in texts(ast.parse(source)) if CONFIG_KEY.search(text) and not reads_config(function)
     ]
+
+
+def pending(paths: Iterable[Path]) -> list[Any]:
+    """Return test parameters of files; those of PENDING may fail."""
+    mark = pytest.mark.xfail(reason="does not keep the rule yet", strict=False)
+    names = {path: module_name(path) for path in paths}
+    return [pytest.param(path, id=name, marks=mark if name in PENDING else ()) for path, name in names.items()]
 
 
 def read(path: Path) -> str:
@@ -235,7 +247,8 @@ def test_the_wheel_holds_no_project() -> None:
         ("clouds.a", "class A:\n    def __getattr__(self, name):\n        import torch", 1),
         ("clouds.commands.a", "def run(a):\n    from clouds.engine import b", 0),
         ("clouds.commands.a", "def run(a):\n    from clouds.engine import b\n    from clouds import c", 2),
-        ("clouds.commands.a", "def main(a):\n    from clouds.engine import b", 1),
+        ("clouds.commands.a", "def run(a):\n    from clouds.engine import b\n\ndef main(a):\n    import torch", 2),
+        ("tools.a", "def main(a):\n    from clouds.engine import b", 0),
         ("clouds.a", "def run(a):\n    from clouds.engine import b", 1),
         ("clouds.engine.writers", "def f():\n    import wandb", 0),
         ("clouds.engine.writers", "def f():\n    import wandb, torch", 1),
@@ -245,8 +258,7 @@ def test_the_check_of_late_imports_finds(module: str, source: str, count: int) -
     assert len(late_imports(source, module)) == count
 
 
-@pytest.mark.xfail(reason="some functions still import", strict=False)
-@pytest.mark.parametrize("path", [path for path in SOURCES if "tests" not in path.parts], ids=module_name)
+@pytest.mark.parametrize("path", pending(path for path in SOURCES if "tests" not in path.parts))
 def test_imports_inside_functions(path: Path) -> None:
     assert late_imports(read(path), module_name(path)) == []
 
@@ -257,7 +269,6 @@ def test_late_imports_are_still_there() -> None:
         assert all(re.search(rf"^\s+(import|from) {re.escape(name)}\b", source, re.M) for name in packages), module
 
 
-@pytest.mark.xfail(reason="two scripts still hold their command", strict=False)
 def test_scripts_only_call_a_command() -> None:
     for path in SCRIPTS:
         defined = [node for node in ast.walk(ast.parse(read(path))) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
@@ -279,11 +290,9 @@ def test_the_check_of_config_keys_finds(source: str, count: int) -> None:
     assert len(named_keys(source)) == count
 
 
-@pytest.mark.xfail(reason="some messages still name config keys", strict=False)
 @pytest.mark.parametrize(
     "path",
-    [path for path in CORE if layer(module_name(path)) in PURE and module_name(path) not in WRITE_CONFIGS],
-    ids=module_name,
+    pending(path for path in CORE if layer(module_name(path)) in PURE and module_name(path) not in WRITE_CONFIGS),
 )
 def test_pure_code_names_no_config_key(path: Path) -> None:
     assert named_keys(read(path)) == []
