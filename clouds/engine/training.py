@@ -33,7 +33,7 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> None:
         Trainer.test_weights(cfg, resume=args.resume)
         return
     if not args.force:
-        refuse_broken_sets(cfg)
+        refuse_broken_sets(cfg, full=args.check_data)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()

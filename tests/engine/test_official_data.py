@@ -176,14 +176,17 @@ def test_training_does_not_begin_with_a_broken_set(
     assert message.rstrip().endswith("and mend them, or train all the same with --force.")
     assert not list((tmp_path / "run").glob("model_*.pth"))
 
-    # A list says that two are all that is wanted; then a damaged file is still one too many.
+    # With a list of the two, the set is complete. A damaged file is found before the training only if all are read.
     prepare.main(["--check", "--write-lists", "gta5"])
     assert run(recipe, tmp_path, settings, force=False) == 0
     label = downloads / "gta5/labels/00001_labelTrainIds.png"
     label.write_bytes(label.read_bytes()[:60])
-    capsys.readouterr()
-    assert run(recipe, tmp_path, settings, force=False) == 2
-    assert "00001_labelTrainIds.png cannot be read" in capsys.readouterr().err
+    for flags, found_before in (([], False), (["--check-data"], True), ([], True)):  # the result is remembered
+        capsys.readouterr()
+        assert run(recipe, tmp_path, settings, force=False, flags=flags) == 2
+        message = capsys.readouterr().err
+        assert "00001_labelTrainIds.png cannot be read" in message
+        assert message.startswith("error: The data set gta5 has 1 problem(s), first: ") == found_before
 
 
 @pytest.mark.parametrize("argv", [["gta"], ["acdc_vale"], ["--dataset", "no.yaml"]])
