@@ -186,7 +186,7 @@ def test_training_does_not_begin_with_a_broken_set(
         assert run(recipe, tmp_path, settings, force=False, flags=flags) == 2
         message = capsys.readouterr().err
         assert "00001_labelTrainIds.png cannot be read" in message
-        assert message.startswith("error: The data set gta5 has 1 problem(s), first: ") == found_before
+        assert ("error: The data set gta5 has 1 problem(s), first: " in message) == found_before
 
 
 @pytest.mark.parametrize("argv", [["gta"], ["acdc_vale"], ["--dataset", "no.yaml"]])
