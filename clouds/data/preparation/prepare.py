@@ -90,12 +90,14 @@ def choose(names: Sequence[str] = (), custom: Sequence[str] = (), modules: Seque
         UserError: there is no data set of that name, or a generated or registered data set cannot be loaded.
     """
     root = data_root()
+    before = dict(DatasetCatalog)
     register_datasets(root, modules=modules, custom=custom)
+    registered = [name for name, load in DatasetCatalog.items() if before.get(name) is not load]
     specs = {spec.name: spec for spec in dataset_specs(custom)}
     builtin = [spec.name for spec in BUILTIN_DATASETS]
     generated = find_generated(root)
-    known = [*specs, *(name for name in DatasetCatalog.list() if name not in specs and name not in DATASET_GROUPS)]
-    own = [name for name in known if name not in builtin and name not in generated] if custom or modules else []
+    known = [*specs, *(name for name in registered if name not in specs and name not in DATASET_GROUPS)]
+    own = [name for name in known if name not in builtin and name not in generated]
     chosen = set(own)
     if not names and not own:
         chosen |= {*builtin, *(name for name, folders in generated.items() if folders[0].is_dir())}

@@ -1,0 +1,99 @@
+"""A training starts without decoding its data sets, and no process gives up while the main process checks them."""
+
+import itertools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clouds.data.datasets.catalog import register_datasets
+from clouds.engine import setup
+from clouds.errors import UserError
+from tests.data.conftest import write_generated
+from tests.engine.conftest import CfgNode, write_images
+
+OPENED: list[str] = []
+sys.addaudithook(lambda event, args: OPENED.append(str(args[0])) if event == "open" else None)
+
+
+@pytest.fixture
+def camp(tiny_cfg: CfgNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CfgNode:
+    """A config with a set of a plug-in (`tiny_train`), a custom one, and a generated one."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_images(tmp_path / "own", 4)
+    write_generated(tmp_path, 3)
+    (tmp_path / "own.yaml").write_text(
+        "{name: own, splits: {all: {images: images/*.png, labels: labels/*_labelTrainIds.png}}, "
+        "classes: [{name: road, color: [200, 40, 40]}, {name: grass, color: [40, 200, 40]}, "
+        "{name: sky, color: [40, 40, 200]}]}"
+    )
+    tiny_cfg.DATASETS.CUSTOM = (str(tmp_path / "own.yaml"),)
+    tiny_cfg.DATASETS.TRAIN = ("tiny_train", "own_all", "sd_mine")
+    register_datasets(custom=tiny_cfg.DATASETS.CUSTOM)
+    return tiny_cfg
+
+
+def test_by_default_no_image_and_no_label_map_is_opened(camp: CfgNode, tmp_path: Path) -> None:
+    OPENED.clear()
+    setup.refuse_broken_sets(camp)
+    assert not [path for path in OPENED if path.endswith(".png")]
+    setup.refuse_broken_sets(camp, full=True)
+    assert len({path for path in OPENED if path.endswith(".png")}) == 2 * 6 + 2 * 3 + 2 * 4 + 3
+
+
+def test_damage_is_found_on_request(camp: CfgNode, tmp_path: Path) -> None:
+    damaged = tmp_path / "stable_diffusion/sd_mine/images/im_0_p0.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    setup.refuse_broken_sets(camp)
+    for full in (True, False):  # the second time because the first one is known
+        with pytest.raises(UserError, match=r"^The data set sd_mine has 1 problem.*, or train .* with --force\.$"):
+            setup.refuse_broken_sets(camp, full=full)
+
+
+class TwoProcesses:
+    """`comm` of two processes that are threads."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2, timeout=60)
+        self.sent: list[Any] = [None, None]
+        self.rank = threading.local()
+        self.exchanges = 0
+
+    def is_main_process(self) -> bool:
+        return bool(self.rank.number == 0)
+
+    def all_gather(self, data: Any) -> list[Any]:
+        self.sent[self.rank.number] = data
+        self.barrier.wait()
+        gathered = list(self.sent)
+        self.exchanges += self.is_main_process()
+        self.barrier.wait()
+        return gathered
+
+
+def test_the_main_process_answers_the_others_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock: Iterator[int] = itertools.count(step=20)  # seconds
+    monkeypatch.setattr(setup.time, "monotonic", lambda: next(clock))
+    comm = TwoProcesses()
+    monkeypatch.setattr(setup, "comm", comm)
+    results: dict[int, str] = {}
+
+    def work(heartbeat: Callable[[], None]) -> str:
+        for _ in range(9):
+            heartbeat()
+        return "done"
+
+    def process(rank: int) -> None:
+        comm.rank.number = rank
+        results[rank] = setup._on_main_process(work)
+
+    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {0: "done", 1: "done"}
+    assert comm.exchanges >= 4
