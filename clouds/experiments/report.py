@@ -24,6 +24,7 @@ from clouds.experiments.plan import Variant, run_folder
 from clouds.experiments.results import Results, metric_means, read_metrics
 from clouds.experiments.statistics import Difference, Summary, summarize
 from clouds.experiments.tables import ScoreTable, deviation, number
+from clouds.utils.atomic import write_atomically
 from clouds.utils.jsonl import read_rows
 
 Item = TypeVar("Item")
@@ -111,8 +112,8 @@ def write_report(report: Report, file: Path) -> None:
         panels=_panels(report),
         curves=_curves(report),
     )
-    # A name of a file may hold bytes that are no text.
-    file.write_text(page, encoding="utf-8", errors="replace")
+    # The name of a file may contain bytes that are not text.
+    write_atomically(file, page.encode("utf-8", errors="replace"))
 
 
 def _score_table(report: Report) -> ScoreTable:

@@ -49,9 +49,14 @@ def folder(tmp_path: Path) -> Iterator[Path]:
             records.append({"file_name": image, "sem_seg_file_name": label, "image_id": str(index)})
         register(name, lambda records=records: records, classes=CLASSES, colors=((128, 64, 128), (0, 0, 142)))
     for seed in (1, 2, 3):
-        write_run(tmp_path / f"runs/plain/seed{seed}", {n: [20.25 + seed, 60.0, 30.0, 10.5] for n in TEST_SETS})
-        better = {n: [30.5 + 1.1 * seed, 60.0 + (-1) ** seed, 40.0, 21.25] for n in TEST_SETS}
-        write_run(tmp_path / f"runs/joint/seed{seed}", better, **{"pseudo_labels/kept": 87.65})
+        # The first test set, which the networks are trained on, is the easier one.
+        plain = {n: [20.25 + seed + gain, 60.0, 30.0, 10.5] for n, gain in zip(TEST_SETS, (5, 0), strict=True)}
+        joint = {
+            n: [30.5 + 1.1 * seed + gain, 60.0 + (-1) ** seed, 40.0, 21.25]
+            for n, gain in zip(TEST_SETS, (9, 0), strict=True)
+        }
+        write_run(tmp_path / f"runs/plain/seed{seed}", plain)
+        write_run(tmp_path / f"runs/joint/seed{seed}", joint, **{"pseudo_labels/kept": 87.65})
     run = tmp_path / "runs/joint/seed1"
     write_image(run / "pseudo_label_panels/00000001.png", np.zeros((4, 4, 3), np.uint8))
     for name in TEST_SETS:

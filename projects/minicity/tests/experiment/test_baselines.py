@@ -1,10 +1,10 @@
-"""The baselines, on data whose best answer is known."""
+"""Baselines, on data whose best answer is known."""
 
 import numpy as np
 from minicity.experiment.baselines import ColorPositionClassifier, ConstantPredictor, mean_iou
 
 
-def picture(rng, size=(32, 64)):
+def street(rng, size=(32, 64)):
     """Upper half: class 10 where blue, else 2. Lower half: class 0 whatever the colour. A corner is unlabelled."""
     blue = rng.random(size) < 0.5
     image = np.where(blue[..., None], (20, 20, 220), (120, 120, 120)).astype(np.uint8)
@@ -16,9 +16,9 @@ def picture(rng, size=(32, 64)):
 
 def test_classifier_uses_colour_and_position():
     rng = np.random.default_rng(0)
-    pairs = [picture(rng) for _ in range(20)]
+    pairs = [street(rng) for _ in range(20)]
     model = ColorPositionClassifier().fit([image for image, _ in pairs], [label for _, label in pairs])
-    image, label = picture(rng)
+    image, label = street(rng)
     predicted = model.predict(image)
     known = label != 255
     assert predicted.dtype == np.uint8
@@ -26,7 +26,7 @@ def test_classifier_uses_colour_and_position():
     assert mean_iou([(predicted, label)]) > 94
     assert set(np.unique(predicted)) == {0, 2, 10}, "classes that were never seen are never predicted"
     larger = model.predict(np.repeat(np.repeat(image, 2, axis=0), 2, axis=1))
-    assert (larger[::2, ::2] == predicted).mean() > 0.9, "position is relative to the picture's size"
+    assert (larger[::2, ::2] == predicted).mean() > 0.9, "position is relative to the image's size"
 
 
 def test_balance_favours_rare_classes_where_that_pays():
@@ -47,7 +47,7 @@ def test_constant_is_the_most_frequent_class():
     assert model.predict(np.zeros((2, 5, 3), np.uint8)).tolist() == [[3] * 5] * 2
 
 
-def test_mean_iou_counts_over_all_pictures():
+def test_mean_iou_counts_over_all_images():
     first = np.array([[0, 1, 1, 7]], dtype=np.uint8), np.array([[0, 0, 1, 255]], dtype=np.uint8)
     second = np.array([[0, 0]], dtype=np.uint8), np.array([[0, 0]], dtype=np.uint8)
     assert np.isclose(mean_iou([first]), 100 * (1 / 2 + 1 / 2) / 2)
