@@ -1,5 +1,6 @@
 """The CLOUDS meta-architecture (Benigmim et al., CVPR 2024)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from clouds.d2 import (
     SEM_SEG_HEADS_REGISTRY,
     CfgNode,
     MetadataCatalog,
+    ShapeSpec,
     build_backbone,
     build_sem_seg_head,
     configurable,
@@ -19,7 +21,7 @@ from clouds.d2 import (
 from clouds.data.classes import CITYSCAPES_CLASSES
 from clouds.errors import UserError, check_name
 from clouds.modeling import backbone as _backbone  # noqa: F401  (registers the backbones)
-from clouds.modeling.backbone.clip import CLIP
+from clouds.modeling.backbone.base import SegmentationBackbone, TextTower
 from clouds.modeling.criterion import SetCriterion, seeded_points, uniform_points
 from clouds.modeling.distributed import largest_over_processes
 from clouds.modeling.head import CLOUDSHead
@@ -33,20 +35,24 @@ from clouds.modeling.text_classifier import TextClassifier
 
 @META_ARCH_REGISTRY.register()
 class CLOUDS(nn.Module):
-    """A CLIP backbone under a Mask2Former head, with CLIP's own opinion on the masks if wanted."""
+    """Mask2Former on the features of a vision-language backbone, optionally with CLIP's classes of each mask.
+
+    The model neither knows the teacher nor SAM: in training, every image of a batch has `instances`, which the mapper
+    reads from a label map or `clouds.self_training.labelling` predicts.
+    """
 
     @configurable
     def __init__(
         self,
         *,
-        backbone: CLIP,
+        backbone: SegmentationBackbone,
         sem_seg_head: CLOUDSHead,
         criterion: SetCriterion,
         train_classes: Sequence[str],
         test_classes: Sequence[str],
         size_divisibility: int,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
+        pixel_mean: Sequence[float] = (),
+        pixel_std: Sequence[float] = (),
         geometric_ensemble: bool = False,
         alpha: float = 0.4,
         beta: float = 0.8,
@@ -54,18 +60,18 @@ class CLOUDS(nn.Module):
     ) -> None:
         """
         Args:
-            backbone: the CLIP towers.
-            sem_seg_head: pixel and transformer decoder.
-            criterion: the training loss.
+            backbone: computes the feature maps.
+            sem_seg_head: pixel decoder and transformer decoder.
+            criterion: training losses.
             train_classes: names of the training classes, synonyms separated by commas.
-            test_classes: likewise at test time; other than the training classes only with a text head.
-            size_divisibility: the canvas of a batch is padded to a multiple of this.
-            pixel_mean: of R, G, B in 0..255.
-            pixel_std: likewise.
-            geometric_ensemble: combine the decoder's classes with CLIP's at inference.
-            alpha: weight of CLIP for classes seen in training.
-            beta: weight of CLIP for the other classes.
-            ensemble_on_valid_mask: let CLIP speak only where a mask is not empty.
+            test_classes: names of the test classes; only a text head can predict other classes than it was trained on.
+            size_divisibility: the canvas of a batch is padded to a multiple of this number and of the backbone's own.
+            pixel_mean: mean of R, G and B in 0..255; empty = the backbone's own.
+            pixel_std: standard deviation of R, G and B in 0..255; empty = the backbone's own.
+            geometric_ensemble: whether to combine the decoder's classes with CLIP's at inference.
+            alpha: weight of CLIP for classes seen in training, in [0, 1].
+            beta: weight of CLIP for the other classes, in [0, 1].
+            ensemble_on_valid_mask: whether to combine them for non-empty masks only.
         """
         super().__init__()
         self.backbone = backbone
@@ -73,31 +79,29 @@ class CLOUDS(nn.Module):
         self.criterion = criterion
         self.train_classes = tuple(train_classes)
         self.test_classes = tuple(test_classes)
-        self.size_divisibility = size_divisibility
+        self.size_divisibility = math.lcm(max(size_divisibility, 1), max(backbone.size_divisibility, 1))
         self.geometric_ensemble = geometric_ensemble
         self.alpha = alpha
         self.beta = beta
         self.ensemble_on_valid_mask = ensemble_on_valid_mask
-        self.void_embedding = nn.Embedding(1, backbone.embed_dim)
-        # A head without text never uses it; a trained parameter without gradient would break data-parallel training.
-        self.void_embedding.requires_grad_(sem_seg_head.uses_text)
+        if backbone.text_tower is not None:
+            self.void_embedding = nn.Embedding(1, backbone.text_tower.embed_dim)
+            # Without a text head it gets no gradient, and data-parallel training waits for every trained parameter.
+            self.void_embedding.requires_grad_(sem_seg_head.uses_text)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        mean, std = pixel_mean or backbone.pixel_mean, pixel_std or backbone.pixel_std
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         check_name("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, dict(BACKBONE_REGISTRY))
         check_name("MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME, dict(SEM_SEG_HEADS_REGISTRY))
-        backbone = build_backbone(cfg)
+        backbone = build_backbone(cfg, ShapeSpec(channels=3))
         former, clouds, num_classes = cfg.MODEL.MASK_FORMER, cfg.MODEL.CLOUDS, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         sem_seg_head = build_sem_seg_head(cfg, backbone.output_shape())
-        if sem_seg_head.uses_text and backbone.embed_dim != clouds.EMBED_DIM:
-            raise UserError(
-                f"MODEL.CLOUDS.EMBED_DIM is {clouds.EMBED_DIM}, but {clouds.CLIP_MODEL_NAME} embeds into "
-                f"{backbone.embed_dim} dimensions; set MODEL.CLOUDS.EMBED_DIM {backbone.embed_dim}."
-            )
+        check_backbone(cfg, backbone, uses_text=bool(sem_seg_head.uses_text))
         matcher = HungarianMatcher(
             cost_class=former.CLASS_WEIGHT,
             cost_mask=former.MASK_WEIGHT,
@@ -191,23 +195,34 @@ class CLOUDS(nn.Module):
         return normalize_and_pad([image.to(self.device) for image in images], self.pixel_mean, self.pixel_std, canvas)
 
     @property
-    def void(self) -> Tensor:
-        """(1, D) learnt embedding of "no object"."""
-        return self.void_embedding.weight
+    def void(self) -> Tensor | None:
+        """(1, D) learnt embedding of "no object"; None for a backbone without text tower."""
+        return None if self.backbone.text_tower is None else self.void_embedding.weight
 
     def text_classifier(self, classes: Sequence[str]) -> TextClassifier | None:
         """Return the embeddings of class names for a head that uses text, otherwise None."""
-        return self.backbone.text_classifier(classes) if self.sem_seg_head.uses_text else None
+        return self.text_tower.text_classifier(classes) if self.sem_seg_head.uses_text else None
+
+    @property
+    def text_tower(self) -> TextTower:
+        """The backbone's text tower.
+
+        Raises:
+            ValueError: the backbone has none.
+        """
+        if self.backbone.text_tower is None:
+            raise ValueError("the backbone has no text tower, which text heads and the geometric ensemble need")
+        return self.backbone.text_tower
 
     def ensemble(self, prediction: Prediction, features: dict[str, Tensor], classes: Sequence[str]) -> Prediction:
         """Combine the decoder's classes of a prediction with CLIP's (see `ensemble_with_clip`)."""
         return ensemble_with_clip(
             prediction,
-            features["clip_vis_dense"],
-            self.backbone,
+            features,
+            self.text_tower,
             classes,
             self.train_classes,
-            self.void,
+            self.void_embedding.weight,
             alpha=self.alpha,
             beta=self.beta,
             valid_masks_only=self.ensemble_on_valid_mask,
@@ -228,6 +243,39 @@ def check_labelled(batched_inputs: Sequence[ImageDict]) -> None:
     """Raise `UserError` if an image of a training batch has no `instances`."""
     if not all("instances" in x for x in batched_inputs):
         raise UserError("The batch has images without labels; set MODEL.CLOUDS.SAM.MINIBATCH True to learn them.")
+
+
+def check_backbone(cfg: CfgNode, backbone: nn.Module, *, uses_text: bool) -> None:
+    """Raise `UserError` if a backbone is not one of ours or lacks a text tower that the config needs.
+
+    Args:
+        cfg: config of the model.
+        backbone: what ``MODEL.BACKBONE.NAME`` names.
+        uses_text: whether the head classifies with text.
+    """
+    name, clouds = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.CLOUDS
+    if not isinstance(backbone, SegmentationBackbone):
+        raise UserError(
+            f"MODEL.BACKBONE.NAME is {name}, which is no SegmentationBackbone: derive it from that class in "
+            "clouds/modeling/backbone/base.py."
+        )
+    tower = backbone.text_tower
+    needs = {
+        "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": uses_text,
+        "MODEL.CLOUDS.GEOMETRIC_ENSEMBLE": clouds.GEOMETRIC_ENSEMBLE,
+        "MODEL.CLOUDS.GEOMETRIC_ENSEMBLE_EMA": clouds.GEOMETRIC_ENSEMBLE_EMA,
+    }
+    asking = [key for key, needed in needs.items() if needed]
+    if tower is None and asking:
+        raise UserError(
+            f"{' and '.join(asking)} needs a text tower, which the backbone {name} does not have: use another setting "
+            "or MODEL.BACKBONE.NAME CLIP."
+        )
+    if tower is not None and uses_text and tower.embed_dim != clouds.EMBED_DIM:
+        raise UserError(
+            f"MODEL.CLOUDS.EMBED_DIM is {clouds.EMBED_DIM}, but {clouds.CLIP_MODEL_NAME} embeds into "
+            f"{tower.embed_dim} dimensions; set MODEL.CLOUDS.EMBED_DIM {tower.embed_dim}."
+        )
 
 
 def class_names(datasets: Sequence[str], num_classes: int | None = None) -> Sequence[str]:

@@ -16,8 +16,8 @@ DEFAULTS: dict[str, Any] = {
         "WEIGHTS": "",  # checkpoint to start from or to evaluate; "": CLIP's weights and a randomly initialized head
         "DEVICE": "auto",  # torch device; "auto": a GPU if there is one, else the CPU
         "SAVE_PSEUDO_LABELS": False,  # evaluation also writes label maps to OUTPUT_DIR/pseudo_labels/<data set>
-        "PIXEL_MEAN": [122.7709383, 116.7460125, 104.09373615],  # mean of the input in RGB, 0..255
-        "PIXEL_STD": [68.5005327, 66.6321579, 70.32316305],  # standard deviation of the input in RGB, 0..255
+        "PIXEL_MEAN": [],  # mean of the input in RGB, 0..255; empty: the backbone's own
+        "PIXEL_STD": [],  # standard deviation of the input in RGB, 0..255; empty: the backbone's own
         "BACKBONE": {
             "NAME": "CLIP",  # name in the registry of backbones; "CLIP": frozen towers, "TrainableCLIP": trained ones
         },
@@ -41,8 +41,8 @@ DEFAULTS: dict[str, Any] = {
         "MASK_FORMER": {
             # Name in the registry of transformer decoders, which differ in the class head:
             # "OriginalMultiScaleMaskedTransformerDecoder" has a linear layer, "MultiScaleMaskedTransformerDecoder"
-            # compares queries with CLIP's text embeddings, "BisMultiScaleMaskedTransformerDecoder" compares the
-            # features pooled under each mask with them.
+            # compares queries and the features pooled under their masks with CLIP's text embeddings,
+            # "BisMultiScaleMaskedTransformerDecoder" has a linear layer on these features.
             "TRANSFORMER_DECODER_NAME": "OriginalMultiScaleMaskedTransformerDecoder",
             "HIDDEN_DIM": 256,  # channels of the queries
             "NUM_OBJECT_QUERIES": 100,  # number of queries
@@ -52,7 +52,7 @@ DEFAULTS: dict[str, Any] = {
             "DROPOUT": 0.0,  # dropout probability in the deformable encoder
             "PRE_NORM": False,  # normalize before each block of the transformer decoder instead of after it
             "ENFORCE_INPUT_PROJ": False,  # project the decoder's input by a 1x1 convolution even if the channels agree
-            "SIZE_DIVISIBILITY": 32,  # pad the images of a batch to a multiple of this size, in pixels
+            "SIZE_DIVISIBILITY": 32,  # pad batches to a multiple of this and of the backbone's own divisor
             "DEEP_SUPERVISION": True,  # compute the losses on every prediction instead of the last one only
             "CLASS_WEIGHT": 2.0,  # weight of the cross-entropy, in the loss and in the matching
             "MASK_WEIGHT": 5.0,  # weight of the binary mask loss, in the loss and in the matching

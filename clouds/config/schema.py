@@ -95,7 +95,7 @@ RULES: dict[str, Rule] = {
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": at_least(1),
     "MODEL.MASK_FORMER.DEC_LAYERS": at_least(1, "the learnt queries alone"),
     "MODEL.MASK_FORMER.DROPOUT": within(0, 1),
-    "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": at_least(0, "no padding"),
+    "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": at_least(0, "the backbone's own divisor"),
     "MODEL.MASK_FORMER.CLASS_WEIGHT": at_least(0),
     "MODEL.MASK_FORMER.MASK_WEIGHT": at_least(0),
     "MODEL.MASK_FORMER.DICE_WEIGHT": at_least(0),

@@ -1,4 +1,4 @@
-"""Checkpoints: what was trained, written whole or not at all, and how a run goes on from them."""
+"""Checkpoints: trained weights and training state, written atomically, and how a run resumes from them."""
 
 import logging
 import os
@@ -12,26 +12,28 @@ from torch import nn
 
 from clouds.config import check_weights
 from clouds.d2 import CfgNode, comm
-from clouds.engine.weights import TOWER, StateDict, fingerprint, frozen_keys, load_weights, read_checkpoint
+from clouds.engine.weights import BACKBONE, StateDict, frozen_keys, load_weights, read_checkpoint, weights_digest
 from clouds.errors import UserError
-from clouds.modeling.backbone.clip import has_own_weights
+from clouds.modeling.backbone import SegmentationBackbone
 from clouds.utils.atomic import atomic_file
 
 logger = logging.getLogger(__name__)
 
 
 class Checkpointer(FvcoreCheckpointer):
-    """fvcore's checkpointer with trained weights only, atomic files, safetensors and a short key report.
+    """fvcore's checkpointer for trained weights only, with atomic files, safetensors and a short report of the keys.
 
     Args:
-        model: module to save and load (a DistributedDataParallel wrapper is looked through).
-        save_dir: folder of ``<name>.pth`` and of ``last_checkpoint``, which names the newest.
-        save_frozen: also store `frozen_keys`, as the published checkpoints do.
-        random_tower: the tower was drawn at random: it is stored in any case, and expected when loading.
-        complete: refuse weights that leave a parameter of the model untrained (see `load_weights`).
-        keep: how many ``model_<iteration>.pth`` stay when a newer one is written; 0: all. Nothing else is deleted.
-        save_to_disk: False in all processes but the main one.
-        checkpointables: what else has ``state_dict``/``load_state_dict``: optimizer, scheduler.
+        model: module to save and load; of a DistributedDataParallel module, the wrapped one.
+        save_dir: folder of ``<name>.pth`` and of ``last_checkpoint``, which names the newest checkpoint.
+        save_frozen: whether to store the `frozen_keys`, as the published checkpoints do.
+        reloadable: whether the backbone loads its frozen weights from their own source (see `SegmentationBackbone`).
+            If not, checkpoints always hold them.
+        complete: whether to refuse weights that leave a parameter of the model untrained (see `load_weights`).
+        keep: number of ``model_<iteration>.pth`` that are kept when a newer one is written; 0 = all. Other files are
+            never deleted.
+        save_to_disk: whether this process writes; only the main process does.
+        checkpointables: other objects with ``state_dict`` and ``load_state_dict``, such as the optimizer.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class Checkpointer(FvcoreCheckpointer):
         save_dir: str = "",
         *,
         save_frozen: bool = False,
-        random_tower: bool = False,
+        reloadable: bool = True,
         complete: bool = False,
         keep: int = 0,
         save_to_disk: bool = True,
@@ -48,21 +50,21 @@ class Checkpointer(FvcoreCheckpointer):
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.logger = logger
-        self.save_frozen = save_frozen or random_tower
-        self.random_tower = random_tower
+        self.save_frozen = save_frozen or not reloadable
+        self.reloadable = reloadable
         self.complete = complete
         self.keep = keep
 
     def save(self, name: str, **extra: Any) -> None:
-        """Write ``<save_dir>/<name>.pth``: ``model``, every checkpointable, and ``extra`` (tensors, plain values).
+        """Write ``<save_dir>/<name>.pth`` with ``model``, every checkpointable, and `extra` (tensors, plain values).
 
-        What is left out of ``model`` has its `fingerprint` under ``tower``.
+        The entry ``tower`` is the digest of the weights that are left out of ``model``.
         """
         if not self.save_dir or not self.save_to_disk:
             return
         state = dict(self.model.state_dict())
         left_out = {} if self.save_frozen else {key: state.pop(key) for key in frozen_keys(self.model)}
-        content: dict[str, Any] = {"model": state, "tower": fingerprint(left_out)}
+        content: dict[str, Any] = {"model": state, "tower": weights_digest(left_out)}
         content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         target = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {target}")
@@ -77,9 +79,10 @@ class Checkpointer(FvcoreCheckpointer):
             path.unlink(missing_ok=True)
 
     def numbered(self, up_to: str) -> list[Path]:
-        """Every ``model_<iteration>.pth``, newest first, up to the iteration in the name `up_to` (all if it has none).
+        """Return every ``model_<iteration>.pth`` up to the iteration in the name `up_to`, newest first.
 
-        Later ones are of another training in the same folder: they are not this one's to delete or to go on from.
+        If `up_to` has no iteration, all are returned. Later files belong to another training in the same folder; this
+        training neither deletes them nor resumes from them.
         """
         numbers = {path: _iteration(path.name) for path in Path(self.save_dir).glob("model_*.pth")}
         last = _iteration(up_to)
@@ -87,15 +90,24 @@ class Checkpointer(FvcoreCheckpointer):
         return sorted(known, key=known.__getitem__, reverse=True)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Make ``last_checkpoint`` name this file."""
+        """Write the name of a checkpoint to ``last_checkpoint``."""
         with atomic_file(Path(self.save_dir) / "last_checkpoint") as part_file:
             part_file.write_text(last_filename_basename)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Go on from the newest checkpoint of the folder; without `resume` load the weights in `path` alone.
+        """Restore the newest checkpoint of the folder; without `resume`, load only the weights of a file.
 
-        A checkpoint that is missing or damaged is told in a warning, and the one before it is taken. Returns what else
-        the file holds. Raises `UserError` if none can be read or the one taken does not fit.
+        If a checkpoint is missing or damaged, a warning is logged and the previous one is used.
+
+        Args:
+            path: path of the weights that are loaded without `resume` or if there is no checkpoint; "" = none.
+            resume: whether to restore the newest checkpoint.
+
+        Returns:
+            The other entries of the file.
+
+        Raises:
+            UserError: no checkpoint can be read, or the weights belong to another model.
         """
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
@@ -106,18 +118,26 @@ class Checkpointer(FvcoreCheckpointer):
             try:
                 content = read_checkpoint(candidate, verify=True)
             except UserError as error:
-                self.logger.warning(f"{error} The checkpoint before it is tried.")
+                self.logger.warning(f"{error} The previous checkpoint is tried.")
                 continue
             return self._restore(content, str(candidate))
         raise UserError(
             f"None of the checkpoints in {self.save_dir} can be read ({tried} tried, {newest.name} first): restore one "
-            "from a copy, or start anew without --resume."
+            "from a copy, or start again without --resume."
         )
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load weights and ``checkpointables`` (default: all in the file); returns what else the file holds.
+        """Load weights and checkpointables from a file.
 
-        An empty path loads nothing. Raises `UserError` if the path does not exist or does not fit.
+        Args:
+            path: path or URL of the file; "" loads nothing.
+            checkpointables: names of the checkpointables to load; default: all.
+
+        Returns:
+            The other entries of the file.
+
+        Raises:
+            UserError: the file does not exist or belongs to another model.
         """
         if not path:
             return {}
@@ -134,14 +154,12 @@ class Checkpointer(FvcoreCheckpointer):
         weights = content.pop("model")
         continues = checkpointables is None and bool(self.checkpointables)
         self._check_tower(weights, content.pop("tower", ""), source, binding=self.complete or continues)
-        report = load_weights(
-            self.model, weights, source=source, complete=self.complete, random_tower=self.random_tower
-        )
+        report = load_weights(self.model, weights, source=source, complete=self.complete, reloadable=self.reloadable)
         for line in report:
             self.logger.info(line)
         for key in self.checkpointables if checkpointables is None else checkpointables:
             if key not in content:
-                self.logger.warning(f"{source} holds no state of the {key}: it begins anew")
+                self.logger.warning(f"{source} holds no state of the {key}: it starts from its initial state")
                 continue
             try:
                 self.checkpointables[key].load_state_dict(content.pop(key))
@@ -150,30 +168,39 @@ class Checkpointer(FvcoreCheckpointer):
         return content
 
     def _check_tower(self, weights: StateDict, trained_on: str, source: str, *, binding: bool) -> None:
-        """Tell a head that meets another frozen tower than it was trained on: an error if `binding`, else a warning.
+        """Compare the frozen backbone with the one that the weights were trained on.
 
-        Published checkpoints hold the tower, and a random one is always stored: nothing to compare there.
+        A checkpoint that holds the backbone needs no comparison.
+
+        Args:
+            weights: weights of the file.
+            trained_on: digest of the frozen weights that the file leaves out, "" = none.
+            source: name of the file, for messages.
+            binding: whether a difference is an error; otherwise a warning is logged.
+
+        Raises:
+            UserError: the backbones differ, and `binding` is True.
         """
-        if not trained_on or self.random_tower:
+        if not trained_on or not self.reloadable:
             return
-        here = {k: v for k, v in self.model.state_dict().items() if k.startswith(TOWER) and k not in weights}
-        if fingerprint(here) == trained_on:
+        here = {k: v for k, v in self.model.state_dict().items() if k.startswith(BACKBONE) and k not in weights}
+        if weights_digest(here) == trained_on:
             return
-        said = f"{source} was trained on other frozen CLIP weights than this model has"
+        difference = f"{source} was trained on other frozen backbone weights than this model has"
         if binding:
             raise UserError(
-                f"{said}: set MODEL.CLOUDS.CLIP_MODEL_NAME and CLIP_PRETRAINED_WEIGHTS as in the config.yaml beside it."
+                f"{difference}: set MODEL.BACKBONE and MODEL.CLOUDS.CLIP_* as in the config.yaml beside the file."
             )
-        self.logger.warning(f"{said}: its head has to learn their features anew")
+        self.logger.warning(f"{difference}: its head has to learn their features again")
 
 
 def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:
-    """What training saves to ``OUTPUT_DIR`` and goes on from."""
+    """Build the checkpointer of a training, which writes to ``OUTPUT_DIR`` and resumes from there."""
     return Checkpointer(
         model,
         cfg.OUTPUT_DIR,
         save_frozen=cfg.SOLVER.CHECKPOINT_FROZEN,
-        random_tower=tower_is_random(cfg),
+        reloadable=_backbone(model).reloadable,
         keep=cfg.SOLVER.CHECKPOINTS_KEPT,
         save_to_disk=comm.is_main_process(),
         **checkpointables,
@@ -181,24 +208,31 @@ def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -
 
 
 def load_for_inference(cfg: CfgNode, model: nn.Module, *, resume: bool = False) -> dict[str, Any]:
-    """Load ``MODEL.WEIGHTS`` (or with ``resume`` the newest checkpoint in ``OUTPUT_DIR``) completely into ``model``.
+    """Load ``MODEL.WEIGHTS`` completely into a model; if it is empty, log a warning.
 
-    Returns what else the file holds. Empty ``MODEL.WEIGHTS`` leave the head untrained, which is said in a warning.
+    Args:
+        cfg: final config.
+        model: model to change in place.
+        resume: whether to load the newest checkpoint in ``OUTPUT_DIR`` instead, if there is one.
+
+    Returns:
+        The other entries of the file.
     """
-    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, random_tower=tower_is_random(cfg), complete=True)
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, reloadable=_backbone(model).reloadable, complete=True)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
-        logger.warning("MODEL.WEIGHTS is empty: the head is untrained and its predictions mean nothing")
+        logger.warning("MODEL.WEIGHTS is empty: the head is untrained and its predictions are meaningless")
         return {}
     return checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
 
 
-def tower_is_random(cfg: CfgNode) -> bool:
-    """Whether the CLIP towers are drawn at random, so that no file but a checkpoint of ours can bring them back."""
-    clip = cfg.MODEL.CLOUDS
-    return not clip.CLIP_PRETRAINED_WEIGHTS and not has_own_weights(clip.CLIP_MODEL_NAME)
+def _backbone(model: nn.Module) -> SegmentationBackbone:
+    backbone = model.get_submodule("backbone")
+    if not isinstance(backbone, SegmentationBackbone):
+        raise TypeError(f"model.backbone is a {type(backbone).__name__}; it must be a SegmentationBackbone")
+    return backbone
 
 
 def _iteration(name: str) -> int:
-    """The number in ``model_<iteration>.pth``; -1 for any other name."""
+    """Return the number in ``model_<iteration>.pth``, -1 for any other name."""
     match = re.fullmatch(r"model_(\d+)\.pth", name)
     return int(match[1]) if match else -1

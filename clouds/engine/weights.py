@@ -1,41 +1,30 @@
-"""State dicts: reading them from files, what in them is frozen, and a load that says in three lines what it did."""
+"""State dicts: reading them from files, finding what training cannot change, and loading with a short report."""
 
 import hashlib
-import pickle
-import struct
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clouds.errors import UserError
+from clouds.utils.torch_files import read_tensors
 
 StateDict = dict[str, Tensor]
 
-# What torch's reader of untrusted files raises on bytes that are not a checkpoint, beside safetensors' own.
-_DAMAGED = (
-    *(OSError, EOFError, RuntimeError, AssertionError, AttributeError, LookupError, TypeError, ValueError),
-    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, OverflowError, SafetensorError),
-)
-
-TOWER = "backbone."  # the prefix of the CLIP towers' keys
+BACKBONE = "backbone."  # prefix of the backbone's keys
 
 
-def frozen_keys(model: nn.Module, prefix: str = TOWER) -> set[str]:
-    """Keys of ``model.state_dict()`` below ``prefix`` that training cannot change.
+def frozen_keys(model: nn.Module, prefix: str = BACKBONE) -> set[str]:
+    """Return the keys of ``model.state_dict()`` below `prefix` that training cannot change.
 
-    These are parameters that take no gradient, and buffers (say, running statistics) of modules that own parameters
-    but no trainable one. A module with buffers alone is frozen only where the whole tower is.
+    These are parameters without gradient, and buffers, such as running statistics, of modules that own parameters but
+    no trainable one. A module that owns buffers only counts as frozen if everything below `prefix` is.
     """
-    tower_is_frozen = not any(p.requires_grad for name, p in model.named_parameters() if name.startswith(prefix))
+    all_frozen = not any(p.requires_grad for name, p in model.named_parameters() if name.startswith(prefix))
     keys: set[str] = set()
     for module_name, module in model.named_modules():
         own = list(module.named_parameters(recurse=False))
-        keeps_buffers = any(p.requires_grad for _, p in own) if own else not tower_is_frozen
+        keeps_buffers = any(p.requires_grad for _, p in own) if own else not all_frozen
         names = [name for name, parameter in own if not parameter.requires_grad]
         if not keeps_buffers:
             names += [name for name, _ in module.named_buffers(recurse=False)]
@@ -43,11 +32,11 @@ def frozen_keys(model: nn.Module, prefix: str = TOWER) -> set[str]:
     return keys & model.state_dict().keys()
 
 
-def fingerprint(weights: StateDict, samples: int = 1024) -> str:
-    """16 hex digits that tell these weights from those of another training; "" for no weights.
+def weights_digest(weights: StateDict, samples: int = 1024) -> str:
+    """Return 16 hexadecimal digits that differ between weights of two trainings; "" for no weights.
 
-    Names, shapes and about `samples` values of each tensor, evenly spread, go into it: two trainings agree on hardly
-    any value, and reading them all would take seconds for a tower of a gigabyte.
+    The digest covers names, shapes and about `samples` evenly spread values of each tensor. Two trainings agree on
+    hardly any value, and reading all values of a tower would take seconds.
     """
     if not weights:
         return ""
@@ -60,27 +49,26 @@ def fingerprint(weights: StateDict, samples: int = 1024) -> str:
 
 
 def read_checkpoint(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
-    """Read ``.safetensors`` or a torch file (tensors and plain values only: no code in the file is run).
+    """Read a checkpoint: a ``.safetensors`` file or a torch file with tensors and plain values only.
 
-    Returns a dict whose ``"model"`` is the state dict, beside whatever else the file holds; a bare state dict is
-    accepted. Raises `UserError` if the file cannot be read or holds no weights. With ``verify`` the checksums in a
-    torch file count too; torch itself takes any numbers that lie in the right places.
+    Args:
+        path: path of the file.
+        verify: whether to check the checksums in a torch file.
+
+    Returns:
+        A dict with the state dict under ``"model"`` and everything else that the file holds. The file may also hold a
+        state dict alone.
+
+    Raises:
+        UserError: the file cannot be read or holds no weights.
     """
     path = Path(path)
     try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            if verify:
-                with zipfile.ZipFile(path) as archive:
-                    if archive.testzip() is not None:
-                        raise zipfile.BadZipFile("a checksum differs")
-    except _DAMAGED as error:
-        # torch's reason is a page long; it is in the chain for whoever wants it.
+        content = read_tensors(path, verify=verify)
+    except ValueError as error:
         raise UserError(
             f"Cannot read weights from {path}: the file is damaged, or holds more than tensors and plain values "
-            f"({type(error).__name__})."
+            f"({error})."
         ) from error
     if isinstance(content, dict) and _is_state_dict(content.get("model")):
         return content
@@ -94,24 +82,27 @@ def _is_state_dict(content: Any) -> bool:
 
 
 def load_weights(
-    model: nn.Module, weights: StateDict, *, source: str, complete: bool = False, random_tower: bool = False
+    model: nn.Module, weights: StateDict, *, source: str, complete: bool = False, reloadable: bool = True
 ) -> list[str]:
-    """Copy ``weights`` into ``model`` and report in three lines: loaded, missing, unexpected.
+    """Copy weights into a model.
 
     Args:
-        model: changed in place.
-        weights: key -> tensor; a prefix ``module.`` is taken off.
-        source: where they come from, for the report.
-        complete: demand every parameter; for evaluation, where a randomly initialised rest quietly spoils the numbers.
-        random_tower: the `frozen_keys` have no file of their own, so they are expected like all others. Otherwise a
-            tower that is not among the weights is as it should be.
+        model: model to change in place.
+        weights: tensors by key; a prefix ``module.`` is ignored.
+        source: name of their file, for messages.
+        complete: whether every parameter must be among the weights, as for evaluation.
+        reloadable: whether the backbone loads its frozen weights from their own source. If so, `weights` need not hold
+            the `frozen_keys`.
+
+    Returns:
+        Three lines: loaded, missing and unexpected keys.
 
     Raises:
-        UserError: weights of another model; ``model`` is untouched.
+        UserError: the weights belong to another model; the model is unchanged.
     """
     weights = {key.removeprefix("module."): value for key, value in weights.items()}
     own, tower = model.state_dict(), frozen_keys(model)
-    frozen = set() if random_tower else tower
+    frozen = tower if reloadable else set()
     expected = own.keys() - frozen
     missing = [key for key in own if key in expected and key not in weights]
     unexpected = [key for key in weights if key not in own]
@@ -124,10 +115,10 @@ def load_weights(
                 f"{source} is a checkpoint of another model: '{key}' is {tuple(value.shape)} in the file and "
                 f"{tuple(own[key].shape)} in the model; {advice}."
             )
-    if random_tower and known and tower and tower.isdisjoint(known):
+    if not reloadable and known and tower and tower.isdisjoint(known):
         raise UserError(
-            f"{source} holds no frozen CLIP tower, and MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS is empty: set it to the "
-            "CLIP weights that the checkpoint was trained with."
+            f"{source} holds no frozen backbone weights, and this model's backbone was initialised at random: set "
+            "MODEL.* as in the config it was trained with, which names their file."
         )
     if 2 * len(missing) > len(expected):
         raise UserError(
@@ -139,8 +130,8 @@ def load_weights(
         raise UserError(f"{source} lacks {_some(absent)} of this model, which cannot be left untrained; {advice}.")
 
     model.load_state_dict(known, strict=False)
-    at_home = len(frozen - weights.keys())
-    aside = f" ({at_home} of the frozen tower are not in the file and stay as built)" if at_home else ""
+    kept = len(frozen - weights.keys())
+    aside = f" ({kept} of the frozen backbone are not in the file and keep their values)" if kept else ""
     return [
         f"Loaded {len(known)} tensors from {source}{aside}",
         f"Missing: {_some(missing)}",

@@ -38,7 +38,9 @@ class CLOUDSHead(nn.Module):
         """Whether `forward` needs a text classifier."""
         return self.predictor.uses_text
 
-    def forward(self, features: dict[str, Tensor], text: TextClassifier | None, void: Tensor) -> list[Prediction]:
+    def forward(
+        self, features: dict[str, Tensor], text: TextClassifier | None, void: Tensor | None
+    ) -> list[Prediction]:
         """
         Args:
             features: the backbone's maps (B, C, h, w) by name.

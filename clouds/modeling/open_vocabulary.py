@@ -2,7 +2,7 @@
 
 Student and teacher both use it.
 
-Letters: B images, Q queries, K classes, C channels, H x W feature map, h x w mask logits, D dimension of CLIP's space.
+Letters: B images, Q queries, K classes, h x w mask logits, D dimension of CLIP's space.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clouds.data.classes import split_synonyms
-from clouds.modeling.backbone.clip import CLIP
+from clouds.modeling.backbone.base import TextTower
 from clouds.modeling.structures import Prediction
 
 
@@ -24,8 +24,8 @@ def seen_classes(test_names: Sequence[str], train_names: Sequence[str]) -> Tenso
 
 def ensemble_with_clip(
     prediction: Prediction,
-    dense: Tensor,
-    backbone: CLIP,
+    features: dict[str, Tensor],
+    tower: TextTower,
     classes: Sequence[str],
     train_classes: Sequence[str],
     void: Tensor,
@@ -38,22 +38,21 @@ def ensemble_with_clip(
 
     Args:
         prediction: (B, Q, K + 1) class logits and (B, Q, h, w) mask logits of the decoder.
-        dense: (B, C, H, W), the backbone's last map before pooling.
-        backbone: embeds masks and class names into CLIP's space.
+        features: the backbone's maps (B, C, h', w') by name.
+        tower: embeds masks and class names.
         classes: K class names, synonyms separated by commas.
         train_classes: class names seen in training.
         void: (1, D) embedding of "no object".
         alpha: weight of CLIP for classes seen in training, in [0, 1].
         beta: weight of CLIP for the other classes, in [0, 1].
-        valid_masks_only: keep the decoder's classes where a mask is empty at the size of `dense`.
+        valid_masks_only: keep the decoder's classes where a mask is empty at the size of the tower's feature.
 
     Returns:
         The prediction with (B, Q, K + 1) log-probabilities as class logits.
     """
+    dense = features[tower.dense_feature]
     masks = F.interpolate(prediction.mask_logits, size=dense.shape[-2:], mode="bilinear", align_corners=False)
-    clip_logits = backbone.text_classifier(classes).logits(
-        backbone.embed_masks(dense, masks), void, backbone.logit_scale
-    )
+    clip_logits = tower.text_classifier(classes).logits(tower.embed_masks(dense, masks), void, tower.logit_scale)
     class_logits = geometric_ensemble(
         prediction.class_logits,
         clip_logits,

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from clouds.modeling.backbone.clip import CLIP
+from clouds.modeling.backbone.base import SegmentationBackbone
 from clouds.modeling.inference import image_scores
 from clouds.modeling.structures import ImageDict, Prediction, instances_from_target
 from clouds.modeling.text_classifier import TextClassifier
@@ -24,12 +24,12 @@ from clouds.self_training.teacher import Teacher
 class Student(Protocol):
     """Parts of the model in training that labelling uses; `clouds.clouds.CLOUDS` has them."""
 
-    backbone: CLIP
+    backbone: SegmentationBackbone
     train_classes: tuple[str, ...]
 
     @property
-    def void(self) -> Tensor:
-        """(1, D) learnt embedding of "no object"."""
+    def void(self) -> Tensor | None:
+        """(1, D) learnt embedding of "no object"; None for a backbone without text tower."""
 
     def canvas(self, batched_inputs: Sequence[ImageDict]) -> tuple[int, int]:
         """Return the padded size (H, W) of a batch, over all processes."""
@@ -98,7 +98,7 @@ def clean_view(x: ImageDict) -> Tensor:
     return x["image_clean"] if "image_clean" in x else x["image"]
 
 
-def evaluate(backbone: CLIP, images: Tensor) -> dict[str, Tensor]:
+def evaluate(backbone: SegmentationBackbone, images: Tensor) -> dict[str, Tensor]:
     """Run a backbone in evaluation mode, so that running statistics and dropout do not affect its training."""
     training = backbone.training
     try:

@@ -18,8 +18,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 def test_every_default_in_both_modes():
     cfg = get_config()
     assert {key: value_of(cfg, key) for key in KNOWN} == KNOWN
-    cfg.MODEL.PIXEL_MEAN[0] = 0.0
-    assert get_config().MODEL.PIXEL_MEAN == KNOWN["MODEL.PIXEL_MEAN"]
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES[0] = "stem"
+    assert value_of(get_config(), "MODEL.SEM_SEG_HEAD.IN_FEATURES") == KNOWN["MODEL.SEM_SEG_HEAD.IN_FEATURES"]
 
 
 def test_every_key_from_the_command_line():

@@ -10,29 +10,48 @@ from torch import nn
 from torch.nn import functional as F
 
 from clouds.config import get_config
-from clouds.d2 import META_ARCH_REGISTRY, CfgNode
+from clouds.d2 import META_ARCH_REGISTRY, CfgNode, ShapeSpec
 from clouds.data.datasets import catalog
+from clouds.modeling.backbone import SegmentationBackbone
 
 CLASSES = ("road,street", "grass", "sky")
 COLORS = ((200, 40, 40), (40, 200, 40), (40, 40, 200))
 
 
+class TinyBackbone(SegmentationBackbone):
+    """One frozen convolution and a norm with statistics of its own."""
+
+    def __init__(self, *, reloadable: bool) -> None:
+        grey = (127.5, 127.5, 127.5)
+        super().__init__(pixel_mean=grey, pixel_std=grey, trainable=False, reloadable=reloadable)
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)).requires_grad_(False)
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {"map": ShapeSpec(channels=8, stride=1)}
+
+    @property
+    def size_divisibility(self) -> int:
+        return 1
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"map": self.layers(images)}
+
+
 class TinySegmenter(nn.Module):
-    """A frozen "tower" (with a statistic of its own), a norm, and a trained head: what checkpoints must tell apart."""
+    """A frozen backbone, a norm, and a trained head: the parts that checkpoints must distinguish."""
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)).requires_grad_(False)
+        self.backbone = TinyBackbone(reloadable=bool(cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS))
         self.norm = nn.GroupNorm(2, 8)
         self.sem_seg_head = nn.Conv2d(8, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 1)
         self.register_buffer("needed", torch.ones(2))
 
     def forward(self, batch: list[dict]) -> dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]:
-        self.backbone.eval()
         outputs = []
         for sample in batch:
             image = sample["image"].float()[None] / 127.5 - 1
-            outputs.append(self.sem_seg_head(self.norm(self.backbone(image))))
+            outputs.append(self.sem_seg_head(self.norm(self.backbone(image)["map"])))
         if not self.training:
             sizes = [(sample["height"], sample["width"]) for sample in batch]
             return [{"sem_seg": F.interpolate(o, s, mode="bilinear")[0]} for o, s in zip(outputs, sizes, strict=True)]

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from clouds.engine.checkpoint import Checkpointer
-from clouds.engine.weights import fingerprint, frozen_keys, load_weights, read_checkpoint
+from clouds.engine.weights import frozen_keys, load_weights, read_checkpoint, weights_digest
 from clouds.errors import UserError
 
 
@@ -124,7 +124,7 @@ def test_reads_every_form_of_weights(form: str, tmp_path: Path) -> None:
 def test_report_of_a_whole_checkpoint() -> None:
     model, weights = Model(), {key: value for key, value in Model().state_dict().items() if key in TRAINED}
     assert load_weights(model, weights, source="w.pth") == [
-        "Loaded 5 tensors from w.pth (7 of the frozen tower are not in the file and stay as built)",
+        "Loaded 5 tensors from w.pth (7 of the frozen backbone are not in the file and keep their values)",
         "Missing: none",
         "Unexpected: none",
     ]
@@ -154,17 +154,15 @@ def test_evaluation_refuses_a_head_that_is_partly_untrained() -> None:
     load_weights(model, weights, source="w.pth", complete=True)
 
 
-def test_a_random_tower_is_expected_in_the_file(tmp_path: Path) -> None:
+def test_a_backbone_without_a_source_is_expected_in_the_file(tmp_path: Path) -> None:
     weights = {key: value for key, value in Model().state_dict().items() if key in TRAINED}
-    with pytest.raises(
-        UserError, match=r"w\.pth holds no frozen CLIP tower, and MODEL\.CLOUDS\.CLIP_PRETRAINED_WEIGHTS"
-    ):
-        load_weights(Model(), weights, source="w.pth", random_tower=True)
+    with pytest.raises(UserError, match=r"w\.pth holds no frozen backbone weights, .* at random: set MODEL"):
+        load_weights(Model(), weights, source="w.pth", reloadable=False)
     weights |= {"backbone.0.weight": torch.zeros(4, 3, 1, 1), "backbone.0.bias": torch.zeros(4)}
     with pytest.raises(UserError, match=r"w.pth lacks 2 \(backbone.1.weight, backbone.1.bias\)"):
-        load_weights(Model(), weights, source="w.pth", complete=True, random_tower=True)
-    Checkpointer(Model(), str(tmp_path), random_tower=True).save("own")
-    Checkpointer(Model(), random_tower=True, complete=True).load(str(tmp_path / "own.pth"))
+        load_weights(Model(), weights, source="w.pth", complete=True, reloadable=False)
+    Checkpointer(Model(), str(tmp_path), reloadable=False).save("own")
+    Checkpointer(Model(), reloadable=False, complete=True).load(str(tmp_path / "own.pth"))
 
 
 def test_another_models_checkpoint_is_one_sentence() -> None:
@@ -230,7 +228,7 @@ class TestTower:
         other = Model()
         before = {key: value.clone() for key, value in other.state_dict().items()}
         with pytest.raises(
-            UserError, match=r"m\.pth was trained on other frozen CLIP weights .*: set MODEL\.CLOUDS\.CLIP"
+            UserError, match=r"m\.pth was trained on other frozen backbone weights .*: set MODEL\.BACKBONE and "
         ):
             Checkpointer(other, complete=True).load(str(tmp_path / "m.pth"))
         assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
@@ -238,20 +236,20 @@ class TestTower:
     def test_another_one_is_an_error_when_resuming(self, tmp_path: Path) -> None:
         self.save(tmp_path)
         other = Model()
-        with pytest.raises(UserError, match="other frozen CLIP weights"):
+        with pytest.raises(UserError, match="other frozen backbone weights"):
             Checkpointer(other, str(tmp_path), **parts(other)).resume_or_load("", resume=True)
 
     def test_another_one_is_a_warning_when_fine_tuning(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         model, other = self.save(tmp_path), Model()
         Checkpointer(other, **parts(other)).resume_or_load(str(tmp_path / "m.pth"), resume=False)
-        assert [r.levelname for r in caplog.records if "other frozen CLIP weights" in r.getMessage()] == ["WARNING"]
+        assert [r.levelname for r in caplog.records if "other frozen backbone weights" in r.getMessage()] == ["WARNING"]
         assert equal(model, other) >= TRAINED
 
     @pytest.mark.parametrize("complete", [True, False])
     def test_its_own_is_no_matter(self, tmp_path: Path, complete: bool, caplog: pytest.LogCaptureFixture) -> None:
         other = same_tower(self.save(tmp_path))
         Checkpointer(other, str(tmp_path), complete=complete, **parts(other)).resume_or_load("", resume=True)
-        assert not [r for r in caplog.records if "CLIP" in r.getMessage()]
+        assert not [r for r in caplog.records if "backbone weights" in r.getMessage()]
 
     def test_in_the_file_it_replaces_any_other(self, tmp_path: Path) -> None:
         model, other = self.save(tmp_path, save_frozen=True), Model()
@@ -268,7 +266,7 @@ class TestTower:
         Checkpointer(other, complete=True).load(str(tmp_path / "m.pth"))
         assert equal(model, other) == TRAINED | TOWER
         other.backbone[1].running_mean += 1
-        with pytest.raises(UserError, match="other frozen CLIP weights"):
+        with pytest.raises(UserError, match="other frozen backbone weights"):
             Checkpointer(other, complete=True).load(str(tmp_path / "m.pth"))
 
     def test_published_checkpoints_say_nothing_of_it(self, tmp_path: Path) -> None:
@@ -280,15 +278,15 @@ class TestTower:
 def test_a_fingerprint_sees_names_shapes_and_values(position: int, name: str) -> None:
     weights = {"small": torch.arange(100.0), "large": torch.arange(5000.0)}
     same = {key: weights[key].clone() for key in ("large", "small")}
-    assert fingerprint(weights) == fingerprint(same)
-    assert len(fingerprint(weights)) == 16
+    assert weights_digest(weights) == weights_digest(same)
+    assert len(weights_digest(weights)) == 16
     others = [{**weights, name: weights[name] + 1}, {**weights, name: weights[name][None]}, {f"{name}r": weights[name]}]
     if name == "small":
         changed = weights[name].clone()
         changed[position % 100] += 1e-3  # of a small tensor every value counts
         others.append({**weights, name: changed})
-    assert len({fingerprint(other) for other in [weights, *others]}) == len(others) + 1
-    assert fingerprint({}) == ""
+    assert len({weights_digest(other) for other in [weights, *others]}) == len(others) + 1
+    assert weights_digest({}) == ""
 
 
 class TestSeveralCheckpoints:
@@ -381,7 +379,7 @@ class TestSeveralCheckpoints:
         assert self.resume(tmp_path) == 1
         (message,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
         assert message.startswith(f"Cannot read weights from {tmp_path}/model_0000002.pth: the file is damaged")
-        assert message.endswith("The checkpoint before it is tried.")
+        assert message.endswith("The previous checkpoint is tried.")
 
     def test_an_empty_note_of_the_last_one(self, tmp_path: Path) -> None:
         self.save(tmp_path, "model_0000001", "model_0000002")
@@ -399,7 +397,7 @@ class TestSeveralCheckpoints:
         model = Model()
         scaler = torch.amp.GradScaler("cpu")
         Checkpointer(model, str(tmp_path), scaler=scaler, **parts(model)).resume_or_load("", resume=True)
-        assert "model_0000001.pth holds no state of the scaler: it begins anew" in caplog.text
+        assert "model_0000001.pth holds no state of the scaler: it starts from its initial state" in caplog.text
 
 
 def test_resume_with_another_optimizer_is_one_sentence(tmp_path: Path) -> None:

@@ -414,6 +414,7 @@ def test_a_norm_behind_the_last_map_is_not_trained() -> None:
     """Data-parallel training ends at a parameter that takes part in no loss."""
     clip_model = nn.Module()
     clip_model.visual = nn.Module()
+    clip_model.visual.image_size = 64
     clip_model.visual.trunk = timm.create_model("test_convnext", head_norm_first=True, num_classes=0)
     CLIP(clip_model=clip_model, model_name="test", trainable=True)
     idle = {name for name, _ in clip_model.visual.trunk.named_parameters() if name.startswith(("norm_pre", "head"))}

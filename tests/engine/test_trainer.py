@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from clouds.d2 import CfgNode
-from clouds.engine.checkpoint import tower_is_random
 from clouds.engine.setup import default_setup, seed_everything, start_log
 from clouds.engine.trainer import NonFiniteLoss, Trainer
 from clouds.errors import UserError
@@ -158,14 +157,6 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(tiny_cfg: CfgNode
     trainer = train(tiny_cfg, resume=True)
     assert trainer.start_iter == 0
     assert "No checkpoint in" in (Path(tiny_cfg.OUTPUT_DIR) / "log.txt").read_text()
-
-
-def test_a_clip_folder_brings_its_tower(tiny_cfg: CfgNode, tmp_path: Path) -> None:
-    tiny_cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS = ""
-    assert tower_is_random(tiny_cfg)
-    for name in (str(tmp_path), f"local-dir:{tmp_path}", "hf-hub:someone/clip"):
-        tiny_cfg.MODEL.CLOUDS.CLIP_MODEL_NAME = name
-        assert not tower_is_random(tiny_cfg)
 
 
 def test_an_unknown_architecture_is_a_sentence(tiny_cfg: CfgNode) -> None:

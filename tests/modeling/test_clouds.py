@@ -113,13 +113,19 @@ def test_deep_supervision_off_leaves_the_last_losses():
 
 class TestErrors:
     def test_unknown_clip(self):
+        cfg = golden.golden_config("convnext_closed", "MODEL.CLOUDS.CLIP_MODEL_NAME", "convnext_lage_d_320")
         with pytest.raises(UserError, match=r"NAME names 'convnext_lage_d_320'.*: convnext_large_d_320, ") as error:
-            load_open_clip("convnext_lage_d_320")
+            build_model(cfg)
         assert len(str(error.value)) < 200
+        with pytest.raises(UserError, match=r"^CLIP model 'convnext_lage_d_320' .*not found"):
+            load_open_clip("convnext_lage_d_320")
 
     def test_weights_that_are_not_there(self):
         with pytest.raises(UserError, match=r"nowhere\.pt"):
             load_open_clip(str(golden.ROOT / "clip_configs" / "convnext_h2tiny.json"), "nowhere.pt")
+        cfg = golden.golden_config("convnext_closed", "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS", "nowhere.pt")
+        with pytest.raises(UserError, match=r"nowhere\.pt.*; check MODEL\.CLOUDS\.CLIP_MODEL_NAME and MODEL\.CLOUDS\."):
+            build_model(cfg)
 
     def test_missing_model_config(self):
         with pytest.raises(UserError, match=r"^CLIP model config nowhere\.json does not exist"):
@@ -151,7 +157,12 @@ class TestErrors:
         load_open_clip(str(tmp_path))
 
     def test_vision_transformer(self):
-        with pytest.raises(UserError, match=r"'ViT-B-32' sees with a VisionTransformer; .* such as convnext"):
+        cfg = golden.golden_config(
+            "convnext_closed", "MODEL.DEVICE", "meta", "MODEL.CLOUDS.CLIP_MODEL_NAME", "ViT-B-32"
+        )
+        with pytest.raises(UserError, match=r"'ViT-B-32' has a VisionTransformer as image tower; .* such as convnext"):
+            build_model(cfg)
+        with pytest.raises(ValueError, match=r"^clip_model has a VisionTransformer"):
             CLIP(clip_model=load_open_clip("ViT-B-32", device="meta"), model_name="ViT-B-32")
 
     @pytest.mark.parametrize(

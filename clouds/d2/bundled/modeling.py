@@ -55,9 +55,10 @@ def build_model(cfg: CfgNode) -> nn.Module:
     return model
 
 
-def build_backbone(cfg: CfgNode) -> Backbone:
-    """Build the backbone `cfg.MODEL.BACKBONE.NAME` for images with one channel per entry of `cfg.MODEL.PIXEL_MEAN`."""
-    backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
+    """Build the backbone `cfg.MODEL.BACKBONE.NAME`; by default, images have one channel per `cfg.MODEL.PIXEL_MEAN`."""
+    input_shape = input_shape or ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
+    backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
     assert isinstance(backbone, Backbone), f"{cfg.MODEL.BACKBONE.NAME} is not a Backbone"
     return backbone
 

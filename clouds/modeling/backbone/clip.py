@@ -1,6 +1,6 @@
-"""The CLIP towers of open_clip as a detectron2 backbone: ConvNeXt and ModifiedResNet, frozen or trained.
+"""CLIP's towers from open_clip as a backbone: ConvNeXt and ModifiedResNet, frozen or trained.
 
-Letters: B images, Q masks, C channels, H x W feature map, D dimension of the CLIP space.
+Letters: B images, Q masks, M prompts, C channels, H x W network input, h x w feature map, D dimension of CLIP's space.
 """
 
 import math
@@ -17,18 +17,22 @@ from timm.models import ConvNeXt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clouds.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec, comm, configurable
+from clouds.d2 import BACKBONE_REGISTRY, CfgNode, ShapeSpec, comm, configurable
 from clouds.errors import UserError, check_name
+from clouds.modeling.backbone.base import SegmentationBackbone, TextTower
 from clouds.modeling.layers import full_precision, mask_pool
 from clouds.modeling.text_classifier import TextClassifier, build_text_classifier
 
+# Mean and standard deviation of R, G and B in 0..1 that OpenAI trained CLIP with; open_clip's towers keep them.
+MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+
 
 def _resolve_model_name(name: str) -> str:
-    """An open_clip name, a folder with `open_clip_config.json`, or an open_clip model config `*.json`."""
+    """Return the name under which open_clip knows a model; register the model config if `name` is a JSON file."""
     path = Path(name)
     if path.suffix == ".json":
         if not path.is_file():
-            raise UserError(f"CLIP model config {path} does not exist; set MODEL.CLOUDS.CLIP_MODEL_NAME.")
+            raise UserError(f"CLIP model config {path} does not exist.")
         try:
             open_clip.add_model_config(path)
         except ValueError as error:
@@ -40,7 +44,7 @@ def _resolve_model_name(name: str) -> str:
 
 
 def has_own_weights(name: str) -> bool:
-    """Whether the weights lie beside the model's config, in a folder or in a repository of the hub."""
+    """Return whether a model's weights lie beside its config, in a folder or in a repository of the hub."""
     return name.startswith(("local-dir:", "hf-hub:")) or Path(name).is_dir()
 
 
@@ -49,19 +53,17 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
 
     Args:
         name: open_clip name, `hf-hub:` name, folder (`open_clip_config.json` and weights) or model config `*.json`.
-        pretrained: open_clip tag or a weight file; "" leaves a named model at its random initialisation (of which a
-            ConvNeXt's layer scales are 1).
-        device: where to build; on "meta" no weights are loaded.
+        pretrained: open_clip tag or a weight file; "" initialises a named model at random, with the layer scales of a
+            ConvNeXt at 1.
+        device: device on which the model is built; on "meta" no weights are loaded.
 
     Raises:
-        UserError: the model is unknown, or its weights cannot be had or are another model's.
+        UserError: the model is unknown, or its weights cannot be read or belong to another model.
     """
     model_name = _resolve_model_name(name)
-    if not has_own_weights(name):
-        check_name("MODEL.CLOUDS.CLIP_MODEL_NAME", model_name, open_clip.list_models())
     options: dict[str, Any] = {
-        # Weights trained with QuickGELU need it, which open_clip would only warn about (the text towers of OpenAI's
-        # ResNets are such, and "RN50" with the tag "openai" is a published setting).
+        # Weights that were trained with QuickGELU need it, but open_clip only warns. The published setting "RN50" with
+        # the tag "openai" is such a model.
         "force_quick_gelu": open_clip.get_pretrained_cfg(model_name, pretrained).get("quick_gelu", False),
         "device": device,
     }
@@ -69,17 +71,16 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
         options |= {"load_weights": False}
     else:
         options |= {"pretrained": pretrained or None, "require_pretrained": bool(pretrained) or has_own_weights(name)}
-    # The first process of a machine fills the download cache, the others find it there.
+    # The first process of each machine fills the download cache before the others read it.
     if comm.get_local_rank() > 0:
         comm.synchronize()
     try:
         model = open_clip.create_model(model_name, **options)
-    except Exception as error:  # of any kind: open_clip trips over a file or folder that does not fit wherever it may
+    except Exception as error:  # open_clip raises exceptions of many types on files that do not fit
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 240)
         raise UserError(
-            f"CLIP model {name!r} with weights {pretrained!r} could not be loaded ({reason}); set "
-            "MODEL.CLOUDS.CLIP_MODEL_NAME to an open_clip name or folder and MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS to a "
-            "tag (needs a network or a filled cache) or to a weight file."
+            f"CLIP model {name!r} with weights {pretrained!r} could not be loaded ({reason}): use an open_clip name "
+            "with a tag (needs a network or a filled cache) or a weight file, or a folder with both."
         ) from error
     if comm.get_local_rank() == 0:
         comm.synchronize()
@@ -89,93 +90,128 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
 
 
 def _open_residual_branches(model: nn.Module) -> None:
-    """Let the blocks of a ConvNeXt without weights count from the start.
+    """Set the layer scales of a ConvNeXt without weights to 1.
 
-    timm begins with layer scales of 1e-6, made for hundred thousands of updates; in a short training they hardly grow.
+    timm initialises them with 1e-6, for trainings of hundred thousands of iterations; in a short training they would
+    hardly grow, and the blocks would stay without effect.
     """
     for name, parameter in model.named_parameters():
         if name.endswith(".gamma"):
             nn.init.ones_(parameter)
 
 
+SUPPORTED = (ConvNeXt, ModifiedResNet)
+
+
+def image_tower(clip_model: nn.Module) -> nn.Module:
+    """Return the image tower of an open_clip model, without the wrapper that timm's towers have."""
+    visual: Any = clip_model.visual
+    return getattr(visual, "trunk", visual)
+
+
+def normalisation(clip_model: nn.Module) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of R, G and B in 0..255 that an open_clip model was trained with."""
+    settings = open_clip.get_model_preprocess_cfg(clip_model)
+    mean, std = settings.get("mean", MEAN), settings.get("std", STD)
+    return [255 * value for value in mean], [255 * value for value in std]
+
+
 @BACKBONE_REGISTRY.register()
-class CLIP(Backbone):
-    """CLIP's image tower as a feature pyramid, its text tower as a classifier. Frozen unless `trainable`."""
+class CLIP(SegmentationBackbone, TextTower):
+    """CLIP's image tower as a feature pyramid, with its text tower. Frozen unless `trainable`."""
 
     @configurable
-    def __init__(self, *, clip_model: nn.Module, model_name: str, trainable: bool = False) -> None:
+    def __init__(
+        self, *, clip_model: nn.Module, model_name: str, trainable: bool = False, reloadable: bool = True
+    ) -> None:
         """
         Args:
-            clip_model: an open_clip model with a timm ConvNeXt or a ModifiedResNet image tower.
-            model_name: what `open_clip.get_tokenizer` takes.
-            trainable: train the image tower's feature maps. The text tower, the projection to CLIP space and the
-                temperature stay frozen in any case: no loss reaches them.
+            clip_model: an open_clip model with a timm ConvNeXt or a ModifiedResNet as image tower.
+            model_name: name of the model for `open_clip.get_tokenizer`.
+            trainable: whether to train the image tower's feature maps. The text tower, the projection to CLIP's space
+                and the temperature are always frozen, since no loss depends on them.
+            reloadable: whether the weights of `clip_model` come from a file or from the hub, not from a random
+                initialisation.
 
         Raises:
-            UserError: an image tower of another kind.
+            ValueError: an image tower of another type.
         """
-        super().__init__()
-        tower = getattr(clip_model.visual, "trunk", clip_model.visual)
-        if not isinstance(tower, ConvNeXt | ModifiedResNet):
-            raise UserError(
-                f"CLIP model {model_name!r} sees with a {type(tower).__name__}; set MODEL.CLOUDS.CLIP_MODEL_NAME to "
-                "one with a ConvNeXt of timm or a CLIP ResNet, such as convnext_large_d_320 or RN50."
-            )
+        mean, std = normalisation(clip_model)
+        super().__init__(pixel_mean=mean, pixel_std=std, trainable=trainable, reloadable=reloadable)
+        tower = image_tower(clip_model)
+        if not isinstance(tower, SUPPORTED):
+            raise ValueError(f"clip_model has a {type(tower).__name__}; it must have a ConvNeXt or a ModifiedResNet")
         self.clip_model: Any = clip_model
         self.model_name = model_name
-        self.trainable = trainable
         self.clip_model.requires_grad_(False)
         if trainable:
             self._tower.requires_grad_(True)
             self._projection.requires_grad_(False)
             if self.is_convnext:
-                self._tower.norm_pre.requires_grad_(False)  # behind the last map that a head is given
+                self._tower.norm_pre.requires_grad_(False)  # comes after the last map that the head takes
         self._text_classifiers: dict[tuple[str, ...], TextClassifier] = {}
         self.register_load_state_dict_post_hook(lambda module, _: module._text_classifiers.clear())
         self.train(self.training)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
-        name = cfg.MODEL.CLOUDS.CLIP_MODEL_NAME
-        # Built where it will live only on "meta", where a full-size model must not take memory first.
+        name, pretrained = cfg.MODEL.CLOUDS.CLIP_MODEL_NAME, cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS
+        # Built on the CPU and moved later; on "meta" at once, where a full-size model must not take memory first.
         device = "meta" if cfg.MODEL.DEVICE == "meta" else "cpu"
+        if not has_own_weights(name) and not name.endswith(".json"):
+            check_name("MODEL.CLOUDS.CLIP_MODEL_NAME", name, open_clip.list_models())
+        keys = "check MODEL.CLOUDS.CLIP_MODEL_NAME and MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS"
+        try:
+            clip_model = load_open_clip(name, pretrained, device)
+        except UserError as error:
+            raise UserError(f"{str(error).removesuffix('.')}; {keys}.") from error
+        tower = image_tower(clip_model)
+        if not isinstance(tower, SUPPORTED):
+            raise UserError(
+                f"CLIP model {name!r} has a {type(tower).__name__} as image tower; set MODEL.CLOUDS.CLIP_MODEL_NAME to "
+                "a model with a ConvNeXt of timm or a CLIP ResNet, such as convnext_large_d_320 or RN50."
+            )
         return {
-            "clip_model": load_open_clip(name, cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS, device),
+            "clip_model": clip_model,
             "model_name": _resolve_model_name(name),
+            "reloadable": bool(pretrained) or has_own_weights(name),
         }
 
     @classmethod
     def from_folder(cls, folder: Path) -> "CLIP":
-        """The frozen towers of a folder in open_clip's layout."""
+        """Build the frozen towers of a folder in open_clip's layout."""
         return cls(clip_model=load_open_clip(str(folder)), model_name=_resolve_model_name(str(folder))).eval()
 
     @property
     def is_convnext(self) -> bool:
-        return hasattr(self.clip_model.visual, "trunk")
+        """Whether the image tower is a ConvNeXt, otherwise it is a ModifiedResNet."""
+        return isinstance(self._tower, ConvNeXt)
 
     @property
     def _tower(self) -> Any:
-        visual = self.clip_model.visual
-        return visual.trunk if self.is_convnext else visual
+        return image_tower(self.clip_model)
 
     @property
     def _projection(self) -> Any:
         """The tower's own pooling head, which only the open-vocabulary classifier uses."""
         return self._tower.head if self.is_convnext else self._tower.attnpool
 
-    def train(self, mode: bool = True) -> "CLIP":
-        """A frozen tower stays in evaluation mode: its batch norms and drop paths must not move."""
-        super().train(mode and self.trainable)
+    @property
+    def text_tower(self) -> TextTower:
         return self
+
+    @property
+    def dense_feature(self) -> str:
+        return "clip_vis_dense"
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """
         Args:
-            images: (B, 3, H, W) normalised, H and W multiples of 32.
+            images: (B, 3, H, W) float, normalised; H and W are multiples of 32.
 
         Returns:
-            `stem` (stride 4, ResNet 2), `res2`..`res5` (strides 4, 8, 16, 32) and `clip_vis_dense`, the last map before
-            CLIP's pooling (stride 32), each (B, C, h, w).
+            `stem` (stride 4, for a ResNet 2), `res2`..`res5` (strides 4, 8, 16, 32) and `clip_vis_dense`, the last map
+            before CLIP's pooling (stride 32), each (B, C, h, w).
         """
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             return self._convnext_features(images) if self.is_convnext else self._resnet_features(images)
@@ -201,7 +237,7 @@ class CLIP(Backbone):
         return features
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels read from the model itself, so that any ConvNeXt or ModifiedResNet works."""
+        """Return channels and strides, read from the model, so that any ConvNeXt or ModifiedResNet works."""
         tower = self._tower
         if self.is_convnext:
             channels = [stage["num_chs"] for stage in tower.feature_info]
@@ -219,7 +255,7 @@ class CLIP(Backbone):
 
     @property
     def embed_dim(self) -> int:
-        """D, the dimension of the space that text and images share."""
+        """D, dimension of the space that text and images share."""
         return self.clip_model.text_projection.shape[-1]
 
     @property
@@ -229,17 +265,17 @@ class CLIP(Backbone):
 
     @cached_property
     def tokenize(self) -> Callable[[list[str]], Tensor]:
-        """Maps M prompts to (M, context length) int64 tokens. Read from disk on first use: few heads need text."""
+        """Function from M prompts to (M, context length) int64 tokens. Read from disk on first use."""
         return open_clip.get_tokenizer(self.model_name)
 
     @torch.no_grad()
-    @full_precision  # encoded once and kept, also for an evaluation in full precision
+    @full_precision  # the result is cached and also used in full precision
     def encode_text(self, prompts: list[str]) -> Tensor:
-        """(M, D) text features of M prompts, not normalised."""
+        """Encode M prompts into (M, D) text features, not normalised."""
         return self.clip_model.encode_text(self.tokenize(prompts).to(self.logit_scale.device))
 
     def text_classifier(self, class_names: Sequence[str]) -> TextClassifier:
-        """The text classifier of these classes (synonyms separated by commas), encoded once and kept."""
+        """Return the text classifier of class names, synonyms separated by commas; it is cached."""
         key = tuple(class_names)
         if key not in self._text_classifiers:
             self._text_classifiers[key] = build_text_classifier(self.encode_text, key)
@@ -248,11 +284,11 @@ class CLIP(Backbone):
 
     @full_precision
     def embed_masks(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
-        """CLIP's own embedding of each mask, with its image head applied to the mask instead of the whole image.
+        """Apply CLIP's image head to each mask instead of the whole image.
 
         Args:
-            dense: (B, C, H, W), the feature `clip_vis_dense`.
-            mask_logits: (B, Q, H, W) resized to the feature map; positive = inside.
+            dense: (B, C, h, w), the feature `clip_vis_dense`.
+            mask_logits: (B, Q, h, w), resized to the feature map; a pixel is inside where its logit is positive.
 
         Returns:
             (B, Q, D) float32, not normalised.
@@ -265,18 +301,18 @@ class CLIP(Backbone):
         return self._attention_pool(dense, mask_logits)
 
     def embed_whole(self, dense: Tensor) -> Tensor:
-        """CLIP's own embedding of whole images, of any size, from their `clip_vis_dense`: (B, D) float32."""
+        """Embed whole images of any size, from the feature `clip_vis_dense` (B, C, h, w), into (B, D) float32."""
         return self.embed_masks(dense, dense.new_ones(len(dense), 1, *dense.shape[-2:]))[:, 0]
 
     def _attention_pool(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
-        """CLIP-ResNet's attention pooling with one key mask per query; an empty mask gives the output bias alone."""
+        """Apply CLIP-ResNet's attention pooling with one key mask per query; an empty mask gives the output bias."""
         pool = self._tower.attnpool
         positions = pool.positional_embedding.to(dense.dtype)
         grid = math.isqrt(len(positions) - 1)
         spatial = positions[1:].T.reshape(1, -1, grid, grid)
         spatial = F.interpolate(spatial, size=dense.shape[-2:], mode="bilinear", align_corners=False)
         keys = (dense + spatial).flatten(2).transpose(1, 2)  # (B, HW, C)
-        query = dense.mean(dim=(2, 3)).unsqueeze(1) + positions[0]  # (B, 1, C): the same for every mask
+        query = dense.mean(dim=(2, 3)).unsqueeze(1) + positions[0]  # (B, 1, C), equal for all masks
 
         def heads(x: Tensor) -> Tensor:
             return x.unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)  # (B, heads, tokens, C / heads)
@@ -290,7 +326,7 @@ class CLIP(Backbone):
 
 @BACKBONE_REGISTRY.register()
 class TrainableCLIP(CLIP):
-    """The same towers with the image tower trained (or fine-tuned)."""
+    """CLIP with a trained image tower."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:

@@ -204,7 +204,12 @@ class MaskedTransformerDecoder(nn.Module):
         raise NotImplementedError
 
     def classify(
-        self, queries: Tensor, mask_features: Tensor, mask_logits: Tensor, text: TextClassifier | None, void: Tensor
+        self,
+        queries: Tensor,
+        mask_features: Tensor,
+        mask_logits: Tensor,
+        text: TextClassifier | None,
+        void: Tensor | None,
     ) -> Tensor:
         """
         Args:
@@ -220,7 +225,7 @@ class MaskedTransformerDecoder(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, maps: Sequence[Tensor], mask_features: Tensor, text: TextClassifier | None, void: Tensor
+        self, maps: Sequence[Tensor], mask_features: Tensor, text: TextClassifier | None, void: Tensor | None
     ) -> list[Prediction]:
         """
         Args:
@@ -258,7 +263,9 @@ class MaskedTransformerDecoder(nn.Module):
             predictions.append(self._predict(queries, mask_features, text, void))
         return predictions
 
-    def _predict(self, queries: Tensor, mask_features: Tensor, text: TextClassifier | None, void: Tensor) -> Prediction:
+    def _predict(
+        self, queries: Tensor, mask_features: Tensor, text: TextClassifier | None, void: Tensor | None
+    ) -> Prediction:
         queries = self.decoder_norm(queries)
         mask_logits = mask_products(self.mask_embed(queries), mask_features)
         return Prediction(self.classify(queries, mask_features, mask_logits, text, void).float(), mask_logits)
@@ -290,7 +297,12 @@ class OriginalMultiScaleMaskedTransformerDecoder(MaskedTransformerDecoder):
         self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
 
     def classify(
-        self, queries: Tensor, mask_features: Tensor, mask_logits: Tensor, text: TextClassifier | None, void: Tensor
+        self,
+        queries: Tensor,
+        mask_features: Tensor,
+        mask_logits: Tensor,
+        text: TextClassifier | None,
+        void: Tensor | None,
     ) -> Tensor:
         return self.class_embed(queries)
 
@@ -315,7 +327,12 @@ class BisMultiScaleMaskedTransformerDecoder(_PooledHead):
         self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
 
     def classify(
-        self, queries: Tensor, mask_features: Tensor, mask_logits: Tensor, text: TextClassifier | None, void: Tensor
+        self,
+        queries: Tensor,
+        mask_features: Tensor,
+        mask_logits: Tensor,
+        text: TextClassifier | None,
+        void: Tensor | None,
     ) -> Tensor:
         return self.class_embed(self.pooled(queries, mask_features, mask_logits))
 
@@ -332,10 +349,15 @@ class MultiScaleMaskedTransformerDecoder(_PooledHead):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def classify(
-        self, queries: Tensor, mask_features: Tensor, mask_logits: Tensor, text: TextClassifier | None, void: Tensor
+        self,
+        queries: Tensor,
+        mask_features: Tensor,
+        mask_logits: Tensor,
+        text: TextClassifier | None,
+        void: Tensor | None,
     ) -> Tensor:
-        if text is None:
-            raise ValueError("the text head needs a text classifier")
+        if text is None or void is None:
+            raise ValueError("text and void are None; a text head needs a text classifier and a void embedding")
         embedded = self.class_embed(self.pooled(queries, mask_features, mask_logits))
         return text.logits(embedded, void, self.logit_scale)
 

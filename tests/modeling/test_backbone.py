@@ -1,0 +1,153 @@
+"""The contract of a backbone: CLIP keeps it, and a plain convolutional pyramid without text can take CLIP's place."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from clouds.clouds import CLOUDS
+from clouds.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec, build_model, configurable
+from clouds.errors import UserError
+from clouds.modeling.backbone import CLIP, SegmentationBackbone, TextTower, clip
+from tests.parity import golden
+
+TEXT_HEAD = ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "MultiScaleMaskedTransformerDecoder")
+LEVELS = ("res2", "res3", "res4", "res5")
+
+
+class ToyPyramid(SegmentationBackbone):
+    """Strided convolutions, trained from scratch; no text."""
+
+    @configurable
+    def __init__(self, *, width: int, trainable: bool = True) -> None:
+        super().__init__(
+            pixel_mean=(100.0, 110.0, 120.0), pixel_std=(50.0, 60.0, 70.0), trainable=trainable, reloadable=False
+        )
+        self.width = width
+        self.stages = nn.ModuleList(
+            nn.Conv2d(inputs, width, stride, stride) for inputs, stride in ((3, 4), (width, 2), (width, 2), (width, 2))
+        ).requires_grad_(trainable)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        assert input_shape.channels == 3
+        return {"width": 8}
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        maps = {}
+        for name, stage in zip(LEVELS, self.stages, strict=True):
+            maps[name] = images = stage(images)
+        return maps
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {name: ShapeSpec(channels=self.width, stride=2**level) for level, name in enumerate(LEVELS, start=2)}
+
+    @property
+    def size_divisibility(self) -> int:
+        return 32
+
+
+class Foreign(Backbone):
+    """A backbone of detectron2 that knows nothing of the contract."""
+
+    def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
+        super().__init__()
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return ToyPyramid(width=1).output_shape()
+
+
+for backbone in (ToyPyramid, Foreign):
+    if backbone.__name__ not in BACKBONE_REGISTRY:
+        BACKBONE_REGISTRY.register(backbone)
+
+
+def toy(*opts: Any) -> CLOUDS:
+    return build_model(golden.golden_config("convnext_closed", "MODEL.BACKBONE.NAME", "ToyPyramid", *opts))
+
+
+def test_a_backbone_without_text_trains_and_predicts():
+    model = toy().train()
+    losses = model(golden.batch())
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert any(p.requires_grad for p in model.backbone.parameters())
+    with torch.no_grad():
+        [result, _] = model.eval()(golden.batch())
+    assert result["sem_seg"].shape == (19, 96, 128)
+    assert not [key for key in model.state_dict() if key.startswith("void_embedding")]
+    assert model.void is None
+
+
+def test_the_backbone_brings_its_normalisation_and_the_config_may_replace_it():
+    assert toy().pixel_mean.flatten().tolist() == [100.0, 110.0, 120.0]
+    assert toy().pixel_std.flatten().tolist() == [50.0, 60.0, 70.0]
+    assert toy("MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]).pixel_mean.flatten().tolist() == [1.0, 2.0, 3.0]
+    ours = golden.build("convnext_closed")
+    published = {"pixel_mean": [122.7709383, 116.7460125, 104.09373615]}
+    published["pixel_std"] = [68.5005327, 66.6321579, 70.32316305]
+    for name, values in published.items():
+        assert torch.equal(getattr(ours, name).flatten(), torch.tensor(values)), "to the last bit"
+
+
+def test_batches_are_padded_for_the_backbone_and_for_the_config():
+    assert toy("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 0).size_divisibility == 32
+    model = toy("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 24)
+    assert model.size_divisibility == 96
+    assert model.canvas([{"image": torch.zeros(3, 97, 20)}]) == (192, 96)
+
+
+def test_a_frozen_backbone_stays_in_evaluation_mode():
+    assert not ToyPyramid(width=4, trainable=False).train().training
+    assert ToyPyramid(width=4).train().training
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (
+            TEXT_HEAD,
+            r"TRANSFORMER_DECODER_NAME needs a text tower, which the backbone ToyPyramid does not have",
+        ),
+        (("MODEL.CLOUDS.GEOMETRIC_ENSEMBLE", True), r"^MODEL\.CLOUDS\.GEOMETRIC_ENSEMBLE needs a text tower"),
+        (("MODEL.CLOUDS.GEOMETRIC_ENSEMBLE_EMA", True), r"^MODEL\.CLOUDS\.GEOMETRIC_ENSEMBLE_EMA needs a text tower"),
+    ],
+)
+def test_what_needs_text_says_so(opts, message):
+    with pytest.raises(UserError, match=message):
+        toy(*opts)
+
+
+def test_a_backbone_of_another_kind_is_refused():
+    with pytest.raises(UserError, match=r"MODEL\.BACKBONE\.NAME is Foreign, which is no SegmentationBackbone"):
+        build_model(golden.golden_config("convnext_closed", "MODEL.BACKBONE.NAME", "Foreign"))
+
+
+def test_clip_has_a_text_tower():
+    tower = golden.build("convnext_text").backbone.text_tower
+    assert isinstance(tower, TextTower)
+    assert tower.embed_dim == 64
+    assert tower.dense_feature in golden.build("convnext_text").backbone.output_shape()
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "reloadable"),
+    [
+        ("RN50", "", False),
+        ("RN50", "openai", True),
+        ("RN50", "file.pt", True),
+        ("folder", "", True),
+        ("hf-hub:someone/clip", "", True),
+    ],
+)
+def test_which_clip_weights_have_a_source(tmp_path, monkeypatch, name, pretrained, reloadable):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model = golden.build("convnext_closed").backbone.clip_model
+    monkeypatch.setattr(clip, "load_open_clip", lambda *_: model)
+    settings = ("MODEL.CLOUDS.CLIP_MODEL_NAME", name, "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS", pretrained)
+    assert CLIP(golden.golden_config("convnext_closed", *settings)).reloadable is reloadable
