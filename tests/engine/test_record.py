@@ -1,4 +1,4 @@
-"""What an output folder says about the runs in it."""
+"""The record of the runs in an output folder."""
 
 import json
 import shlex
@@ -21,7 +21,7 @@ from clouds.errors import UserError
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A clean git checkout of two files that this package seems to run from."""
+    """Clean git checkout of two files, which this package seems to be in."""
     root = tmp_path / "checkout"
     (root / "clouds").mkdir(parents=True)
     (root / "clouds" / "__init__.py").write_text("# first\n")
@@ -39,7 +39,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def start(cfg: CfgNode, **flags: object) -> dict:
-    """Set up as train_net.py does; the newest entry."""
+    """Set up a run as train_net.py does, and return its entry."""
     cfg = cfg.clone()
     default_setup(cfg, Namespace(**flags))
     return read_record(Path(cfg.OUTPUT_DIR))[-1]

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed is the run that was not: weights, optimizer, record."""
+"""A run that is killed and resumed equals an uninterrupted run: weights, optimizer, record."""
 
 import json
 import os
@@ -43,7 +43,7 @@ if "KILL_IN_CHECKPOINT" in os.environ:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal to the bit, tensors included."""
+    """Whether two values are equal bit for bit, tensors included."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
@@ -54,7 +54,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def rows(folder: Path | str) -> list[dict[str, float]]:
-    """The record without what a clock says."""
+    """The record without times."""
     lines = (Path(folder) / "metrics.json").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if not k.endswith(("time", "_seconds"))} for line in lines]
 
@@ -115,7 +115,7 @@ def test_forty_iterations_are_twenty_and_kill_9_and_twenty(
 
 
 class Killed(Trainer):
-    """Dies right after a checkpoint, without the last words of a loop that fails."""
+    """Trainer that stops right after a checkpoint, without the handling of an exception."""
 
     at: int
 
@@ -144,7 +144,7 @@ def train(cfg: CfgNode, folder: Path, *, resume: bool = False, kind: type[Traine
 
 
 def killed_and_resumed(cfg: CfgNode, folder: Path, at: int) -> Trainer:
-    """Trained, killed after the checkpoint of iteration ``at``, resumed."""
+    """Train, stop after the checkpoint of iteration ``at``, resume."""
     with pytest.raises(KeyboardInterrupt):
         train(cfg, folder, kind=type("Killed", (Killed,), {"at": at}))
     return train(cfg, folder, resume=True)

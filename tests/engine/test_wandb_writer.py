@@ -1,4 +1,4 @@
-"""W&B, played by a module of a few lines that writes down what it is told; nothing here knows a network."""
+"""The W&B writer, with a fake module wandb that writes its calls to a file; no test uses a network."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ def init(**options):
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The file of what wandb was told."""
+    """File with the calls of the fake wandb."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "wandb.py").write_text(FAKE)
     monkeypatch.syspath_prepend(tmp_path / "site")
