@@ -6,7 +6,8 @@ import torch
 from generation import PROMPT, write_pipeline
 from torch import Tensor
 
-from clouds.generation.painter import Painter, Recipe
+from clouds.generation.painter import Painter
+from clouds.generation.settings import PaintingSettings
 from clouds.self_training.sam.base import Embedding
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.segment_anything import SegmentAnything, mobile_sam, set_image_size, vit_sam
@@ -70,14 +71,14 @@ def measure_diffusion(bench: Bench, inputs: Inputs) -> None:
     folder, last = inputs.folder / "diffusion", batches[-1]
     write_pipeline(folder, "small" if bench.smoke else "sd2")
     on_gpu = bench.device.type == "cuda"
-    recipe = Recipe(str(folder), steps=steps, dtype="fp16" if on_gpu else "fp32")
+    settings = PaintingSettings(str(folder), steps=steps, dtype="fp16" if on_gpu else "fp32")
     device = "cuda:0" if on_gpu else "cpu"
     name = f"diffusion/{steps} steps, batch"
-    painter = Painter(recipe, device=device, batch_size=last)
+    painter = Painter(settings, device=device, batch_size=last)
     for batch in batches:
         run = partial(painter, [PROMPT] * batch, range(batch))
         bench.time(f"{name} {batch}", run, peer=f"{name} 1", images=batch, seconds=4)
     if on_gpu and bench.left() > 150:  # compilation takes a minute or two
-        compiled = Painter(recipe, device=device, batch_size=last, compile=True)
+        compiled = Painter(settings, device=device, batch_size=last, compile=True)
         run = partial(compiled, [PROMPT] * last, range(last))
         bench.time(f"{name} {last}, compiled", run, peer=f"{name} {last}", images=last, seconds=4)

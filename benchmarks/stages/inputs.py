@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from scenes import CLASSES, image, label_map
-from torch import Tensor, nn
+from torch import Tensor
 
-import clouds.clouds  # noqa: F401  (registers the architecture)
+from clouds.clouds import CLOUDS
 from clouds.config import load_config
 from clouds.d2 import CfgNode, Instances, build_model
 from clouds.modeling.structures import ImageDict, Prediction, Target
@@ -79,10 +79,12 @@ class Inputs:
         return load_config(CONFIG, [str(word) for pair in opts.items() for word in pair])
 
     @cached_property
-    def model(self) -> nn.Module:
+    def model(self) -> CLOUDS:
         """CLOUDS in training mode, with random weights."""
         torch.manual_seed(0)
-        return build_model(self.cfg).train()
+        model = build_model(self.cfg).train()
+        assert isinstance(model, CLOUDS)
+        return model
 
     @cached_property
     def pixels(self) -> Tensor:

@@ -82,7 +82,7 @@ def measure_criterion(bench: Bench, inputs: Inputs) -> None:
         return model.criterion(predictions, targets, seeded_points(range(len(targets)), bench.device))
 
     def both() -> None:
-        sum(losses().values()).backward()
+        torch.stack([*losses().values()]).sum().backward()
 
     images, masks = len(targets), sum(len(target.labels) for target in targets)
     bench.time("criterion", losses, images=images, masks=masks)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 
+import torch
 from scenes import CLASSES
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,7 +35,7 @@ class Step:
         losses = self.model(batch)
         values = as_numbers(losses)
         self.optimizer.zero_grad()
-        sum(losses.values()).backward()
+        torch.stack([*losses.values()]).sum().backward()
         self.clip(parameter for group in self.optimizer.param_groups for parameter in group["params"])
         self.optimizer.step()
         return values

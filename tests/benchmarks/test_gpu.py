@@ -1,6 +1,5 @@
 """The GPU benchmark: all stages in miniature, and the record of measurements."""
 
-import importlib
 import io
 import json
 import os
@@ -15,13 +14,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "benchmarks/gpu.py"
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Return a function that imports a module of benchmarks/."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module
 
 
 @pytest.fixture

@@ -1,0 +1,48 @@
+"""The benchmarks that compare with a peer on a CPU: each in miniature, with its check that both results agree."""
+
+import re
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+RUNS = {
+    "data": (["--images", "1", "--rounds", "1"], 6),
+    "pseudo_labels": (["--repeats", "1"], 4),
+    "generation": (["--images", "2", "--batch-size", "2", "--steps", "1", "--rounds", "1", "--no-compile"], 2),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_ratios_are_printed(
+    module: Callable[[str], ModuleType], name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    flags, rows = RUNS[name]
+    assert module(name).main(flags) == 0
+    ratios = re.findall(r"(\d+\.\d+)x$", capsys.readouterr().out, re.MULTILINE)
+    assert len(ratios) == rows
+    assert all(float(ratio) > 0 for ratio in ratios)
+
+
+def test_sam_has_a_command_line(module: Callable[[str], ModuleType]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        module("sam").main(["--help"])
+
+
+def test_scenes(module: Callable[[str], ModuleType]) -> None:
+    scenes = module("scenes")
+    labels = scenes.label_map((60, 90), 1)
+    assert labels.shape == (60, 90)
+    assert labels.dtype == np.uint8
+    assert labels.max() < scenes.CLASSES
+    assert (labels == scenes.label_map((60, 90), 1)).all()
+    assert (labels != scenes.label_map((60, 90), 2)).any()
+    assert len(np.unique(labels)) > 10
+    assert (scenes.label_map((60, 90), 1, specks=0.1) == scenes.IGNORE).any()
+    image = scenes.image(labels, 1)
+    assert image.shape == (60, 90, 3)
+    assert image.dtype == np.uint8
+    spread = [image[labels == label].std(axis=0).mean() for label in np.unique(labels)]
+    assert max(spread) < image.std(axis=(0, 1)).mean()  # a class has a colour of its own
