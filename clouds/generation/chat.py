@@ -1,4 +1,4 @@
-"""A chat model of transformers that writes prompts."""
+"""Chat model of transformers that writes prompts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +12,13 @@ from clouds.generation.settings import ChatSettings
 
 
 class ChatModel:
-    """A chat model, loaded on its device. It is a `clouds.generation.writing.Writer`.
+    """Chat model on its device; a `clouds.generation.writing.Writer`.
 
     Args:
-        settings: the model and how it samples.
+        settings: the model and its sampling.
 
     Raises:
-        UserError: there is no such model or device.
+        UserError: the model cannot be loaded, or the device does not exist.
     """
 
     def __init__(self, settings: ChatSettings) -> None:

@@ -1,4 +1,4 @@
-"""Generation of a whole set: a process's share of it, or the images of a manifest once more."""
+"""Generation of one process's share of a set, and repetition of the images of a manifest."""
 
 import dataclasses
 import datetime
@@ -42,7 +42,7 @@ def paint_set(
         num_images: number of images of the part.
         part: number of the part, from 0; it has the images ``part * num_images`` to ``(part + 1) * num_images - 1``.
         seed: seed of the set.
-        gate: quality gate; None for none.
+        gate: settings of the quality gate; None for no gate.
         execution: device and batches.
 
     Raises:
@@ -54,8 +54,8 @@ def paint_set(
     images = GeneratedSet(folder)
     images.make_folder()
     painter = load_painter(painting, execution, world.local_rank)
-    for place, text in painter.truncated_prompts(texts).items():
-        logger.warning(f"Prompt {place} is too long for the model, which does not see its end: {text!r}")
+    for index, text in painter.truncated_prompts(texts).items():
+        logger.warning(f"Prompt {index} is too long for the model, which does not read its end: {text!r}")
     judge = load_gate(gate, painter.device) if gate is not None else None
     images.begin(
         {
@@ -92,13 +92,13 @@ def paint_set(
 def repaint_set(
     folder: Path, source: Path, *, images: str | None = None, model: str | None = None, execution: Execution
 ) -> None:
-    """Generate the images of a manifest once more, in another set, and report which of them differ.
+    """Generate the images of a manifest again, in a new set, and report which of them differ.
 
     Args:
         folder: folder of the new set.
         source: the manifest, or the folder of its set.
-        images: indices of the images, such as "3,17,40-60"; default: all.
-        model: hub name or local folder of the pipeline; default: the recorded one.
+        images: indices of the images, such as "3,17,40-60"; None for all.
+        model: hub name or local folder of the pipeline; None for the recorded one.
         execution: device and batches; without ``compile`` the batches are those of the manifest.
 
     Raises:
@@ -110,7 +110,7 @@ def repaint_set(
             f"There is no manifest {manifest} (--from-manifest); name a set's folder or its manifest.jsonl."
         )
     if manifest.parent.resolve() == folder.resolve():
-        raise UserError(f"--from-manifest names {folder} itself; give another --folder to paint into.")
+        raise UserError(f"--from-manifest names {folder} itself; give another --folder.")
     description = read_description(manifest.parent / "dataset.json")
     settings: dict[str, Any] = description["settings"]
     rows = choose(read_manifest(manifest), parse_indices(images) if images else None)
@@ -135,9 +135,9 @@ def repaint_set(
     started = time.time()
     different = repaint(copy, painter, rows, description["prompts"], settings["seed"])
     _finish(copy, painter, started, len(rows), part=0, num_images=len(rows), world=World())
-    logger.info(f"{len(rows) - len(different):,} of {len(rows):,} images are, bit for bit, those of the manifest.")
+    logger.info(f"{len(rows) - len(different):,} of {len(rows):,} images are bit for bit those of the manifest.")
     for row in different[:10]:
-        logger.warning(f"Another image than in the manifest: {row['file_name']}")
+        logger.warning(f"This image differs from the manifest: {row['file_name']}")
 
 
 def load_painter(painting: PaintingSettings, execution: Execution, local_rank: int = 0) -> Painter:

@@ -1,4 +1,4 @@
-"""A file of prompts, written by a chat model and continued after an interruption."""
+"""Prompt file written by a chat model; an interrupted call is continued."""
 
 import dataclasses
 import importlib.metadata
@@ -38,7 +38,7 @@ def write_prompt_file(
         chat: the chat model.
         num_prompts: number of prompts.
         seed: seed of the scenes and of the replies.
-        instruction_file: file with the instruction to the model; default: `clouds.generation.writing.INSTRUCTION`.
+        instruction_file: file with the instruction to the model; None for `clouds.generation.writing.INSTRUCTION`.
         batch_size: number of requests that the model answers at once.
         max_turns: number of batches of requests before giving up.
 
@@ -74,7 +74,7 @@ def write_prompt_file(
         logger.info(f"{count:>6} refused: {reason}")
     if len(prompts) < num_prompts:
         raise UserError(
-            f"{chat.model} wrote {len(prompts)} of {num_prompts} prompts in {max_turns} turns; take a model that "
+            f"{chat.model} wrote {len(prompts)} of {num_prompts} prompts in {max_turns} turns; use a model that "
             f"follows instructions, or more --max-turns. The accepted prompts are kept in {unfinished}."
         )
     settings = {"num_prompts": num_prompts, "seed": seed, "batch_size": batch_size, "max_turns": max_turns}

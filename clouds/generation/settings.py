@@ -71,7 +71,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """A chat model and how it samples its replies.
+    """Chat model and the sampling of its replies.
 
     Attributes:
         model: hub name or local folder of a text model of transformers.
