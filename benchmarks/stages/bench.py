@@ -162,7 +162,7 @@ class Bench:
 
         def note(message: Warning | str, category: type[Warning], file: str, line: int, *_: object) -> None:
             if "synchroniz" in str(message):
-                places = [(file, line), *((frame.filename, frame.lineno) for frame in traceback.extract_stack())]
+                places = [(file, line), *((frame.filename, frame.lineno or 0) for frame in traceback.extract_stack())]
                 ours = [place for place in places if place[0].startswith(f"{ROOT}/clouds/")]
                 file, line = ours[-1] if ours else places[0]
                 lines[f"{without_folders(file, ROOT)}:{line}"] += 1
