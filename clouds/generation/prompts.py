@@ -11,7 +11,7 @@ from clouds.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MAX_WORDS = 300  # more than any text encoder reads: a longer line means that the file holds something else
+MAX_LINE_WORDS = 300  # more than any text encoder reads: a longer line means that the file holds something else
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -61,9 +61,9 @@ def read_prompts(path: Path) -> list[str]:
             raise UserError(
                 f"Prompt file {path} has the control character {found.group()!r} in line {number}; is it a text file?"
             )
-        if (count := len(words.split())) > MAX_WORDS:
+        if (count := len(words.split())) > MAX_LINE_WORDS:
             raise UserError(
-                f"Prompt file {path} has {count} words in line {number}, and a prompt has at most {MAX_WORDS}; "
+                f"Prompt file {path} has {count} words in line {number}, and a prompt has at most {MAX_LINE_WORDS}; "
                 "put one prompt on each line."
             )
         if prompt := words.strip():
