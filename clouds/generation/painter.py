@@ -137,7 +137,7 @@ class Painter:
                 truncated[index] = unread
         return truncated
 
-    def fingerprint(self) -> str:
+    def model_id(self) -> str:
         """Return the identity of the model: its commit on the hub, or the sha256 of the files of a local folder."""
         folder = self._folder()
         if folder.parent.name == "snapshots":

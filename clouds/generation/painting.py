@@ -60,7 +60,7 @@ def paint_set(
     images.begin(
         {
             **dataclasses.asdict(painter.settings),
-            "fingerprint": painter.fingerprint(),
+            "fingerprint": painter.model_id(),
             "seed": seed,
             "gate": dataclasses.asdict(gate) if gate is not None else None,
         },
@@ -121,14 +121,14 @@ def repaint_set(
         largest = max((len(row["batch"]) for row in rows), default=1)
         execution = dataclasses.replace(execution, batch_size=largest)
     painter = load_painter(painting, execution)
-    if painter.fingerprint() != settings["fingerprint"]:
+    if painter.model_id() != settings["fingerprint"]:
         logger.warning(
-            f"{painting.model} ({painter.fingerprint()[:12]}) is not the model of {manifest} "
+            f"{painting.model} ({painter.model_id()[:12]}) is not the model of {manifest} "
             f"({settings['fingerprint'][:12]}): the images will differ."
         )
     copy = GeneratedSet(folder)
     copy.begin(
-        {**settings, **dataclasses.asdict(painter.settings), "fingerprint": painter.fingerprint()},
+        {**settings, **dataclasses.asdict(painter.settings), "fingerprint": painter.model_id()},
         description["prompts"],
         description["licence"],
     )

@@ -91,16 +91,16 @@ def test_what_no_encoder_sees(stable_diffusion: Path, sdxl: Path) -> None:
         assert painter(model).truncated_prompts(["a bus", long]) == {1: "sun and people"}
 
 
-def test_fingerprint_and_licence(stable_diffusion: Path, sdxl: Path, tmp_path: Path) -> None:
+def test_model_id_and_licence(stable_diffusion: Path, sdxl: Path, tmp_path: Path) -> None:
     first = painter(stable_diffusion)
     copy = Path(shutil.copytree(stable_diffusion, tmp_path / "copy"))
     (copy / "README.md").write_text("another card")
     second = painter(copy)
-    assert first.fingerprint() == second.fingerprint() != painter(sdxl).fingerprint()
+    assert first.model_id() == second.model_id() != painter(sdxl).model_id()
     assert first.licence() == "openrail++"
     assert second.licence() == "unknown"
     other = write_stable_diffusion(tmp_path / "other", seed=1)
-    assert painter(other).fingerprint() != first.fingerprint()
+    assert painter(other).model_id() != first.model_id()
     assert first.peak_memory() > 2**20
     assert set(first.versions()) >= {"torch", "diffusers"}
 
@@ -115,7 +115,7 @@ def test_a_model_of_the_hub(stable_diffusion: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("diffusers.utils.constants.HF_MODULES_CACHE", str(tmp_path / "modules"))
     paint = painter("someone/streets")
-    assert paint.fingerprint() == commit
+    assert paint.model_id() == commit
     assert paint.licence() == "openrail++"
     assert apart(paint(PROMPTS[:1], [1]), painter(stable_diffusion)(PROMPTS[:1], [1])) == 0
 
