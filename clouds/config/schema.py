@@ -129,7 +129,6 @@ RULES: dict[str, Rule] = {
     "DATASETS.SOURCE_FACTOR": above(0, "to train without labelled images, leave their set out of DATASETS.TRAIN"),
     "DATASETS.TARGET_FACTOR": above(0, "to train without generated images, leave their set out of DATASETS.TRAIN"),
     "DATALOADER.NUM_WORKERS": at_least(0, "images are loaded by the training process"),
-    "DATALOADER.SAMPLER_TRAIN": one_of("TrainingSampler", "WeightedTrainingSampler", "RareClassSampler"),
     "DATALOADER.RARE_CLASS.TEMPERATURE": above(0),
     "DATALOADER.RARE_CLASS.MIN_PIXELS": at_least(1),
     "DATALOADER.RARE_CLASS.MIN_CROP_RATIO": at_least(0, "the first crop is taken"),

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from clouds.d2 import CfgNode, MetadataCatalog
 from clouds.data.classes import CITYSCAPES_COLORS
 from clouds.data.datasets.catalog import register_datasets
-from clouds.data.loading.mappers import FULL_RESOLUTION, TestMapper
+from clouds.data.loading.mappers import TestMapper
 from clouds.engine.checkpoint import load_for_inference
 from clouds.engine.setup import read_config, resolve_device, start_log
 from clouds.engine.trainer import Trainer
@@ -41,7 +41,7 @@ class Predictor:
         self.model.eval()
         self.mapper = TestMapper(
             short_edge=cfg.INPUT.TEST_SHORT_EDGE,
-            protocol=FULL_RESOLUTION,  # a prediction has the size of its image, whatever TEST.PROTOCOL says
+            protocol="full_resolution",  # a prediction has the size of its image, whatever TEST.PROTOCOL says
             num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         )
         self.colors: Sequence[Sequence[int]] = CITYSCAPES_COLORS

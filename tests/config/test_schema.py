@@ -55,7 +55,6 @@ RANGES = {
 CHOICES = {
     "MODEL.SEM_SEG_HEAD.NORM": {"GN", ""},
     "MODEL.CLOUDS.SAM.SELECTION_MODE": {"random", "center", "largest_component"},
-    "DATALOADER.SAMPLER_TRAIN": {"TrainingSampler", "WeightedTrainingSampler", "RareClassSampler"},
     "SOLVER.OPTIMIZER": {"ADAMW", "SGD"},
     "SOLVER.LR_SCHEDULER_NAME": {"WarmupMultiStepLR", "WarmupPolyLR"},
     "SOLVER.WARMUP_METHOD": {"linear", "constant"},
@@ -84,6 +83,7 @@ FREE = {
 REGISTERED = {
     *("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.SEM_SEG_HEAD.NAME", "MODEL.CLOUDS.SAM.TYPE"),
     *("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"),
+    "DATALOADER.SAMPLER_TRAIN",
 }
 
 

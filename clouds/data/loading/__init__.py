@@ -1,1 +1,1 @@
-"""From records to batches."""
+"""Loading of data sets: augmentation, mappers, samplers, loaders."""

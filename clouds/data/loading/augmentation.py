@@ -1,6 +1,8 @@
-"""Random views of a street scene: scale, crop, colour jitter, flip. Pure functions of their arguments and a Generator.
+"""Random views of an image and its label map: scale, crop, colour jitter, flip.
 
-Legend: H, W of the picture in its file; h, w of the whole picture once scaled; the crop is what leaves.
+All functions depend on their arguments and a random generator alone.
+
+Legend: (H, W) size of the image in its file; (h, w) size of the whole scaled image.
 """
 
 from dataclasses import dataclass
@@ -14,13 +16,13 @@ from PIL import Image
 from clouds.d2 import CfgNode
 from clouds.data.classes import IGNORE_LABEL
 
-_TRIES = 10
+_MAX_CROPS = 10
 UInt8Array = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of a scaled picture, all in pixels of that scaled picture."""
+    """Rectangle in a scaled image; all lengths are pixels of the scaled image."""
 
     scaled_height: int
     scaled_width: int
@@ -30,18 +32,41 @@ class Window:
     width: int
 
 
+class RequiredClass(NamedTuple):
+    """Class that a crop should show.
+
+    Attributes:
+        label: train id of the class.
+        min_pixels: number of its pixels that the crop should have.
+    """
+
+    label: int
+    min_pixels: float
+
+
 def scaled_size(size: tuple[int, int], box: tuple[int, int], scale: float) -> tuple[int, int]:
-    """(h, w) of the largest picture with the aspect ratio of `size` = (H, W) that fits `scale * box`."""
+    """Return the size (h, w) of the largest image with the aspect ratio of `size` that fits into `scale` * `box`.
+
+    Args:
+        size: (H, W) of the image.
+        box: (height, width) in pixels.
+        scale: factor on `box`.
+    """
     height, width = size
     factor = min(box[0] * scale / height, box[1] * scale / width)
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def draw_window(rng: np.random.Generator, scaled: tuple[int, int], crop: tuple[int, int] | None) -> Window:
-    """A random place for a crop of (height, width) in a picture of size `scaled` = (h, w).
+    """Draw the place of a crop.
 
-    Where the picture is smaller than the crop the window is the picture. Row and column are drawn independently (one
-    number for both would see only the diagonal), and always both, so that what is drawn next does not depend on sizes.
+    Row and column are drawn independently (a single number for both would only reach the diagonal). Both are always
+    drawn, so that later draws do not depend on the sizes.
+
+    Args:
+        rng: random generator.
+        scaled: (h, w) of the scaled image.
+        crop: (height, width) of the crop; None for the whole image. The window is no larger than the image.
     """
     height, width = scaled if crop is None else (min(scaled[0], crop[0]), min(scaled[1], crop[1]))
     top = round(rng.random() * (scaled[0] - height))
@@ -50,9 +75,17 @@ def draw_window(rng: np.random.Generator, scaled: tuple[int, int], crop: tuple[i
 
 
 def resize_window(image: Image.Image, window: Window) -> UInt8Array:
-    """The window of the bilinearly (antialiased) scaled RGB picture, computed alone: (height, width, 3) uint8.
+    """Compute a window of the scaled image (bilinear, antialiased) without scaling the rest.
 
-    Pillow's filter reads across the edge of `box`, so this is resize-then-crop up to the rounding of the box.
+    Pillow's filter reads across the edge of its argument `box`, so the result is that of resizing and then cropping, up
+    to the rounding of the box.
+
+    Args:
+        image: (H, W) RGB image.
+        window: window to compute.
+
+    Returns:
+        (height, width, 3) uint8 pixels.
     """
     if image.size == (window.scaled_width, window.scaled_height):
         image = image.crop((window.left, window.top, window.left + window.width, window.top + window.height))
@@ -68,19 +101,33 @@ def resize_window(image: Image.Image, window: Window) -> UInt8Array:
 
 
 def resize_label_window(label: UInt8Array, window: Window) -> UInt8Array:
-    """The window of the label map (H, W) scaled by nearest neighbour, centres aligned: (height, width) uint8."""
+    """Compute a window of the scaled label map (nearest neighbour, pixel centres aligned) without scaling the rest.
+
+    Args:
+        label: (H, W) uint8 train ids.
+        window: window to compute.
+
+    Returns:
+        (height, width) uint8 train ids.
+    """
     rows = _nearest(label.shape[0], window.scaled_height)[window.top : window.top + window.height]
     columns = _nearest(label.shape[1], window.scaled_width)[window.left : window.left + window.width]
     return label.take(rows, axis=0).take(columns, axis=1)
 
 
 def _nearest(source: int, target: int) -> npt.NDArray[np.intp]:
-    # Integer arithmetic for floor((i + 1/2) * source / target): no rounding decides a border.
+    # Integer arithmetic for floor((i + 1/2) * source / target), so that rounding does not shift a border.
     return (2 * np.arange(target, dtype=np.intp) + 1) * source // (2 * target)
 
 
 def pad(array: UInt8Array, size: tuple[int, int], value: int) -> UInt8Array:
-    """`array` (H, W, ...) extended to the right and below to at least `size` with `value`."""
+    """Pad an array at the right and at the bottom.
+
+    Args:
+        array: (height, width, ...) array.
+        size: smallest (height, width) of the result.
+        value: value of the added elements.
+    """
     missing = [max(0, size[axis] - array.shape[axis]) for axis in (0, 1)]
     if not any(missing):
         return array
@@ -89,11 +136,18 @@ def pad(array: UInt8Array, size: tuple[int, int], value: int) -> UInt8Array:
 
 
 def color_jitter(image: UInt8Array, rng: np.random.Generator, strength: float = 1.0) -> UInt8Array:
-    """The photometric distortion of SSD (Liu et al., 2016) on RGB (H, W, 3) uint8.
+    """Apply the photometric distortion of SSD (Liu et al., 2016).
 
-    Brightness +-32; contrast x 0.5-1.5, before or after the next two; saturation x 0.5-1.5; hue +-18 of 180, that is
-    36 degrees. Each happens with probability 1/2, and all numbers are drawn whatever happens. `strength` scales these
-    ranges about "no change": at 2 and above a picture may lose its contrast or all its colour.
+    Brightness +-32; contrast x 0.5 to 1.5, before or after the next two; saturation x 0.5 to 1.5; hue +-18 of 180, that
+    is 36 degrees. Each is applied with probability 1/2. All random numbers are always drawn.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        rng: random generator.
+        strength: factor on the ranges about "no change". At 2 and above an image may lose all its contrast or colour.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
     """
     brighten, contrast_first, contrast, saturate, turn = rng.random(5) < 0.5
     offset = rng.uniform(-32 * strength, 32 * strength)
@@ -101,7 +155,7 @@ def color_jitter(image: UInt8Array, rng: np.random.Generator, strength: float = 
     gain, chroma = rng.uniform(*factors), rng.uniform(*factors)
     turns = round(18 * strength)
     angle = int(rng.integers(-turns, turns + 1))
-    # Every step maps a byte to a byte, so each is a table of 256 entries instead of floating point on the picture.
+    # Every step maps a byte to a byte, so each is a table of 256 entries instead of floating point on the image.
     levels = np.arange(256)
     if brighten:
         image = _apply_table(image, levels + offset)
@@ -118,7 +172,7 @@ def color_jitter(image: UInt8Array, rng: np.random.Generator, strength: float = 
 
 
 def _apply_table(image: UInt8Array, table: npt.NDArray[Any]) -> UInt8Array:
-    """The picture with each byte v replaced by `table[v]`, clipped to 0..255 and truncated."""
+    """Replace each byte v by `table[v]`, clipped to 0 to 255 and truncated."""
     return np.asarray(cv2.LUT(image, np.clip(table, 0, 255).astype(np.uint8)), dtype=np.uint8)
 
 
@@ -126,23 +180,16 @@ def _convert(image: UInt8Array, code: int) -> UInt8Array:
     return np.asarray(cv2.cvtColor(image, code), dtype=np.uint8)
 
 
-class RequiredClass(NamedTuple):
-    """What a crop should show: so many pixels of a class."""
-
-    label: int
-    pixels: float
-
-
 @dataclass(frozen=True)
 class TrainAugmentation:
-    """Scale, crop, pad, jitter, flip, in this order; a step that is off is left out.
+    """Scale, crop, pad, jitter and flip, in this order.
 
     Args:
-        box: (height, width) that the picture is fitted into before the random scale; None = no scaling.
+        box: (height, width) into which the image is fitted before the random scale; None for no scaling.
         scale_range: lowest and highest factor on `box`.
-        crop: (height, width) of what comes out, padded (image 0, label 255) where the scaled picture is smaller;
-            None = all of it.
-        jitter: strength of the SSD colour jitter (after the padding, as published); 0 = none.
+        crop: (height, width) of the result, padded (image 0, label 255) where the scaled image is smaller; None for the
+            whole image.
+        jitter: strength of the colour jitter, which follows the padding as published; 0 for none.
         flip: mirror with probability 1/2.
     """
 
@@ -153,19 +200,26 @@ class TrainAugmentation:
     flip: bool = False
 
     def __call__(
-        self, image: Image.Image, label: UInt8Array, rng: np.random.Generator, wanted: RequiredClass | None = None
+        self, image: Image.Image, label: UInt8Array, rng: np.random.Generator, required: RequiredClass | None = None
     ) -> tuple[UInt8Array, UInt8Array]:
-        """RGB picture and (H, W) uint8 labels of the same size -> (h, w, 3) and (h, w) uint8.
+        """Draw a view of an image and its label map.
 
-        Where something is `wanted` the place of the crop is drawn again until it is there, ten times at the most.
+        Args:
+            image: (H, W) RGB image.
+            label: (H, W) uint8 train ids.
+            rng: random generator.
+            required: class that the crop should show. The crop is drawn up to ten times until it does.
+
+        Returns:
+            (height, width, 3) uint8 RGB and (height, width) uint8 train ids of the view.
         """
         scaled = label.shape[0], label.shape[1]
         if self.box is not None:
             scaled = scaled_size(scaled, self.box, rng.uniform(*self.scale_range))
         window = draw_window(rng, scaled, self.crop)
         target = resize_label_window(label, window)
-        for _ in range(_TRIES - 1):
-            if wanted is None or np.count_nonzero(target == wanted.label) >= wanted.pixels:
+        for _ in range(_MAX_CROPS - 1):
+            if required is None or np.count_nonzero(target == required.label) >= required.min_pixels:
                 break
             window = draw_window(rng, scaled, self.crop)
             target = resize_label_window(label, window)
@@ -181,17 +235,18 @@ class TrainAugmentation:
     def two_views(
         self, image: Image.Image, truth: UInt8Array | None, rng: np.random.Generator
     ) -> tuple[UInt8Array, UInt8Array, UInt8Array | None]:
-        """A generated picture at its own size: flipped, the same with the jitter, and the label map flipped alike.
+        """Draw the two views of a generated image at its own size: flipped, and flipped with the colour jitter.
 
-        What labels it must see what the student sees, pixel for pixel, hence neither scale nor crop.
+        The teacher labels the first view pixel by pixel for the student, who sees the second one. So there is neither
+        scale nor crop.
 
         Args:
-            image: (H, W) RGB picture.
-            truth: (H, W) uint8 labels, or None.
-            rng: source of the flip, then of the jitter.
+            image: (H, W) RGB image.
+            truth: (H, W) uint8 train ids, or None.
+            rng: random generator of the flip, then of the jitter.
 
         Returns:
-            (H, W, 3), (H, W, 3) and (H, W) uint8 (or None).
+            (H, W, 3) and (H, W, 3) uint8 RGB, and the flipped `truth`.
         """
         clean = np.asarray(image)
         if self.flip and rng.random() < 0.5:
@@ -200,7 +255,7 @@ class TrainAugmentation:
 
 
 def build_train_augmentation(cfg: CfgNode) -> TrainAugmentation:
-    """What `cfg.INPUT` describes: `RESIZE`, `CROP`, `COLOR_AUG_SSD` with its strength, and `FLIP`."""
+    """Build the augmentation that the keys `RESIZE`, `CROP`, `COLOR_AUG_SSD` and `FLIP` of `INPUT` describe."""
     options = cfg.INPUT
     return TrainAugmentation(
         box=(options.INITIAL_HEIGHT, options.INITIAL_WIDTH) if options.RESIZE.ENABLED else None,

@@ -1,8 +1,10 @@
-"""From a record (paths) to what the network is given (tensors).
+"""Mappers: from a record, with paths, to a sample, with tensors.
 
-Legend: C classes, N classes present in a crop, (H, W) of the label map handed on, (h, w) of the network's input.
+Legend: C classes, N classes present in a crop, (H, W) size of the label map of the sample, (h, w) size of the network's
+input.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 from clouds.d2 import CfgNode, Instances, configurable
 from clouds.data.classes import IGNORE_LABEL
 from clouds.data.datasets.record import Record, is_generated
-from clouds.data.encoding import check_same_size, read_train_ids
+from clouds.data.encoding import TrainIds, check_same_size, read_train_ids
 from clouds.data.loading.augmentation import (
     RequiredClass,
     TrainAugmentation,
@@ -25,29 +27,45 @@ from clouds.data.preparation.class_statistics import count_values
 from clouds.errors import UserError
 from clouds.utils.images import read_image
 
-FULL_RESOLUTION = "full_resolution"
-PUBLISHED_SHORT_EDGE = "published_short_edge"
-PROTOCOLS = {
-    FULL_RESOLUTION: "scores at the size of the picture, ground truth as it is in its file",
-    PUBLISHED_SHORT_EDGE: "ground truth resized (nearest) to the network's input, as the published code does",
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+def full_resolution(size: Size, input_size: Size, label: TrainIds | None) -> tuple[Size, TrainIds | None]:
+    """Score at the size of the image, with the label map as it is in its file."""
+    del input_size
+    return size, label
+
+
+def published_short_edge(size: Size, input_size: Size, label: TrainIds | None) -> tuple[Size, TrainIds | None]:
+    """Score at the size of the network's input, with the label map resized (nearest), as the published code does."""
+    del size
+    if label is not None:
+        label = resize_label_window(label, Window(*input_size, 0, 0, *input_size))
+    return input_size, label
+
+
+PROTOCOLS: dict[str, Callable[[Size, Size, TrainIds | None], tuple[Size, TrainIds | None]]] = {
+    "full_resolution": full_resolution,
+    "published_short_edge": published_short_edge,
 }
-"""`cfg.TEST.PROTOCOL`: at which size predictions are compared with the ground truth."""
+"""Evaluation protocols of `TEST.PROTOCOL`: functions of the image's size (H, W), the network's input size (h, w) and
+the label map. They return the size at which predictions are scored and the label map of that size."""
 
 
 class TrainMapper:
-    """Reads a record and draws a random view of it; labels become one mask a class.
+    """Reads a record and draws a random view of it.
 
-    A record that says `is_generated` has no labels to learn from: it gives the clean view that the teacher labels, and
-    the student's, jittered in colour.
+    A generated image has no labels. It gives a clean view for the teacher, and the student's view with colour jitter.
     """
 
     @configurable
     def __init__(self, *, augmentation: TrainAugmentation, num_classes: int, rare_pixels: float = 0.0) -> None:
         """
         Args:
-            augmentation: the random views, see `clouds.data.loading.augmentation`.
-            num_classes: C; label maps hold 0..C-1 and 255.
-            rare_pixels: so many pixels of a record's `rare_class`, where it has one, its crop should show.
+            augmentation: random views.
+            num_classes: C, number of classes without void.
+            rare_pixels: number of pixels of the record's `rare_class`, if it has one, that its crop should show.
         """
         self.augmentation = augmentation
         self.rare_pixels = rare_pixels
@@ -62,20 +80,31 @@ class TrainMapper:
         }
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-        """
+        """Map a record to a sample.
+
+        Args:
+            record: see `clouds.data.datasets.record.Record`.
+            rng: random generator of the view.
+
         Returns:
-            the record's entries and
-            `image`: (3, H, W) uint8 RGB tensor, what the student sees;
-            `height`, `width`: H, W.
-            Of a labelled record also
-            `sem_seg`: (H, W) int64 tensor, 255 = ignore;
-            `instances`: `gt_classes` (N,) int64, ascending, and `gt_masks` (N, H, W) bool, ignore left out.
-            Of a generated one also
-            `image_clean`: as `image` without the jitter; missing where none is configured, for then they are the same;
-            `truth`: (H, W) uint8 tensor, 255 = ignore, to measure with; only where the record has `truth_file_name`.
+            The entries of the record and
+
+            * `image`: (3, H, W) uint8 RGB tensor, the student's view;
+            * `height`, `width`: H, W.
+
+            For a labelled record also
+
+            * `sem_seg`: (H, W) int64 tensor of train ids, 255 = ignored;
+            * `instances`: `gt_classes`, (N,) int64, ascending, and `gt_masks`, (N, H, W) bool, without ignored pixels.
+
+            For a generated record also
+
+            * `image_clean`: (3, H, W) uint8 RGB tensor, the view without jitter; missing if the jitter is off, because
+              `image` is the same then;
+            * `truth`: (H, W) uint8 tensor of train ids, 255 = ignored; only if the record has `truth_file_name`.
 
         Raises:
-            UserError: a file is missing or damaged, the sizes differ, an id is unknown, or there is no label map.
+            UserError: a file is missing or damaged, sizes differ, a label value is unknown, or a label map is missing.
         """
         return self._generated(record, rng) if is_generated(record) else self._labelled(record, rng)
 
@@ -85,11 +114,10 @@ class TrainMapper:
                 f"{record['file_name']} has no label map: training images need one, unless their records have "
                 "is_generated True."
             )
-        image = read_image(record["file_name"])
-        label = read_train_ids(record["sem_seg_file_name"], self.num_classes, record.get("label_encoding"))
-        check_same_size(image, record["file_name"], label, record["sem_seg_file_name"])
-        wanted = RequiredClass(record["rare_class"], self.rare_pixels) if "rare_class" in record else None
-        pixels, target = self.augmentation(image, label, rng, wanted)
+        image, label = _read(record, "sem_seg_file_name", self.num_classes)
+        assert label is not None
+        required = RequiredClass(record["rare_class"], self.rare_pixels) if "rare_class" in record else None
+        pixels, target = self.augmentation(image, label, rng, required)
         height, width = target.shape
         return {
             **record,
@@ -101,10 +129,7 @@ class TrainMapper:
         }
 
     def _generated(self, record: Record, rng: np.random.Generator) -> Record:
-        image, truth = read_image(record["file_name"]), None
-        if "truth_file_name" in record:
-            truth = read_train_ids(record["truth_file_name"], self.num_classes)
-            check_same_size(image, record["file_name"], truth, record["truth_file_name"])
+        image, truth = _read(record, "truth_file_name", self.num_classes)
         clean, student, truth = self.augmentation.two_views(image, truth, rng)
         mapped = {**record, "image": _channels_first(student), "height": image.height, "width": image.width}
         if self.augmentation.jitter:
@@ -115,7 +140,7 @@ class TrainMapper:
 
 
 class TestMapper:
-    """Reads a record for inference: the picture at the network's size, the ground truth at the protocol's."""
+    """Reads a record for inference: the image at the network's input size, the label map at the size to score at."""
 
     __test__ = False  # its name would make pytest collect it
 
@@ -123,9 +148,12 @@ class TestMapper:
     def __init__(self, *, short_edge: int, protocol: str, num_classes: int) -> None:
         """
         Args:
-            short_edge: length in pixels that the picture's shorter edge is resized to; 0 = leave it as it is.
-            protocol: one of `PROTOCOLS`.
-            num_classes: C; label maps hold 0..C-1 and 255.
+            short_edge: length in pixels to which the shorter edge of the image is resized; 0 for no resizing.
+            protocol: key of `PROTOCOLS`.
+            num_classes: C, number of classes without void.
+
+        Raises:
+            ValueError: there is no such protocol.
         """
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}")
@@ -142,51 +170,62 @@ class TestMapper:
         }
 
     def __call__(self, record: Record) -> Record:
-        """
+        """Map a record to a sample.
+
+        Args:
+            record: see `clouds.data.datasets.record.Record`.
+
         Returns:
-            the record's entries and
-            `image`: (3, h, w) uint8 RGB tensor, shorter edge resized (bilinear, antialiased);
-            `height`, `width`: H, W, the size at which the model must answer;
-            `sem_seg`: (H, W) uint8 tensor, 255 = ignore; only where the record has labels.
+            The entries of the record and
+
+            * `image`: (3, h, w) uint8 RGB tensor, shorter edge resized (bilinear, antialiased);
+            * `height`, `width`: H, W, the size of the prediction that the model returns;
+            * `sem_seg`: (H, W) uint8 tensor of train ids, 255 = ignored; only if the record has labels.
 
         Raises:
-            UserError: a file is missing or damaged, the sizes differ, or a label id is unknown.
+            UserError: a file is missing or damaged, sizes differ, or a label value is unknown.
         """
-        image = read_image(record["file_name"])
-        height, width = image.height, image.width
-        mapped = dict(record)
-        label = None
-        if "sem_seg_file_name" in record:
-            label = read_train_ids(record["sem_seg_file_name"], self.num_classes, record.get("label_encoding"))
-            check_same_size(image, record["file_name"], label, record["sem_seg_file_name"])
-        input_height, input_width = short_edge_size((height, width), self.short_edge)
-        if (input_height, input_width) != (height, width):
-            image = image.resize((input_width, input_height), Image.Resampling.BILINEAR)
-        if self.protocol == PUBLISHED_SHORT_EDGE:
-            height, width = input_height, input_width
-            if label is not None:
-                label = resize_label_window(label, Window(height, width, 0, 0, height, width))
-        mapped.update(image=_channels_first(np.asarray(image)), height=height, width=width)
+        image, label = _read(record, "sem_seg_file_name", self.num_classes)
+        size = image.height, image.width
+        input_size = short_edge_size(size, self.short_edge)
+        if input_size != size:
+            image = image.resize((input_size[1], input_size[0]), Image.Resampling.BILINEAR)
+        (height, width), label = PROTOCOLS[self.protocol](size, input_size, label)
+        mapped = {**record, "image": _channels_first(np.asarray(image)), "height": height, "width": width}
         if label is not None:
             mapped["sem_seg"] = torch.from_numpy(np.array(label))
         return mapped
 
 
-def short_edge_size(size: tuple[int, int], short_edge: int) -> tuple[int, int]:
-    """(h, w) of a picture of `size` = (H, W) once its shorter edge is `short_edge` (0 = as it is), aspect kept."""
+def short_edge_size(size: Size, short_edge: int) -> Size:
+    """Return the size (h, w) of an image of `size` (H, W) whose shorter edge is resized to `short_edge` pixels.
+
+    The aspect ratio is kept; with 0 the size is kept, too.
+    """
     if short_edge == 0:
         return size
     factor = short_edge / min(size)
-    # The half is rounded up, as detectron2 does: round() would send 1024.5 and 1025.5 different ways.
+    # Halves are rounded up, as in detectron2; round() would send 1024.5 and 1025.5 different ways.
     return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
 
 
+def _read(record: Record, key: str, num_classes: int) -> tuple[Image.Image, TrainIds | None]:
+    """Read the image of a record, and the label map under `key` if the record has one."""
+    image = read_image(record["file_name"])
+    if key not in record:
+        return image, None
+    encoding = record.get("label_encoding") if key == "sem_seg_file_name" else None
+    label = read_train_ids(record[key], num_classes, encoding)
+    check_same_size(image, record["file_name"], label, record[key])
+    return image, label
+
+
 def _channels_first(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """(H, W, 3) -> (3, H, W) tensor with memory of its own."""
+    """Return a (3, H, W) tensor of (H, W, 3) pixels that shares no memory with them."""
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
-def _class_masks(target: npt.NDArray[np.uint8]) -> Instances:
+def _class_masks(target: TrainIds) -> Instances:
     present = np.flatnonzero(count_values(target)[:IGNORE_LABEL])
     instances = Instances(target.shape)
     instances.gt_classes = torch.from_numpy(present.astype(np.int64))

@@ -1,109 +1,176 @@
-"""Rare-class sampling (Hoyer et al., DAFormer, CVPR 2022, section 3.3): labelled pictures by what is on them."""
+"""Rare-class sampling (Hoyer et al., DAFormer, CVPR 2022, section 3.3): labelled images are drawn by their classes."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from clouds.d2 import CfgNode, configurable
 from clouds.data.datasets.catalog import dataset_specs
-from clouds.data.datasets.record import Record
+from clouds.data.datasets.record import is_generated
 from clouds.data.datasets.spec import data_root
+from clouds.data.loading.samplers import (
+    SAMPLER_REGISTRY,
+    Datasets,
+    Draw,
+    WeightedTrainingSampler,
+    process_arguments,
+    repeat_factors,
+)
 from clouds.data.preparation.class_statistics import STATISTICS_FILE, ClassCounts, read_class_statistics
 from clouds.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RareClasses:
-    """Draws a class, the rarer the likelier, then a picture that has it."""
+    """Distribution of images that prefers rare classes: a class is drawn, then an image that has it."""
 
     classes: tuple[int, ...]
-    """Those that some picture has enough of."""
+    """Train ids of the classes that at least one image has enough of."""
     probabilities: npt.NDArray[np.float64]
-    """Of these classes."""
-    pictures: tuple[npt.NDArray[np.intp], ...]
-    """Of each of these classes, the indices of the pictures."""
+    """Probability of each of these classes."""
+    images: tuple[npt.NDArray[np.intp], ...]
+    """Indices of the images that have enough of each of these classes."""
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[int, ClassCounts], *, temperature: float, min_pixels: int) -> "RareClasses":
+        """Compute equations 9 and 10 of DAFormer: P(c) ~ exp((1 - f_c) / T) for the share f_c of class c in all pixels.
+
+        Args:
+            counts: pixels by train id, by index of the image.
+            temperature: T, above 0. The lower, the more rare classes are preferred.
+            min_pixels: number of pixels from which on an image has a class.
+
+        Raises:
+            ValueError: no image has `min_pixels` of any class.
+        """
+        totals: dict[int, int] = {}
+        for count in counts.values():
+            for train_id, pixels in count.items():
+                totals[train_id] = totals.get(train_id, 0) + pixels
+        images = {
+            c: np.array([index for index, count in counts.items() if count.get(c, 0) >= min_pixels], np.intp)
+            for c in sorted(totals)
+        }
+        classes = tuple(c for c, indices in images.items() if len(indices))
+        if not classes:
+            raise ValueError(f"min_pixels is {min_pixels}, but no image has as many pixels of any class: lower it")
+        shares = np.array([totals[c] for c in classes]) / sum(totals.values())
+        # The largest exponent is 0, so nothing overflows at any temperature.
+        weights = np.exp((shares.min() - shares) / temperature)
+        return cls(classes, weights / weights.sum(), tuple(images[c] for c in classes))
 
     def choose(self, rng: np.random.Generator) -> tuple[int, int]:
-        """Index of a picture, and the class that it was drawn for."""
+        """Draw the index of an image and the class that it was drawn for."""
         which = int(rng.choice(len(self.classes), p=self.probabilities))
-        return int(rng.choice(self.pictures[which])), self.classes[which]
+        return int(rng.choice(self.images[which])), self.classes[which]
 
 
-def rare_classes(counts: Mapping[int, ClassCounts], *, temperature: float, min_pixels: int) -> RareClasses:
-    """DAFormer's equations 9 and 10: with f_c the share of class c of all pixels, P(c) ~ exp((1 - f_c) / T).
+@SAMPLER_REGISTRY.register()
+class RareClassSampler(WeightedTrainingSampler):
+    """`WeightedTrainingSampler` that gives each draw of a labelled image to one drawn from `RareClasses`."""
+
+    @configurable
+    def __init__(
+        self,
+        factors: Sequence[float],
+        rare_classes: RareClasses,
+        labelled: Sequence[bool],
+        seed: int,
+        *,
+        position: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """
+        Args:
+            factors: repeat factor of each image, see `WeightedTrainingSampler`.
+            rare_classes: distribution of the labelled images.
+            labelled: whether each image is labelled; the draws of other images are kept.
+            seed: seed of all random choices, at least 0.
+            position: number of earlier draws, over all processes.
+            rank: rank of this process.
+            world_size: number of processes.
+        """
+        super().__init__(factors, seed, position=position, rank=rank, world_size=world_size)
+        self.rare_classes = rare_classes
+        self.labelled = labelled
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, datasets: Datasets) -> dict[str, Any]:
+        options = cfg.DATALOADER.RARE_CLASS
+        counts = labelled_counts(datasets, cfg.DATASETS.CUSTOM)
+        try:
+            rare = RareClasses.from_counts(counts, temperature=options.TEMPERATURE, min_pixels=options.MIN_PIXELS)
+        except ValueError as error:
+            raise UserError(f"Rare-class sampling: {error} (DATALOADER.RARE_CLASS.MIN_PIXELS).") from error
+        chances = zip(rare.classes, rare.probabilities, rare.images, strict=True)
+        listed = ", ".join(f"{c}: {100 * chance:.1f} % ({len(images)})" for c, chance, images in chances)
+        logger.info("Labelled images are drawn by class, train id: chance (images with it): %s", listed)
+        return {
+            "factors": repeat_factors(cfg, datasets),
+            "rare_classes": rare,
+            "labelled": [not is_generated(record) for _, records in datasets for record in records],
+            **process_arguments(cfg),
+        }
+
+    def draw(self, number: int, index: int) -> Draw:
+        if not self.labelled[index]:
+            return Draw(number, index)
+        # The 5 separates this random stream from the others of the draw.
+        return Draw(number, *self.rare_classes.choose(np.random.default_rng([self.seed, number, 5])))
+
+
+def labelled_counts(datasets: Datasets, custom: Sequence[str] = ()) -> dict[int, ClassCounts]:
+    """Read the class statistics of the labelled records.
+
+    Label maps are looked up by file name, which is unique in a data set. So statistics of the published converters,
+    which have paths of another machine, can be used.
 
     Args:
-        counts: index of a picture -> pixels by train id.
-        temperature: T, above 0; the lower, the more the rare classes are preferred.
-        min_pixels: a picture has a class from so many of its pixels on.
-
-    Raises:
-        ValueError: no image has `min_pixels` of any class.
-    """
-    totals: dict[int, int] = {}
-    for count in counts.values():
-        for train_id, pixels in count.items():
-            totals[train_id] = totals.get(train_id, 0) + pixels
-    enough = {c: [index for index, count in counts.items() if count.get(c, 0) >= min_pixels] for c in sorted(totals)}
-    having = {c: np.array(pictures, np.intp) for c, pictures in enough.items()}
-    classes = tuple(c for c, pictures in having.items() if len(pictures))
-    if not classes:
-        raise ValueError(f"min_pixels is {min_pixels}, but no image has as many pixels of any class: lower it")
-    shares = np.array([totals[c] for c in classes]) / sum(totals.values())
-    # The largest exponent is 0: nothing overflows, whatever the temperature.
-    weights = np.exp((shares.min() - shares) / temperature)
-    return RareClasses(classes, weights / weights.sum(), tuple(having[c] for c in classes))
-
-
-def read_statistics(parts: Mapping[str, Sequence[Record]], custom: Sequence[str] = ()) -> dict[int, ClassCounts]:
-    """Pixels by train id of the labelled records, from the `sample_class_stats.json` that belong to these sets.
-
-    Files are told by their names alone, which are unique in a set: so statistics of the published converters, with
-    paths of another machine, can be read, too.
-
-    Args:
-        parts: name of a training set -> its records; those of generated images have no statistics and need none.
-        custom: YAML files that describe more sets.
+        datasets: training sets; records without labels need no statistics.
+        custom: YAML files that describe further data sets.
 
     Returns:
-        index of a labelled record, all parts in a row -> counts.
+        Pixels by train id, by index of the record among those of all sets.
 
     Raises:
-        UserError: a set without statistics, or an image that is not in them.
+        UserError: a data set has no class statistics, or a label map is missing from them.
     """
     root = data_root()
-    places = {spec.name: spec.statistics_folder(root) / STATISTICS_FILE for spec in dataset_specs(custom)}
+    files = {spec.name: spec.statistics_folder(root) / STATISTICS_FILE for spec in dataset_specs(custom)}
     counts, first = dict[int, ClassCounts](), 0
-    for name, records in parts.items():
-        labelled = {
+    for name, records in datasets:
+        label_maps = {
             first + number: Path(record["sem_seg_file_name"]).name
             for number, record in enumerate(records)
             if "sem_seg_file_name" in record
         }
         first += len(records)
-        if not labelled:
+        if not label_maps:
             continue
-        if name not in places:
+        if name not in files:
             raise UserError(
                 f"Rare-class sampling needs class statistics, and {name} has none: describe the data set in a YAML "
                 "file, or use another sampler."
             )
-        if not places[name].is_file():
+        remedy = f"python tools/prepare_datasets.py {name}, with --dataset FILE for a set of your own"
+        if not files[name].is_file():
             raise UserError(
-                f"{name} has no class statistics {places[name]}, which rare-class sampling needs; make them with: "
-                f"{_remedy(name)}."
+                f"{name} has no class statistics {files[name]}, which rare-class sampling needs; make them with: "
+                f"{remedy}."
             )
-        by_file = read_class_statistics(places[name])
-        if missing := [file for file in labelled.values() if file not in by_file]:
+        by_name = read_class_statistics(files[name])
+        if missing := [label_map for label_map in label_maps.values() if label_map not in by_name]:
             raise UserError(
-                f"The class statistics {places[name]} lack {len(missing)} label maps of {name}, first {missing[0]}; "
-                f"make them again with: {_remedy(name)}."
+                f"The class statistics {files[name]} lack {len(missing)} label maps of {name}, first {missing[0]}; "
+                f"make them again with: {remedy}."
             )
-        counts |= {index: by_file[file] for index, file in labelled.items()}
+        counts |= {index: by_name[label_map] for index, label_map in label_maps.items()}
     return counts
-
-
-def _remedy(name: str) -> str:
-    return f"python tools/prepare_datasets.py {name}, with --dataset FILE for a set of your own"

@@ -1,19 +1,17 @@
+import copy
 import itertools
 import logging
-import math
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from clouds.d2 import CfgNode, comm
 from clouds.data.datasets.catalog import register, register_datasets
 from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
-from clouds.data.loading.samplers import TrainingSampler, WeightedTrainingSampler, contiguous_share
+from clouds.data.loading.samplers import TrainingSampler
 from clouds.errors import UserError
 from tests.data.conftest import label_map, save, write_generated, write_gta5
 
@@ -29,6 +27,13 @@ def ids(batches: list[list[dict]]) -> list[str]:
 def same(left: list[list[dict]], right: list[list[dict]]) -> bool:
     pairs = list(zip(itertools.chain(*left), itertools.chain(*right), strict=True))
     return all(a["image_id"] == b["image_id"] and torch.equal(a["image"], b["image"]) for a, b in pairs)
+
+
+def shared(sampler: TrainingSampler, rank: int) -> TrainingSampler:
+    """The sampler of one of two processes."""
+    own = copy.copy(sampler)
+    own.rank, own.world_size = rank, 2
+    return own
 
 
 @pytest.fixture
@@ -49,99 +54,6 @@ def joint(gta5: CfgNode, tmp_path: Path) -> CfgNode:
     gta5.DATALOADER.SAMPLER_TRAIN = "WeightedTrainingSampler"
     gta5.MODEL.CLOUDS.SAM.MINIBATCH = True
     return gta5
-
-
-# --- order
-
-
-@given(
-    size=st.integers(1, 30),
-    seed=st.integers(0, 2**40),
-    world_size=st.integers(1, 4),
-    position=st.integers(0, 70),
-)
-def test_ranks_share_one_sequence_that_can_be_entered_anywhere(
-    size: int, seed: int, world_size: int, position: int
-) -> None:
-    whole = list(itertools.islice(TrainingSampler(size, seed), 140))
-    assert [draw for draw, _ in whole] == list(range(140))
-    for epoch in range(140 // size):
-        assert sorted(index for _, index in whole[epoch * size : (epoch + 1) * size]) == list(range(size))
-    shares = [
-        itertools.islice(TrainingSampler(size, seed, position=position, rank=rank, world_size=world_size), 10)
-        for rank in range(world_size)
-    ]
-    merged = [draw for together in zip(*shares, strict=True) for draw in together]
-    assert merged == whole[position : position + 10 * world_size]
-
-
-def test_epochs_and_seeds_shuffle_differently() -> None:
-    orders = [
-        tuple(index for _, index in itertools.islice(TrainingSampler(50, seed, position=start), 50))
-        for seed in (0, 1)
-        for start in (0, 50)
-    ]
-    assert len(set(orders)) == 4 and tuple(range(50)) not in orders
-
-
-factor_lists = st.lists(st.floats(0.01, 3.5) | st.integers(1, 3).map(float), min_size=1, max_size=12).filter(
-    lambda factors: max(factors) >= 1
-)
-
-
-@settings(max_examples=50)
-@given(factors=factor_lists, seed=st.integers(0, 2**40), world_size=st.integers(1, 4), position=st.integers(0, 30))
-def test_weighted_ranks_share_one_sequence_that_can_be_entered_anywhere(
-    factors: list[float], seed: int, world_size: int, position: int
-) -> None:
-    sampler = WeightedTrainingSampler(factors, seed)
-    whole = list(itertools.islice(sampler, 60))
-    assert [draw for draw, _ in whole] == list(range(60))
-    start = epoch = 0
-    while start < 60:
-        order = sampler.order(epoch).tolist()
-        assert [index for _, index in whole[start : start + len(order)]] == order[: 60 - start]
-        assert sampler.locate(start) == sampler.locate(start + len(order) - 1) == (epoch, start)
-        for index, factor in enumerate(factors):
-            assert order.count(index) in (math.floor(factor), math.ceil(factor))
-        start, epoch = start + len(order), epoch + 1
-    shares = [
-        itertools.islice(WeightedTrainingSampler(factors, seed, position=position, rank=rank, world_size=world_size), 7)
-        for rank in range(world_size)
-    ]
-    merged = [draw for together in zip(*shares, strict=True) for draw in together]
-    assert merged == whole[position : position + 7 * world_size]
-
-
-@given(size=st.integers(1, 30), seed=st.integers(0, 2**40))
-def test_factors_of_one_are_the_plain_sequence(size: int, seed: int) -> None:
-    plain, weighted = TrainingSampler(size, seed), WeightedTrainingSampler([1.0] * size, seed)
-    assert list(itertools.islice(plain, 70)) == list(itertools.islice(weighted, 70))
-
-
-def test_a_fraction_is_a_probability_drawn_anew_in_every_epoch() -> None:
-    factors = [1.0] * 10 + [0.2] * 10 + [2.7] * 10
-    sampler = WeightedTrainingSampler(factors, seed=3)
-    counts = np.stack([np.bincount(sampler.order(epoch), minlength=30) for epoch in range(2000)])
-    # Standard error of a mean: below 0.5 / sqrt(2000) = 0.011 of one picture, a third of that of ten.
-    assert counts.mean(axis=0) == pytest.approx(factors, abs=0.045)
-    assert counts.mean(axis=0).reshape(3, 10).mean(axis=1) == pytest.approx([1.0, 0.2, 2.7], abs=0.015)
-    assert len({row.tobytes() for row in counts[:, 10:]}) > 1700
-    together = np.corrcoef(counts[:, 10:].T) - np.eye(20)
-    assert np.abs(together).max() < 0.1, "pictures are chosen independently"
-
-
-@pytest.mark.parametrize("factors", [[], [1.0, 0.0], [1.0, -1.0], [0.9, 0.9], [1.0, math.nan], [1.0, math.inf]])
-def test_factors_that_cannot_be(factors: list[float]) -> None:
-    with pytest.raises(ValueError):
-        WeightedTrainingSampler(factors, seed=0)
-
-
-@given(size=st.integers(0, 100), world_size=st.integers(1, 12))
-def test_contiguous_shares_cover_everything_once(size: int, world_size: int) -> None:
-    shares = [contiguous_share(size, rank, world_size) for rank in range(world_size)]
-    assert list(itertools.chain(*shares)) == list(range(size))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 # --- training
@@ -189,9 +101,7 @@ def test_training_resumes_where_it_was(gta5: CfgNode, workers: int) -> None:
 
 def test_processes_share_a_batch(gta5: CfgNode) -> None:
     whole = build_train_loader(gta5)
-    shares = [
-        TrainLoader(whole.records, whole.mapper, batch_size=2, seed=7, rank=rank, world_size=2) for rank in (0, 1)
-    ]
+    shares = [TrainLoader(whole.records, whole.mapper, shared(whole.sampler, rank), batch_size=2) for rank in (0, 1)]
     parts = [take(share, 5) for share in shares]
     assert all(len(batch) == 1 for part in parts for batch in part)
     assert same(take(whole, 5), [[*a, *b] for a, b in zip(*parts, strict=True)])
@@ -201,7 +111,7 @@ def test_processes_share_a_batch(gta5: CfgNode) -> None:
 def test_batch_that_cannot_be_shared(gta5: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = build_train_loader(gta5)
     with pytest.raises(ValueError, match="batch_size is 2; it must be a multiple of world_size, 3"):
-        TrainLoader(whole.records, whole.mapper, batch_size=2, seed=0, world_size=3)
+        TrainLoader(whole.records, whole.mapper, TrainingSampler(5, 0, world_size=3), batch_size=2)
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)
     with pytest.raises(UserError, match=r"IMS_PER_BATCH is 2; it must be a multiple of 3"):
         build_train_loader(gta5)
@@ -239,7 +149,7 @@ def test_generated_pictures_come_as_often_as_the_factors_say(joint: CfgNode, cap
         loader = build_train_loader(joint)
     assert "gta5: 5 training images" in caplog.text
     assert "sd_mine: 3 training images" in caplog.text
-    assert "An epoch has 11 images on average: 5 labelled x 1, 3 generated x 2" in caplog.text
+    assert "An epoch has 11 images: 5 labelled x 1, 3 generated x 2" in caplog.text
     samples = [sample for batch in take(loader, 11) for sample in batch]
     labelled = Counter(s["image_id"] for s in samples if not s.get("is_generated", False))
     generated = Counter(s["image_id"] for s in samples if s.get("is_generated", False))
@@ -276,10 +186,7 @@ def test_joint_training_resumes_where_it_was(joint: CfgNode, workers: int) -> No
 def test_processes_share_a_batch_of_joint_training(joint: CfgNode) -> None:
     joint.DATASETS.TARGET_FACTOR = 0.6
     whole = build_train_loader(joint)
-    shares = [
-        TrainLoader(whole.records, whole.mapper, batch_size=2, seed=7, factors=whole.factors, rank=rank, world_size=2)
-        for rank in (0, 1)
-    ]
+    shares = [TrainLoader(whole.records, whole.mapper, shared(whole.sampler, rank), batch_size=2) for rank in (0, 1)]
     parts = [take(share, 8) for share in shares]
     assert same(take(whole, 8), [[*a, *b] for a, b in zip(*parts, strict=True)])
 

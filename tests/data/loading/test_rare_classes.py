@@ -11,7 +11,7 @@ from clouds.d2 import CfgNode
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.loading.augmentation import RequiredClass, TrainAugmentation
 from clouds.data.loading.loaders import build_train_loader
-from clouds.data.loading.rare_classes import rare_classes
+from clouds.data.loading.rare_classes import RareClasses
 from clouds.data.preparation.converters import convert_folder
 from clouds.errors import UserError
 from tests.data.conftest import save, smooth_image, write_generated
@@ -29,13 +29,13 @@ COUNTS = {
 
 def test_probabilities_are_those_of_the_paper() -> None:
     """Equation 9 written out: f_c the share of all pixels, P(c) the softmax of (1 - f_c) / T over the classes."""
-    rare = rare_classes(COUNTS, temperature=0.1, min_pixels=50)
+    rare = RareClasses.from_counts(COUNTS, temperature=0.1, min_pixels=50)
     assert rare.classes == (0, 10, 18)
     total = 5000 + 4000 + 6000 + 90 + 7000 + 3000 + 10 + 9000 + 60 + 5000
     shares = np.array([27000, 12000, 150]) / total
     expected = np.exp((1 - shares) / 0.1) / np.exp((1 - shares) / 0.1).sum()
     np.testing.assert_allclose(rare.probabilities, expected, rtol=1e-12)
-    assert [pictures.tolist() for pictures in rare.pictures] == [[0, 1, 2, 3], [0, 2, 4], [1, 4]]
+    assert [images.tolist() for images in rare.images] == [[0, 1, 2, 3], [0, 2, 4], [1, 4]]
 
 
 @given(
@@ -48,7 +48,7 @@ def test_probabilities_are_those_of_the_paper() -> None:
     st.floats(1e-4, 10),
 )
 def test_the_rarer_the_likelier_and_only_pictures_that_have_it(counts: dict, temperature: float) -> None:
-    rare = rare_classes(counts, temperature=temperature, min_pixels=1)
+    rare = RareClasses.from_counts(counts, temperature=temperature, min_pixels=1)
     totals = [sum(count.get(c, 0) for count in counts.values()) for c in rare.classes]
     order = np.argsort(totals, kind="stable")
     assert (np.diff(rare.probabilities[order]) <= 1e-12).all()
@@ -59,7 +59,7 @@ def test_the_rarer_the_likelier_and_only_pictures_that_have_it(counts: dict, tem
 
 def test_no_picture_has_enough_of_anything() -> None:
     with pytest.raises(ValueError, match="min_pixels is 1000000, but no image has as many"):
-        rare_classes(COUNTS, temperature=0.1, min_pixels=10**6)
+        RareClasses.from_counts(COUNTS, temperature=0.1, min_pixels=10**6)
 
 
 def test_a_crop_is_drawn_again_until_it_shows_the_class() -> None:
