@@ -28,24 +28,13 @@ class ShapeSpec:
 class Backbone(nn.Module, metaclass=ABCMeta):
     """Network that maps an image tensor (N, 3, H, W) to a dict of named feature maps."""
 
-    # Read by `output_shape`; a subclass sets them or overrides the method.
-    _out_features: list[str]
-    _out_feature_channels: dict[str, int]
-    _out_feature_strides: dict[str, int]
-
-    def __init__(self) -> None:
-        super().__init__()
-
     @abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Return the feature maps by name."""
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of every feature map by name."""
-        return {
-            name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
-            for name in self._out_features
-        }
+        raise NotImplementedError
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
