@@ -5,7 +5,9 @@ import importlib.metadata
 import json
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import open_clip
 from tqdm import tqdm
@@ -84,6 +86,11 @@ def write_prompt_file(
         "refused": dict(refused.most_common()),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
     }
+    _finish(output, prompts, record, unfinished)
+
+
+def _finish(output: Path, prompts: Sequence[str], record: dict[str, Any], unfinished: Path) -> None:
+    """Write the prompts and their record, and remove the unfinished file."""
     record_file = output.with_name(f"{output.name}.json")
     write_atomically(record_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     write_atomically(output, "".join(f"{prompt}\n" for prompt in prompts))
