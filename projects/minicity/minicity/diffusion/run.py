@@ -38,7 +38,7 @@ COMPARED_SCENES = 2000
 """Number of training scenes whose image statistics are compared with those of painted images."""
 IMAGES_PER_PROMPT = 3
 STEPS, GUIDANCE = 25, 3.0
-SHEET_IMAGES, SHEET_COLUMNS, SHEET_COLORS = 24, 4, 128
+SHEET_IMAGES, SHEET_COLUMNS, SHEET_COLORS = 12, 4, 128
 
 logger = logging.getLogger(__name__)
 
