@@ -37,7 +37,7 @@ class LabelEncoding:
     default: int | None = None
     """Train id of every other value; None if another value is an error."""
     remedy: str = "give them to a class, list them under ignore, or set rest: ignore"
-    """What to do about values without a meaning, for error messages."""
+    """Advice about values without a meaning, for error messages."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

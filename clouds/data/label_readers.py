@@ -42,7 +42,7 @@ def read_ids(path: str) -> Values:
 
 
 def read_colors(path: str) -> Values:
-    """Read the colours of a label map whose classes are told apart by colour: RGB, RGBA or palette.
+    """Read the colours of a label map whose classes are colours: RGB, RGBA or palette.
 
     Returns:
         (H, W) int32 array of `pack_colors` values.
@@ -55,8 +55,8 @@ def read_colors(path: str) -> Values:
         colors = np.asarray(file.convert("RGB"))
     if mode not in ("RGB", "RGBA", "P"):
         raise UserError(
-            f"{path} is a {mode} image, but the labels of its data set are told by colours: if it is the version "
-            "with ids, say `encoding: ids` or `train_ids`, else take the coloured one."
+            f"{path} is a {mode} image, but the labels of its data set are colours: if it is the version with ids, set "
+            "`encoding: ids` or `train_ids`, else use the coloured one."
         )
     return pack_colors(colors)
 

@@ -15,7 +15,7 @@ from clouds.d2 import CfgNode, comm
 from clouds.engine.weights import BACKBONE, StateDict, frozen_keys, load_weights, read_checkpoint, weights_digest
 from clouds.errors import UserError
 from clouds.modeling.backbone import SegmentationBackbone
-from clouds.utils.atomic import atomic_file
+from clouds.utils.atomic import atomic_file, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +91,7 @@ class Checkpointer(FvcoreCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of a checkpoint to ``last_checkpoint``."""
-        with atomic_file(Path(self.save_dir) / "last_checkpoint") as part_file:
-            part_file.write_text(last_filename_basename)
+        write_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Restore the newest checkpoint of the folder; without `resume`, load only the weights of a file.

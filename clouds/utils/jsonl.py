@@ -53,7 +53,7 @@ def read_rows(path: Path, remedy: str) -> list[Row]:
 
     Args:
         path: path of the file.
-        remedy: what to do about a damaged file, the end of the error message.
+        remedy: advice about a damaged file, the end of the error message.
 
     Returns:
         Objects in the order of the file; an empty list if there is no such file.

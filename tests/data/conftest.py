@@ -1,4 +1,4 @@
-"""Small files in the exact formats of the real data sets, and catalogues that are as before after each test."""
+"""Small files in the formats of the real data sets. The catalogs are restored after each test."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from clouds.d2 import CfgNode, DatasetCatalog, MetadataCatalog
 
 
 @pytest.fixture(autouse=True)
-def catalogues() -> Iterator[None]:
+def catalogs() -> Iterator[None]:
     data, metadata = dict(DatasetCatalog), dict(MetadataCatalog)
     yield
     for catalogue, before in ((DatasetCatalog, data), (MetadataCatalog, metadata)):
@@ -33,28 +33,28 @@ def cfg() -> CfgNode:
 
 
 def smooth_image(seed: int, height: int = 40, width: int = 64) -> Image.Image:
-    """A picture with edges and gradients, as resampling is meant for (on noise every filter is as wrong as any)."""
+    """An image with edges and gradients; on noise, resampling filters cannot be told apart."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8))
     return coarse.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def label_map(seed: int, height: int = 40, width: int = 64, classes: int = 19) -> np.ndarray:
-    """Blocks of train ids, one of them ignored: (H, W) uint8."""
+    """(H, W) uint8 blocks of train ids, one of them ignored."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, classes, (height // 8 + 1, width // 8 + 1), dtype=np.uint8)
     blocks[0, 0] = 255
     return blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width].copy()
 
 
-def save(path: Path, picture: Image.Image | np.ndarray) -> str:
+def save(path: Path, image: Image.Image | np.ndarray) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(path)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path)
     return str(path)
 
 
 def write_generated(root: Path, count: int, name: str = "sd_mine") -> None:
-    """Two of three are of a size of their own; all are wider than a training crop."""
+    """Write generated images, all wider than a training crop, two in three with a size of their own."""
     for number in range(count):
         size = (40, 64) if number % 3 == 0 else (24 + number, 80)
         save(root / f"stable_diffusion/{name}/images/im_{number}_p{number % 2}.png", smooth_image(100 + number, *size))

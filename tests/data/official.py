@@ -1,4 +1,4 @@
-"""Label files exactly as the data sets' own downloads have them: names, modes, bit depths, ids."""
+"""Label files in the formats of the downloads: names, modes, bit depths, ids."""
 
 import json
 from pathlib import Path
@@ -13,15 +13,15 @@ PALETTE = [value for index in range(256) for value in (index, 255 - index, index
 
 
 def palette_png(path: Path, ids: np.ndarray) -> Path:
-    """GTA5, Mapillary Vistas: mode P, the index is the id."""
-    picture = Image.fromarray(ids.astype(np.uint8), "P")
-    picture.putpalette(PALETTE)
-    save(path, picture)
+    """Write the format of GTA5 and Mapillary Vistas: mode P, the index is the id."""
+    image = Image.fromarray(ids.astype(np.uint8), "P")
+    image.putpalette(PALETTE)
+    save(path, image)
     return path
 
 
 def synthia_png(path: Path, ids: np.ndarray) -> Path:
-    """16-bit RGB: the class in red, the instance in green, nothing in blue."""
+    """Write the format of SYNTHIA, 16-bit RGB: class in red, instance in green, blue is 0."""
     path.parent.mkdir(parents=True, exist_ok=True)
     blue_green_red = np.zeros((*ids.shape, 3), np.uint16)
     blue_green_red[..., 1] = np.arange(ids.size).reshape(ids.shape) % 300
@@ -31,7 +31,7 @@ def synthia_png(path: Path, ids: np.ndarray) -> Path:
 
 
 def cityscapes_polygons(path: Path, height: int = 40, width: int = 64) -> Path:
-    """Overlapping shapes, partly outside, a group, a licence plate, a deleted shape."""
+    """Write overlapping shapes, some partly outside, a group, a license plate, a deleted shape."""
     shapes = [
         ("sky", [[0, 0], [width, 0], [width, 20], [0, 20]], 0),
         ("road", [[0, 20], [width, 18], [width + 9, height], [-4, height]], 0),
@@ -52,7 +52,7 @@ def cityscapes_polygons(path: Path, height: int = 40, width: int = 64) -> Path:
 
 
 def blocks(seed: int, ids: range, height: int = 40, width: int = 64) -> np.ndarray:
-    """Blocks of these ids, each of the first 40 at least once where there is room: (H, W) int."""
+    """(H, W) int blocks of these ids; each id occurs if there is room."""
     rng = np.random.default_rng(seed)
     coarse = rng.permutation(np.resize(np.asarray(ids), (height // 8) * (width // 8)))
     return coarse.reshape(height // 8, width // 8).repeat(8, axis=0).repeat(8, axis=1)

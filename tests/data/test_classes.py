@@ -1,3 +1,5 @@
+"""The tables of classes agree with those of Cityscapes."""
+
 import numpy as np
 from cityscapesscripts.helpers.labels import labels as official
 

@@ -12,7 +12,7 @@ from clouds.data.classes import CITYSCAPES_ID_TO_TRAIN_ID, GTA5_IDS, SYNTHIA_ID_
 from clouds.data.encoding import LabelEncoding, read_train_ids
 from clouds.data.label_readers import pack_colors, unpack_color
 from clouds.errors import UserError
-from tests.data.conftest import label_map, save
+from tests.data.conftest import label_map, save, smooth_image
 from tests.data.official import blocks, cityscapes_polygons, palette_png, synthia_png
 
 
@@ -95,7 +95,7 @@ def test_a_palette_image_has_colours_too(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 label colour\(s\) .* \(\(200, 0, 100\) on 1 pixels\)"):
         LabelEncoding("colors", ((value, 4),)).read(str(tmp_path / "x.png"))
     save(tmp_path / "gray.png", np.zeros((2, 2), np.uint8))
-    with pytest.raises(UserError, match="told by colours"):
+    with pytest.raises(UserError, match="the labels of its data set are colours"):
         encoding.read(str(tmp_path / "gray.png"))
 
 
@@ -130,14 +130,6 @@ def test_values_and_train_ids_have_a_range(kind: str, pairs: tuple[tuple[int, in
 # --- train ids
 
 
-def test_train_ids_are_read_as_they_are(tmp_path: Path) -> None:
-    labels = label_map(0)
-    for content in (labels, labels.astype(np.uint16)):
-        read = read_train_ids(save(tmp_path / "x.png", content), 19)
-        assert read.dtype == np.uint8
-        np.testing.assert_array_equal(read, labels)
-
-
 @given(num_classes=st.integers(1, 255), value=st.integers(0, 255))
 def test_a_train_id_is_a_class_or_ignored(folder: Path, num_classes: int, value: int) -> None:
     path = save(folder / "train_ids.png", np.array([[0, value, 255]], np.uint8))
@@ -158,3 +150,53 @@ def test_more_classes_than_the_network_has(tmp_path: Path) -> None:
         UserError, match="has the class 3, but the network has 3 classes: set its number of classes to that"
     ):
         read_train_ids(path, 3, encoding)
+
+
+def test_truncated_and_corrupt_label(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 19, (60, 60), dtype=np.uint8)
+    path = Path(save(tmp_path / "label.png", noise))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-600])
+    with pytest.raises(UserError, match=r"label map .*label\.png cannot be read \(.*truncated"):
+        read_train_ids(str(path), 19)
+    path.write_bytes(whole[:700] + bytes(200) + whole[900:])
+    with pytest.raises(UserError, match=r"label map .*label\.png cannot be read"):
+        read_train_ids(str(path), 19)
+
+
+@pytest.mark.parametrize("encoding", ["gray", "palette", "16 bit"])
+def test_labels_are_read_as_ids_in_every_encoding(encoding: str, tmp_path: Path) -> None:
+    ids = label_map(6)
+    if encoding == "palette":
+        image = Image.fromarray(ids, mode="P")
+        image.putpalette(list(range(255, -1, -1)) * 3)
+    else:
+        image = Image.fromarray(ids if encoding == "gray" else ids.astype(np.uint16))
+    label = read_train_ids(save(tmp_path / "label.png", image), 19)
+    assert label.dtype == np.uint8 and (label == ids).all()
+
+
+def test_unknown_label_id_says_which_how_often_and_where(tmp_path: Path) -> None:
+    ids = label_map(7)
+    ids[3, 10:22] = 77
+    path = save(tmp_path / "label.png", ids)
+    with pytest.raises(UserError) as error:
+        read_train_ids(path, 19)
+    for part in (path, "label id 77 on 12 pixels;", "0..18 or 255", "train ids"):
+        assert part in str(error.value)
+    ids[0, 0] = 19  # above the highest class
+    with pytest.raises(UserError, match="label id 19 on 1 pixels and 1 more such ids"):
+        read_train_ids(save(tmp_path / "label.png", ids), 19)
+    ids = np.full((4, 4), 256, dtype=np.uint16)  # its low byte alone is 0
+    with pytest.raises(UserError, match="label id 256 on 16 pixels"):
+        read_train_ids(save(tmp_path / "wide.png", ids), 19)
+
+
+def test_colour_image_is_not_a_label_map(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a RGB image, not a label map"):
+        read_train_ids(save(tmp_path / "color.png", smooth_image(1)), 19)
+
+
+def test_a_missing_label_map(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"The label map .*gone\.png does not exist"):
+        read_train_ids(str(tmp_path / "gone.png"), 19)

@@ -169,10 +169,10 @@ def test_processes_share_a_folder_that_is_too_small(tmp_path):
 def test_a_full_disk_is_told_and_does_not_stop_anything(tmp_path, monkeypatch, caplog):
     sam = cached(tmp_path)
 
-    def full(path):
+    def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clouds.self_training.sam.cache.atomic_file", full)
+    monkeypatch.setattr("clouds.self_training.sam.cache.write_atomically", full)
     assert len(sam.encode([image(1)])) == 1
     assert "No space left" in caplog.text
 

@@ -41,9 +41,38 @@ def test_16_bits_are_scaled_to_8(tmp_path: Path) -> None:
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # rotated by a quarter
-    Image.new("RGB", (7, 5)).save(tmp_path / "x.jpg", exif=exif)
-    assert read_image(str(tmp_path / "x.jpg")).size == (5, 7)
+    exif[0x0112] = 6  # stored rotated: a quarter clockwise is upright
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "phone.png", exif=exif)
+    np.testing.assert_array_equal(np.asarray(read_image(str(tmp_path / "phone.png"))), np.rot90(pixels, -1))
+
+
+def test_pixels_are_kept_by_the_conversion(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    palette, gray = image.convert("P", palette=Image.Palette.ADAPTIVE), image.convert("L")
+    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
+    for other, expected in (
+        (gray, np.asarray(gray)[..., None].repeat(3, axis=2)),
+        (deep, np.asarray(gray)[..., None].repeat(3, axis=2)),
+        (palette, np.asarray(palette.convert("RGB"))),
+        (image.convert("RGBA"), pixels),
+    ):
+        other.save(tmp_path / "x.png")
+        np.testing.assert_array_equal(np.asarray(read_image(str(tmp_path / "x.png"))), expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
+def test_a_truncated_image_is_not_read(tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"street.{suffix}"
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(
+        UserError, match=r"^The image .*street.* cannot be read \([^\n]+\): copy or download it again\.$"
+    ):
+        read_image(str(path))
 
 
 @given(length=st.integers(0, len(PNG) - 1))

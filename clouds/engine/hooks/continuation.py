@@ -1,6 +1,5 @@
 """Repair of the training record after a resume."""
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from clouds.d2 import HookBase, comm
 from clouds.engine.hooks.evaluation import PeriodicEvaluation
 from clouds.engine.hooks.writing import PeriodicWriter
+from clouds.utils.jsonl import scan_lines
 
 logger = logging.getLogger(__name__)
 
@@ -61,21 +61,17 @@ def cut_record(path: Path, start: int) -> bool:
     """
     rows: list[tuple[int, int]] = []  # of the last training: iteration, offset of the line
     end = 0
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            try:
-                row = json.loads(line)
-                # A row without a loss is an evaluation before the first or after the last step, of the state before it.
-                iteration = int(row["iteration"]) - ("total_loss" not in row)
-            except (ValueError, KeyError, TypeError):
-                pass  # not a row of a training
-            else:
-                if rows and iteration < rows[-1][0]:
-                    rows.clear()
-                rows.append((iteration, end))
-            end += len(line)
+    for line in scan_lines(path):
+        if not line.is_complete:
+            break
+        end = line.end
+        if line.row is None or not isinstance(line.row.get("iteration"), int):
+            continue  # not a row of a training
+        # A row without a loss is an evaluation before the first or after the last step, of the state before it.
+        iteration = line.row["iteration"] - ("total_loss" not in line.row)
+        if rows and iteration < rows[-1][0]:
+            rows.clear()
+        rows.append((iteration, line.start))
     late = [offset for iteration, offset in rows if iteration >= start > 0]
     os.truncate(path, min([end, *late]))
     return any(iteration == start - 1 for iteration, _ in rows)

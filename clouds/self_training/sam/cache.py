@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clouds.errors import UserError
 from clouds.self_training.sam.base import Embedding, Sam
-from clouds.utils.atomic import atomic_file
+from clouds.utils.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -110,8 +110,7 @@ class CachedSam(Sam):
         if size > self._room:
             self._make_room(size)
         try:
-            with atomic_file(self.folder / f"{key}.sam") as part:
-                part.write_bytes(_checksum(key, payload) + payload)
+            write_atomically(self.folder / f"{key}.sam", _checksum(key, payload) + payload)
         except OSError as error:  # a full disk, say; the embedding itself is there, and training need not stop
             logger.warning("An embedding cannot be kept in %s: %s", self.folder, error.strerror)
             return

@@ -1,7 +1,5 @@
 """SAM from a weight file: segment-anything's own ViTs, and MobileSAM. Letters as in `interface`."""
 
-import pickle
-import struct
 from pathlib import Path
 
 import torch
@@ -14,14 +12,9 @@ from torch.nn import functional as F
 from clouds.errors import UserError
 from clouds.self_training.sam.base import NetworkSam
 from clouds.self_training.sam.tiny_vit import EMBEDDING, STRIDE, TinyViT
+from clouds.utils.torch_files import read_tensors
 
 NATIVE_SIZE = 1024  # pixels, what all of them were trained on
-
-# What torch raises on files that it cannot read, be they half an archive or text that happens to begin like a pickle.
-_DAMAGED = (
-    *(OSError, EOFError, RuntimeError, AssertionError, AttributeError, LookupError, TypeError, ValueError),
-    *(OverflowError, struct.error, pickle.UnpicklingError),
-)
 
 
 class SegmentAnything(NetworkSam):
@@ -77,8 +70,8 @@ def load_weights(network: nn.Module, path: Path, remedy: str) -> None:
         UserError: the file is damaged, is not a state dict, or is that of another network.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGED as error:
+        state = read_tensors(path)
+    except ValueError as error:
         raise UserError(
             f"SAM's weights {path} cannot be read (the file is damaged or no state dict): {remedy}."
         ) from error

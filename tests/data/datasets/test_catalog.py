@@ -1,3 +1,5 @@
+"""The catalog finds every data set in its published folders, and names what is missing."""
+
 import os
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from clouds.data.datasets.builtin import BUILTIN_DATASETS, GTA5_OMITTED
 from clouds.data.datasets.catalog import load_dataset, register, register_datasets
 from clouds.errors import UserError
 
-# One pair of every set, at the place where the published folder layout has it; then the record's id.
+# Image and label map of a pair in the published folder layout of every data set, and the image id.
 PAIRS = {
     "gta5": ("gta5/images/00001.png", "gta5/labels/00001_labelTrainIds.png", "00001"),
     "synthia": ("synthia/RGB/0000000.png", "synthia/GT/LABELS/0000000_labelTrainIds.png", "0000000"),
@@ -55,7 +57,7 @@ def touch(*paths: Path) -> None:
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_set_is_found_where_it_is_unpacked(name: str, tmp_path: Path) -> None:
     image, label, image_id = (tmp_path / PAIRS[name][0], tmp_path / PAIRS[name][1], PAIRS[name][2])
-    # What else the downloads and the converters leave there must not be taken for data.
+    # Other files of the downloads and the converters are not data.
     touch(image, label, image.parent / "README.txt", label.with_name(f"{image_id}_color.gif"))
     register_datasets(tmp_path)
     assert DatasetCatalog.get(name) == [
@@ -68,10 +70,10 @@ def test_every_set_is_found_where_it_is_unpacked(name: str, tmp_path: Path) -> N
 
 
 def test_the_table_has_the_sets_of_the_benchmarks() -> None:
-    assert {folders.name for folders in BUILTIN_DATASETS} == set(PAIRS)
+    assert {spec.name for spec in BUILTIN_DATASETS} == set(PAIRS)
 
 
-# As the archives of the official sites unpack, in a folder of the data set.
+# The folders that the archives of the official sites unpack to.
 ELSEWHERE = {
     "synthia": ("RAND_CITYSCAPES/RGB/0000000.png", "RAND_CITYSCAPES/GT/LABELS/0000000_labelTrainIds.png"),
     "cityscapes_val": (
@@ -115,7 +117,7 @@ def test_acdc_together_has_all_conditions(tmp_path: Path) -> None:
     assert [record["image_id"] for record in load_dataset("acdc_val")] == [
         f"{weather}/GOPR0356_frame_000324" for weather in ("night", "rain", "snow", "fog")
     ]
-    assert sum(folders.num_pairs for folders in BUILTIN_DATASETS if folders.name.startswith("acdc")) == 406
+    assert sum(spec.num_pairs for spec in BUILTIN_DATASETS if spec.name.startswith("acdc")) == 406
 
 
 @pytest.mark.parametrize(("image_in", "label_in"), [("", ""), ("", "GP010376/"), ("GP010376/", "")])
@@ -180,7 +182,7 @@ def test_a_set_is_listed_once_until_it_is_registered_again(tmp_path: Path) -> No
     touch(*(tmp_path / path.replace("7d06", "8e17") for path in PAIRS["bdd_val"][:2]))
     touch(tmp_path / PAIRS["synthia"][0], tmp_path / PAIRS["synthia"][1])
     assert load_dataset("bdd_val") == first
-    assert len(load_dataset("synthia")) == 1, "what failed is looked at again"
+    assert len(load_dataset("synthia")) == 1, "a listing that failed is repeated"
     register_datasets(tmp_path)
     assert len(load_dataset("bdd_val")) == 2
 
@@ -201,10 +203,10 @@ def test_default_root_is_the_environment_variable_then_datasets(
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_what_is_missing_or_empty_is_named_with_what_should_lie_there(name: str, tmp_path: Path) -> None:
-    """One after the other: no folder, no images in it, no folder of labels, no labels in it, and then it loads."""
+def test_missing_and_empty_folders_are_named_with_the_files_they_should_have(name: str, tmp_path: Path) -> None:
+    """The steps from no folder to a complete data set: each missing part has its own message."""
     register_datasets(tmp_path)
-    rules = next(folders for folders in BUILTIN_DATASETS if folders.name == name)
+    rules = next(spec for spec in BUILTIN_DATASETS if spec.name == name)
     image, label = tmp_path / PAIRS[name][0], tmp_path / PAIRS[name][1]
     (images, image_suffix, _), (labels, label_suffix, _) = rules.patterns(tmp_path)
 
@@ -240,56 +242,6 @@ def test_images_without_label_are_counted_and_the_first_is_named(tmp_path: Path)
     register_datasets(tmp_path)
     with pytest.raises(UserError, match=r"gta5: 2 of 5 images have no label map, the first is .*/00002.png"):
         load_dataset("gta5")
-
-
-# --- generated sets
-
-
-def test_folders_of_generated_images_are_sets(tmp_path: Path) -> None:
-    places = tmp_path / "stable_diffusion"
-    touch(places / "sd_one/images/im_1_p1.png", places / "sd_one/images/im_0_p0.JPG", places / "sd_one/images/b/x.jpeg")
-    # Left by older code or by a hand: none of it is read.
-    (places / "sd_one/train_dict.json").write_text('[{"file_name": "/gone.png"}]')
-    touch(places / "sd_one/images/notes.txt", places / "sd_one/labels/im_0_p0_labelTrainIds.png", places / "readme.md")
-    touch(places / "two/images/im_5_p0.png")
-    register_datasets(tmp_path)
-    assert DatasetCatalog.get("sd_one") == [
-        {"file_name": str(places / "sd_one/images" / file), "image_id": image_id, "is_generated": True}
-        for file, image_id in (("b/x.jpeg", "b/x"), ("im_0_p0.JPG", "im_0_p0"), ("im_1_p1.png", "im_1_p1"))
-    ]
-    assert [record["image_id"] for record in load_dataset("sd_two")] == ["im_5_p0"]
-    assert MetadataCatalog.get("sd_two").stuff_classes == list(CITYSCAPES_CLASSES)
-    assert {name for name in DatasetCatalog.list() if name.startswith("sd_")} == {"sd_one", "sd_two", "sd_llama70b_v2"}
-
-
-def test_generated_set_that_is_not_there_says_where_it_should_be(tmp_path: Path) -> None:
-    images = tmp_path / "stable_diffusion/sd_llama70b_v2/images"
-    register_datasets(tmp_path)
-    for what in ("there is no folder", "no image in"):
-        with pytest.raises(UserError) as error:
-            load_dataset("sd_llama70b_v2")
-        assert str(error.value).startswith(f"sd_llama70b_v2: {what} {images}, where ")
-        assert "python generate_txt_im.py --folder NAME (see datasets/README.md)" in str(error.value)
-        touch(images / "notes.txt")
-    touch(images / "im_0_p0.png")
-    assert len(load_dataset("sd_llama70b_v2")) == 1
-    with pytest.raises(UserError, match=r"'sd_v9'.* stable_diffusion/sd_v9 .*python generate_txt_im\.py"):
-        load_dataset("sd_v9")
-
-
-def test_two_folders_of_one_name(tmp_path: Path) -> None:
-    for folder in ("v1", "sd_v1"):
-        touch(tmp_path / f"stable_diffusion/{folder}/images/im_0.png")
-    register_datasets(tmp_path)
-    with pytest.raises(UserError, match=r"sd_v1: .*/sd_v1 and .*/v1 both go by this name"):
-        load_dataset("sd_v1")
-
-
-def test_generated_images_of_one_stem(tmp_path: Path) -> None:
-    touch(*(tmp_path / f"stable_diffusion/a/images/im_0.{suffix}" for suffix in ("png", "jpg")))
-    register_datasets(tmp_path)
-    with pytest.raises(UserError, match=r"2 record\(s\) with image_id 'im_0'"):
-        load_dataset("sd_a")
 
 
 def test_unknown_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
@@ -337,7 +289,7 @@ def test_modules_plug_in_sets_of_their_own(tmp_path: Path, monkeypatch: pytest.M
         sys.modules.pop(module, None)
 
 
-def test_a_module_may_lie_in_the_folder_the_user_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_may_lie_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sets_right_here.py").write_text("def register(root):\n    (root / 'called').touch()\n")
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])  # as for tools/*.py; undone with the test
     monkeypatch.chdir(tmp_path)

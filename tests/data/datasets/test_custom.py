@@ -1,4 +1,4 @@
-"""A data set of the user's own: its YAML file, its label encodings, and what a wrong one is told."""
+"""Custom data sets: what a YAML file describes, and the errors in it."""
 
 import pickle
 from pathlib import Path
@@ -44,7 +44,7 @@ def write(folder: Path, content: Any, name: str = "garden.yaml") -> Path:
 
 
 def colours() -> np.ndarray:
-    """All four of the garden, in bands: (40, 64, 3)."""
+    """(40, 64, 3) bands of the four colours of the garden."""
     bands = np.array([(0, 200, 0), (0, 100, 0), (200, 0, 100), (0, 0, 0)], np.uint8)
     return bands[np.arange(40) // 10][:, None].repeat(64, axis=1)
 
@@ -69,7 +69,7 @@ def test_each_split_is_a_set_with_its_classes(tmp_path: Path, cfg: CfgNode) -> N
     assert metadata.stuff_classes == ["grass,lawn", "flower"]
     assert metadata.stuff_colors == [[0, 200, 0], [200, 0, 100]]
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
-    record = pickle.loads(pickle.dumps(load_dataset("garden_val")[0]))  # as a worker gets it
+    record = pickle.loads(pickle.dumps(load_dataset("garden_val")[0]))  # as in a worker process
     np.testing.assert_array_equal(TestMapper(cfg)(record)["sem_seg"].numpy(), EXPECTED)
     instances = TrainMapper(cfg)(record, np.random.default_rng(0))["instances"]
     assert set(instances.gt_classes.tolist()) <= {0, 1}
@@ -91,8 +91,8 @@ def test_settings_of_the_flag(tmp_path: Path) -> None:
 def test_a_good_garden_passes_the_check_and_a_new_colour_does_not(tmp_path: Path) -> None:
     write_garden(tmp_path)
     train, val, test = read_custom(write(tmp_path, GARDEN))
-    for folders in (train, val, test):
-        assert check_dataset(DescribedFiles(folders, tmp_path)).problems == []
+    for spec in (train, val, test):
+        assert check_dataset(DescribedFiles(spec, tmp_path)).problems == []
     assert check_dataset(DescribedFiles(train, tmp_path)).pixels[:2].tolist() == [2 * 20 * 64, 2 * 10 * 64]
     strange = colours()
     strange[3, 5:8] = (1, 2, 3)
@@ -101,7 +101,7 @@ def test_a_good_garden_passes_the_check_and_a_new_colour_does_not(tmp_path: Path
     assert "seg_a 1.png has 1 label colour(s) that its data set does not list ((1, 2, 3) on 3 pixels)" in problem
 
 
-def test_pictures_and_label_maps_may_share_a_folder(tmp_path: Path) -> None:
+def test_images_and_label_maps_may_share_a_folder(tmp_path: Path) -> None:
     for number in range(2):
         save(tmp_path / f"garden/{number}.png", smooth_image(number))
         save(tmp_path / f"garden/{number}_label.png", label_map(number, classes=2))
@@ -112,9 +112,9 @@ def test_pictures_and_label_maps_may_share_a_folder(tmp_path: Path) -> None:
         "classes": [{"name": "a", "color": [1, 1, 1]}, {"name": "b", "color": [2, 2, 2]}],
     }
     del content["ignore"]
-    (folders,) = read_custom(write(tmp_path, content))
-    assert [record["image_id"] for record in folders.load(tmp_path)] == ["0", "1"]
-    assert check_dataset(DescribedFiles(folders, tmp_path)).problems == []
+    (spec,) = read_custom(write(tmp_path, content))
+    assert [record["image_id"] for record in spec.load(tmp_path)] == ["0", "1"]
+    assert check_dataset(DescribedFiles(spec, tmp_path)).problems == []
 
 
 def test_ids_of_cityscapes_are_those_of_the_table(tmp_path: Path) -> None:
@@ -132,8 +132,8 @@ def test_camvid_has_eleven_classes_out_of_32_colours(tmp_path: Path) -> None:
     assert train.encoding is not None
     assert len(train.encoding.train_ids) == 32
     values = [value for value, _ in train.encoding.train_ids]
-    picture = np.array([(value >> 16, value >> 8 & 255, value & 255) for value in values], np.uint8)[None]
-    save(tmp_path / "x_L.png", picture)
+    image = np.array([(value >> 16, value >> 8 & 255, value & 255) for value in values], np.uint8)[None]
+    save(tmp_path / "x_L.png", image)
     found = train.encoding.read(str(tmp_path / "x_L.png"))[0]
     assert found.tolist() == [train_id for _, train_id in train.encoding.train_ids]
     assert set(found.tolist()) == {*range(11), 255}
@@ -177,7 +177,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("content", "message"), WRONG, ids=[message[:30] for _, message in WRONG])
-def test_a_wrong_file_is_told_in_one_sentence(tmp_path: Path, content: Any, message: str) -> None:
+def test_an_invalid_file_is_one_sentence(tmp_path: Path, content: Any, message: str) -> None:
     path = write(tmp_path, content)
     with pytest.raises(UserError, match=message) as error:
         read_custom(path)
@@ -185,7 +185,7 @@ def test_a_wrong_file_is_told_in_one_sentence(tmp_path: Path, content: Any, mess
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_not_there_and_a_name_that_is_taken(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_name_that_is_taken(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no\.yaml cannot be read \(No such file"):
         read_custom(tmp_path / "no.yaml")
     content = {**GARDEN, "name": "cityscapes", "splits": {"val": GARDEN["splits"]["val"]}}

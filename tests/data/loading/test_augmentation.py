@@ -35,7 +35,7 @@ def test_scaled_size_fits_the_box_and_keeps_the_aspect(size, box, scale) -> None
 
 def test_scaled_size_of_the_sources() -> None:
     assert scaled_size((1052, 1914), (1052, 1914), 0.5) == (526, 957)
-    # The shorter pictures of GTA5 are fitted into the box too: the width decides.
+    # Images of GTA5 with less height are fitted by their width.
     assert scaled_size((1046, 1914), (1052, 1914), 1.0) == (1046, 1914)
     assert scaled_size((760, 1280), (760, 1280), 2.0) == (1520, 2560)
 
@@ -137,7 +137,7 @@ def test_same_generator_same_view_and_others_differ() -> None:
 
 
 class _Scripted:
-    """A generator that hands out what the test wrote down."""
+    """A random generator with prescribed numbers."""
 
     def __init__(self, coins: list[bool], uniforms: list[float], angle: int) -> None:
         self.coins, self.uniforms, self.angle = coins, iter(uniforms), angle
@@ -226,4 +226,4 @@ def test_jitter_strength_scales_the_ranges() -> None:
     assert spread(0.0) == (100, 100)
     colour = np.full((1, 1, 3), (200, 40, 90), dtype=np.uint8)
     spreads = [np.ptp(color_jitter(colour, np.random.default_rng(seed), 2.0).astype(int)) for seed in range(300)]
-    assert min(spreads) < 12, "at strength 2 some pictures lose nearly all colour"
+    assert min(spreads) < 12, "at strength 2 some images lose nearly all colour"

@@ -1,3 +1,5 @@
+"""Loaders: batches that depend on the seed alone, and a position to resume from."""
+
 import copy
 import itertools
 import logging
@@ -30,7 +32,7 @@ def same(left: list[list[dict]], right: list[list[dict]]) -> bool:
 
 
 def shared(sampler: TrainingSampler, rank: int) -> TrainingSampler:
-    """The sampler of one of two processes."""
+    """Return the sampler of one of two processes."""
     own = copy.copy(sampler)
     own.rank, own.world_size = rank, 2
     return own
@@ -46,7 +48,7 @@ def gta5(tmp_path: Path, cfg: CfgNode) -> CfgNode:
 
 @pytest.fixture
 def joint(gta5: CfgNode, tmp_path: Path) -> CfgNode:
-    """Five labelled pictures, two copies an epoch of three generated ones."""
+    """Five labelled images and three generated ones, which occur twice in an epoch."""
     write_generated(tmp_path, 3)
     register_datasets(tmp_path)
     gta5.DATASETS.TRAIN = ("gta5", "sd_mine")
@@ -76,7 +78,7 @@ def test_neither_workers_nor_another_run_change_what_comes_out(gta5: CfgNode) ->
     assert not same(here, take(build_train_loader(gta5), 5))
 
 
-def test_a_picture_is_seen_differently_in_every_epoch(gta5: CfgNode) -> None:
+def test_an_image_is_seen_differently_in_every_epoch(gta5: CfgNode) -> None:
     views = [s for batch in take(build_train_loader(gta5), 10) for s in batch if s["image_id"] == "00003"]
     assert len(views) == 4
     assert len({view["image"].numpy().tobytes() for view in views}) == 4
@@ -84,7 +86,7 @@ def test_a_picture_is_seen_differently_in_every_epoch(gta5: CfgNode) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_training_resumes_where_it_was(gta5: CfgNode, workers: int) -> None:
-    gta5.DATALOADER.NUM_WORKERS = workers  # a worker has prepared later batches already when the state is taken
+    gta5.DATALOADER.NUM_WORKERS = workers  # a worker has loaded later batches before the state is saved
     loader = build_train_loader(gta5)
     batches = iter(loader)
     before = [next(batches) for _ in range(3)]
@@ -92,7 +94,7 @@ def test_training_resumes_where_it_was(gta5: CfgNode, workers: int) -> None:
     after = [next(batches) for _ in range(4)]
     assert state["position"] == 6
 
-    gta5.SEED = 99  # the state brings its own
+    gta5.SEED = 99  # the state has the seed
     resumed = build_train_loader(gta5)
     resumed.load_state_dict(state)
     assert same(after, take(resumed, 4))
@@ -144,7 +146,7 @@ def test_negative_seed_is_drawn(gta5: CfgNode) -> None:
 # --- joint training
 
 
-def test_generated_pictures_come_as_often_as_the_factors_say(joint: CfgNode, caplog: pytest.LogCaptureFixture) -> None:
+def test_generated_images_come_as_often_as_the_factors_say(joint: CfgNode, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         loader = build_train_loader(joint)
     assert "gta5: 5 training images" in caplog.text
@@ -206,15 +208,13 @@ def test_only_a_factor_in_use_keeps_an_epoch_from_being_empty(joint: CfgNode) ->
     assert ids(take(build_train_loader(joint), 5))
 
 
-def test_generated_pictures_ask_for_self_training(joint: CfgNode) -> None:
+def test_generated_images_ask_for_self_training(joint: CfgNode) -> None:
     joint.MODEL.CLOUDS.SAM.MINIBATCH = False
     with pytest.raises(UserError, match=r"images without labels in sd_mine, .*set MODEL\.CLOUDS\.SAM\.MINIBATCH True"):
         build_train_loader(joint)
 
 
-def test_self_training_without_generated_pictures_is_a_warning(
-    joint: CfgNode, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_self_training_without_generated_images_is_a_warning(joint: CfgNode, caplog: pytest.LogCaptureFixture) -> None:
     build_train_loader(joint)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     joint.DATASETS.TRAIN = ("gta5",)
@@ -227,7 +227,7 @@ def test_self_training_without_generated_pictures_is_a_warning(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_test_loader_gives_every_picture_once_in_order(gta5: CfgNode, workers: int) -> None:
+def test_test_loader_gives_every_image_once_in_order(gta5: CfgNode, workers: int) -> None:
     gta5.DATALOADER.NUM_WORKERS = workers
     loader = build_test_loader(gta5, "gta5")
     batches = list(loader)

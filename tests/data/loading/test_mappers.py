@@ -1,4 +1,5 @@
-import io
+"""Mappers: from a record to the tensors of a sample."""
+
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clouds.d2 import CfgNode
-from clouds.data.encoding import read_train_ids
 from clouds.data.loading.augmentation import TrainAugmentation
 from clouds.data.loading.mappers import TestMapper, TrainMapper, short_edge_size
 from clouds.errors import UserError
-from clouds.utils.images import read_image
 from tests.data.conftest import label_map, save, smooth_image
 
 RNG = np.random.default_rng(0)
@@ -32,7 +31,7 @@ def train_mapper(**augmentation: object) -> TrainMapper:
     return TrainMapper(augmentation=TrainAugmentation(**augmentation), num_classes=19)
 
 
-# --- what the training mapper hands on
+# --- training
 
 
 def test_train_mapper_keeps_the_record_and_adds_tensors(record: dict, cfg: CfgNode) -> None:
@@ -61,13 +60,13 @@ def test_masks_are_one_per_class_present_and_leave_out_ignore(record: dict) -> N
     assert (~instances.gt_masks.any(dim=0).numpy() == (label == 255)).all()
 
 
-def test_picture_with_nothing_but_ignore_has_no_masks(record: dict) -> None:
+def test_image_with_nothing_but_ignore_has_no_masks(record: dict) -> None:
     save(Path(record["sem_seg_file_name"]), np.full((40, 64), 255, dtype=np.uint8))
     instances = train_mapper(crop=(32, 48))(record, RNG)["instances"]
     assert instances.gt_classes.shape == (0,) and instances.gt_masks.shape == (0, 32, 48)
 
 
-def test_train_mapper_asks_for_labels(record: dict) -> None:
+def test_a_training_image_without_label_map_is_an_error(record: dict) -> None:
     del record["sem_seg_file_name"]
     with pytest.raises(UserError, match=r"street\.png has no label map"):
         train_mapper()(record, RNG)
@@ -100,7 +99,7 @@ def test_generated_record_gives_two_views_at_its_own_size(generated: dict, cfg: 
         clean = mapped["image_clean"].numpy().transpose(1, 2, 0)
         flips.append((clean == original[:, ::-1]).all())
         assert flips[-1] or (clean == original).all()
-        # The same view: one is a function of the other, colour by colour, wherever that colour is.
+        # One view is a function of the other, colour by colour.
         student = mapped["image"].numpy().transpose(1, 2, 0)
         pairs = np.unique(np.concatenate([clean, student], axis=2).reshape(-1, 6), axis=0)
         assert len(pairs) == len(np.unique(clean.reshape(-1, 3), axis=0))
@@ -114,7 +113,7 @@ def test_generated_record_without_jitter_has_one_view(generated: dict, cfg: CfgN
     assert (mapped["image"].numpy().transpose(1, 2, 0) == np.asarray(smooth_image(2, 30, 50))).all()
 
 
-def test_strength_of_the_jitter_is_that_of_labelled_pictures(generated: dict, cfg: CfgNode) -> None:
+def test_strength_of_the_jitter_is_that_of_labelled_images(generated: dict, cfg: CfgNode) -> None:
     def change() -> float:
         mapped = [TrainMapper(cfg)(generated, np.random.default_rng(seed)) for seed in range(10)]
         return float(np.mean([(m["image"].float() - m["image_clean"].float()).abs().mean() for m in mapped]))
@@ -125,7 +124,7 @@ def test_strength_of_the_jitter_is_that_of_labelled_pictures(generated: dict, cf
     assert 0 < 3 * weak < change()
 
 
-def test_truth_is_flipped_with_the_picture(generated: dict, cfg: CfgNode, tmp_path: Path) -> None:
+def test_truth_is_flipped_with_the_image(generated: dict, cfg: CfgNode, tmp_path: Path) -> None:
     truth = label_map(3, 30, 50)
     generated["truth_file_name"] = save(tmp_path / "truth.png", truth)
     for seed in range(10):
@@ -142,20 +141,20 @@ def test_truth_is_flipped_with_the_picture(generated: dict, cfg: CfgNode, tmp_pa
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (513, 5)])
-def test_generated_pictures_may_have_any_size(size: tuple[int, int], tmp_path: Path, cfg: CfgNode) -> None:
+def test_generated_images_may_have_any_size(size: tuple[int, int], tmp_path: Path, cfg: CfgNode) -> None:
     record = {"file_name": save(tmp_path / "a.png", smooth_image(1, *size)), "image_id": "a", "is_generated": True}
     mapped = TrainMapper(cfg)(record, RNG)
     assert mapped["image"].shape == mapped["image_clean"].shape == (3, *size)
 
 
-def test_membership_is_the_field_and_not_a_name(record: dict, cfg: CfgNode) -> None:
+def test_a_record_is_generated_by_its_field_not_its_name(record: dict, cfg: CfgNode) -> None:
     record["image_id"] = "generated_1"
     assert "instances" in TrainMapper(cfg)(record, RNG)
     assert "instances" in TrainMapper(cfg)(record | {"is_generated": False}, RNG)
     assert "instances" not in TrainMapper(cfg)(record | {"is_generated": True}, RNG)
 
 
-# --- what the test mapper hands on
+# --- inference
 
 
 def test_test_mapper_full_resolution(record: dict) -> None:
@@ -197,7 +196,7 @@ def test_unknown_protocol_names_the_known_ones(cfg: CfgNode) -> None:
 def test_short_edge_size(size: tuple[int, int], edge: int) -> None:
     height, width = short_edge_size(size, edge)
     assert min(height, width) == edge
-    assert abs(height * size[1] - width * size[0]) <= max(size)  # the aspect, to within a pixel
+    assert abs(height * size[1] - width * size[0]) <= max(size)  # the aspect ratio, to within a pixel
     assert short_edge_size(size, 0) == size
 
 
@@ -208,106 +207,6 @@ def test_short_edge_of_the_benchmarks() -> None:
     assert short_edge_size((3264, 2448), 1024) == (1365, 1024)
 
 
-# --- reading pictures
-
-
-def test_gray_palette_alpha_and_jpeg_become_rgb(tmp_path: Path) -> None:
-    picture = smooth_image(3)
-    gray = np.asarray(read_image(save(tmp_path / "gray.png", picture.convert("L"))))
-    assert gray.shape == (40, 64, 3) and (gray[..., 0] == gray[..., 2]).all()
-    palette = picture.convert("P", palette=Image.Palette.ADAPTIVE)
-    assert (np.asarray(read_image(save(tmp_path / "p.png", palette))) == np.asarray(palette.convert("RGB"))).all()
-    assert (np.asarray(read_image(save(tmp_path / "a.png", picture.convert("RGBA")))) == np.asarray(picture)).all()
-    deep = np.asarray(picture.convert("L")).astype(np.uint16) * 257
-    assert (np.asarray(read_image(save(tmp_path / "16.png", deep))) == gray).all()
-    jpeg = np.asarray(read_image(save(tmp_path / "a.jpg", picture))).astype(int)
-    assert np.abs(jpeg - np.asarray(picture)).mean() < 8  # lossy
-
-
-def test_exif_orientation_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying: to be turned a quarter clockwise
-    smooth_image(4).save(tmp_path / "phone.png", exif=exif)
-    upright = np.asarray(read_image(str(tmp_path / "phone.png")))
-    assert (upright == np.rot90(np.asarray(smooth_image(4)), -1)).all()
-
-
-@pytest.mark.parametrize("name", ["street.png", "street.jpg"])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
-def test_truncated_picture(name: str, share: float, tmp_path: Path) -> None:
-    path = Path(save(tmp_path / name, smooth_image(5, 200, 300)))
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(UserError) as error:
-        read_image(str(path))
-    assert str(error.value).startswith(f"The image {path} cannot be read (")
-    assert "copy or download it again" in str(error.value)
-
-
-def test_truncated_and_corrupt_label(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 19, (60, 60), dtype=np.uint8)
-    path = Path(save(tmp_path / "label.png", noise))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-600])
-    with pytest.raises(UserError, match=r"label map .*label\.png cannot be read \(.*truncated"):
-        read_train_ids(str(path), 19)
-    path.write_bytes(whole[:700] + bytes(200) + whole[900:])
-    with pytest.raises(UserError, match=r"label map .*label\.png cannot be read"):
-        read_train_ids(str(path), 19)
-
-
-def test_file_that_is_no_picture_or_no_file(tmp_path: Path) -> None:
-    (tmp_path / "page.png").write_text("<html>please log in</html>")
-    with pytest.raises(UserError, match=r"image .*page\.png cannot be read"):
-        read_image(str(tmp_path / "page.png"))
-    with pytest.raises(UserError, match=r"The image .*gone\.png does not exist"):
-        read_image(str(tmp_path / "gone.png"))
-    with pytest.raises(UserError, match=r"The label map .*gone\.png does not exist"):
-        read_train_ids(str(tmp_path / "gone.png"), 19)
-
-
-# --- reading label maps
-
-
-@pytest.mark.parametrize("encoding", ["gray", "palette", "16 bit"])
-def test_labels_are_read_as_ids_in_every_encoding(encoding: str, tmp_path: Path) -> None:
-    ids = label_map(6)
-    if encoding == "palette":
-        picture = Image.fromarray(ids, mode="P")
-        picture.putpalette(list(range(255, -1, -1)) * 3)
-    else:
-        picture = Image.fromarray(ids if encoding == "gray" else ids.astype(np.uint16))
-    label = read_train_ids(save(tmp_path / "label.png", picture), 19)
-    assert label.dtype == np.uint8 and (label == ids).all()
-
-
-def test_unknown_label_id_says_which_how_often_and_where(tmp_path: Path) -> None:
-    ids = label_map(7)
-    ids[3, 10:22] = 77
-    path = save(tmp_path / "label.png", ids)
-    with pytest.raises(UserError) as error:
-        read_train_ids(path, 19)
-    for part in (path, "label id 77 on 12 pixels;", "0..18 or 255", "train ids"):
-        assert part in str(error.value)
-    ids[0, 0] = 19  # one more than there are
-    with pytest.raises(UserError, match="label id 19 on 1 pixels and 1 more such ids"):
-        read_train_ids(save(tmp_path / "label.png", ids), 19)
-    ids = np.full((4, 4), 256, dtype=np.uint16)  # would be 0 if only its low byte were looked at
-    with pytest.raises(UserError, match="label id 256 on 16 pixels"):
-        read_train_ids(save(tmp_path / "wide.png", ids), 19)
-
-
-def test_ids_are_checked_against_the_number_of_classes(tmp_path: Path) -> None:
-    path = save(tmp_path / "label.png", np.array([[0, 15, 255]], dtype=np.uint8))
-    assert read_train_ids(path, 16).tolist() == [[0, 15, 255]]
-    with pytest.raises(UserError, match=r"label id 15 on 1 pixels; ids must be 0\.\.14"):
-        read_train_ids(path, 15)
-
-
-def test_colour_picture_is_not_a_label_map(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is a RGB image, not a label map"):
-        read_train_ids(save(tmp_path / "color.png", smooth_image(1)), 19)
-
-
 def test_different_sizes_name_both_files_and_sizes(record: dict, cfg: CfgNode) -> None:
     save(Path(record["sem_seg_file_name"]), label_map(1, 40, 60))
     for mapped in (lambda: TrainMapper(cfg)(record, RNG), lambda: TestMapper(cfg)(record)):
@@ -315,12 +214,3 @@ def test_different_sizes_name_both_files_and_sizes(record: dict, cfg: CfgNode) -
             mapped()
         for part in (record["file_name"], "40x64", record["sem_seg_file_name"], "40x60"):
             assert part in str(error.value)
-
-
-def test_errors_are_one_sentence_on_one_line(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    smooth_image(1).save(buffer, "PNG")
-    (tmp_path / "a.png").write_bytes(buffer.getvalue()[:100])
-    with pytest.raises(UserError) as error:
-        read_image(str(tmp_path / "a.png"))
-    assert "\n" not in str(error.value)

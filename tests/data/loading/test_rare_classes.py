@@ -1,3 +1,5 @@
+"""Rare-class sampling: probabilities of DAFormer, images that have the class, crops that show it."""
+
 import json
 from collections import Counter
 from pathlib import Path
@@ -17,7 +19,7 @@ from clouds.errors import UserError
 from tests.data.conftest import save, smooth_image, write_generated
 from tests.data.official import palette_png
 
-# Pixels of five pictures by train id; class 18 is the rarest, class 5 nowhere often enough.
+# Pixels of five images by train id. Class 18 is the rarest, no image has enough of class 5.
 COUNTS = {
     0: {0: 5000, 10: 4000},
     1: {0: 6000, 18: 90},
@@ -28,7 +30,7 @@ COUNTS = {
 
 
 def test_probabilities_are_those_of_the_paper() -> None:
-    """Equation 9 written out: f_c the share of all pixels, P(c) the softmax of (1 - f_c) / T over the classes."""
+    """Compare with equation 9: P(c) is the softmax of (1 - f_c) / T, f_c the share of class c in all pixels."""
     rare = RareClasses.from_counts(COUNTS, temperature=0.1, min_pixels=50)
     assert rare.classes == (0, 10, 18)
     total = 5000 + 4000 + 6000 + 90 + 7000 + 3000 + 10 + 9000 + 60 + 5000
@@ -47,7 +49,7 @@ def test_probabilities_are_those_of_the_paper() -> None:
     ),
     st.floats(1e-4, 10),
 )
-def test_the_rarer_the_likelier_and_only_pictures_that_have_it(counts: dict, temperature: float) -> None:
+def test_the_rarer_the_likelier_and_only_images_that_have_it(counts: dict, temperature: float) -> None:
     rare = RareClasses.from_counts(counts, temperature=temperature, min_pixels=1)
     totals = [sum(count.get(c, 0) for count in counts.values()) for c in rare.classes]
     order = np.argsort(totals, kind="stable")
@@ -57,7 +59,7 @@ def test_the_rarer_the_likelier_and_only_pictures_that_have_it(counts: dict, tem
     assert counts[index][label] >= 1
 
 
-def test_no_picture_has_enough_of_anything() -> None:
+def test_no_image_has_enough_of_anything() -> None:
     with pytest.raises(ValueError, match="min_pixels is 1000000, but no image has as many"):
         RareClasses.from_counts(COUNTS, temperature=0.1, min_pixels=10**6)
 
@@ -75,7 +77,7 @@ def test_a_crop_is_drawn_again_until_it_shows_the_class() -> None:
             shown[wanted] += int((views[1] == 7).sum() >= 20)
     assert shown[False] < 20
     assert shown[True] > 4 * shown[False]
-    # Where nothing is asked for the view is that of before.
+    # A requirement that the first crop meets does not change the view.
     plain = augmentation(smooth_image(1, 80, 128), label, np.random.default_rng(3))
     content = augmentation(smooth_image(1, 80, 128), label, np.random.default_rng(3), RequiredClass(0, 1))
     np.testing.assert_array_equal(plain[0], content[0])
@@ -83,7 +85,7 @@ def test_a_crop_is_drawn_again_until_it_shows_the_class() -> None:
 
 @pytest.fixture
 def gta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Ten pictures of road, the last of them with a bicycle."""
+    """Ten images of road, the last of them with a bicycle."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     for number in range(1, 11):
         ids = np.full((40, 64), 7)
@@ -110,7 +112,7 @@ def drawn(cfg: CfgNode, batches: int, skipped: int = 0) -> list[str]:
     return [sample["image_id"] for _, batch in zip(range(batches), loader, strict=False) for sample in batch]
 
 
-def test_the_picture_with_the_rare_class_comes_often(gta: Path, cfg: CfgNode) -> None:
+def test_the_image_with_the_rare_class_comes_often(gta: Path, cfg: CfgNode) -> None:
     often = Counter(drawn(rare_cfg(cfg, gta), 100))
     cfg.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"
     seldom = Counter(drawn(cfg, 100))
@@ -123,7 +125,7 @@ def test_what_is_drawn_follows_from_the_position(gta: Path, cfg: CfgNode) -> Non
     assert drawn(cfg, 20)[10:] == drawn(cfg, 15, skipped=10)
 
 
-def test_generated_pictures_keep_their_turns(gta: Path, cfg: CfgNode) -> None:
+def test_generated_images_keep_their_turns(gta: Path, cfg: CfgNode) -> None:
     write_generated(gta, 5)
     cfg = rare_cfg(cfg, gta)
     register_datasets(gta)

@@ -85,7 +85,7 @@ def test_factors_of_one_are_the_plain_sequence(size: int, seed: int) -> None:
     assert list(itertools.islice(plain, 70)) == list(itertools.islice(weighted, 70))
 
 
-def test_a_fraction_is_a_probability_drawn_anew_in_every_epoch() -> None:
+def test_a_fraction_is_a_probability_of_each_epoch() -> None:
     factors = [1.0] * 10 + [0.2] * 10 + [2.7] * 10
     sampler = WeightedTrainingSampler(factors, seed=3)
     counts = np.stack([np.bincount(sampler.order(epoch), minlength=30) for epoch in range(2000)])

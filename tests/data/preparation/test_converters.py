@@ -1,3 +1,5 @@
+"""Converters: label maps equal to a reference, class statistics, split lists, and faults in label files."""
+
 import json
 import os
 import subprocess
@@ -65,7 +67,7 @@ MAPILLARY_NAMES = {
 
 
 def translated(ids: np.ndarray, table: dict[int, int]) -> np.ndarray:
-    """The slow way, an id at a time."""
+    """Translate one id at a time, the slow reference."""
     train_ids = np.full(ids.shape, 255, np.uint8)
     for source, target in table.items():
         train_ids[ids == source] = target
@@ -79,34 +81,26 @@ def read(path: Path) -> np.ndarray:
 
 
 def write_set(name: str, root: Path) -> dict[Path, np.ndarray]:
-    """A little data set as it is downloaded; the label maps to be made."""
+    """Write a small data set in its download format; return the expected label maps by path."""
     ids = {"gta": range(35), "synthia": range(23), "mapillary": range(66)}
     maps = [blocks(seed, ids.get(name, range(34)), *((80, 72) if seed else (40, 64))) for seed in range(3)]
-    if name == "gta":
-        for number, label in enumerate(maps):
-            palette_png(root / f"labels/{number + 1:05d}.png", label)
+    formats = {
+        "gta": ("labels/{:05d}", palette_png, CITYSCAPES_ID_TO_TRAIN_ID),
+        "synthia": ("GT/LABELS/{:07d}", synthia_png, SYNTHIA_ID_TO_TRAIN_ID),
+        "mapillary": ("labels/x_{}", palette_png, MAPILLARY_V1_ID_TO_TRAIN_ID),
+    }
+    if name in formats:
+        stem, write, table = formats[name]
+        for number, label in enumerate(maps, 1):
+            write(root / f"{stem.format(number)}.png", label)
         return {
-            root / f"labels/{number + 1:05d}_labelTrainIds.png": translated(label, CITYSCAPES_ID_TO_TRAIN_ID)
-            for number, label in enumerate(maps)
-        }
-    if name == "synthia":
-        for number, label in enumerate(maps):
-            synthia_png(root / f"GT/LABELS/{number:07d}.png", label)
-        return {
-            root / f"GT/LABELS/{number:07d}_labelTrainIds.png": translated(label, SYNTHIA_ID_TO_TRAIN_ID)
-            for number, label in enumerate(maps)
-        }
-    if name == "mapillary":
-        for number, label in enumerate(maps):
-            palette_png(root / f"labels/x_{number}.png", label)
-        return {
-            root / f"labels/x_{number}_labelTrainIds.png": translated(label, MAPILLARY_V1_ID_TO_TRAIN_ID)
-            for number, label in enumerate(maps)
+            root / f"{stem.format(number)}_labelTrainIds.png": translated(label, table)
+            for number, label in enumerate(maps, 1)
         }
     expected = {}
     for split, city, number in (("train", "aachen", 0), ("train", "ulm", 1), ("val", "lindau", 2)):
         stem = root / f"gtFine/{split}/{city}/{city}_000000_{number:06d}_gtFine"
-        palette = stem.with_name(f"{stem.name}_color.png")  # downloaded too; to be left alone
+        palette = stem.with_name(f"{stem.name}_color.png")  # part of the download, not to be converted
         polygons = cityscapes_polygons(stem.with_name(f"{stem.name}_polygons.json"), 40 + number)
         palette_png(palette, maps[0])
         expected[stem.with_name(f"{stem.name}_labelTrainIds.png")] = official(polygons, "trainIds")
@@ -114,7 +108,7 @@ def write_set(name: str, root: Path) -> dict[Path, np.ndarray]:
 
 
 def official(polygons: Path, encoding: str) -> np.ndarray:
-    """What Cityscapes' own scripts draw."""
+    """Draw polygons with the scripts of Cityscapes."""
     drawn = polygons.with_suffix(".drawn.png")
     json2labelImg(str(polygons), str(drawn), encoding)
     label = np.array(Image.open(drawn))
@@ -155,7 +149,7 @@ def test_the_command(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert (tmp_path / "val.txt").read_text() == "lindau/lindau_000000_000002\n"
 
 
-def test_going_on_makes_what_is_missing_or_damaged(tmp_path: Path) -> None:
+def test_a_second_run_converts_what_is_missing_or_damaged(tmp_path: Path) -> None:
     expected = write_set("gta", tmp_path)
     first, second, third = expected
     convert_folder("gta", tmp_path)
@@ -186,7 +180,7 @@ def test_other_folders(tmp_path: Path) -> None:
     ]
 
 
-def test_faults_are_told_one_by_one_and_the_rest_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_fault_is_logged_and_the_rest_is_converted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = write_set("gta", tmp_path)
     labels = tmp_path / "labels"
     strange = blocks(0, range(34))
@@ -198,14 +192,14 @@ def test_faults_are_told_one_by_one_and_the_rest_is_made(tmp_path: Path, caplog:
     (labels / "00014.png").write_bytes(b"")
     with pytest.raises(UserError, match="4 of 7 label files of GTA5 could not be converted"):
         convert_folder("gta", tmp_path)
-    told = "\n".join(record.getMessage() for record in caplog.records)
+    logged = "\n".join(record.getMessage() for record in caplog.records)
     assert (
         "00011.png has 1 label id(s) that its data set does not list (77 on 6 pixels): known are 0 to 34; see that"
-        in told
+        in logged
     )
-    assert f"{labels / '00012.png'} cannot be read" in told
-    assert "00013.png is a RGB image, not a label map" in told
-    assert f"{labels / '00014.png'} cannot be read" in told
+    assert f"{labels / '00012.png'} cannot be read" in logged
+    assert "00013.png is a RGB image, not a label map" in logged
+    assert f"{labels / '00014.png'} cannot be read" in logged
     assert {file for file in labels.iterdir() if file.name.endswith("Ids.png")} == set(expected)
 
 
@@ -217,14 +211,14 @@ def test_faults_of_synthia(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     synthia_png(folder / "0000003.png", blocks(0, range(1000, 1003)))
     with pytest.raises(UserError, match="3 of 3 label files of SYNTHIA"):
         convert_folder("synthia", tmp_path)
-    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert "0000001.png cannot be read" in told[0]
-    assert "0000002.png is no 16-bit RGB image" in told[1]
-    assert "0000003.png has 3 label id(s) that its data set does not list (1" in told[2]
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "0000001.png cannot be read" in logged[0]
+    assert "0000002.png is no 16-bit RGB image" in logged[1]
+    assert "0000003.png has 3 label id(s) that its data set does not list (1" in logged[2]
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("{", "cannot be read"),
         ('{"imgHeight": 4, "imgWidth": 4}', "cannot be read"),
@@ -238,9 +232,9 @@ def test_faults_of_synthia(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         ),
     ],
 )
-def test_polygons_that_cannot_be_drawn(content: str, told: str, tmp_path: Path) -> None:
+def test_polygons_that_cannot_be_drawn(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "x_polygons.json").write_text(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         draw_polygons(str(tmp_path / "x_polygons.json"))
 
 
@@ -252,7 +246,7 @@ def test_cityscapes_is_what_its_own_scripts_make(tmp_path: Path) -> None:
     assert CITYSCAPES_ID_TO_TRAIN_ID == {
         label.id: label.trainId for label in official_labels if 0 <= label.trainId < 255
     }
-    # The ready-made ids, where they are there, are taken before the polygons.
+    # Existing label ids have precedence over polygons.
     Image.fromarray(np.where(ids == 7, 8, ids).astype(np.uint8)).save(polygons.with_name("x_gtFine_labelIds.png"))
     convert_folder("cityscapes", tmp_path)
     label = read(polygons.with_name("x_gtFine_labelTrainIds.png"))
