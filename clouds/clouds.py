@@ -99,7 +99,7 @@ class CLOUDS(nn.Module):
         check_name("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, dict(BACKBONE_REGISTRY))
         check_name("MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME, dict(SEM_SEG_HEADS_REGISTRY))
         backbone = build_backbone(cfg, ShapeSpec(channels=3))
-        former, clouds, num_classes = cfg.MODEL.MASK_FORMER, cfg.MODEL.CLOUDS, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        former, clouds = cfg.MODEL.MASK_FORMER, cfg.MODEL.CLOUDS
         sem_seg_head = build_sem_seg_head(cfg, backbone.output_shape())
         check_backbone(cfg, backbone, uses_text=bool(sem_seg_head.uses_text))
         matcher = HungarianMatcher(
@@ -109,7 +109,7 @@ class CLOUDS(nn.Module):
             num_points=former.TRAIN_NUM_POINTS,
         )
         criterion = SetCriterion(
-            num_classes=num_classes,
+            num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             matcher=matcher,
             weights={
                 "loss_ce": former.CLASS_WEIGHT,
@@ -126,7 +126,7 @@ class CLOUDS(nn.Module):
             "backbone": backbone,
             "sem_seg_head": sem_seg_head,
             "criterion": criterion,
-            "train_classes": class_names(cfg.DATASETS.TRAIN, num_classes),
+            "train_classes": train_class_names(cfg),
             "test_classes": class_names(cfg.DATASETS.TEST),
             "size_divisibility": former.SIZE_DIVISIBILITY,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -159,10 +159,10 @@ class CLOUDS(nn.Module):
             width) float scores.
 
         Raises:
-            UserError: in training, an image without `instances`.
+            ValueError: in training, an image has no `instances`.
         """
-        if self.training:
-            check_labelled(batched_inputs)
+        if self.training and not all("instances" in x for x in batched_inputs):
+            raise ValueError("batched_inputs has images without instances; label the generated images first")
         canvas = self.canvas(batched_inputs)
         features = self.features(batched_inputs, canvas)
         text = self.text_classifier(self.train_classes if self.training else self.test_classes)
@@ -239,12 +239,6 @@ def image_sizes(batched_inputs: Sequence[ImageDict]) -> list[tuple[int, int]]:
     return [(x["image"].shape[-2], x["image"].shape[-1]) for x in batched_inputs]
 
 
-def check_labelled(batched_inputs: Sequence[ImageDict]) -> None:
-    """Raise `UserError` if an image of a training batch has no `instances`."""
-    if not all("instances" in x for x in batched_inputs):
-        raise UserError("The batch has images without labels; set MODEL.CLOUDS.SAM.MINIBATCH True to learn them.")
-
-
 def check_backbone(cfg: CfgNode, backbone: nn.Module, *, uses_text: bool) -> None:
     """Raise `UserError` if a backbone is not one of ours or lacks a text tower that the config needs.
 
@@ -278,18 +272,24 @@ def check_backbone(cfg: CfgNode, backbone: nn.Module, *, uses_text: bool) -> Non
         )
 
 
-def class_names(datasets: Sequence[str], num_classes: int | None = None) -> Sequence[str]:
-    """Class names of the first data set, the 19 of Cityscapes where none is registered under that name.
+def class_names(datasets: Sequence[str]) -> Sequence[str]:
+    """Return the class names of the first data set, or the 19 of Cityscapes if none is registered under its name."""
+    if not datasets:
+        return CITYSCAPES_CLASSES
+    names: Sequence[str] = getattr(MetadataCatalog.get(datasets[0]), "stuff_classes", CITYSCAPES_CLASSES)
+    return names
+
+
+def train_class_names(cfg: CfgNode) -> Sequence[str]:
+    """Return the class names of the training sets.
 
     Raises:
-        UserError: there are not `num_classes` of them.
+        UserError: their number is not ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``.
     """
-    names: Sequence[str] = CITYSCAPES_CLASSES
-    if datasets:
-        names = getattr(MetadataCatalog.get(datasets[0]), "stuff_classes", names)
-    if num_classes is not None and len(names) != num_classes:
+    names = class_names(cfg.DATASETS.TRAIN)
+    if len(names) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
         raise UserError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but DATASETS.TRAIN {tuple(datasets)} has {len(names)} "
-            f"classes; set MODEL.SEM_SEG_HEAD.NUM_CLASSES {len(names)}."
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}, but DATASETS.TRAIN "
+            f"{tuple(cfg.DATASETS.TRAIN)} has {len(names)} classes; set MODEL.SEM_SEG_HEAD.NUM_CLASSES {len(names)}."
         )
     return names

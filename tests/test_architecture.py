@@ -60,15 +60,7 @@ SECTIONS = "|".join(key for key, value in DEFAULTS.items() if isinstance(value, 
 CONFIG_KEY = re.compile(rf"\b(?:{SECTIONS})\.[A-Z][A-Z0-9_.]*")
 
 # Modules that do not keep the rule on late imports or on config keys yet.
-PENDING = {
-    "clouds.clouds",
-    "clouds.modeling.backbone.clip",
-    "clouds.modeling.transformer_decoder.decoder",
-    "clouds.self_training.sam.build",
-    "clouds.self_training.sam.cache",
-    "clouds.self_training.sam.segment_anything_folder",
-    "clouds.self_training.sam.transformers",
-}
+PENDING: set[str] = set()
 
 HEAVY = {"torch", "torchvision", "open_clip", "diffusers", "transformers", "matplotlib", "detectron2"}
 

@@ -4,13 +4,15 @@ from functools import partial
 
 import torch
 from generation import PROMPT, write_pipeline
+from segment_anything import sam_model_registry
 from torch import Tensor
 
 from clouds.generation.painter import Painter
 from clouds.generation.settings import PaintingSettings
 from clouds.self_training.sam.base import Embedding
 from clouds.self_training.sam.frame import Frame
-from clouds.self_training.sam.segment_anything import SegmentAnything, mobile_sam, set_image_size, vit_sam
+from clouds.self_training.sam.mobile_sam import mobile_network
+from clouds.self_training.sam.segment_anything import SegmentAnything, set_image_size
 from stages.bench import Bench, relative_error
 from stages.inputs import Inputs
 
@@ -18,7 +20,7 @@ from stages.inputs import Inputs
 def build_random_sam(kind: str, bench: Bench) -> SegmentAnything:
     """Build MobileSAM ("mobile") or SAM with an encoder such as "vit_h", with random weights."""
     torch.manual_seed(0)
-    network = mobile_sam() if kind == "mobile" else vit_sam(kind)
+    network = mobile_network() if kind == "mobile" else sam_model_registry[kind]()
     side = 128 if bench.smoke else 1024
     if bench.smoke:
         set_image_size(network, side)

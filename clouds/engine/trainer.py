@@ -37,6 +37,7 @@ from clouds.errors import UserError, check_name
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.tables import Provenance, format_table
 from clouds.modeling.distributed import gather_losses
+from clouds.modeling.structures import ImageDict
 from clouds.self_training.sam import Sam, build_sam
 
 logger = logging.getLogger(__name__)
@@ -126,10 +127,7 @@ class Trainer(TrainerBase):
         # The model's draws follow from seed and iteration alone, whatever ran before (an evaluation, a loader's start);
         # those for a single image, the points of its loss, from the seed that the loader gives it.
         seed_everything(self.seed, self.iter, comm.get_rank())
-        if self.self_training:
-            # A separate context, so that autocast does not cache weights that were cast without a gradient.
-            with self.precision.autocast():
-                batch = self.self_training.label(batch)
+        batch = self.label(batch)
         values, failure = {}, ""
         try:
             with self.precision.autocast():
@@ -145,6 +143,20 @@ class Trainer(TrainerBase):
 
         for name, value in {**values, "total_loss": sum(values.values()), "data_time": data_time}.items():
             self.storage.put_scalar(name, value)
+
+    def label(self, batch: list[ImageDict]) -> list[ImageDict]:
+        """Return the batch with `instances` for each generated image.
+
+        Raises:
+            UserError: there are generated images, but no self-training.
+        """
+        if self.self_training:
+            # A separate context, so that autocast does not cache weights that were cast without a gradient.
+            with self.precision.autocast():
+                return self.self_training.label(batch)
+        if any(x.get("is_generated", False) for x in batch):
+            raise UserError("The batch has images without labels; set MODEL.CLOUDS.SAM.MINIBATCH True to learn them.")
+        return batch
 
     def update(self, loss: Tensor) -> None:
         """gradients -> clip -> step. Under float16 a step whose gradient overflows is left out, which is no error."""

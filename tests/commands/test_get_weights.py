@@ -10,7 +10,7 @@ import pytest
 
 from clouds.commands import get_weights as tool
 from clouds.errors import UserError
-from clouds.self_training.sam.build import GET_WEIGHTS, WEIGHTS
+from clouds.self_training.sam.weights import GET_WEIGHTS, WEIGHTS
 from clouds.utils.hashing import file_sha256
 
 ROOT = Path(__file__).parents[2]

@@ -199,6 +199,16 @@ def test_sam_is_optional(joint: Config, tmp_path: Path) -> None:
     assert "pseudo_labels/mIoU_teacher" in names
 
 
+def test_generated_images_without_self_training_are_told(joint: Config) -> None:
+    cfg = joint("run", "MODEL.CLOUDS.SAM.MINIBATCH", False, "DATASETS.TRAIN", ("plugin_train",))
+    default_setup(cfg, Namespace())
+    trainer = Trainer(cfg)
+    labelled = next(iter(trainer.data_loader))
+    assert trainer.label(labelled) is labelled
+    with pytest.raises(UserError, match=r"images without labels; set MODEL\.CLOUDS\.SAM\.MINIBATCH True"):
+        trainer.label([*labelled, {"is_generated": True}])
+
+
 @pytest.mark.parametrize("period", [0, -100])
 def test_the_period_of_updates_is_positive(period: int) -> None:
     with pytest.raises(ValueError, match=f"^update_period is {period}"):

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from clouds.clouds import CLOUDS
-from clouds.errors import UserError
 from clouds.modeling.structures import Target
 from clouds.self_training.labelling import label_batch
 from clouds.self_training.pseudo_labels import PseudoLabel, PseudoLabeller
@@ -142,10 +141,10 @@ def test_a_pseudo_label_equal_to_the_truth_gives_the_loss_of_the_truth():
     torch.testing.assert_close(found, expected)
 
 
-def test_generated_images_without_self_training_are_told_before_the_backbone_runs(monkeypatch):
+def test_images_without_labels_are_refused_before_the_backbone_runs(monkeypatch):
     model = golden.build("convnext_closed").train()
     monkeypatch.setattr(type(model.backbone), "forward", lambda *_: pytest.fail("the backbone ran"))
-    with pytest.raises(UserError, match=r"images without labels; set MODEL\.CLOUDS\.SAM\.MINIBATCH True"):
+    with pytest.raises(ValueError, match=r"^batched_inputs has images without instances"):
         model(generated(0))
 
 

@@ -8,10 +8,11 @@ from torch import nn
 
 from clouds.config import get_config
 from clouds.errors import UserError
-from clouds.self_training.sam import CachedSam, Sam, build_sam
+from clouds.self_training.sam import SAM_REGISTRY, CachedSam, Embedding, Sam, build_sam
 from clouds.self_training.sam.base import NetworkSam
 from clouds.self_training.sam.frame import Frame
-from clouds.self_training.sam.segment_anything import SegmentAnything, mobile_sam, set_image_size
+from clouds.self_training.sam.mobile_sam import mobile_network
+from clouds.self_training.sam.segment_anything import SegmentAnything, set_image_size
 
 SIZES = ((40, 64), (90, 50))
 
@@ -35,7 +36,7 @@ def points(count, size, of_each=3):
 def mobile_file(tmp_path_factory):
     """A weight file with the keys and shapes of the real one."""
     torch.manual_seed(1)
-    network = mobile_sam()
+    network = mobile_network()
     for name, value in network.state_dict().items():
         if name.endswith("running_var"):
             value.uniform_(0.5, 2)
@@ -208,7 +209,7 @@ class TinyVit(nn.Module):
 
 
 def test_absolute_positions_are_resized():
-    network = mobile_sam()
+    network = mobile_network()
     network.image_encoder = TinyVit()
     y, x = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
     network.image_encoder.pos_embed.data[..., 0] = y
@@ -273,10 +274,20 @@ class TestMistakes:
         torch.save(state, tmp_path / "less.pt")
         self.fails("another network", WEIGHTS=str(tmp_path / "less.pt"))
 
-    def test_settings(self):
-        self.fails("multiple of 64", IMAGE_SIZE=1000)
-        self.fails("PROMPTS_AT_ONCE is 0", PROMPTS_AT_ONCE=0)
-        self.fails("vit_h", MOBILE=False, TYPE="vit_hh")
+    def test_settings(self, mobile_file):
+        self.fails(r"SAM\.TYPE names 'vit_hh'.*vit_h", MOBILE=False, TYPE="vit_hh")
+        with pytest.raises(ValueError, match=r"^side is 1000; it must be a multiple of patch, 16"):
+            build_sam(config(WEIGHTS=str(mobile_file), IMAGE_SIZE=1000), "cpu")
+        with pytest.raises(ValueError, match=r"^prompts_at_once is 0"):
+            build_sam(config(WEIGHTS=str(mobile_file), PROMPTS_AT_ONCE=0), "cpu")
+
+    def test_a_cache_that_cannot_be_written(self, mobile_file, tmp_path):
+        (tmp_path / "file").touch()
+        self.fails(
+            r"folder \S+file \(MODEL\.CLOUDS\.SAM\.CACHE_DIR\): ",
+            WEIGHTS=str(mobile_file),
+            CACHE_DIR=str(tmp_path / "file"),
+        )
 
     def test_folders(self, folders, tmp_path):
         settings = {"MOBILE": False, "TYPE": "transformers"}
@@ -286,6 +297,52 @@ class TestMistakes:
         self.fails("'bert'", WEIGHTS=str(tmp_path), **settings)
         (tmp_path / "config.json").write_text((folders / "sam" / "config.json").read_text())
         self.fails("cannot load", WEIGHTS=str(tmp_path), **settings)
+
+
+class OneMask(Sam):
+    """Says that everything is one object."""
+
+    def __init__(self, device):
+        self.device = device
+        self.model_id = "one"
+
+    model_id = ""
+
+    def encode(self, images):
+        return [Embedding((image.shape[1], image.shape[2]), ()) for image in images]
+
+    def predict(self, embedding, points):
+        return torch.ones(len(points), *embedding.size, dtype=torch.bool, device=self.device)
+
+
+@pytest.fixture
+def registered():
+    """A back end of a user, in the registry for one test."""
+
+    def one_mask(cfg, device):
+        assert cfg.MODEL.CLOUDS.SAM.IMAGE_SIZE == 64
+        return OneMask(device)
+
+    if "one_mask" not in SAM_REGISTRY:
+        SAM_REGISTRY.register(one_mask)
+    return "one_mask"
+
+
+def test_a_new_back_end_is_one_entry(registered, tmp_path):
+    sam = build_sam(config(MOBILE=False, TYPE=registered), "cpu")
+    assert isinstance(sam, OneMask)
+    assert sam.device == torch.device("cpu")
+    (embedding,) = sam.encode(images((4, 6)))
+    assert sam.predict(embedding, points(2, (4, 6))).shape == (2, 4, 6)
+    cached = build_sam(config(MOBILE=False, TYPE=registered, CACHE_DIR=str(tmp_path)), "cpu")
+    assert isinstance(cached, CachedSam)
+    assert cached.model_id == "one"
+
+
+def test_every_published_type_is_in_the_registry():
+    assert {name for name, _ in SAM_REGISTRY} >= {
+        *("vit_h", "vit_l", "vit_b", "mobile_sam", "transformers", "segment_anything")
+    }
 
 
 def test_the_interface_is_abstract():

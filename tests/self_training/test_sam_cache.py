@@ -8,7 +8,6 @@ import time
 import pytest
 import torch
 
-from clouds.errors import UserError
 from clouds.self_training.sam import CachedSam, Embedding, Sam
 
 ENTRY = 2 * 4 * 8 * 8  # bytes of one embedding of the stand-in, without its header
@@ -179,7 +178,7 @@ def test_a_full_disk_is_told_and_does_not_stop_anything(tmp_path, monkeypatch, c
 
 def test_mistakes(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="CACHE_DIR"):
+    with pytest.raises(FileExistsError):
         cached(tmp_path / "file")
-    with pytest.raises(UserError, match="CACHE_SIZE"):
+    with pytest.raises(ValueError, match=r"^gigabytes is 0"):
         cached(tmp_path, gigabytes=0)

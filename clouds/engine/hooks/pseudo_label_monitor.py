@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clouds.clouds import class_names
+from clouds.clouds import class_names, train_class_names
 from clouds.d2 import CfgNode, HookBase, MetadataCatalog, comm
 from clouds.data.classes import CITYSCAPES_COLORS, IGNORE_LABEL
 from clouds.engine.hooks.label_counts import Counts, count, no_counts, painted, scalars, total
@@ -136,14 +136,13 @@ class PseudoLabelMonitor(HookBase):
 
 def build_pseudo_label_monitor(cfg: CfgNode, self_training: SelfTrainingHook) -> PseudoLabelMonitor:
     """Build the monitor of a joint training; ``MODEL.CLOUDS.PANEL_PERIOD`` says how often it draws."""
-    train = cfg.DATASETS.TRAIN
-    classes = class_names(train, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+    classes = train_class_names(cfg)
     return PseudoLabelMonitor(
         self_training,
         refines=self_training.labeller.sam is not None,
         compares=list(classes) == list(class_names(cfg.DATASETS.TEST)),
         classes=classes,
-        colors=getattr(MetadataCatalog.get(train[0]), "stuff_colors", CITYSCAPES_COLORS),
+        colors=getattr(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]), "stuff_colors", CITYSCAPES_COLORS),
         folder=Path(cfg.OUTPUT_DIR) / "pseudo_label_panels",
         panel_period=cfg.MODEL.CLOUDS.PANEL_PERIOD,
     )

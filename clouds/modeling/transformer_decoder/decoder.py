@@ -25,7 +25,7 @@ from clouds.modeling.structures import Prediction
 from clouds.modeling.text_classifier import TextClassifier
 
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
-TRANSFORMER_DECODER_REGISTRY.__doc__ = "Decoders by MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME, called with (cfg)."
+"""Decoders by `MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`, called with (cfg)."""
 
 NUM_LEVELS = 3
 

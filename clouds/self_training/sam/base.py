@@ -1,7 +1,9 @@
-"""What every SAM back end offers, and what they share (Kirillov et al., Segment Anything, ICCV 2023).
+"""The interface of a SAM back end, what all back ends share, and their registry.
 
-Letters: B images, H x W an image, S side of the square that SAM sees, C x h x w an embedding's map, P prompts, n points
-of a prompt, M mask outputs of a prompt (three), l side of the logits before they are resized.
+Kirillov et al., *Segment Anything*, ICCV 2023.
+
+Letters: B images, H x W an image, S side of the square that SAM sees, C x h x w a feature map, P prompts, n points of a
+prompt, M masks per prompt (three), l side of the mask logits before they are resized.
 """
 
 import hashlib
@@ -13,17 +15,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from clouds.d2 import CfgNode, Registry
 from clouds.modeling.layers import full_precision
 from clouds.self_training.regions import select_best
 from clouds.self_training.sam.frame import Frame
 
+SAM_REGISTRY = Registry("SAM")
+"""Back ends by `MODEL.CLOUDS.SAM.TYPE`.
+
+An entry is called with (cfg, device) and returns a `Sam` with its weights. Its name is that of the registered function
+or class.
+"""
+
 
 class Embedding(NamedTuple):
-    """An image as SAM's encoder sees it.
+    """An image after SAM's encoder.
 
     Attributes:
-        size: (H, W) of the image, pixels.
-        features: maps (C, h, w), one or several, float32, or float16 where they come out of a cache.
+        size: (H, W) of the image, in pixels.
+        features: one or several maps (C, h, w), float32, or float16 if they come from a cache.
     """
 
     size: tuple[int, int]
@@ -31,28 +41,28 @@ class Embedding(NamedTuple):
 
 
 class Sam(ABC):
-    """Masks for points. No `nn.Module`: its weights enter no state dict, no optimizer and no data parallelism."""
+    """Predicts masks from points. It is not a module: its weights enter neither state dicts nor optimizers."""
 
     @property
     @abstractmethod
     def model_id(self) -> str:
-        """Another one for other weights and another image size: what an embedding depends on besides its image."""
+        """Identifies the weights and the image size that an embedding depends on."""
 
     @abstractmethod
     def encode(self, images: Sequence[Tensor]) -> list[Embedding]:
         """Embed images in one batch.
 
         Args:
-            images: B images, each (3, H, W) uint8 RGB of any size, on any device.
+            images: B images (3, H, W) uint8 RGB of any sizes, on any device.
         """
 
     @abstractmethod
     def predict(self, embedding: Embedding, points: Tensor) -> Tensor:
-        """One mask a prompt: of SAM's three the one whose quality it predicts to be the best.
+        """Predict one mask per prompt: the mask whose quality SAM predicts to be the best.
 
         Args:
-            embedding: of the image.
-            points: (P, n, 2) float x, y in pixels of the image, all inside the thing that is asked for; P may be 0.
+            embedding: embedding of the image.
+            points: (P, n, 2) float x, y in pixels of the image, all inside the object; P may be 0.
 
         Returns:
             (P, H, W) bool.
@@ -60,10 +70,11 @@ class Sam(ABC):
 
 
 class NetworkSam(Sam):
-    """A network with its frame: all that the back ends have in common. They add `features` and `decode`.
+    """Base class of back ends that run a network; subclasses define `features` and `decode`.
 
-    The network is frozen and in eval mode, and nobody who switches a model's mode reaches it here. It computes in
-    float32, also under autocast: embeddings are kept and shared between runs, and masks turn on the sign of a logit.
+    The network is frozen and in evaluation mode. It is not a submodule of anything, so `model.train()` does not affect
+    it. It computes in float32, also under autocast: embeddings are shared between runs, and masks depend on the sign
+    of a logit.
     """
 
     def __init__(
@@ -78,13 +89,15 @@ class NetworkSam(Sam):
     ) -> None:
         """
         Args:
-            network: with its weights; it is changed in place.
-            name: of the architecture, the readable part of `model_id`.
+            network: network with its weights; it is changed in place.
+            name: name of the architecture, the readable part of `model_id`.
             frame: the square that the network sees.
-            refinement: a second pass, which is shown the best logits of the first.
-            prompts_at_once: prompts decoded together; the memory grows with it.
-            device: where the network runs and masks are returned.
+            refinement: whether to predict a second time, from the best mask logits of the first time.
+            prompts_at_once: number of prompts that are decoded together; the memory grows with it.
+            device: device of the network and of the masks.
         """
+        if prompts_at_once < 1:
+            raise ValueError(f"prompts_at_once is {prompts_at_once}; it must be 1 or more")
         self.network: Any = network.to(device).eval().requires_grad_(False)
         self.name = name
         self.frame = frame
@@ -119,7 +132,7 @@ class NetworkSam(Sam):
         masks = torch.empty(len(points), *embedding.size, dtype=torch.bool, device=self.device)
         for start in range(0, len(points), self.prompts_at_once):
             chunk = points[start : start + self.prompts_at_once]
-            # Chosen before it is resized: two thirds of the full-size masks are never made.
+            # Selected before resizing, so that two of three masks are never resized.
             best = select_best(*self.decode(features, chunk, None))
             if self.refinement:
                 best = select_best(*self.decode(features, chunk, best[:, None]))
@@ -136,9 +149,15 @@ class NetworkSam(Sam):
 
         Args:
             features: maps (C, h, w) of the image.
-            points: (P, n, 2) x, y in pixels of the frame, P at least 1.
-            logits: (P, 1, l, l), what an earlier pass said; None in the first.
+            points: (P, n, 2) x, y in pixels of the frame; P is at least 1.
+            logits: (P, 1, l, l) mask logits of an earlier pass; None in the first pass.
 
         Returns:
-            Mask logits (P, M, l, l), and their predicted quality (P, M).
+            Mask logits (P, M, l, l) and their predicted quality (P, M).
         """
+
+
+def network_options(cfg: CfgNode, device: torch.device) -> dict[str, Any]:
+    """Return the arguments of `NetworkSam` that do not depend on the back end."""
+    settings = cfg.MODEL.CLOUDS.SAM
+    return {"refinement": settings.REFINEMENT, "prompts_at_once": settings.PROMPTS_AT_ONCE, "device": device}

@@ -1,4 +1,4 @@
-"""Embeddings on disk: generated images do not change, so SAM's encoder need see each, and its mirror, only once."""
+"""Cache of embeddings on disk: SAM encodes each generated image, and its mirror image, only once."""
 
 import hashlib
 import logging
@@ -13,51 +13,45 @@ from pathlib import Path
 from safetensors.torch import load, save
 from torch import Tensor
 
-from clouds.errors import UserError
 from clouds.self_training.sam.base import Embedding, Sam
 from clouds.utils.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 
-# Only what is called so is counted and removed: the folder may hold other things.
+# Only files with such names are counted and removed: the folder may hold other files.
 _ENTRY = re.compile(r"[0-9a-f]{64}\.sam")
 _HALF_WRITTEN = re.compile(r"[0-9a-f]{64}\.sam\..*\.part")
-_ABANDONED = 3600.0  # seconds after which nobody is still writing a file
+_ABANDONED = 3600.0  # seconds after which an incomplete file is removed
 _DIGEST = hashlib.sha256().digest_size
 
 
 class CachedSam(Sam):
-    """Another SAM, with its embeddings kept in a folder.
+    """SAM back end with a cache: it keeps the embeddings of another back end in a folder.
 
-    An entry's name is the hash of the image's pixels and of the SAM's `model_id`; it begins with a checksum. Entries
-    are float16 (2 MB for one of 64 x 64 x 256), and so is what `encode` returns, found or just computed: a run gives
-    the same masks with a full cache and with an empty one. (To the last bit of float16 only where an image was encoded
-    in batches of the same size: a network rounds differently in another batch.)
+    The name of an entry is the hash of the image's pixels and of the back end's `model_id`; an entry begins with a
+    checksum. Entries are float16 (2 MB for 64 x 64 x 256 numbers), and `encode` always returns float16, whether an
+    entry was found or computed: a run gives equal masks with a full and with an empty cache. Embeddings of one image
+    may differ in the last bit of float16 if it was encoded in batches of different sizes.
 
-    Several processes may share a folder. Entries appear in one piece, and one that another process has just removed is
-    computed anew.
+    Several processes may share a folder. Entries are written atomically, and an entry that another process has removed
+    is computed again.
     """
 
     def __init__(self, sam: Sam, folder: Path, *, gigabytes: float) -> None:
         """
         Args:
-            sam: computes what is missing.
-            folder: made if it is not there.
-            gigabytes: of entries in the folder (10^9 bytes), whoever wrote them. Where there is more, what was not used
-                for the longest time goes; with several processes it can be a twentieth more for each.
+            sam: back end that computes missing embeddings.
+            folder: folder of the cache; created if it does not exist.
+            gigabytes: largest size of the cache, in units of 10^9 bytes. Above this size, the least recently used
+                entries are removed. Each further process can exceed the size by a twentieth.
 
         Raises:
-            UserError: the folder cannot be written to, or there is to be no room in it.
+            OSError: the folder cannot be created or written to.
         """
         if gigabytes <= 0:
-            raise UserError(f"MODEL.CLOUDS.SAM.CACHE_SIZE is {gigabytes}; it must be above 0 (GB).")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise UserError(
-                f"Cannot keep embeddings in the folder {folder} (MODEL.CLOUDS.SAM.CACHE_DIR): {error.strerror}."
-            ) from error
+            raise ValueError(f"gigabytes is {gigabytes}; it must be above 0")
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
         self.sam = sam
         self.folder = folder
         self.limit = int(gigabytes * 1e9)
@@ -83,7 +77,7 @@ class CachedSam(Sam):
         return self.sam.predict(embedding, points)
 
     def key(self, image: Tensor) -> str:
-        """The name of an image's (3, H, W) uint8 entry: 64 hexadecimal digits."""
+        """Return the name of the entry of an image (3, H, W) uint8: 64 hexadecimal digits."""
         digest = hashlib.sha256(f"{self.model_id} {tuple(image.shape)}".encode())
         digest.update(image.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -92,14 +86,14 @@ class CachedSam(Sam):
         path = self.folder / f"{key}.sam"
         try:
             content = memoryview(path.read_bytes())
-            os.utime(path)  # the last use is what decides who leaves
+            os.utime(path)  # the time of the last use decides which entries are removed
         except FileNotFoundError:
             return None
         except OSError as error:
-            logger.warning("Embedding %s cannot be read (%s) and is computed anew", path, error.strerror)
+            logger.warning("Embedding %s cannot be read (%s) and is computed again", path, error.strerror)
             return None
         if _checksum(key, content[_DIGEST:]) != content[:_DIGEST]:
-            logger.warning("Embedding %s is damaged and is computed anew", path)
+            logger.warning("Embedding %s is damaged and is computed again", path)
             return None
         features = load(bytes(content[_DIGEST:]))
         return tuple(features[str(number)] for number in range(len(features)))
@@ -111,32 +105,31 @@ class CachedSam(Sam):
             self._make_room(size)
         try:
             write_atomically(self.folder / f"{key}.sam", _checksum(key, payload) + payload)
-        except OSError as error:  # a full disk, say; the embedding itself is there, and training need not stop
-            logger.warning("An embedding cannot be kept in %s: %s", self.folder, error.strerror)
+        except OSError as error:  # such as a full disk; the embedding exists, so that training can continue
+            logger.warning("An embedding cannot be written to %s: %s", self.folder, error.strerror)
             return
         self._room -= size
 
     def _make_room(self, size: int) -> None:
-        """Count the folder, and remove what was not used for the longest time until `size` bytes fit."""
+        """Remove the least recently used entries until `size` bytes fit into the folder."""
         entries, total = [], 0
         for file in os.scandir(self.folder):
-            with suppress(FileNotFoundError):  # another process has just removed or renamed it
+            with suppress(FileNotFoundError):  # removed or renamed by another process
                 stat = file.stat()
                 if _ENTRY.fullmatch(file.name):
                     entries.append((stat.st_mtime_ns, stat.st_size, file.path))
                     total += stat.st_size
                 elif _HALF_WRITTEN.fullmatch(file.name) and stat.st_mtime < time.time() - _ABANDONED:
                     Path(file.path).unlink(missing_ok=True)
-        batch = max(
-            size, self.limit // 20
-        )  # not one by one: to count a full folder takes as long as to encode an image
+        # A twentieth at once, since counting a full folder takes as long as encoding an image.
+        batch = max(size, self.limit // 20)
         if total + size > self.limit:
             for _, removed, path in sorted(entries):
                 Path(path).unlink(missing_ok=True)
                 total -= removed
                 if total + batch <= self.limit:
                     break
-        # Other processes write too: count again after a twentieth at the latest.
+        # Other processes write too: the folder is counted again after a twentieth at the latest.
         self._room = max(size, min(batch, self.limit - total))
 
 

@@ -1,24 +1,21 @@
-"""SAM from a weight file: segment-anything's own ViTs, and MobileSAM. Letters as in `interface`."""
-
-from pathlib import Path
+"""Meta's SAM with its ViT encoders, by the `segment_anything` package. Letters as in `base`."""
 
 import torch
 from segment_anything import sam_model_registry
-from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling import Sam as SamModules
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clouds.errors import UserError
-from clouds.self_training.sam.base import NetworkSam
-from clouds.self_training.sam.tiny_vit import EMBEDDING, STRIDE, TinyViT
-from clouds.utils.torch_files import read_tensors
+from clouds.d2 import CfgNode
+from clouds.self_training.sam.base import SAM_REGISTRY, NetworkSam, network_options
+from clouds.self_training.sam.frame import Frame
+from clouds.self_training.sam.weights import build_with_weights
 
-NATIVE_SIZE = 1024  # pixels, what all of them were trained on
+PATCH = 16  # pixels, side of the image patch of one element of an embedding
 
 
 class SegmentAnything(NetworkSam):
-    """An image encoder with segment-anything's prompt encoder and mask decoder."""
+    """An image encoder with segment_anything's prompt encoder and mask decoder."""
 
     def features(self, pixels: Tensor) -> tuple[Tensor, ...]:
         return (self.network.image_encoder(pixels),)
@@ -35,64 +32,46 @@ class SegmentAnything(NetworkSam):
         )
 
 
-def mobile_sam() -> nn.Module:
-    """MobileSAM, not yet with its weights."""
-    grid = NATIVE_SIZE // STRIDE
-    return SamModules(
-        image_encoder=TinyViT(),
-        prompt_encoder=PromptEncoder(
-            embed_dim=EMBEDDING,
-            image_embedding_size=(grid, grid),
-            input_image_size=(NATIVE_SIZE, NATIVE_SIZE),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
-            transformer_dim=EMBEDDING,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=EMBEDDING, num_heads=8, mlp_dim=2048),
-        ),
-    )
+@SAM_REGISTRY.register()
+def vit_h(cfg: CfgNode, device: torch.device) -> SegmentAnything:
+    """Build the SAM with the largest encoder, ViT-H, which the paper also evaluates."""
+    return build_vit("vit_h", cfg, device)
 
 
-def vit_sam(kind: str) -> nn.Module:
-    """SAM with the encoder "vit_h", "vit_l" or "vit_b", not yet with its weights."""
-    return sam_model_registry[kind]()
+@SAM_REGISTRY.register()
+def vit_l(cfg: CfgNode, device: torch.device) -> SegmentAnything:
+    """Build the SAM with the encoder ViT-L."""
+    return build_vit("vit_l", cfg, device)
 
 
-def load_weights(network: nn.Module, path: Path, remedy: str) -> None:
-    """Load a state dict, every key of it and of the network.
-
-    Args:
-        network: filled in place.
-        path: of a file that torch saved.
-        remedy: what to do about an unfit file, the end of a sentence.
-
-    Raises:
-        UserError: the file is damaged, is not a state dict, or is that of another network.
-    """
-    try:
-        state = read_tensors(path)
-    except ValueError as error:
-        raise UserError(
-            f"SAM's weights {path} cannot be read (the file is damaged or no state dict): {remedy}."
-        ) from error
-    try:
-        network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(f"SAM's weights {path} are those of another network: {remedy}.") from error
+@SAM_REGISTRY.register()
+def vit_b(cfg: CfgNode, device: torch.device) -> SegmentAnything:
+    """Build the SAM with the smallest encoder of Meta's, ViT-B."""
+    return build_vit("vit_b", cfg, device)
 
 
-def set_image_size(network: SamModules, side: int, stride: int = STRIDE) -> None:
-    """Let a loaded network see squares of another size than it was trained on, 1024 pixels for all published ones.
+def build_vit(kind: str, cfg: CfgNode, device: torch.device) -> SegmentAnything:
+    """Build a SAM with a ViT encoder: "vit_h", "vit_l" or "vit_b"."""
+    side = cfg.MODEL.CLOUDS.SAM.IMAGE_SIZE
+    network = build_with_weights(sam_model_registry[kind], kind, cfg)
+    set_image_size(network, side)
+    return SegmentAnything(network, name=kind, frame=Frame(side), **network_options(cfg, device))
 
-    Points and decoder know positions as fractions of the square, TinyViT knows none, and the ViTs resize their relative
-    positions themselves; their absolute ones are resized here (bicubic, as usual for vision transformers).
+
+def set_image_size(network: SamModules, side: int, patch: int = PATCH) -> None:
+    """Set the size of the square that a network with weights sees; published weights were trained on 1024 pixels.
+
+    Points and decoder use positions as fractions of the square, TinyViT uses none, and the ViTs resize their relative
+    positions themselves. Absolute positions are resized here (bicubic, as usual for vision transformers).
 
     Args:
-        network: changed in place.
-        side: S, pixels.
-        stride: pixels, side of what becomes one element of the embedding.
+        network: network to change in place.
+        side: S, side of the square in pixels.
+        patch: side in pixels of the image patch of one element of an embedding.
     """
-    grid = side // stride
+    if side % patch:
+        raise ValueError(f"side is {side}; it must be a multiple of patch, {patch}")
+    grid = side // patch
     prompts = network.prompt_encoder
     prompts.input_image_size = (side, side)
     prompts.image_embedding_size = (grid, grid)

@@ -1,4 +1,7 @@
-"""SAM of any size: segment-anything's modules, their sizes in a file beside the weights. Letters as in `interface`."""
+"""SAM of any size from a folder: segment_anything's modules, their sizes in a JSON file beside the weights.
+
+Letters as in `base`.
+"""
 
 import dataclasses
 import json
@@ -9,37 +12,41 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling import Sam as SamModules
 from torch import nn
 
+from clouds.d2 import CfgNode
 from clouds.errors import UserError
-from clouds.self_training.sam.segment_anything import set_image_size
+from clouds.self_training.sam.base import SAM_REGISTRY, network_options
+from clouds.self_training.sam.frame import Frame
+from clouds.self_training.sam.segment_anything import SegmentAnything, set_image_size
 
 DESCRIPTION = "segment_anything.json"
 WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What tells one SAM from another, in the words of `segment_anything.build_sam`.
+class SamArchitecture:
+    """Sizes of a SAM network, named as in `segment_anything.build_sam`.
 
     Attributes:
-        image_size: S, pixels, what the weights were trained on; another size will do.
-        vit_patch_size: pixels, side of what becomes one element of the embedding.
+        image_size: S, side in pixels of the square that the weights were trained on; other squares are possible.
+        vit_patch_size: side in pixels of the image patch of one element of an embedding.
         encoder_embed_dim: channels of the ViT.
-        encoder_depth: its blocks.
-        encoder_num_heads: of its attention.
-        encoder_window_size: elements, side of the windows inside which its blocks attend.
-        encoder_global_attn_indexes: the blocks that attend to everything instead.
-        prompt_embed_dim: C.
-        mask_in_chans: hidden channels that read an earlier mask.
+        encoder_depth: number of blocks of the ViT.
+        encoder_num_heads: attention heads of the ViT.
+        encoder_window_size: side, in elements of the embedding, of the windows in which the ViT's blocks attend.
+        encoder_global_attn_indexes: indices of the blocks that attend to the whole image instead.
+        prompt_embed_dim: C, channels of embeddings and prompts.
+        mask_in_chans: hidden channels of the layers that read an earlier mask.
         decoder_depth: layers of the two-way transformer.
-        decoder_num_heads: of its attention.
-        decoder_mlp_dim: hidden channels of its MLPs.
-        iou_head_hidden_dim: hidden channels of the head that predicts quality.
+        decoder_num_heads: attention heads of the two-way transformer.
+        decoder_mlp_dim: hidden channels of the MLPs of the two-way transformer.
+        iou_head_hidden_dim: hidden channels of the head that predicts the quality of masks.
     """
 
     image_size: int
@@ -57,57 +64,77 @@ class Sizes:
     iou_head_hidden_dim: int
 
 
-def described_sam(sizes: Sizes) -> SamModules:
-    """A SAM of these sizes, not yet with its weights."""
-    grid = sizes.image_size // sizes.vit_patch_size
+@SAM_REGISTRY.register()
+def segment_anything(cfg: CfgNode, device: torch.device) -> SegmentAnything:
+    """Build the network that the folder `MODEL.CLOUDS.SAM.WEIGHTS` describes."""
+    folder, side = Path(cfg.MODEL.CLOUDS.SAM.WEIGHTS), cfg.MODEL.CLOUDS.SAM.IMAGE_SIZE
+    if not (folder / DESCRIPTION).is_file():
+        raise UserError(
+            f"There is no SAM in {folder} (MODEL.CLOUDS.SAM.WEIGHTS): with TYPE segment_anything it must be a folder "
+            f"with {DESCRIPTION} and {WEIGHTS} in it."
+        )
+    architecture = read_architecture(folder / DESCRIPTION)
+    patch = architecture.vit_patch_size
+    if side % patch:
+        raise UserError(
+            f"MODEL.CLOUDS.SAM.IMAGE_SIZE is {side}; for the SAM in {folder} it must be a multiple of its patches, "
+            f"{patch} pixels."
+        )
+    network = load_network(folder, architecture)
+    set_image_size(network, side, patch)
+    # Heads and windows of the attention have no weights: the name must contain the architecture.
+    name = f"segment_anything-{zlib.crc32(repr(architecture).encode()):08x}"
+    return SegmentAnything(network, name=name, frame=Frame(side), **network_options(cfg, device))
+
+
+def build_network(architecture: SamArchitecture) -> SamModules:
+    """Build a SAM network of the given architecture, without weights."""
+    grid = architecture.image_size // architecture.vit_patch_size
     return SamModules(
         image_encoder=ImageEncoderViT(
-            img_size=sizes.image_size,
-            patch_size=sizes.vit_patch_size,
-            embed_dim=sizes.encoder_embed_dim,
-            depth=sizes.encoder_depth,
-            num_heads=sizes.encoder_num_heads,
+            img_size=architecture.image_size,
+            patch_size=architecture.vit_patch_size,
+            embed_dim=architecture.encoder_embed_dim,
+            depth=architecture.encoder_depth,
+            num_heads=architecture.encoder_num_heads,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             use_rel_pos=True,
-            window_size=sizes.encoder_window_size,
-            global_attn_indexes=sizes.encoder_global_attn_indexes,
-            out_chans=sizes.prompt_embed_dim,
+            window_size=architecture.encoder_window_size,
+            global_attn_indexes=architecture.encoder_global_attn_indexes,
+            out_chans=architecture.prompt_embed_dim,
         ),
         prompt_encoder=PromptEncoder(
-            embed_dim=sizes.prompt_embed_dim,
+            embed_dim=architecture.prompt_embed_dim,
             image_embedding_size=(grid, grid),
-            input_image_size=(sizes.image_size, sizes.image_size),
-            mask_in_chans=sizes.mask_in_chans,
+            input_image_size=(architecture.image_size, architecture.image_size),
+            mask_in_chans=architecture.mask_in_chans,
         ),
         mask_decoder=MaskDecoder(
-            transformer_dim=sizes.prompt_embed_dim,
+            transformer_dim=architecture.prompt_embed_dim,
             transformer=TwoWayTransformer(
-                depth=sizes.decoder_depth,
-                embedding_dim=sizes.prompt_embed_dim,
-                num_heads=sizes.decoder_num_heads,
-                mlp_dim=sizes.decoder_mlp_dim,
+                depth=architecture.decoder_depth,
+                embedding_dim=architecture.prompt_embed_dim,
+                num_heads=architecture.decoder_num_heads,
+                mlp_dim=architecture.decoder_mlp_dim,
             ),
-            iou_head_hidden_dim=sizes.iou_head_hidden_dim,
+            iou_head_hidden_dim=architecture.iou_head_hidden_dim,
         ),
     )
 
 
-def read_sizes(file: Path) -> Sizes:
-    """Read a `DESCRIPTION`: a JSON object with every attribute of `Sizes` and nothing else.
+def read_architecture(file: Path) -> SamArchitecture:
+    """Read a `DESCRIPTION`: a JSON object with exactly the attributes of `SamArchitecture`.
 
     Raises:
-        UserError: it is missing or no such object, or there can be no network of these sizes.
+        UserError: the file is missing or holds another object, or no network can have these sizes.
     """
     if not file.is_file():
-        raise UserError(
-            f"There is no SAM in {file.parent} (MODEL.CLOUDS.SAM.WEIGHTS): with TYPE segment_anything it must be a "
-            f"folder with {DESCRIPTION} and {WEIGHTS} in it."
-        )
+        raise UserError(f"There is no description of a SAM in {file.parent}: the file {file} is missing.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged, it is no JSON ({error}): copy the folder again.") from error
-    keys = {field.name for field in dataclasses.fields(Sizes)}
+        raise UserError(f"{file} is damaged, it is not JSON ({error}): copy the folder again.") from error
+    keys = {field.name for field in dataclasses.fields(SamArchitecture)}
     found = set(content) if isinstance(content, dict) else set()
     if found != keys:
         wrong = [*(f"{key} is missing" for key in keys - found), *(f"{key} is unknown" for key in found - keys)]
@@ -117,9 +144,9 @@ def read_sizes(file: Path) -> Sizes:
     for key, value in numbers:
         if type(value) is not int or value < (0 if key == "encoder_global_attn_indexes" else 1):
             raise UserError(f"{file}: {key} is {value!r}; it must be a whole number above 0 (a block: 0 or above).")
-    sizes = Sizes(**content, encoder_global_attn_indexes=tuple(blocks))
-    _check(file, sizes)
-    return sizes
+    architecture = SamArchitecture(**content, encoder_global_attn_indexes=tuple(blocks))
+    _check(file, architecture)
+    return architecture
 
 
 def _list(file: Path, blocks: Any) -> list[Any]:
@@ -128,11 +155,11 @@ def _list(file: Path, blocks: Any) -> list[Any]:
     return blocks
 
 
-def _check(file: Path, sizes: Sizes) -> None:
+def _check(file: Path, sizes: SamArchitecture) -> None:
     multiples = {
         "image_size": sizes.vit_patch_size,
         "encoder_embed_dim": sizes.encoder_num_heads,
-        # Sines and cosines, upscaling to an eighth, attention at half the channels.
+        # Sines and cosines, upscaling that divides the channels by 8, and attention at half the channels.
         "prompt_embed_dim": math.lcm(8, 2 * sizes.decoder_num_heads),
         "mask_in_chans": 4,
     }
@@ -148,29 +175,20 @@ def _check(file: Path, sizes: Sizes) -> None:
         )
 
 
-def load_described(folder: Path, side: int) -> tuple[SamModules, str]:
-    """Read a network with its weights, of whatever precision, in float32.
+def load_network(folder: Path, architecture: SamArchitecture) -> SamModules:
+    """Build a network and load its weights, of any precision, in float32.
 
     Args:
-        folder: with `DESCRIPTION` and `WEIGHTS`.
-        side: S, pixels, of the images it will see.
-
-    Returns:
-        The network, and a name that other sizes do not have: heads and windows of the attention show in no weight.
+        folder: folder with `WEIGHTS`.
+        architecture: content of the folder's `DESCRIPTION`.
 
     Raises:
-        UserError: a file is missing, damaged or does not fit the other, or patches do not fit into the square.
+        UserError: the weights are missing or damaged, or belong to another architecture.
     """
-    sizes = read_sizes(folder / DESCRIPTION)
-    if side % sizes.vit_patch_size:
-        raise UserError(
-            f"MODEL.CLOUDS.SAM.IMAGE_SIZE is {side}; for the SAM in {folder} it must be a multiple of "
-            f"{sizes.vit_patch_size}, its patches."
-        )
     file = folder / WEIGHTS
     if not file.is_file():
         raise UserError(f"SAM's weights are missing: there is no file {file}; copy the folder again.")
-    network = described_sam(sizes)
+    network = build_network(architecture)
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -181,13 +199,12 @@ def load_described(folder: Path, side: int) -> tuple[SamModules, str]:
         raise UserError(
             f"SAM's weights {file} are not of the sizes in {DESCRIPTION}: copy the folder again."
         ) from error
-    set_image_size(network, side, sizes.vit_patch_size)
-    return network, f"segment_anything-{zlib.crc32(repr(sizes).encode()):08x}"
+    return network
 
 
-def save_described(network: SamModules, sizes: Sizes, folder: Path) -> None:
-    """Write `DESCRIPTION` and, in float16, `WEIGHTS`."""
+def save_folder(network: SamModules, architecture: SamArchitecture, folder: Path) -> None:
+    """Write `DESCRIPTION` and, in float16, `WEIGHTS` to a folder, which is created if it does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / DESCRIPTION).write_text(json.dumps(dataclasses.asdict(sizes), indent=4) + "\n", encoding="utf-8")
+    (folder / DESCRIPTION).write_text(json.dumps(dataclasses.asdict(architecture), indent=4) + "\n", encoding="utf-8")
     weights = {name: value.detach().half().cpu().contiguous() for name, value in network.state_dict().items()}
     save_file(weights, folder / WEIGHTS)

@@ -1,8 +1,8 @@
 """TinyViT (Wu et al., ECCV 2022) as the image encoder of MobileSAM (Zhang et al., 2023), for images of any size.
 
-Module and parameter names are those of MobileSAM's weight file, which loads without a key map. Only what that file
-needs is here: one width, no dropout. Position enters through convolutions and through biases inside windows, never
-absolutely; so nothing has to be adapted to the size of the image.
+Module and parameter names are those of MobileSAM's weight file, which loads without a key map. The module implements
+only what that file needs: one width, no dropout. Positions enter through convolutions and through biases inside
+windows, never absolutely, so that nothing depends on the size of the image.
 
 Letters: B images, C channels, H x W a map, N tokens of a window.
 """
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 WIDTHS = (64, 128, 160, 320)  # channels of the four stages; the 5M model
-DEPTHS = (2, 2, 6, 2)  # blocks
-HEADS = (0, 4, 5, 10)  # the first stage is convolutions
-WINDOWS = (0, 7, 14, 7)  # tokens, side
-STRIDES = (2, 2, 1)  # between the stages; the original has 2 for the last, MobileSAM stays at stride 16
-EXPANSION = 4  # of the hidden layers
+DEPTHS = (2, 2, 6, 2)  # blocks per stage
+HEADS = (0, 4, 5, 10)  # attention heads; the first stage is convolutional
+WINDOWS = (0, 7, 14, 7)  # side of the attention windows, in tokens
+STRIDES = (2, 2, 1)  # strides between the stages; the original has 2 for the last, MobileSAM stays at stride 16
+EXPANSION = 4  # ratio of hidden channels to channels
 EMBEDDING = 256  # channels that SAM's decoder expects
 STRIDE = 16  # of the embedding
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution without bias, batch norm."""
+    """Convolution without bias, then batch norm."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -44,7 +44,7 @@ class PatchEmbed(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Pointwise, depthwise, pointwise: the inverted bottleneck of MobileNetV2, and the step to the next stage."""
+    """Inverted bottleneck of MobileNetV2: pointwise, depthwise and pointwise convolution. Also joins two stages."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Bottleneck(nn.Module):
 
 
 class ConvBlock(Bottleneck):
-    """A bottleneck and a shortcut."""
+    """Bottleneck with a shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, EXPANSION * width, width)
@@ -82,9 +82,9 @@ class Attention(nn.Module):
         self.register_buffer("distance", dy * window + dx, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(windows, N, C) -> the same."""
+        """(windows, N, C) -> (windows, N, C)."""
         windows, tokens, width = x.shape
-        # Query, key and value of a head stand together.
+        # Query, key and value of a head are adjacent.
         qkv = self.qkv(self.norm(x)).view(windows, tokens, self.heads, 3 * width // self.heads).transpose(1, 2)
         bias = self.attention_biases[:, self.distance]
         query, key, value = qkv.chunk(3, dim=-1)
@@ -93,7 +93,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Norm and two layers."""
+    """Layer norm and two linear layers."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention in windows, a depthwise convolution that lets them talk to each other, an MLP."""
+    """Attention in windows, a depthwise convolution across windows, and an MLP."""
 
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
@@ -116,12 +116,12 @@ class Block(nn.Module):
         self.mlp = Mlp(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same."""
+        """(B, C, H, W) -> (B, C, H, W)."""
         x = self.local_conv(x + self.attend(x))
         return x + self.mlp(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def attend(self, x: Tensor) -> Tensor:
-        """Cut into windows, attend, join; the last windows are filled with zeros, which take part as in training."""
+        """Split into windows, attend, join; the zeros that pad the last windows take part in the attention."""
         images, width, height, breadth = x.shape
         side = self.window
         x = F.pad(x, (0, -breadth % side, 0, -height % side))
@@ -133,7 +133,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks, then the step to the next stage; the last has none."""
+    """Blocks, then a bottleneck that leads to the next stage; the last stage has none."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class TinyViT(nn.Module):
         super().__init__()
         self.patch_embed = PatchEmbed(WIDTHS[0])
         self.layers = nn.Sequential(*(Stage(number) for number in range(len(WIDTHS))))
-        # ImageNet's classifier: nothing here calls it, but MobileSAM's file still carries it.
+        # ImageNet's classifier is not used, but MobileSAM's file contains it.
         self.norm_head = nn.LayerNorm(WIDTHS[-1])
         self.head = nn.Linear(WIDTHS[-1], 1000)
         self.neck = nn.Sequential(

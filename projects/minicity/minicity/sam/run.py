@@ -12,7 +12,12 @@ from clouds.self_training.sam import build_sam
 from clouds.self_training.sam.base import NetworkSam
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.segment_anything import SegmentAnything
-from clouds.self_training.sam.segment_anything_folder import Sizes, described_sam, read_sizes, save_described
+from clouds.self_training.sam.segment_anything_folder import (
+    SamArchitecture,
+    build_network,
+    read_architecture,
+    save_folder,
+)
 from minicity.cards import command_line, environment_of, write_card
 from minicity.sam.evaluation import MIN_AREAS, MaskScore, measure
 from minicity.sam.pool import draw_labeled_pool
@@ -30,9 +35,9 @@ Scores = dict[tuple[str, int], MaskScore]
 logger = logging.getLogger(__name__)
 
 
-def miniature_sizes() -> Sizes:
+def miniature_sizes() -> SamArchitecture:
     """Return the sizes of the SAM in the repository."""
-    return Sizes(
+    return SamArchitecture(
         image_size=256,
         vit_patch_size=8,
         encoder_embed_dim=128,
@@ -91,16 +96,16 @@ def run(
         "bfloat16": bfloat16,
     }
     device = resolve_device(device)
-    network_sizes = read_sizes(sizes) if sizes else miniature_sizes()
+    network_sizes = read_architecture(sizes) if sizes else miniature_sizes()
     side = network_sizes.image_size
     torch.manual_seed(TRAIN_SEED)
-    sam = SegmentAnything(described_sam(network_sizes), name="minicity", frame=Frame(side), device=device)
+    sam = SegmentAnything(build_network(network_sizes), name="minicity", frame=Frame(side), device=device)
     align_attention(sam.network)
     settings = SamTraining(steps=steps, views=views, prompts=prompts, warmup=min(100, steps), bfloat16=bfloat16)
     pool = draw_labeled_pool(cache / "pool", WIDE_STYLES, TRAIN_SEED, scenes, workers)
     seconds = train_sam(sam, pool, settings, cache / "state.pt")
     del pool
-    save_described(sam.network, network_sizes, output)
+    save_folder(sam.network, network_sizes, output)
 
     # In half precision, as it will be used.
     ours = _load(device, TYPE="segment_anything", WEIGHTS=str(output), IMAGE_SIZE=side)

@@ -11,7 +11,7 @@ from minicity.world.render import render_scene
 from clouds.config import get_config
 from clouds.self_training.regions import choose_points, find_regions
 from clouds.self_training.sam import Sam, build_sam
-from clouds.self_training.sam.build import GET_WEIGHTS, WEIGHTS
+from clouds.self_training.sam.weights import GET_WEIGHTS, WEIGHTS
 
 FILE = REPOSITORY / WEIGHTS["mobile_sam"]
 VEHICLES = (Label.CAR, Label.TRUCK, Label.BUS, Label.TRAIN)

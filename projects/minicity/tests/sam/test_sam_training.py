@@ -39,12 +39,12 @@ from clouds.config import get_config
 from clouds.self_training.sam import build_sam
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.segment_anything import SegmentAnything
-from clouds.self_training.sam.segment_anything_folder import Sizes, described_sam
+from clouds.self_training.sam.segment_anything_folder import SamArchitecture, build_network
 from tests.commands import script
 
 command = script("projects/minicity/tools/train_sam.py")
 
-TINY = Sizes(
+TINY = SamArchitecture(
     image_size=64,
     vit_patch_size=8,
     encoder_embed_dim=16,
@@ -68,7 +68,7 @@ def scenes():
 
 def tiny_sam():
     torch.manual_seed(0)
-    return SegmentAnything(described_sam(TINY), name="tiny", frame=Frame(64))
+    return SegmentAnything(build_network(TINY), name="tiny", frame=Frame(64))
 
 
 def rendered_cars(boxes, apart=True):
