@@ -1,7 +1,7 @@
-"""Shapes of buildings, walls and fences. Their street side is the plane x = 0 and looks towards -x; they run along z.
+"""Meshes of buildings, walls and fences. They run along z; their street side is the plane x = 0 and faces -x.
 
-Slots of buildings: ``wall``, ``base``, ``trim``, ``frame``, ``glass``, ``lit``, ``door``, ``roof``, ``shop``,
-``awning``; of walls: ``stone``, ``tint``, ``joint``, ``cap``; of fences: ``bar``, ``rail``.
+Color slots of buildings: `wall`, `base`, `trim`, `frame`, `glass`, `lit`, `door`, `roof`, `shop`, `awning`; of walls:
+`stone`, `tint`, `joint`, `cap`; of fences: `bar`, `rail`.
 """
 
 from functools import cache
@@ -12,9 +12,9 @@ from minicity.world.camera import Array
 from minicity.world.mesh import FINE, Mesh, MeshBuilder, Point, rectangles
 
 BAY = 2.7
-"""Metres from window to window."""
+"""Distance between windows in metres."""
 FLOOR = 3.2
-"""Metres from floor to floor."""
+"""Height of a floor in metres."""
 DEPTH = 11.0
 
 BUILDINGS = ("flats", "brick", "ribbon", "glass", "shops", "house", "hall")
@@ -24,12 +24,19 @@ FENCES = ("iron", "picket", "board", "mesh")
 
 @cache
 def building(kind: str, floors: int, bays: int, variant: int) -> Mesh:
-    """A building; ``variant`` decides which windows are lit (shown only when lights are on), doors and balconies."""
+    """Return a building.
+
+    Args:
+        kind: one of `BUILDINGS`.
+        floors: number of floors.
+        bays: number of windows in a row of the street side.
+        variant: seed of lit windows (visible when the lights are on), doors and balconies.
+    """
     rng = np.random.default_rng((floors, bays, variant))
     length, height = bays * BAY, floors * FLOOR + (0.6 if kind != "house" else 0.2)
     builder = MeshBuilder()
     builder.box((0, 0, -length / 2), (DEPTH, height, length / 2), "wall", roof="roof")
-    # The street side and both gables; a point on a side is origin + s across + t up.
+    # The street side and both gables. A point on a side is origin + s across + t up.
     sides = (
         ((0, 0, -length / 2), (0, 0, 1), length),
         ((0, 0, -length / 2), (1, 0, 0), DEPTH),
@@ -46,13 +53,13 @@ def building(kind: str, floors: int, bays: int, variant: int) -> Mesh:
 
 
 class _Face:
-    """One side of a building; places on it are metres along ``across`` and up from ``origin``."""
+    """One side of a building. Positions on it are metres from `origin`, along `across` and up."""
 
     def __init__(self, builder: MeshBuilder, origin: Point, across: Point) -> None:
         self.builder, self.origin, self.across = builder, origin, across
 
     def patches(self, left: Array, bottom: Array, w: float, h: float, slot: str, *, fine: float = 0.0) -> None:
-        """Equal rectangles of one colour."""
+        """Add equal rectangles of one color slot."""
         shapes = rectangles(self.origin, self.across, (0, 1, 0), left, bottom, w, h)
         self.builder.polygons(shapes, slot, fine=fine)
 
@@ -127,7 +134,7 @@ def _doors(face: _Face, pitch: float, bays: int, rng: np.random.Generator) -> No
 
 
 def _ground_floor(face: _Face, width: float, *, front: bool) -> None:
-    """Shop windows, doors, a band for the name, awnings."""
+    """Add shop windows, doors, and awnings or a band for the name."""
     face.patch(0.0, 0.0, width, FLOOR - 0.15, "base")
     count = max(int(width / 4.5), 1)
     pitch = width / count
@@ -164,7 +171,13 @@ def _pitched_roof(builder: MeshBuilder, length: float, height: float, chimney: f
 
 @cache
 def wall(kind: str, length: int, variant: int) -> Mesh:
-    """A free-standing wall of 2 m, ``length`` metres long."""
+    """Return a free-standing wall, 2 m high.
+
+    Args:
+        kind: one of `WALLS`.
+        length: length in metres.
+        variant: seed of stones and stains.
+    """
     rng = np.random.default_rng((length, variant))
     half, height, thick = length / 2, 2.0, 0.35
     builder = MeshBuilder()
@@ -210,7 +223,12 @@ def wall(kind: str, length: int, variant: int) -> Mesh:
 
 @cache
 def fence(kind: str, length: int) -> Mesh:
-    """A fence of 1 m height (stretched by the scene), ``length`` metres long; what is behind shows through its gaps."""
+    """Return a fence, 1 m high, with open gaps.
+
+    Args:
+        kind: one of `FENCES`.
+        length: length in metres.
+    """
     half = length / 2
     builder = MeshBuilder()
 
@@ -249,6 +267,6 @@ def _lines(
     along: float,
     rise: float,
 ) -> Array:
-    """(n, 2, 3) line segments on a vertical plane."""
+    """Return line segments (n, 2, 3) on a vertical plane."""
     starts = np.asarray(origin) + left[:, None] * np.asarray(across) + bottom[:, None] * np.array([0.0, 1.0, 0.0])
     return np.stack([starts, starts + along * np.asarray(across) + np.array([0.0, rise, 0.0])], axis=1)

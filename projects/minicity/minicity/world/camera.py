@@ -1,7 +1,8 @@
-"""The pinhole camera that looks along the street.
+"""Pinhole camera that looks along the street.
 
-World frame: the origin is on the ground below the camera; x to the right, y up, z along the street, in metres.
-Camera frame: x to the right, y down, z = depth. Pixels: x to the right, y down, (0, 0) the centre of the first pixel.
+World frame: origin on the ground below the camera; x to the right, y up, z along the street; metres.
+Camera frame: x to the right, y down, z depth; metres.
+Pixels: x to the right, y down; (0, 0) is the center of the first pixel.
 """
 
 import math
@@ -14,18 +15,20 @@ import numpy.typing as npt
 Array = npt.NDArray[np.floating]
 
 NEAR = 0.4
-"""Depth in metres below which nothing is drawn."""
+"""Depth of the near plane in metres. Nothing closer is drawn."""
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the camera is and how it looks.
+    """Position, orientation and intrinsics of the camera.
 
     Attributes:
-        height: above the ground, metres.
-        pitch, yaw, roll: radians; positive pitch looks down, positive yaw looks to the right.
+        height: height above the ground in metres.
+        pitch: radians; positive looks down.
+        yaw: radians; positive looks to the right.
+        roll: radians.
         focal: focal length in pixels.
-        size: (H, W) of the picture.
+        size: (H, W) of the image in pixels.
     """
 
     height: float
@@ -42,7 +45,7 @@ class Camera:
 
     @cached_property
     def axes(self) -> Array:
-        """(3, 3): the columns are the camera's x, y (down) and viewing direction in world coordinates."""
+        """(3, 3) matrix whose columns are the camera's x, y (down) and z (viewing direction) in world coordinates."""
         cos, sin = math.cos, math.sin
         forward = np.array([sin(self.yaw) * cos(self.pitch), -sin(self.pitch), cos(self.yaw) * cos(self.pitch)])
         right = np.array([cos(self.yaw), 0.0, -sin(self.yaw)])
@@ -53,18 +56,24 @@ class Camera:
         return np.stack([rolled_right, rolled_down, forward], axis=1)
 
     def view(self, points: Array) -> Array:
-        """World points (N, 3) in the camera frame (N, 3)."""
+        """Transform world points (N, 3) to the camera frame (N, 3)."""
         return (points - (0.0, self.height, 0.0)) @ self.axes
 
     def to_pixels(self, viewed: Array) -> Array:
-        """Camera-frame points (N, 3) with positive depth to pixels (N, 2)."""
+        """Project points (N, 3) in the camera frame, with positive depth, to pixels (N, 2)."""
         return viewed[:, :2] * (self.focal / viewed[:, 2:]) + self.center
 
     def inverse_depth(self, points: Array, normals: Array) -> Array:
-        """(N, 3) rows (a, b, c) with 1/depth = a + b x + c y at pixel (x, y), for planes through world points (N, 3).
+        """Return the inverse depth of planes as an affine function of the pixel.
 
-        For n.P = d in the camera frame and P = depth * ray, 1/depth = n.ray / d: affine in the pixel. A plane through
-        the camera itself has none; it comes back as zeros.
+        With n.P = d in the camera frame and P = depth * ray, 1/depth = n.ray / d.
+
+        Args:
+            points: (N, 3) a world point on each plane.
+            normals: (N, 3) normal of each plane, any length.
+
+        Returns:
+            (N, 3) rows (a, b, c) with 1/depth = a + b x + c y at pixel (x, y); zeros for a plane through the camera.
         """
         turned = normals @ self.axes
         distance = (self.view(points) * turned).sum(axis=1)
@@ -74,12 +83,12 @@ class Camera:
 
     @cached_property
     def ground_plane(self) -> Array:
-        """(a, b, c) of the ground, as in ``inverse_depth``."""
+        """(a, b, c) of the ground, as returned by `inverse_depth`."""
         return np.asarray(self.inverse_depth(np.zeros((1, 3)), np.array([(0.0, 1.0, 0.0)]))[0])
 
     @cached_property
     def ground_inverse_depth(self) -> npt.NDArray[np.float32]:
-        """(H, W) float32: 1/depth of the ground plane at every pixel; 0 or less above the horizon."""
+        """(H, W) float32, 1/depth of the ground plane at every pixel; 0 or less above the horizon."""
         a, b, c = self.ground_plane
         height, width = self.size
         rows = np.arange(height, dtype=np.float32)[:, None]
@@ -88,17 +97,17 @@ class Camera:
 
     @cached_property
     def horizon(self) -> float:
-        """Row of the horizon in the middle of the picture (may lie outside it)."""
+        """Row of the horizon in the middle column of the image; it may lie outside the image."""
         return float(self.center[1] - self.focal * math.tan(self.pitch))
 
 
 def clip_near(viewed: Array) -> Array:
-    """The part of a polygon (N, 3) in the camera frame that lies beyond ``NEAR`` (M, 3); M may be 0."""
+    """Clip a polygon (N, 3) in the camera frame at depth `NEAR`; return (M, 3), where M may be 0."""
     ends = np.concatenate([viewed[1:], viewed[:1]])
     inside, end_inside = viewed[:, 2] >= NEAR, ends[:, 2] >= NEAR
     crosses = inside != end_inside
     step = ends - viewed
     t = np.where(crosses, (NEAR - viewed[:, 2]) / np.where(crosses, step[:, 2], 1.0), 0.0)
-    # Every corner that is kept is followed by the point where its edge meets the plane, if it does.
+    # Each corner that is kept is followed by the point where its edge crosses the plane, if there is one.
     both = np.stack([viewed, viewed + t[:, None] * step], axis=1).reshape(-1, 3)
     return both[np.stack([inside, crosses], axis=1).ravel()]

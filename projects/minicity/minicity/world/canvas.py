@@ -1,6 +1,6 @@
-"""Drawing with exact labels: one buffer of four channels, RGB and the number of the region, filled by the same calls.
+"""Drawing with exact labels, in one buffer of four channels: RGB and the number of the region.
 
-Since OpenCV writes the region's number with the colour, labels, depths and objects agree with the picture to the pixel.
+OpenCV writes the region with the color, so labels, depths and objects agree with the image in every pixel.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,22 +14,26 @@ from minicity.world.camera import NEAR, Array, Camera, clip_near
 from minicity.world.classes import Label
 from minicity.world.mesh import Mesh
 
-Colour = tuple[float, float, float]
-Palette = Mapping[str, Colour]
+Color = tuple[float, float, float]
+Palette = Mapping[str, Color]
 
 MAX_REGIONS = 255
 SHIFT = 4
-"""Fractional bits of the coordinates given to OpenCV."""
-_FAR_PIXEL = 4e4  # beyond this OpenCV's fixed-point coordinates would overflow
-_LEAST_PIXELS = 1.1  # primitives smaller than this are left out
-_BOTH_SIDES = 0.6  # share of the sun on things that have no side of their own
+"""Number of fractional bits of fixed-point coordinates in OpenCV."""
+_FAR_PIXEL = 4e4  # larger fixed-point coordinates would overflow in OpenCV
+_MIN_PIXELS = 1.1  # smaller primitives are left out
+_BOTH_SIDES = 0.6  # factor of the sun on two-sided primitives
 
 
 @dataclass(frozen=True)
 class Region:
-    """A number in the fourth channel: what it is, which thing it belongs to, how deep it is.
+    """A region of the canvas.
 
-    ``plane`` (a, b, c): 1/depth = a + b x + c y, kept within ``bounds`` (least, greatest 1/depth).
+    Attributes:
+        label: class.
+        thing: index of the object; -1 for sky and ground.
+        plane: (a, b, c) with 1/depth = a + b x + c y at pixel (x, y).
+        bounds: lowest and highest 1/depth, to which the plane is clipped.
     """
 
     label: Label
@@ -44,14 +48,16 @@ class Lighting:
 
     Attributes:
         sun: (3,) unit vector towards the sun.
-        sun_colour, ambient: RGB factors.
-        beam: strength of the own headlights; ``beam_reach`` metres after which they have faded to 1/e.
-        lights_on: emissive slots shine.
-        snow: 0..1, how white surfaces are that look up.
+        sun_color: (3,) RGB factors of the sun.
+        ambient: (3,) RGB factors of the ambient light.
+        beam: strength of the headlights of the camera's own car.
+        beam_reach: distance in metres at which the headlights have faded to 1/e.
+        lights_on: whether emissive slots shine.
+        snow: snow cover of surfaces that face upwards, 0..1.
     """
 
     sun: Array
-    sun_colour: Array
+    sun_color: Array
     ambient: Array
     beam: float
     beam_reach: float
@@ -61,8 +67,16 @@ class Lighting:
 
 @dataclass(frozen=True)
 class Placed:
-    """A mesh at ``position`` (metres), turned by ``yaw`` (radians, positive: its forward direction towards +x) and
-    stretched by ``scale``; ``palette``: colour 0..255 by slot name; ``regions``: region number by part."""
+    """A mesh with its pose, colors and regions.
+
+    Attributes:
+        mesh: the mesh.
+        position: world coordinates in metres.
+        yaw: radians; positive turns the forward direction towards +x.
+        scale: factors along the axes of the mesh.
+        palette: RGB 0..255 by name of the slot.
+        regions: number of the region of each part of the mesh.
+    """
 
     mesh: Mesh
     position: tuple[float, float, float]
@@ -74,7 +88,14 @@ class Placed:
 
 @dataclass
 class Canvas:
-    """The picture at work: ``pixels`` (H, W, 4) uint8 and its ``regions``; region 0 is the sky."""
+    """The image while it is drawn.
+
+    Attributes:
+        camera: camera.
+        lighting: light on surfaces.
+        pixels: (H, W, 4) uint8, RGB and the number of the region.
+        regions: regions by number; region 0 is the sky.
+    """
 
     camera: Camera
     lighting: Lighting
@@ -86,14 +107,28 @@ class Canvas:
         self.regions = [Region(Label.SKY, -1, (0.0, 0.0, 0.0), (0.0, 0.0))]
 
     def region(self, label: Label, thing: int, plane: tuple[float, ...], bounds: tuple[float, ...]) -> int:
-        """A new region's number. Raises ValueError beyond ``MAX_REGIONS``: a byte holds no more."""
+        """Add a region.
+
+        Returns:
+            The number of the region.
+
+        Raises:
+            ValueError: there are `MAX_REGIONS` regions already.
+        """
         if len(self.regions) >= MAX_REGIONS:
-            raise ValueError(f"A scene has at most {MAX_REGIONS} regions; draw fewer things.")
+            raise ValueError(f"a canvas has at most {MAX_REGIONS} regions")
         self.regions.append(Region(label, thing, plane, bounds))
         return len(self.regions) - 1
 
     def ground_pixels(self, outlines: Sequence[Array]) -> list[npt.NDArray[np.int32]]:
-        """Polygons on the ground, each (N, 2) as world (x, z), in fixed-point pixels (M, 2), cut at the near plane."""
+        """Project polygons on the ground and clip them at the near plane.
+
+        Args:
+            outlines: polygons, each (N, 2) world x and z in metres.
+
+        Returns:
+            Polygons, each (M, 2) in fixed-point pixels; M may be 0.
+        """
         lengths = [len(outline) for outline in outlines]
         points = np.zeros((sum(lengths), 3))
         points[:, ::2] = np.concatenate(outlines)
@@ -112,8 +147,11 @@ class Canvas:
         return shapes
 
     def draw(self, placed: Sequence[Placed]) -> None:
-        """Draw meshes, the first one first. All of them are transformed and lit together: a scene has thousands of
-        small primitives, and one array operation on all costs little more than one on a few."""
+        """Draw meshes in the given order.
+
+        All meshes are transformed and lit together: a scene has thousands of small primitives, and an array operation
+        on all of them costs little more than one on a few.
+        """
         if not placed:
             return
         poses = _Poses.of(placed, self.camera)
@@ -131,7 +169,7 @@ class Canvas:
         low, high = np.minimum.reduceat(pixels, prims.starts), np.maximum.reduceat(pixels, prims.starts)
         height, width = self.camera.size
         inside = (high >= 0).all(axis=1) & (low <= (width, height)).all(axis=1)
-        large = (high - low).max(axis=1) > _LEAST_PIXELS
+        large = (high - low).max(axis=1) > _MIN_PIXELS
         thing = prims.thing
         tall = self.camera.focal / np.maximum(nearest, 2.0) * poses.extents
         detailed = tall[thing] >= prims.fine
@@ -141,7 +179,7 @@ class Canvas:
         order = np.flatnonzero(seen)
         distance = ((prims.piece_centers - poses.local_eyes[thing]) ** 2).sum(axis=1)
         order = order[np.lexsort((order, -distance[order], thing[order]))]
-        colours = self._colours(placed, poses, prims, depth)[order].tolist()
+        colors = self._colors(placed, poses, prims, depth)[order].tolist()
         thickness = np.maximum(np.rint(prims.widths * self.camera.focal / depth[thing]), 1)[order].astype(int).tolist()
         fixed = _fixed(pixels)
         canvas = self.pixels
@@ -151,14 +189,14 @@ class Canvas:
             prims.corners[order].tolist(),
             (prims.widths > 0)[order].tolist(),
             crosses[order].tolist(),
-            colours,
+            colors,
             thickness,
             strict=True,
         )
-        for start, stop, corners, is_stroke, is_cut, colour, thick in rows:
+        for start, stop, corners, is_stroke, is_cut, color, thick in rows:
             shape = fixed[start:stop]
             if is_cut:
-                # Strokes and rows of windows that reach behind the camera are beside the picture: no loss.
+                # Strokes and rows of windows that reach behind the camera lie outside the image.
                 if stop - start > corners or is_stroke:
                     continue
                 kept = clip_near(viewed[start:stop])
@@ -167,12 +205,12 @@ class Canvas:
                 shape = _fixed(self.camera.to_pixels(kept))
             shapes = [shape] if len(shape) == corners or is_cut else list(shape.reshape(-1, corners, 2))
             if is_stroke:
-                cv2.polylines(canvas, shapes, False, colour, thick, cv2.LINE_8, SHIFT)
+                cv2.polylines(canvas, shapes, False, color, thick, cv2.LINE_8, SHIFT)
             else:
-                cv2.fillPoly(canvas, shapes, colour, cv2.LINE_8, SHIFT)
+                cv2.fillPoly(canvas, shapes, color, cv2.LINE_8, SHIFT)
 
-    def _colours(self, placed: Sequence[Placed], poses: "_Poses", prims: "_Primitives", depth: Array) -> Array:
-        """Lit colour and region number by primitive (F, 4)."""
+    def _colors(self, placed: Sequence[Placed], poses: "_Poses", prims: "_Primitives", depth: Array) -> Array:
+        """Return (F, 4) the lit color and the region of each primitive."""
         palette = np.array([item.palette[name] for item in placed for name in item.mesh.slots])
         base, thing, light = palette[prims.slot], prims.thing, self.lighting
         if light.snow:
@@ -182,7 +220,7 @@ class Canvas:
         facing = np.maximum((prims.normals * sun[thing]).sum(axis=1), 0.0)
         facing[prims.two_sided] = _BOTH_SIDES
         ambient = light.ambient + (light.beam * np.exp(-depth / light.beam_reach))[:, None]
-        lit = base * (ambient[thing] + facing[:, None] * light.sun_colour)
+        lit = base * (ambient[thing] + facing[:, None] * light.sun_color)
         if light.lights_on:
             lit = np.where(prims.emissive[:, None], base, lit)
         regions = np.array([number for item in placed for number in item.regions])
@@ -195,8 +233,15 @@ class Canvas:
 
 @dataclass(frozen=True)
 class _Poses:
-    """T placed meshes: ``matrices`` (T, 3, 3) lead from the mesh's frame to the camera's, less ``eyes_viewed`` (T, 3);
-    ``local_eyes`` (T, 3) is the camera in the mesh's frame; ``extents`` (T,) the larger of height and width, metres."""
+    """Poses of T placed meshes.
+
+    Attributes:
+        rotations: (T, 3, 3) rotations from the world frame to the frame of the mesh.
+        matrices: (T, 3, 3) from the frame of the mesh to the camera frame, before `eyes_viewed` is subtracted.
+        eyes_viewed: (T, 3) position of the camera relative to the mesh, in the camera frame.
+        local_eyes: (T, 3) position of the camera in the frame of the mesh.
+        extents: (T,) larger of height and width in metres.
+    """
 
     rotations: Array
     matrices: Array
@@ -224,7 +269,10 @@ class _Poses:
 
 @dataclass(frozen=True)
 class _Primitives:
-    """The primitives of several meshes one after the other, as in ``Mesh``; ``slot`` counts through all palettes."""
+    """Concatenated primitives of several meshes, with the attributes of `Mesh`.
+
+    `thing` and `thing_of_point` are indices of the mesh, and `slot` indexes the concatenated palettes.
+    """
 
     thing: npt.NDArray[np.int64]
     thing_of_point: npt.NDArray[np.int64]
@@ -276,5 +324,5 @@ class _Primitives:
 
 
 def _fixed(pixels: Array) -> npt.NDArray[np.int32]:
-    """Pixels in OpenCV's fixed point; adding a half before the cut rounds, for what lies in the picture."""
+    """Convert pixels to OpenCV's fixed-point coordinates, rounded for points inside the image."""
     return (np.minimum(np.maximum(pixels, -_FAR_PIXEL), _FAR_PIXEL) * (1 << SHIFT) + 0.5).astype(np.int32)

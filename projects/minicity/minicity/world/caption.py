@@ -1,4 +1,4 @@
-"""One sentence about what is to be seen."""
+"""Captions: one sentence about the visible objects of a scene."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from minicity.world.sampling import Dice
 
 _OPENINGS = ("A photo of", "A picture of", "A snapshot of")
 _NUMBERS = {1: "a", 2: "two", 3: "three", 4: "four"}
-_MOST = 6
-"""Phrases in a caption at most: the vehicles and riders all, then people, then what stands."""
+_MAX_PHRASES = 6
+"""Highest number of phrases: vehicles and riders come first, then people, then stuff."""
 
-# Share of the picture from which a class is worth a word; smaller things only when they are rare.
+# Smallest share of the image at which an object is named.
 _THRESHOLD: dict[Label, float] = {
     Label.CAR: 0.0012,
     Label.TRUCK: 0.0015,
@@ -51,26 +51,26 @@ _STUFF: dict[Label, tuple[str, float]] = {
 def write_caption(
     objects: Sequence[SceneObject], label: npt.NDArray[np.uint8], where: str, when: str, open_ground: str, dice: Dice
 ) -> str:
-    """The caption of a picture: only what covers enough of it is named.
+    """Write the caption of a scene. Objects and stuff are named if they cover enough of the image.
 
     Args:
-        objects: visible things.
+        objects: visible objects.
         label: (H, W) train ids.
         where: words of the style for the street.
-        when: words of the style for weather or time.
-        open_ground: what terrain is here: grass, dirt, snow.
-        dice: chooses among equal wordings.
+        when: words of the style for weather or time of day.
+        open_ground: word for terrain, such as grass.
+        dice: chooses among equivalent words.
     """
     counts = Counter(item.label for item in objects if item.area >= _THRESHOLD.get(item.label, 1.0) * label.size)
     phrases = [_count(counts[kind], *words) for kind, words in _COUNTED.items() if counts[kind]]
-    phrases = phrases[:_MOST]
+    phrases = phrases[:_MAX_PHRASES]
     people = counts[Label.PERSON]
     if people:
         words = "a person" if people == 1 else dice.pick(("people", "pedestrians"))
         phrases.append(words + dice.pick((" on the sidewalk", " walking", "")))
     shares = np.bincount(label.ravel(), minlength=len(Label)) / label.size
     seen = [name or open_ground for kind, (name, least) in _STUFF.items() if shares[kind] >= least]
-    phrases += dice.shuffled(seen)[: max(1, _MOST - len(phrases))]
+    phrases += dice.shuffled(seen)[: max(1, _MAX_PHRASES - len(phrases))]
     crowd = "busy " if people + counts[Label.CAR] >= 9 else "quiet " if people + counts[Label.CAR] <= 1 else ""
     place = where if where.startswith(("busy", "quiet")) else crowd + where
     scene = f"{dice.pick(_OPENINGS)} {with_article(place)} {when}"
@@ -84,7 +84,7 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def with_article(words: str) -> str:
-    """The words after "a" or "an"."""
+    """Put "a" or "an" before words."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 

@@ -1,10 +1,10 @@
-"""Train ids of the 19 classes by name, so that drawing code reads ``Label.ROAD`` and not 0."""
+"""Names for the train ids of the 19 classes."""
 
 from enum import IntEnum
 
 
 class Label(IntEnum):
-    """Cityscapes train ids, in the order of ``clouds.data.classes.CITYSCAPES_CLASSES``."""
+    """Cityscapes train ids, in the order of `clouds.data.classes.CITYSCAPES_CLASSES`."""
 
     ROAD = 0
     SIDEWALK = 1

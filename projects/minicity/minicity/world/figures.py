@@ -1,8 +1,8 @@
-"""People, bicycles and motorcycles: limbs and tubes are strokes between joints, so that they look right from any side.
+"""Meshes of people, bicycles and motorcycles. Limbs and tubes are strokes, which look right from every side.
 
-Figures look towards +z. Slots of people: ``skin``, ``hair``, ``top``, ``legs``, ``shoes``, ``bag``, ``canopy``; of
-machines: ``frame``, ``paint``, ``trim``, ``tyre``, ``hub``, ``plate``, ``headlight``, ``taillight``.
-Part 0 is the pedestrian or the machine, part 1 its rider.
+Figures face +z. Color slots of people: `skin`, `hair`, `top`, `legs`, `shoes`, `bag`, `canopy`; of machines: `frame`,
+`paint`, `trim`, `tyre`, `hub`, `plate`, `headlight`, `taillight`. Part 0 is the pedestrian or machine, part 1 the
+rider.
 """
 
 import math
@@ -21,7 +21,12 @@ Joint = tuple[float, float, float]
 
 @cache
 def pedestrian(pose: str, extra: str) -> Mesh:
-    """A person of 1.75 m on foot; ``pose`` of ``STANDING`` or ``WALKING``, ``extra`` of ``EXTRAS``."""
+    """Return a person on foot, 1.75 m tall.
+
+    Args:
+        pose: one of `STANDING` or `WALKING`.
+        extra: one of `EXTRAS`.
+    """
     stride = {"walk0": 0.45, "walk1": 0.30, "walk2": -0.40, "run": 0.75}.get(pose, 0.04)
     builder = MeshBuilder()
     hips, shoulders = 0.92, 1.42
@@ -60,7 +65,12 @@ def pedestrian(pose: str, extra: str) -> Mesh:
 
 @cache
 def bicycle(ridden: bool, phase: int = 0) -> Mesh:
-    """A bicycle, with a rider (part 1) whose pedals stand at ``phase`` quarters of a turn."""
+    """Return a bicycle.
+
+    Args:
+        ridden: whether it has a rider.
+        phase: position of the pedals in quarter turns.
+    """
     builder = MeshBuilder()
     rear, front = (0.0, 0.34, -0.52), (0.0, 0.34, 0.54)
     crank, saddle, neck = (0.0, 0.30, -0.06), (0.0, 0.88, -0.22), (0.0, 0.86, 0.36)
@@ -91,7 +101,12 @@ def bicycle(ridden: bool, phase: int = 0) -> Mesh:
 
 @cache
 def motorcycle(ridden: bool, kind: str) -> Mesh:
-    """``bike``: tank, engine, wide tyres; ``scooter``: step-through with a leg shield."""
+    """Return a motorcycle.
+
+    Args:
+        ridden: whether it has a rider.
+        kind: `bike`, with tank and engine, or `scooter`, with a leg shield.
+    """
     builder = MeshBuilder()
     radius = 0.31 if kind == "bike" else 0.24
     rear, front = (0.0, radius, -0.68), (0.0, radius, 0.70)
@@ -130,7 +145,7 @@ def motorcycle(ridden: bool, kind: str) -> Mesh:
 def _seated(
     builder: MeshBuilder, *, hips: Joint, shoulders: Joint, feet: list[Joint], hands: Joint, hat: str | None
 ) -> None:
-    """A rider: part 1."""
+    """Add a rider as part 1."""
     builder.part = 1
     for side, foot in zip((-1, 1), feet, strict=True):
         hip = (side * 0.1, hips[1], hips[2])
@@ -174,7 +189,7 @@ def _head(builder: MeshBuilder, at: Joint, *, hat: str | None) -> None:
 
 
 def _umbrella(builder: MeshBuilder) -> None:
-    """The canopy as twelve flat panels, light and dark in turn; the stick goes to the raised hand."""
+    """Add an umbrella in the raised hand, with twelve flat panels in alternating slots."""
     builder.stroke([(0.2, 1.3, 0.25), (0.14, 2.1, 0.16)], 0.03, "trim")
     top = (0.14, 2.2, 0.16)
     rim = [

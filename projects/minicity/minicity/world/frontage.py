@@ -1,4 +1,4 @@
-"""What lies behind the sidewalks: buildings, gardens, walls, parks, and what closes the view at the street's end."""
+"""Lots behind the sidewalks: buildings, gardens, walls and parks; the end of the street and the skyline."""
 
 import math
 
@@ -14,7 +14,15 @@ _VARIANTS = 3
 
 
 def add_frontage(site: Site, featured: frozenset[Label]) -> list[Lot]:
-    """Line both sides of the street with lots; walls, fences and open ground in ``featured`` get a lot in view."""
+    """Place lots along both sides of the street, the end of the street and the skyline.
+
+    Args:
+        site: scene to add objects to.
+        featured: classes that must be in view. Wall, fence and terrain get a lot near the camera.
+
+    Returns:
+        The lots.
+    """
     wanted = [
         kind
         for label, kind in ((Label.WALL, "wall"), (Label.FENCE, "fence"), (Label.TERRAIN, "park"))
@@ -23,7 +31,7 @@ def add_frontage(site: Site, featured: frozenset[Label]) -> list[Lot]:
     wanted = site.dice.shuffled(wanted)
     lots = []
     for sign in (-1, 1):
-        # Each side takes its share of what has to be seen, so that two do not fight for one place.
+        # Each side gets its share of the featured lots, so that they do not compete for one place.
         mine = wanted[::2] if sign < 0 else wanted[1::2]
         lots += _line(site, sign, mine)
     _close(site)
@@ -95,8 +103,20 @@ def _grounds(
     depth: float,
     plants: tuple[int, int],
 ) -> None:
-    """Grounds behind a high wall or fence: with chance ``built`` a building ``back`` metres from the sidewalk's edge,
-    and some ``plants`` no deeper than ``depth``."""
+    """Place a high wall or fence with grounds behind it.
+
+    Args:
+        site: scene to add objects to.
+        sign: side of the street.
+        boundary: wall or fence.
+        edge: |u| of the outer edge of the sidewalk.
+        z0: start of the lot.
+        z1: end of the lot.
+        built: probability of a building.
+        back: range of the distance of the building from the edge in metres.
+        depth: distance of the plants from the edge in metres, at most.
+        plants: range of the number of plants.
+    """
     dice, plan = site.dice, site.style.plan
     _boundary(site, sign, boundary, edge + 0.1, z0, z1, low=False)
     if dice.chance(built):
@@ -124,7 +144,7 @@ def _building(site: Site, sign: int, kind: str, u: float, z0: float, z1: float, 
 
 
 def _boundary(site: Site, sign: int, kind: str, u: float, z0: float, z1: float, *, low: bool) -> None:
-    """A wall, fence or hedge along the sidewalk, in pieces of at most 8 m so that it follows a bend."""
+    """Place a wall, fence or hedge along the sidewalk, in pieces of at most 8 m, which follow a bend."""
     dice, plan = site.dice, site.style.plan
     if kind == "hedge":
         palette = site.paint.plant()
@@ -169,7 +189,7 @@ def _plants(site: Site, sign: int, u0: float, u1: float, z0: float, z1: float, c
 
 
 def add_plant(site: Site, at: tuple[float, float], kind: str) -> None:
-    """A tree or bush of the style at (u, z)."""
+    """Place a tree or bush at (u, z)."""
     dice = site.dice
     height = {"bush": (0.9, 1.9), "poplar": (8, 13), "conifer": (5, 11), "palm": (6, 9)}.get(kind, (4.5, 9.0))
     tall = dice.uniform(height)
@@ -187,7 +207,7 @@ def add_plant(site: Site, at: tuple[float, float], kind: str) -> None:
 
 
 def _close(site: Site) -> None:
-    """The end of the street: a row of buildings across, a row of trees, or an open view."""
+    """Close the street with a row of buildings or trees, or leave it open."""
     street, dice, plan = site.street, site.dice, site.style.plan
     ending = dice.weighted({"row": 0.5, "trees": 0.25, "open": 0.25})
     z = street.end + 12
@@ -207,7 +227,7 @@ def _close(site: Site) -> None:
 
 
 def _backdrop(site: Site) -> None:
-    """A skyline and a line of trees far away, so that gaps show more than a bare horizon."""
+    """Place buildings and trees far away, so that gaps do not show a bare horizon."""
     dice = site.dice
     for index in range(14):
         u, z = (index - 6.5) * 32 + dice.uniform((-12, 12)), dice.uniform((150, 240))

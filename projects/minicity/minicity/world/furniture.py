@@ -1,7 +1,6 @@
-"""Poles, lamps, traffic lights, traffic signs and plants.
+"""Meshes of poles, lamps, traffic lights, traffic signs and plants.
 
-Things beside the road look towards -z, against the traffic; arms reach towards -x. Part 0 is the pole, part 1 what it
-carries.
+They face -z, against the traffic, and arms reach towards -x. Part 0 is the pole, part 1 the light or sign on it.
 """
 
 import math
@@ -19,7 +18,11 @@ LEAF_TONES = 5
 
 @cache
 def lamp_post(kind: str) -> Mesh:
-    """``arm``: a street lamp; ``globe``: a low lantern; ``utility``: a mast with cross-arms; ``bollard``."""
+    """Return a lamp post.
+
+    Args:
+        kind: `arm` (street lamp), `globe` (low lantern), `utility` (mast with cross-arms) or `bollard`.
+    """
     builder = MeshBuilder()
     if kind == "bollard":
         builder.stroke([(0, 0.05, 0), (0, 0.95, 0)], 0.16, "metal")
@@ -43,7 +46,12 @@ def lamp_post(kind: str) -> Mesh:
 
 @cache
 def traffic_light(kind: str, state: int) -> Mesh:
-    """``post``: one housing on a post; ``mast``: two more on an arm over the road. ``state`` red, amber, green."""
+    """Return a traffic light.
+
+    Args:
+        kind: `post`, with one housing, or `mast`, with two more on an arm over the road.
+        state: 0 red, 1 amber, 2 green.
+    """
     builder = MeshBuilder()
     tall = kind == "mast"
     builder.stroke([(0, 0, 0), (0, 6.3 if tall else 3.5, 0)], 0.19 if tall else 0.14, "metal")
@@ -67,7 +75,12 @@ def traffic_light(kind: str, state: int) -> Mesh:
 
 @cache
 def traffic_sign(kind: str, height: float) -> Mesh:
-    """A sign whose plate starts ``height`` metres above the ground; grey from behind."""
+    """Return a traffic sign, grey from behind.
+
+    Args:
+        kind: one of `SIGNS`.
+        height: height of the lower edge of the plate in metres.
+    """
     builder = MeshBuilder()
     wide = kind == "direction"
     r = 0.44
@@ -136,9 +149,13 @@ def traffic_sign(kind: str, height: float) -> Mesh:
 
 @cache
 def tree(kind: str, variant: int) -> Mesh:
-    """A plant of 1 m height in the plane z = 0, facing the camera: crowns are heaps of ragged leaf clumps.
+    """Return a flat plant in the plane z = 0, 1 m high. Its crown is a heap of ragged clumps of leaves.
 
-    Slots: ``bark`` and ``leaf0`` (dark) to ``leaf4`` (light).
+    Color slots: `bark`, and `leaf0` (dark) to `leaf4` (light).
+
+    Args:
+        kind: one of `TREES`.
+        variant: seed of the shape.
     """
     rng = np.random.default_rng((TREES.index(kind), variant))
     builder = MeshBuilder()
@@ -170,7 +187,7 @@ def tree(kind: str, variant: int) -> Mesh:
     if cone:
         y = rng.uniform(-0.95, 0.75, count)
         x = rng.uniform(-1, 1, count) * (0.85 - y) / 2
-    # Light comes from above: clumps high up and to the left are lighter, and drawn over the lower ones.
+    # Light comes from above: clumps at the top and left are lighter, and drawn over the lower ones.
     height = y - 0.3 * x + rng.normal(0, 0.25, count)
     for index in np.argsort(height):
         tone = int(np.clip((height[index] + 1.0) / 2.0 * LEAF_TONES, 0, LEAF_TONES - 1))
@@ -214,7 +231,7 @@ def _clump(
 
 
 def _spruce(rng: np.random.Generator) -> Array:
-    """A jagged triangle: six tiers, each hanging over the one below."""
+    """Return a jagged triangle of six overhanging tiers."""
     side = []
     for tier in range(6):
         y = 0.08 + tier * 0.15

@@ -1,4 +1,4 @@
-"""The ground: road, markings, rails, sidewalks, verges, painted flat and then lit, shadowed and textured by pixel."""
+"""Ground: road, markings, rails, sidewalks and verges, painted flat, then lit, shadowed and textured per pixel."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minicity.world.camera import Array, Camera
-from minicity.world.canvas import SHIFT, Canvas, Colour
+from minicity.world.canvas import SHIFT, Canvas, Color
 from minicity.world.classes import Label
 from minicity.world.sampling import Dice
 from minicity.world.street import BEHIND, PARKING_WIDTH, Street
@@ -23,7 +23,15 @@ _SNOW_SHARE = {Label.ROAD: 0.1, Label.SIDEWALK: 0.85, Label.TERRAIN: 1.8}
 
 @dataclass(frozen=True)
 class Lot:
-    """What lies beyond the sidewalk on one side between z0 and z1; ``paved`` up to ``reach`` metres behind the line."""
+    """Ground beyond the sidewalk on one side of the street.
+
+    Attributes:
+        side: 1 for the right side, -1 for the left.
+        z0: start in metres.
+        z1: end in metres.
+        paved: whether it is paved.
+        reach: depth of the paving in metres.
+    """
 
     side: int
     z0: float
@@ -34,40 +42,42 @@ class Lot:
 
 @dataclass(frozen=True)
 class GroundPaint:
-    """Colours of the surfaces; ``wear`` 0..1 fades the markings."""
+    """Colors of the surfaces, RGB 0..255. `wear`, 0..1, fades the markings."""
 
-    asphalt: Colour
-    paving: Colour
-    soil: Colour
-    lines: Colour
-    middle_line: Colour
+    asphalt: Color
+    paving: Color
+    soil: Color
+    lines: Color
+    middle_line: Color
     wear: float
 
 
 class _Brush:
-    """Collects polygons of one picture, to project them all at once."""
+    """Collects the polygons of an image, to project them all at once."""
 
     def __init__(self, street: Street, paint: GroundPaint, regions: tuple[int, int, int]) -> None:
         self.street, self.paint = street, paint
         self.road, self.walk, self.soil = regions
-        self._shapes: list[tuple[Array, Colour, int]] = []
+        self._shapes: list[tuple[Array, Color, int]] = []
 
-    def fill(self, outline: Array, colour: Colour, region: int) -> None:
-        self._shapes.append((outline, colour, region))
+    def fill(self, outline: Array, color: Color, region: int) -> None:
+        """Add a polygon, (N, 2) world x and z."""
+        self._shapes.append((outline, color, region))
 
-    def band(self, u: tuple[float, float], z: tuple[float, float], colour: Colour, region: int) -> None:
-        """A strip between two lines along the street."""
-        self.fill(self.street.band(*u, *z), colour, region)
+    def band(self, u: tuple[float, float], z: tuple[float, float], color: Color, region: int) -> None:
+        """Add the strip between two lines along the street."""
+        self.fill(self.street.band(*u, *z), color, region)
 
     def paint_on(self, canvas: Canvas) -> None:
+        """Fill all polygons, in the order in which they were added."""
         shapes = canvas.ground_pixels([shape[0] for shape in self._shapes])
-        for pixels, (_, colour, region) in zip(shapes, self._shapes, strict=True):
+        for pixels, (_, color, region) in zip(shapes, self._shapes, strict=True):
             if len(pixels) > 2:
-                cv2.fillPoly(canvas.pixels, [pixels], (*colour, region), cv2.LINE_8, SHIFT)
+                cv2.fillPoly(canvas.pixels, [pixels], (*color, region), cv2.LINE_8, SHIFT)
 
 
 def paint_ground(canvas: Canvas, street: Street, lots: list[Lot], paint: GroundPaint, dice: Dice) -> None:
-    """Fill everything below the horizon."""
+    """Paint everything below the horizon in flat colors."""
     plane = tuple(canvas.camera.ground_plane)
     road, walk, soil = (canvas.region(label, -1, plane, (1 / FAR, 10.0)) for label in _SURFACES)
     below = (canvas.camera.ground_inverse_depth > 1 / FAR).astype(np.uint8)
@@ -132,21 +142,21 @@ def _gutters(brush: _Brush) -> None:
 
 
 def _paving_joints(brush: _Brush) -> None:
-    """Joints between slabs, where they are near enough to be seen."""
-    colour = _shade(brush.paint.paving, 0.84)
+    """Add the joints between slabs near the camera."""
+    color = _shade(brush.paint.paving, 0.84)
     for side in brush.street.sides:
         inner, outer = side.walk
         for z in np.arange(2.0, 16.0, 1.6):
             if not brush.street.blocked(z, z):
-                brush.fill(brush.street.band(side.sign * inner, side.sign * outer, z, z + 0.06), colour, brush.walk)
+                brush.fill(brush.street.band(side.sign * inner, side.sign * outer, z, z + 0.06), color, brush.walk)
 
 
 def _markings(brush: _Brush, last: float) -> None:
     lines = _mix(brush.paint.lines, brush.paint.asphalt, brush.paint.wear)
     middle = _mix(brush.paint.middle_line, brush.paint.asphalt, brush.paint.wear)
 
-    def line(u: float, z0: float, z1: float, colour: Colour, width: float = 0.14) -> None:
-        brush.fill(brush.street.band(u - width / 2, u + width / 2, z0, z1), colour, brush.road)
+    def line(u: float, z0: float, z1: float, color: Color, width: float = 0.14) -> None:
+        brush.fill(brush.street.band(u - width / 2, u + width / 2, z0, z1), color, brush.road)
 
     spans = [(BEHIND, last)]
     if brush.street.junction:
@@ -218,15 +228,15 @@ def _rails(brush: _Brush, last: float) -> None:
 def shade_ground(
     canvas: Canvas, shadows: npt.NDArray[np.uint8], darkness: float, texture: float, wet: float, dice: Dice
 ) -> None:
-    """Light, shadows, grain in perspective and lying snow, in place on what ``paint_ground`` has painted.
+    """Apply light, shadows, grain and lying snow to the painted ground, in place.
 
     Args:
-        canvas: with the painted ground and nothing on it.
-        shadows: (H, W) 0..255, 255 where no direct light arrives.
-        darkness: share of the light that a full shadow takes.
-        texture: strength of the grain, 1 = as is.
-        wet: 0..1, darkens road and sidewalk.
-        dice: places the grain.
+        canvas: canvas with the painted ground and no objects.
+        shadows: (H, W) uint8, 255 where no direct light arrives.
+        darkness: share of the light that a full shadow removes.
+        texture: factor of the grain.
+        wet: wetness 0..1, which darkens road and sidewalk.
+        dice: chooses the position of the grain.
     """
     camera, lighting = canvas.camera, canvas.lighting
     tilt = camera.size[1] * abs(math.tan(camera.roll)) / 2
@@ -244,25 +254,25 @@ def shade_ground(
     light *= 1.0 - np.float32(darkness / 255.0) * shadows[top:]
     if wet:
         light *= by_label({Label.ROAD: 1 - 0.45 * wet, Label.SIDEWALK: 1 - 0.45 * wet, Label.TERRAIN: 1.0})
-    colours = canvas.pixels[top:, :, :3].astype(np.float32)
+    colors = canvas.pixels[top:, :, :3].astype(np.float32)
     if lighting.snow:
         patches = 0.55 * _perspective_noise(noise("coarse"), x, z, 9.0, dice) + 0.15 * grain
         cover = np.clip((patches + by_label(_SNOW_SHARE)) * 1.3 + (lighting.snow - 0.8) * 2.0, 0.0, 0.95)
-        colours += spread(cover) * (np.float32(240.0) - colours)
-    factors = [np.float32(value) for value in lighting.ambient + lighting.sun_colour * max(float(lighting.sun[1]), 0.0)]
+        colors += spread(cover) * (np.float32(240.0) - colors)
+    factors = [np.float32(value) for value in lighting.ambient + lighting.sun_color * max(float(lighting.sun[1]), 0.0)]
     if lighting.beam:
-        # A headlamp lights the own lane more than the edges.
+        # Headlights light the camera's lane more than the edges.
         reach = -depth * np.float32(1 / lighting.beam_reach) - (x / (2.5 + 0.35 * depth)) ** 2
         beam = np.float32(1.6 * lighting.beam) * np.exp(reach)
-        colours *= cv2.merge([light * (beam + factor) for factor in factors])
+        colors *= cv2.merge([light * (beam + factor) for factor in factors])
     else:
-        colours *= cv2.merge([light * factor for factor in factors])
-    lit = cv2.merge([np.minimum(colours, 255.0).astype(np.uint8), regions])
+        colors *= cv2.merge([light * factor for factor in factors])
+    lit = cv2.merge([np.minimum(colors, 255.0).astype(np.uint8), regions])
     cv2.copyTo(lit, regions, canvas.pixels[top:])
 
 
 def _ground_coordinates(camera: Camera, top: int, depth: Field) -> tuple[Field, Field]:
-    """World x and z (metres) of the ground at every pixel from row ``top`` on."""
+    """Return world x and z in metres of the ground at each pixel from row `top` on."""
     height, width = camera.size
     right = ((np.arange(width) - camera.center[0]) / camera.focal).astype(np.float32)[None]
     down = ((np.arange(top, height) - camera.center[1]) / camera.focal).astype(np.float32)[:, None]
@@ -278,18 +288,18 @@ def _grain() -> Field:
 
 
 def _perspective_noise(tile: Field, x: Field, z: Field, per_metre: float, dice: Dice) -> Field:
-    """Noise that lies on the ground; the tile's extent is a power of two, so that a mask wraps around."""
+    """Sample noise that lies on the ground. The size of the tile is a power of two, so that a bit mask wraps it."""
     columns = (x * np.float32(per_metre) + np.float32(dice.below(TILE))).astype(np.int32) & (TILE - 1)
     rows = (z * np.float32(per_metre) + np.float32(dice.below(TILE))).astype(np.int32) & (TILE - 1)
     picked: Field = tile.ravel()[rows * TILE + columns]
     return picked
 
 
-def _shade(colour: Colour, factor: float) -> Colour:
-    red, green, blue = (min(channel * factor, 255.0) for channel in colour)
+def _shade(color: Color, factor: float) -> Color:
+    red, green, blue = (min(channel * factor, 255.0) for channel in color)
     return red, green, blue
 
 
-def _mix(a: Colour, b: Colour, share: float) -> Colour:
+def _mix(a: Color, b: Color, share: float) -> Color:
     red, green, blue = (x * (1 - share) + y * share for x, y in zip(a, b, strict=True))
     return red, green, blue

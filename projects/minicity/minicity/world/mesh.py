@@ -1,7 +1,8 @@
-"""Shapes: polygons and strokes in metres, each with the name of the colour it takes.
+"""Meshes of polygons and strokes.
 
 A mesh is a flat list of primitives. A primitive is one or more polygons with the same number of corners, or one or more
-polylines of one width. Local frame: x to the right, y up, z forward, origin on the ground below the middle.
+polylines of one width, in one color slot. Frame of a mesh: x to the right, y up, z forward, origin on the ground below
+the middle; metres.
 """
 
 import math
@@ -17,11 +18,11 @@ from minicity.world.camera import Array
 Point = Sequence[float]
 
 FINE = 30.0
-"""Pixels: things smaller than this in the picture lose their fine details."""
+"""Size in pixels below which an object is drawn without fine details."""
 EMISSIVE = frozenset({"headlight", "taillight", "lamp", "lit", "led", "lamp_red", "lamp_amber", "lamp_green"})
-"""Colour slots that shine by themselves when the lights are on."""
+"""Color slots that shine when the lights are on."""
 SNOW_FREE = EMISSIVE | {"glass", "skin", "hair", "tyre"}
-"""Colour slots on which no snow stays."""
+"""Color slots without snow."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,18 @@ class Mesh:
 
     Attributes:
         points: (N, 3) metres.
-        starts: (F,) first point of every primitive; its points run to the next one's first.
-        corners: (F,) points of one of its polygons.
-        slots: names of the colours used; ``slot`` (F,) int indexes it.
-        normals: (F, 3) unit, zero for what is seen from both sides.
-        centers: (F, 3) of the primitives.
-        widths: (F,) of strokes in metres, 0 for filled polygons.
-        parts: (F,) int: which of the thing's labels it belongs to.
-        groups: (F,) int: convex pieces, drawn far to near; inside a piece the order is the author's.
-        fine: (F,) pixels: drawn only when the whole thing is at least that large in the picture.
-        low, high: (3,) corners of the bounding box.
+        starts: (F,) first point of each primitive. Its points end before the first point of the next one.
+        corners: (F,) number of points of each polygon of the primitive.
+        slots: names of the color slots.
+        slot: (F,) index of the color slot in `slots`.
+        normals: (F, 3) unit-norm; zeros for two-sided primitives.
+        centers: (F, 3) centers of the primitives.
+        widths: (F,) width of strokes in metres; 0 for filled polygons.
+        parts: (F,) index of the label of the object that the primitive belongs to.
+        groups: (F,) convex piece of the primitive. Pieces are drawn from far to near, primitives of a piece in order.
+        fine: (F,) size of the object in pixels below which the primitive is not drawn.
+        low: (3,) lower corner of the bounding box.
+        high: (3,) upper corner of the bounding box.
     """
 
     points: Array
@@ -58,35 +61,41 @@ class Mesh:
 
     @cached_property
     def offsets(self) -> Array:
-        """(F,): a primitive shows its outer side to a camera at c when normal.c is greater."""
+        """(F,) A primitive faces a camera at c if normal.c is greater than its offset."""
         return np.asarray((self.normals * self.centers).sum(axis=1))
 
     @cached_property
     def piece_centers(self) -> Array:
-        """(F, 3): middle of the convex piece that the primitive belongs to."""
+        """(F, 3) center of the convex piece of each primitive."""
         counts = np.maximum(np.bincount(self.groups), 1)
         sums = np.stack([np.bincount(self.groups, weights=axis) for axis in self.centers.T], axis=1)
         return np.asarray((sums / counts[:, None])[self.groups])
 
     @cached_property
     def two_sided(self) -> npt.NDArray[np.bool_]:
-        """(F,): seen from both sides."""
+        """(F,) bool, whether a primitive is two-sided."""
         return np.asarray(~self.normals.any(axis=1))
 
     @cached_property
     def emissive(self) -> npt.NDArray[np.bool_]:
-        """(F,): shines when the lights are on."""
+        """(F,) bool, whether a primitive shines when the lights are on."""
         return np.array([name in EMISSIVE for name in self.slots])[self.slot]
 
     @cached_property
     def snowy(self) -> npt.NDArray[np.bool_]:
-        """(F,): snow stays on it."""
+        """(F,) bool, whether snow covers a primitive."""
         return np.array([name not in SNOW_FREE for name in self.slots])[self.slot]
 
 
 @dataclass
 class MeshBuilder:
-    """Collects primitives; ``center`` is a point inside the convex piece at work, to tell outside from inside."""
+    """Collects the primitives of a mesh.
+
+    Attributes:
+        center: point inside the current convex piece. Normals point away from it.
+        part: part of the primitives that are added next.
+        group: convex piece of the primitives that are added next.
+    """
 
     center: Point = (0.0, 0.0, 0.0)
     part: int = 0
@@ -95,27 +104,42 @@ class MeshBuilder:
     _rows: list[tuple[int, str, Array, float, int, int, float]] = field(default_factory=list)
 
     def polygon(self, points: Sequence[Point] | Array, slot: str, *, flat: bool = False, fine: float = 0.0) -> None:
-        """One filled polygon. ``flat``: seen from both sides, not shaded by its direction."""
+        """Add a filled polygon (corners, 3); see `polygons`."""
         self.polygons(np.asarray(points, dtype=float)[None], slot, flat=flat, fine=fine)
 
     def polygons(self, points: Array, slot: str, *, flat: bool = False, fine: float = 0.0) -> None:
-        """Filled polygons (n, corners, 3) that lie in one plane and do not overlap."""
+        """Add filled polygons that lie in one plane and do not overlap.
+
+        Args:
+            points: (n, corners, 3).
+            slot: name of the color slot.
+            flat: whether the polygons are two-sided and not shaded by their direction.
+            fine: size of the object in pixels below which they are not drawn.
+        """
         if not len(points):
             return
         normal = np.zeros(3) if flat else self._outward(points[0])
         self._add(points, slot, normal, 0.0, fine)
 
     def stroke(self, points: Sequence[Point] | Array, width: float, slot: str, *, fine: float = 0.0) -> None:
-        """A polyline with round ends, ``width`` metres wide, seen from everywhere."""
+        """Add a two-sided polyline (corners, 3) with round ends, `width` metres wide."""
         self._add(np.asarray(points, dtype=float)[None], slot, np.zeros(3), width, fine)
 
     def strokes(self, points: Array, width: float, slot: str, *, fine: float = 0.0) -> None:
-        """Polylines (n, corners, 3)."""
+        """Add polylines (n, corners, 3); see `stroke`."""
         if len(points):
             self._add(np.asarray(points, dtype=float), slot, np.zeros(3), width, fine)
 
     def box(self, low: Point, high: Point, slot: str, *, roof: str | None = None, new_piece: bool = True) -> None:
-        """A box, which is a convex piece of its own unless told otherwise: patches added next lie on it."""
+        """Add a box without floor.
+
+        Args:
+            low: (3,) lower corner.
+            high: (3,) upper corner.
+            slot: name of the color slot.
+            roof: name of the color slot of the top; default `slot`.
+            new_piece: whether the box starts a convex piece, to which polygons added next belong.
+        """
         self.group += new_piece
         self.center = tuple((a + b) / 2 for a, b in zip(low, high, strict=True))
         (x0, y0, z0), (x1, y1, z1) = low, high
@@ -126,6 +150,7 @@ class MeshBuilder:
         self.polygon([(x0, y1, z0), (x0, y1, z1), (x1, y1, z1), (x1, y1, z0)], roof or slot)
 
     def build(self) -> Mesh:
+        """Return the mesh."""
         starts = np.cumsum([0] + [len(points) for points in self._points])
         points = np.concatenate(self._points)
         slots = tuple(dict.fromkeys(row[1] for row in self._rows))
@@ -151,7 +176,7 @@ class MeshBuilder:
         self._rows.append((points.shape[1], slot, normal, width, self.part, self.group, fine))
 
     def _outward(self, polygon: Array) -> Array:
-        # Newell's sum, by hand: numpy.cross takes longer than all the rest.
+        # Newell's method, written out because numpy.cross takes longer than everything else.
         (x, y, z), (u, v, w) = polygon.T, np.concatenate([polygon[1:], polygon[:1]]).T
         normal = np.array([((y - v) * (z + w)).sum(), ((z - w) * (x + u)).sum(), ((x - u) * (y + v)).sum()])
         normal /= max(math.sqrt(float(normal @ normal)), 1e-9)
@@ -159,7 +184,7 @@ class MeshBuilder:
 
 
 def circle(center: Point, radius: float, corners: int = 14, *, closed: bool = False) -> Array:
-    """(corners, 3) points of a circle in the plane of y and z, as wheels stand; ``closed`` repeats the first one."""
+    """Return (corners, 3) points of a circle in the y-z plane, as of a wheel. `closed` repeats the first point."""
     angles = np.linspace(0, 2 * math.pi, corners + 1)[: corners + 1 if closed else corners]
     return np.asarray(center) + radius * np.stack([np.zeros_like(angles), np.sin(angles), np.cos(angles)], axis=1)
 
@@ -167,7 +192,20 @@ def circle(center: Point, radius: float, corners: int = 14, *, closed: bool = Fa
 def rectangles(
     origin: Point, across: Point, up: Point, left: Array, bottom: Array, width: float, height: float
 ) -> Array:
-    """(n, 4, 3) rectangles on a plane: ``left`` (n,) metres along ``across``, ``bottom`` (n,) along ``up``."""
+    """Return equal rectangles on a plane.
+
+    Args:
+        origin: (3,) point of the plane.
+        across: (3,) unit vector along the width.
+        up: (3,) unit vector along the height.
+        left: (n,) left edges in metres along `across`.
+        bottom: (n,) bottom edges in metres along `up`.
+        width: width in metres.
+        height: height in metres.
+
+    Returns:
+        (n, 4, 3) corners.
+    """
     corners = np.array([(0, 0), (width, 0), (width, height), (0, height)])
     s = left.reshape(-1, 1, 1) + corners[None, :, :1]
     t = bottom.reshape(-1, 1, 1) + corners[None, :, 1:]

@@ -1,6 +1,6 @@
-"""From a scene to a picture, its label map, depth, objects and caption.
+"""Renderer: from a scene to its image, label map, depth, objects and caption.
 
-The painter's way: sky, ground, shadows, then the things from far to near, then air, rain or snow, and the sensor.
+Painter's algorithm: sky, ground, shadows, objects from far to near, weather, sensor.
 """
 
 import cv2
@@ -26,13 +26,13 @@ _NO_CONTACT_SHADOW = (Label.BUILDING, Label.VEGETATION, Label.FENCE)
 
 
 def render_scene(style_name: str, seed: int, index: int, size: tuple[int, int] = (256, 512)) -> Rendered:
-    """Scene ``index`` of a style and seed.
+    """Render scene `index` of a style and seed.
 
     Args:
-        style_name: one of ``minicity.world.styles.STYLES``.
-        seed: 0 or more; another seed is another, disjoint sequence of scenes.
+        style_name: key of `minicity.world.styles.STYLES`.
+        seed: 0 or more. Different seeds give different sequences of scenes.
         index: 0 or more.
-        size: (H, W) of the picture.
+        size: (H, W) of the image in pixels.
 
     Raises:
         UserError: there is no such style.
@@ -43,7 +43,7 @@ def render_scene(style_name: str, seed: int, index: int, size: tuple[int, int] =
 
 
 def render(scene: Scene, rng: np.random.Generator) -> Rendered:
-    """Draw a scene; ``rng`` gives noise, clouds and the choice of words."""
+    """Render a scene. `rng` determines noise, clouds and the choice of words."""
     dice = Dice(rng)
     canvas = Canvas(scene.camera, scene.lighting)
     paint_sky(canvas, scene.atmosphere, dice)
@@ -71,18 +71,21 @@ def render(scene: Scene, rng: np.random.Generator) -> Rendered:
 
 
 def back_to_front(boxes: Array) -> list[int]:
-    """Drawing order of things on the ground that stand apart.
+    """Sort objects on the ground from back to front.
 
-    Of two boxes that a line along an axis separates, the one on the camera's side of it (the camera is at the origin)
-    can hide the other and never the reverse; and it does only if both lie in the same directions. Boxes apart from each
-    other do not hide each other in a circle, so a sort by these pairs is exact. Boxes that overlap (a sign at its lamp
-    post) have no right order; then the farthest goes first.
+    If a line along an axis separates two boxes, only the box on the camera's side of the line can hide the other, and
+    only if both lie in a common direction. Disjoint boxes never hide each other in a cycle, so a topological sort of
+    these pairs is exact. Overlapping boxes, such as a sign at its lamp post, have no exact order: the farthest comes
+    first.
 
     Args:
-        boxes: (N, 4) x0, z0, x1, z1 in metres.
+        boxes: (N, 4) x0, z0, x1, z1 in metres; the camera is at the origin.
+
+    Returns:
+        Indices of the boxes in drawing order.
     """
     x0, z0, x1, z1 = boxes.T
-    # What is beside or behind the camera is seen at its front edge, if at all.
+    # Boxes beside or behind the camera are visible at their front edge, if at all.
     near, far = np.maximum(z0, 0.05), np.maximum(z1, 0.05)
     leftmost, rightmost = x0 / np.where(x0 < 0, near, far), x1 / np.where(x1 > 0, near, far)
     together = (leftmost[:, None] < rightmost) & (leftmost < rightmost[:, None])
@@ -91,7 +94,7 @@ def back_to_front(boxes: Array) -> list[int]:
     hidden = together & (beyond | (outside & ~beyond.T))
     hidden &= ~(hidden & hidden.T)
     nearness = np.where(z1 > 0, (z0 + z1) / 2, z1)
-    waiting = hidden.T.sum(axis=1)  # how many things have to be drawn before each
+    waiting = hidden.T.sum(axis=1)  # number of boxes that must be drawn before each
     order: list[int] = []
     left = np.ones(len(boxes), dtype=bool)
     for _ in range(len(boxes)):
@@ -105,9 +108,9 @@ def back_to_front(boxes: Array) -> list[int]:
 
 
 def _in_view(scene: Scene) -> tuple[list[Thing], Array]:
-    """Things that reach into the picture, and their footprints (T, 4, 2): corners (x, z) in world metres.
+    """Return the objects in the view, and their footprints (T, 4, 2): corners as world x and z in metres.
 
-    The farthest are dropped when there are more than can be numbered.
+    The farthest objects are dropped if there are more parts than `MAX_REGIONS` allows.
     """
     camera, things = scene.camera, scene.things
     low, high, scale, position = (
@@ -135,10 +138,10 @@ def _in_view(scene: Scene) -> tuple[list[Thing], Array]:
 
 
 def _shadows(canvas: Canvas, things: list[Thing], footprints: Array) -> npt.NDArray[np.uint8]:
-    """(H, W) 0..255: where things keep the sun from the ground, and the dark below them on any day."""
+    """Return (H, W) uint8, strength of the shadows on the ground: from the sun, and directly below objects."""
     mask = np.zeros(canvas.camera.size, dtype=np.uint8)
     lighting = canvas.lighting
-    direct = float(lighting.sun_colour.mean() / (lighting.sun_colour + lighting.ambient).mean())
+    direct = float(lighting.sun_color.mean() / (lighting.sun_color + lighting.ambient).mean())
     cast = int(255 * min(1.0, 2.2 * direct))
     slope = -lighting.sun[[0, 2]] / max(float(lighting.sun[1]), 0.3)
     outlines, strengths = [], []
@@ -161,9 +164,9 @@ def _shadows(canvas: Canvas, things: list[Thing], footprints: Array) -> npt.NDAr
 
 
 def _depths(camera: Camera, footprints: Array) -> tuple[list[tuple[float, ...]], list[tuple[float, ...]]]:
-    """For every thing the plane (a, b, c) of its depth and the least and greatest 1/depth, as regions have them.
+    """Return plane and bounds of the inverse depth of each object, as in `Region`.
 
-    A compact thing has one depth; a long one has that of its long side that looks at the camera.
+    A compact object has one depth. A long object has the depth of the long side that faces the camera.
     """
     ground = np.zeros((*footprints.shape[:2], 3))
     ground[:, :, ::2] = footprints
@@ -185,7 +188,7 @@ def _depths(camera: Camera, footprints: Array) -> tuple[list[tuple[float, ...]],
 
 
 def _inverse_depth(canvas: Canvas, numbers: npt.NDArray[np.uint8]) -> Field:
-    """(H, W): 1/depth from the plane of every pixel's region; 0 in the sky."""
+    """Return (H, W) 1/depth from the plane of the region of each pixel; 0 in the sky."""
     a, b, c, low, high = (
         look_up(numbers, values)
         for values in zip(*((*region.plane, *region.bounds) for region in canvas.regions), strict=True)

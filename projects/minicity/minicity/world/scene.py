@@ -1,4 +1,4 @@
-"""A scene is drawn by lot from a style: camera, street, light, things. Nothing is painted yet."""
+"""Scenes: camera, street, light, weather and objects, drawn at random from a style."""
 
 import math
 import zlib
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minicity.world.camera import Camera
-from minicity.world.canvas import Colour, Lighting
+from minicity.world.canvas import Color, Lighting
 from minicity.world.frontage import add_frontage
 from minicity.world.ground import GroundPaint, Lot
 from minicity.world.sampling import Dice
@@ -19,12 +19,12 @@ from minicity.world.traffic import add_furniture, add_people, add_riders, add_ve
 
 @dataclass(frozen=True)
 class Atmosphere:
-    """Values drawn from the ranges of ``Air``, ``Sensor``, ``Light`` and ``Look`` of the style."""
+    """Values drawn from the ranges of `Air`, `Sensor`, `Light` and `Look` of the style. Colors are RGB 0..255."""
 
-    sky_top: Colour
-    sky_low: Colour
-    cloud: Colour
-    haze: Colour
+    sky_top: Color
+    sky_low: Color
+    cloud: Color
+    haze: Color
     visibility: float
     clouds: float
     rain: float
@@ -42,7 +42,7 @@ class Atmosphere:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a picture shows. ``when`` and ``where`` are the words for its caption."""
+    """Complete description of a scene. `when` and `where` are words for its caption."""
 
     camera: Camera
     street: Street
@@ -56,7 +56,7 @@ class Scene:
 
     @property
     def open_ground(self) -> str:
-        """The word for what verges and parks are covered with."""
+        """Word for the ground of verges and parks: snow, grass or dirt."""
         if self.lighting.snow:
             return "snow"
         red, green, _ = self.ground.soil
@@ -64,12 +64,18 @@ class Scene:
 
 
 def scene_rng(style: Style, seed: int, index: int) -> np.random.Generator:
-    """The generator of one scene; the same on every machine, independent of the scenes before it."""
+    """Return the random generator of a scene. It depends on nothing but style, seed and index."""
     return np.random.default_rng((zlib.crc32(style.name.encode()), seed, index))
 
 
 def sample_scene(style: Style, rng: np.random.Generator, size: tuple[int, int]) -> Scene:
-    """Draw a scene for pictures of ``size`` (H, W)."""
+    """Draw a scene.
+
+    Args:
+        style: style of the domain.
+        rng: random generator of the scene.
+        size: (H, W) of the image in pixels.
+    """
     dice = Dice(rng)
     featured = frozenset(label for label, share in style.crowd.seen.items() if dice.chance(share))
     street = sample_street(style, dice, featured)
@@ -101,7 +107,7 @@ def _lighting(style: Style, dice: Dice) -> Lighting:
     )
     return Lighting(
         sun=sun,
-        sun_colour=dice.uniform(light.sun) * np.array(light.sun_tint),
+        sun_color=dice.uniform(light.sun) * np.array(light.sun_tint),
         ambient=dice.uniform(light.ambient) * np.array(light.ambient_tint),
         beam=dice.uniform(light.beam),
         beam_reach=14.0,
@@ -112,9 +118,9 @@ def _lighting(style: Style, dice: Dice) -> Lighting:
 
 def _atmosphere(style: Style, dice: Dice, site: Site) -> Atmosphere:
     air, sensor = style.air, style.sensor
-    colours = {name: site.paint.colour(name) for name in ("sky_top", "sky_low", "cloud", "haze")}
+    colors = {name: site.paint.color(name) for name in ("sky_top", "sky_low", "cloud", "haze")}
     return Atmosphere(
-        **colours,
+        **colors,
         visibility=dice.uniform(air.visibility),
         clouds=dice.uniform(air.clouds),
         rain=dice.uniform(air.rain),
@@ -134,9 +140,9 @@ def _atmosphere(style: Style, dice: Dice, site: Site) -> Atmosphere:
 def _ground(site: Site, dice: Dice) -> GroundPaint:
     yellow = dice.chance(site.style.plan.yellow_lines)
     return GroundPaint(
-        asphalt=site.paint.colour("asphalt"),
-        paving=site.paint.colour("paving"),
-        soil=site.paint.colour("soil"),
+        asphalt=site.paint.color("asphalt"),
+        paving=site.paint.color("paving"),
+        soil=site.paint.color("soil"),
         lines=(232, 232, 228),
         middle_line=(226, 186, 60) if yellow else (232, 232, 228),
         wear=dice.uniform((0.05, 0.5)),

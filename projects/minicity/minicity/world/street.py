@@ -1,4 +1,4 @@
-"""The plan of a street: lanes, kerbs, sidewalks, a junction, and where the camera stands in it.
+"""Plan of a street: lanes, curbs, sidewalks, a junction, and the position of the camera.
 
 Street coordinates: u metres to the right of the middle of the road, z metres ahead. Traffic keeps to the right.
 """
@@ -15,12 +15,20 @@ from minicity.world.style import Style
 
 PARKING_WIDTH = 2.2
 BEHIND = -6.0
-"""Where the street starts: a little behind the camera, so that it fills the picture's lower edge."""
+"""Start of the street (z in metres), behind the camera, so that it reaches the lower edge of the image."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side of the street, from the road outwards: ``road`` is |u| of its kerb, ``facade`` that of the buildings."""
+    """One side of the street.
+
+    Attributes:
+        sign: 1 for the right side, -1 for the left.
+        road: |u| of the curb.
+        parking: whether it has parking spaces.
+        verge: width of the verge in metres; 0 for none.
+        facade: |u| of the outer edge of the sidewalk.
+    """
 
     sign: int
     road: float
@@ -30,13 +38,26 @@ class Side:
 
     @property
     def walk(self) -> tuple[float, float]:
-        """|u| of the sidewalk's two edges."""
+        """|u| of the two edges of the sidewalk."""
         return self.road + self.verge, self.facade
 
 
 @dataclass(frozen=True)
 class Street:
-    """See the module. ``junction`` is the (from, to) of a crossing road, ``tram`` the u of a lane with rails."""
+    """Plan of a street.
+
+    Attributes:
+        lanes: number of lanes in each direction.
+        lane_width: metres.
+        median: width of the median in metres; 0 for none.
+        left: left side.
+        right: right side.
+        curvature: 1/m; positive bends to the right.
+        viewpoint: u of the camera.
+        junction: z where a crossing road begins and ends; None for none.
+        end: z of the end of the street.
+        tram: u of the lane with rails; None for none.
+    """
 
     lanes: int
     lane_width: float
@@ -51,19 +72,25 @@ class Street:
 
     @property
     def sides(self) -> tuple[Side, Side]:
+        """Left and right side."""
         return self.left, self.right
 
     def to_world(self, u: float, z: float) -> tuple[float, float]:
-        """x in metres and the street's heading in radians at (u, z)."""
+        """Return the world x in metres and the heading of the street in radians at (u, z)."""
         return u - self.viewpoint + 0.5 * self.curvature * z * z, math.atan(self.curvature * z)
 
     def lane(self, direction: int, index: int) -> float:
-        """u of a lane's middle; ``direction`` 1 goes with the camera, -1 comes towards it; index 0 is the innermost."""
+        """Return u of the middle of a lane.
+
+        Args:
+            direction: 1 for traffic in the direction of the camera, -1 for oncoming traffic.
+            index: index of the lane; 0 is the innermost.
+        """
         return direction * (self.median / 2 + (index + 0.5) * self.lane_width)
 
     def band(self, u0: float, u1: float, z0: float, z1: float) -> Array:
-        """Outline (N, 2) in world (x, z) of the strip between two lines along the street."""
-        # A bend needs corners in between, closer to each other where the street is near.
+        """Return the outline (N, 2), world x and z, of the strip from u0 to u1 between z0 and z1."""
+        # A bend needs corners in between, closer together near the camera.
         if abs(self.curvature) * (z1 - z0) ** 2 <= 0.2:
             a, b = (0.5 * self.curvature * z * z - self.viewpoint for z in (z0, z1))
             return np.array([(u0 + a, z0), (u0 + b, z1), (u1 + b, z1), (u1 + a, z0)])
@@ -76,12 +103,12 @@ class Street:
         return outline
 
     def blocked(self, z0: float, z1: float, margin: float = 0.0) -> bool:
-        """Whether the crossing road lies within [z0, z1]."""
+        """Return whether the crossing road, widened by `margin` metres, overlaps [z0, z1]."""
         return self.junction is not None and z0 < self.junction[1] + margin and z1 > self.junction[0] - margin
 
 
 def sample_street(style: Style, dice: Dice, featured: frozenset[Label]) -> Street:
-    """A street with a tram lane where a tram is to be seen."""
+    """Draw a street. It has a tram lane if the train class is in `featured`."""
     plan = style.plan
     lanes = dice.integer(plan.lanes)
     lane_width = dice.uniform(plan.lane_width)
@@ -118,7 +145,7 @@ def sample_street(style: Style, dice: Dice, featured: frozenset[Label]) -> Stree
 
 
 def sample_camera(style: Style, dice: Dice, size: tuple[int, int]) -> Camera:
-    """A camera for pictures of ``size`` (H, W); the field of view is the horizontal one."""
+    """Draw a camera for images of `size` (H, W). The field of view of the style is horizontal."""
     optics = style.optics
     view = math.radians(dice.uniform(optics.field_of_view))
     return Camera(

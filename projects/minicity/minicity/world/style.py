@@ -1,6 +1,6 @@
-"""What a domain's style consists of: ranges from which a scene draws its own values.
+"""Style of a domain: the ranges from which each scene draws its values.
 
-Lengths are metres, angles degrees. Colours are boxes ((hue from, to), (saturation from, to), (value from, to)).
+Lengths are in metres, angles in degrees. A color range is ((hue low, high), (saturation low, high), (value low, high)).
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Paints = tuple[Hsv, ...]
 
 @dataclass(frozen=True)
 class Optics:
-    """The camera: height above ground, angles, horizontal field of view."""
+    """Camera: height above ground, angles, horizontal field of view."""
 
     height: Range
     pitch: Range
@@ -26,7 +26,7 @@ class Optics:
 
 @dataclass(frozen=True)
 class Plan:
-    """The street. Probabilities are per scene, or per side of the street for ``parking`` and ``verge``."""
+    """Street. Probabilities are per scene, for `parking` and `verge` per side of the street."""
 
     lanes: tuple[int, int]  # in each direction
     lane_width: Range
@@ -34,7 +34,7 @@ class Plan:
     parking: float
     verge: float
     median: float
-    curvature: Range  # 1/m, either way
+    curvature: Range  # 1/m, to either side
     junction: float
     junction_at: Range
     end: Range
@@ -54,12 +54,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Crowd:
-    """Who is about. ``seen``: probability that a scene gives a thing of the class a place in view."""
+    """Traffic and people. `seen` is the probability that a scene places an object of the class in view."""
 
     pedestrians: tuple[int, int]
     crossing: tuple[int, int]
-    parked: float  # share of parking spaces taken
-    gap: Range  # metres between vehicles of a lane
+    parked: float  # share of occupied parking spaces
+    gap: Range  # metres between the vehicles of a lane
     cyclists: tuple[int, int]
     signs: tuple[int, int]
     cars: Weights
@@ -69,7 +69,7 @@ class Crowd:
 
 @dataclass(frozen=True)
 class Look:
-    """Materials and how strong their texture is."""
+    """Colors of materials, and the strength of their texture."""
 
     paints: Mapping[str, Paints]
     texture: Range
@@ -77,23 +77,23 @@ class Look:
 
 @dataclass(frozen=True)
 class Light:
-    """Sun and sky light as RGB factors, own headlights, and lamps and windows that shine."""
+    """Sun and ambient light as RGB factors, headlights of the camera's car, and whether lamps and windows shine."""
 
     elevation: Range
     sun: Range
     sun_tint: tuple[float, float, float]
     ambient: Range
     ambient_tint: tuple[float, float, float]
-    shadow: Range  # how much light a shadow takes
+    shadow: Range  # share of the light that a shadow removes
     beam: Range = (0.0, 0.0)
     lights_on: bool = False
 
 
 @dataclass(frozen=True)
 class Air:
-    """What is between the camera and the scene, and what has fallen on it."""
+    """Weather: visibility, clouds, rain, wetness, falling flakes and snow cover."""
 
-    visibility: Range  # metres at which 5 % of the contrast is left
+    visibility: Range  # metres at which 5 % of the contrast remains
     clouds: Range
     rain: Range = (0.0, 0.0)
     wet: Range = (0.0, 0.0)
@@ -103,7 +103,7 @@ class Air:
 
 @dataclass(frozen=True)
 class Sensor:
-    """Blur (sigma, pixels), noise (sigma, grey levels), vignette (share lost in the corners), then plain factors."""
+    """Image sensor: blur (sigma in pixels), noise (sigma in grey levels), vignette (loss in the corners), factors."""
 
     blur: Range
     noise: Range
@@ -115,7 +115,7 @@ class Sensor:
 
 @dataclass(frozen=True)
 class Style:
-    """A domain: the ranges, and the words that captions use for its weather and time of day."""
+    """Style of a domain: its ranges, and the words of its captions for weather, time of day and streets."""
 
     name: str
     when: tuple[str, ...]

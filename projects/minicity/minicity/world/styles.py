@@ -1,87 +1,12 @@
-"""Every range that a domain is drawn from: the one module to read (or to keep away from) for a domain's settings.
-
-Colours of the materials overlap on purpose: shape, texture and place have to tell a wall from a road, not its grey.
-"""
+"""Styles of the domains: the ranges from which their scenes are drawn."""
 
 from dataclasses import replace
 
 from clouds.errors import UserError
 from minicity.world.classes import Label
-from minicity.world.sampling import Range
-from minicity.world.style import Air, Crowd, Light, Look, Optics, Paints, Plan, Sensor, Style
+from minicity.world.paints import ANY, PAINTS
+from minicity.world.style import Air, Crowd, Light, Look, Optics, Plan, Sensor, Style
 
-ANY: Range = (0, 360)
-_GREYS: Paints = ((ANY, (0.0, 0.08), (0.25, 0.85)),)
-_BUILT: Paints = (
-    ((5, 45), (0.10, 0.55), (0.30, 0.85)),
-    ((20, 60), (0.05, 0.35), (0.45, 0.90)),
-    (ANY, (0.0, 0.10), (0.22, 0.88)),
-    ((80, 250), (0.08, 0.45), (0.28, 0.85)),
-    ((60, 140), (0.15, 0.55), (0.28, 0.60)),
-    ((15, 45), (0.35, 0.65), (0.35, 0.70)),
-    ((195, 225), (0.06, 0.40), (0.62, 0.98)),
-)
-_PAINTED: Paints = (
-    (ANY, (0.0, 0.08), (0.10, 0.95)),
-    (ANY, (0.0, 0.10), (0.35, 0.75)),
-    (ANY, (0.35, 0.85), (0.25, 0.80)),
-    ((190, 260), (0.25, 0.75), (0.25, 0.75)),
-    ((348, 372), (0.65, 0.90), (0.40, 0.82)),
-    ((36, 54), (0.60, 0.95), (0.60, 0.92)),
-)
-_PLANTS: Paints = (
-    ((70, 140), (0.25, 0.65), (0.25, 0.55)),
-    ((80, 130), (0.15, 0.45), (0.20, 0.50)),
-    ((45, 85), (0.25, 0.60), (0.30, 0.60)),
-    ((45, 85), (0.15, 0.40), (0.28, 0.60)),
-    ((15, 45), (0.30, 0.70), (0.35, 0.65)),
-    ((20, 60), (0.10, 0.40), (0.30, 0.72)),
-    ((330, 375), (0.10, 0.35), (0.45, 0.80)),
-)
-_GROUND: Paints = (
-    ((65, 130), (0.25, 0.60), (0.28, 0.58)),
-    ((35, 62), (0.20, 0.55), (0.40, 0.72)),
-    ((18, 40), (0.20, 0.45), (0.28, 0.55)),
-    ((20, 60), (0.04, 0.22), (0.30, 0.65)),
-)
-_SHARED: dict[str, Paints] = {
-    "asphalt": ((ANY, (0.0, 0.08), (0.24, 0.55)), ((20, 50), (0.04, 0.20), (0.28, 0.55))),
-    "paving": (
-        (ANY, (0.0, 0.08), (0.35, 0.75)),
-        ((15, 50), (0.08, 0.35), (0.38, 0.72)),
-        ((0, 20), (0.2, 0.4), (0.4, 0.6)),
-        ((35, 110), (0.12, 0.35), (0.35, 0.62)),
-    ),
-    "soil": _GROUND,
-    "leaf": _PLANTS,
-    "bark": (((15, 40), (0.10, 0.45), (0.18, 0.45)),),
-    "wall": _BUILT,
-    "stone": _BUILT,
-    "roof": (((0, 30), (0.2, 0.6), (0.25, 0.6)), (ANY, (0.0, 0.12), (0.2, 0.6))),
-    "bar": (*_GREYS, *_PAINTED, ((20, 40), (0.25, 0.6), (0.25, 0.6))),
-    "metal": (*_GREYS, ((80, 200), (0.1, 0.4), (0.2, 0.5)), ((20, 40), (0.2, 0.5), (0.25, 0.5))),
-    "paint": _PAINTED,
-    "second": (*_PAINTED, *_GREYS),
-    "clothes": (*_PAINTED, ((200, 240), (0.2, 0.6), (0.15, 0.5)), ((20, 50), (0.2, 0.5), (0.2, 0.7))),
-    "skin": (((12, 30), (0.30, 0.58), (0.35, 0.90)),),
-    "hair": (((15, 45), (0.10, 0.70), (0.08, 0.60)), (ANY, (0.0, 0.05), (0.1, 0.8))),
-    "glass": (
-        ((185, 230), (0.08, 0.40), (0.15, 0.50)),
-        (ANY, (0.0, 0.10), (0.10, 0.40)),
-        ((195, 225), (0.10, 0.45), (0.45, 0.95)),
-    ),
-    "lit": (((30, 52), (0.25, 0.65), (0.80, 1.0)), ((180, 220), (0.02, 0.15), (0.85, 1.0))),
-    "door": (*_BUILT, ((15, 40), (0.3, 0.7), (0.15, 0.5))),
-    "awning": _PAINTED,
-    "sky_top": (
-        ((200, 230), (0.20, 0.65), (0.50, 0.90)),
-        ((200, 230), (0.05, 0.25), (0.60, 0.95)),
-        (ANY, (0.0, 0.08), (0.50, 0.90)),
-    ),
-    "sky_low": (((190, 220), (0.05, 0.30), (0.78, 1.0)), ((25, 50), (0.04, 0.22), (0.80, 1.0))),
-    "cloud": ((ANY, (0.0, 0.05), (0.68, 0.98)),),
-    "haze": (((200, 225), (0.02, 0.12), (0.75, 0.92)),),
-}
 _SEEN: dict[Label, float] = {
     Label.WALL: 0.45,
     Label.FENCE: 0.5,
@@ -138,7 +63,7 @@ _SIM = Style(
         extras={"none": 0.6, "bag": 0.1, "backpack": 0.1, "skirt": 0.1, "hat": 0.1},
         seen=_SEEN,
     ),
-    look=Look(paints=_SHARED, texture=(0.5, 0.9)),
+    look=Look(paints=PAINTS, texture=(0.5, 0.9)),
     light=Light(
         elevation=(50, 75),
         sun=(0.42, 0.60),
@@ -196,7 +121,7 @@ _CITY = replace(
     ),
     look=Look(
         paints={
-            **_SHARED,
+            **PAINTS,
             "asphalt": (
                 (ANY, (0.0, 0.06), (0.26, 0.48)),
                 ((200, 260), (0.04, 0.14), (0.28, 0.46)),
@@ -248,7 +173,7 @@ _NIGHT = replace(
     crowd=replace(_CITY.crowd, pedestrians=(3, 10), gap=(8, 34), parked=0.65),
     look=Look(
         paints={
-            **_SHARED,
+            **PAINTS,
             "sky_top": (((215, 250), (0.2, 0.6), (0.04, 0.14)),),
             "sky_low": (((15, 40), (0.1, 0.45), (0.12, 0.28)), ((215, 250), (0.2, 0.5), (0.10, 0.22))),
             "cloud": (((15, 40), (0.05, 0.3), (0.12, 0.26)),),
@@ -296,7 +221,7 @@ _RAIN = replace(
     crowd=replace(_CITY.crowd, pedestrians=(3, 9), extras={"umbrella": 0.6, "coat": 0.25, "none": 0.15}),
     look=Look(
         paints={
-            **_SHARED,
+            **PAINTS,
             "sky_top": (((200, 230), (0.02, 0.14), (0.48, 0.68)),),
             "sky_low": (((200, 230), (0.0, 0.08), (0.60, 0.80)),),
             "cloud": ((ANY, (0.0, 0.05), (0.40, 0.62)),),
@@ -349,7 +274,7 @@ _FOG = replace(
     crowd=replace(_CITY.crowd, pedestrians=(2, 7), parked=0.5, gap=(9, 34)),
     look=Look(
         paints={
-            **_SHARED,
+            **PAINTS,
             "sky_top": (((190, 230), (0.0, 0.08), (0.66, 0.86)),),
             "sky_low": (((190, 230), (0.0, 0.06), (0.68, 0.88)),),
             "haze": (((190, 230), (0.0, 0.07), (0.66, 0.86)), ((30, 50), (0.02, 0.08), (0.66, 0.82))),
@@ -397,7 +322,7 @@ _SNOW = replace(
     crowd=replace(_CITY.crowd, pedestrians=(3, 9), extras={"coat": 0.5, "hat": 0.3, "backpack": 0.2}),
     look=Look(
         paints={
-            **_SHARED,
+            **PAINTS,
             "leaf": (((90, 160), (0.15, 0.45), (0.22, 0.42)), ((30, 60), (0.15, 0.35), (0.25, 0.45))),
             "sky_top": (((200, 230), (0.0, 0.12), (0.66, 0.88)),),
             "sky_low": (((200, 230), (0.0, 0.06), (0.78, 0.95)),),
@@ -425,14 +350,14 @@ _SNOW = replace(
 )
 
 STYLES: dict[str, Style] = {style.name: style for style in (_SIM, _CITY, _NIGHT, _RAIN, _FOG, _SNOW)}
-"""The domains by name: ``minicity_sim`` is the source, the others are never trained on."""
+"""Styles of the domains by name. `minicity_sim` is the source; the others are never trained on."""
 
 
 def find_style(name: str) -> Style:
-    """The style of that name.
+    """Return the style of this name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such style.
     """
     if name not in STYLES:
         raise UserError(f"minicity has no style {name!r}; its styles are {', '.join(STYLES)}.")

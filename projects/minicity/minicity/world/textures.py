@@ -1,4 +1,4 @@
-"""Seamless noise, made once per process from a fixed seed; every picture looks at it through a window of its own."""
+"""Seamless noise, made once per process from a fixed seed. Each image uses random windows of it."""
 
 from collections.abc import Sequence
 from functools import cache, lru_cache
@@ -18,7 +18,11 @@ _OCTAVES = (64.0, 24.0, 9.0, 3.5)
 
 @cache
 def noise(kind: str) -> Field:
-    """(TILE, TILE) float32, mean 0, standard deviation 1, periodic. ``cloud`` is a sum of octaves, wider than high."""
+    """Return periodic noise, (TILE, TILE) float32 with mean 0 and standard deviation 1.
+
+    Args:
+        kind: key of `_SIGMAS`, or `cloud` for a sum of octaves that is wider than high.
+    """
     rng = np.random.default_rng(20231209)
     if kind == "cloud":
         total = sum(weight * _smooth(rng, (weight * 0.4, weight)) for weight in _OCTAVES)
@@ -28,7 +32,7 @@ def noise(kind: str) -> Field:
 
 @cache
 def flakes(size: float) -> Field:
-    """(TILE, TILE) float32 in 0..1: soft spots about ``size`` pixels wide."""
+    """Return soft spots about `size` pixels wide, (TILE, TILE) float32 in 0..1."""
     rng = np.random.default_rng(20231210)
     spots = (rng.random((TILE, TILE)) < 0.004 / size).astype(np.float32)
     soft = _blurred(spots, (size * 0.5, size * 0.42))
@@ -36,29 +40,29 @@ def flakes(size: float) -> Field:
 
 
 def window(kind: str, size: tuple[int, int], dice: Dice) -> Field:
-    """A (H, W) look at ``noise(kind)`` at a random place: a view, not to be written to."""
+    """Return a random window (H, W) of `noise(kind)`. It is a view and must not be written to."""
     return _look(_repeated(kind, _room(size)), size, dice)
 
 
 def snow_window(spot: float, size: tuple[int, int], dice: Dice) -> Field:
-    """A (H, W) look at ``flakes(spot)`` at a random place: a view, not to be written to."""
+    """Return a random window (H, W) of `flakes(spot)`. It is a view and must not be written to."""
     return _look(_repeated_flakes(spot, _room(size)), size, dice)
 
 
 def spread(field: Field) -> Field:
-    """(H, W) as three equal channels: arithmetic on equal shapes is several times as fast as with a broadcast axis."""
+    """Repeat (H, W) in three channels. Arithmetic on equal shapes is several times as fast as with broadcasting."""
     return np.asarray(cv2.merge((field, field, field)))
 
 
 def look_up(regions: npt.NDArray[np.uint8], values: Sequence[float]) -> Field:
-    """(H, W) float32: the value of every pixel's region."""
+    """Return (H, W) float32, the value of the region of each pixel."""
     table = np.zeros(256, dtype=np.float32)
     table[: len(values)] = values
     return np.asarray(cv2.LUT(regions, table))
 
 
 def _room(size: tuple[int, int]) -> tuple[int, int]:
-    """How often a tile has to be repeated so that windows of ``size`` fit in at every start."""
+    """Return how often a tile must be repeated so that windows of `size` fit at every offset."""
     return 1 + -(-size[0] // TILE), 1 + -(-size[1] // TILE)
 
 

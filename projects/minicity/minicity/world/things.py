@@ -1,9 +1,9 @@
-"""What stands in a scene: a mesh with a place, a size, colours and labels; and the paint box that gives the colours."""
+"""Objects of a scene, their colors, and the scene under construction."""
 
 import math
 from dataclasses import dataclass
 
-from minicity.world.canvas import Colour, Palette
+from minicity.world.canvas import Color, Palette
 from minicity.world.classes import Label
 from minicity.world.furniture import LEAF_TONES
 from minicity.world.mesh import Mesh
@@ -16,13 +16,16 @@ _VEHICLES = frozenset({Label.CAR, Label.TRUCK, Label.BUS, Label.TRAIN})
 
 @dataclass(frozen=True)
 class Thing:
-    """A placed mesh.
+    """An object of a scene: a placed mesh.
 
     Attributes:
-        noun: what captions call it; "" for things not worth a word.
-        position: world metres; yaw: radians; scale: stretch of the mesh in its own axes.
-        palette: RGB 0..255 by slot.
-        labels: class by part of the mesh.
+        noun: word for it; empty for background objects.
+        mesh: the mesh.
+        position: world coordinates in metres.
+        yaw: radians.
+        scale: factors along the axes of the mesh.
+        palette: RGB 0..255 by color slot.
+        labels: class of each part of the mesh.
     """
 
     noun: str
@@ -35,23 +38,25 @@ class Thing:
 
 
 class PaintBox:
-    """Colours of a style; every call draws new ones."""
+    """Draws the colors of objects from the ranges of a style. Each call draws new ones."""
 
     def __init__(self, style: Style, dice: Dice) -> None:
         self.style, self.dice = style, dice
         self.lights_on = style.light.lights_on
 
-    def colour(self, material: str) -> Colour:
-        return self.dice.colour(self.style.look.paints[material])
+    def color(self, material: str) -> Color:
+        """Draw a color of a material, a key of `Look.paints`."""
+        return self.dice.color(self.style.look.paints[material])
 
     def vehicle(self) -> Palette:
-        paint = self.colour("paint")
-        second = self.colour("second") if self.dice.chance(0.7) else paint
+        """Draw the colors of a vehicle, bicycle or motorcycle."""
+        paint = self.color("paint")
+        second = self.color("second") if self.dice.chance(0.7) else paint
         return {
             "paint": paint,
             "second": second,
-            "frame": self.colour("paint"),
-            "glass": self.colour("glass"),
+            "frame": self.color("paint"),
+            "glass": self.color("glass"),
             "trim": self._grey(22, 55),
             "tyre": self._grey(16, 40),
             "hub": self._grey(90, 190),
@@ -62,36 +67,39 @@ class PaintBox:
         }
 
     def person(self) -> Palette:
-        clothes = {slot: self.colour("clothes") for slot in ("top", "legs", "bag", "canopy")}
+        """Draw the colors of a person."""
+        clothes = {slot: self.color("clothes") for slot in ("top", "legs", "bag", "canopy")}
         return {
             **clothes,
-            "skin": self.colour("skin"),
-            "hair": self.colour("hair"),
+            "skin": self.color("skin"),
+            "hair": self.color("hair"),
             "shoes": self._grey(20, 120),
             "trim": self._grey(30, 70),
         }
 
     def building(self) -> Palette:
-        wall = self.colour("wall")
-        glass = self.colour("glass")
+        """Draw the colors of a building."""
+        wall = self.color("wall")
+        glass = self.color("glass")
         frame = self.dice.pick(
             (tuple(min(255.0, 1.25 * c) for c in wall), self._grey(60, 235), tuple(0.6 * c for c in wall))
         )
         return {
             "wall": wall,
-            "trim": self.dice.pick((_scaled(wall, 0.8), _scaled(wall, 1.15), self.colour("wall"))),
-            "base": self.dice.pick((_scaled(wall, 0.7), self.colour("wall"))),
+            "trim": self.dice.pick((_scaled(wall, 0.8), _scaled(wall, 1.15), self.color("wall"))),
+            "base": self.dice.pick((_scaled(wall, 0.7), self.color("wall"))),
             "frame": _scaled(frame, 1.0),
             "glass": glass,
-            "lit": self.colour("lit") if self.lights_on else _scaled(glass, 1.25),
-            "door": self.colour("door"),
-            "shop": self.colour("lit") if self.lights_on and self.dice.chance(0.6) else _scaled(glass, 0.9),
-            "awning": self.colour("awning"),
-            "roof": self.colour("roof"),
+            "lit": self.color("lit") if self.lights_on else _scaled(glass, 1.25),
+            "door": self.color("door"),
+            "shop": self.color("lit") if self.lights_on and self.dice.chance(0.6) else _scaled(glass, 0.9),
+            "awning": self.color("awning"),
+            "roof": self.color("roof"),
         }
 
     def wall(self) -> Palette:
-        stone = self.colour("stone")
+        """Draw the colors of a wall."""
+        stone = self.color("stone")
         return {
             "stone": stone,
             "tint": _scaled(stone, self.dice.uniform((0.78, 1.15))),
@@ -100,16 +108,18 @@ class PaintBox:
         }
 
     def fence(self) -> Palette:
-        bar = self.colour("bar")
+        """Draw the colors of a fence."""
+        bar = self.color("bar")
         return {"bar": bar, "rail": _scaled(bar, self.dice.uniform((0.75, 1.1)))}
 
     def plant(self) -> Palette:
-        leaf = self.colour("leaf")
+        """Draw the colors of a plant."""
+        leaf = self.color("leaf")
         tones = {f"leaf{i}": _scaled(leaf, 0.50 + 0.20 * i) for i in range(LEAF_TONES)}
-        return {**tones, "bark": self.colour("bark")}
+        return {**tones, "bark": self.color("bark")}
 
     def post(self) -> Palette:
-        """Poles, lights and signs."""
+        """Draw the colors of a pole, lamp, traffic light or traffic sign."""
         housing = self.dice.pick((self._grey(22, 55), (62.0, 66.0, 50.0), (190.0, 150.0, 40.0)))
         fade, bleach = self.dice.uniform((0.55, 1.0)), self.dice.uniform((0.0, 0.35))
         signs = {
@@ -121,8 +131,8 @@ class PaintBox:
             "sign_board": self.dice.pick(((24, 96, 60), (28, 80, 170), (220, 190, 60), (225, 225, 220), (90, 60, 40))),
         }
         return {
-            **{name: _scaled(_mixed(colour, bleach), fade) for name, colour in signs.items()},
-            "metal": self.colour("metal"),
+            **{name: _scaled(_mixed(color, bleach), fade) for name, color in signs.items()},
+            "metal": self.color("metal"),
             "band": self._grey(180, 235),
             "housing": housing,
             "lamp": (255, 232, 180) if self.lights_on else self._grey(150, 215),
@@ -132,13 +142,13 @@ class PaintBox:
             "lamp_off": self._grey(30, 60),
         }
 
-    def _grey(self, low: float, high: float) -> Colour:
+    def _grey(self, low: float, high: float) -> Color:
         value = self.dice.uniform((low, high))
         return value, value, value
 
 
 class Site:
-    """Collects the things of a scene, placed by street coordinates."""
+    """Scene under construction. Objects are placed in street coordinates."""
 
     def __init__(self, street: Street, style: Style, dice: Dice) -> None:
         self.street, self.style, self.dice = street, style, dice
@@ -158,7 +168,18 @@ class Site:
         scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
         upright: bool = False,
     ) -> None:
-        """Place a mesh at (u, z), yaw relative to the street; what is ``upright``, as trees are, faces the camera."""
+        """Place an object.
+
+        Args:
+            noun: word for it; empty for background objects.
+            mesh: the mesh.
+            at: (u, z) in metres.
+            palette: RGB 0..255 by color slot.
+            labels: class of each part of the mesh.
+            yaw: angle to the street in radians.
+            scale: factors along the axes of the mesh.
+            upright: whether the mesh is flat and faces the camera, as trees do.
+        """
         x, heading = self.street.to_world(*at)
         turn = 0.0 if upright else heading + yaw
         self.things.append(Thing(noun, mesh, (x, 0.0, at[1]), turn, scale, palette, labels))
@@ -169,15 +190,15 @@ class Site:
             self._vehicles.append((at[0] - half_u, at[0] + half_u, at[1] - half_z, at[1] + half_z))
 
     def is_free(self, u: tuple[float, float], z: tuple[float, float]) -> bool:
-        """Whether no vehicle stands within the two ranges."""
+        """Return whether no vehicle overlaps the two ranges."""
         return all(u1 < u[0] or u0 > u[1] or z1 < z[0] or z0 > z[1] for u0, u1, z0, z1 in self._vehicles)
 
 
-def _scaled(colour: tuple[float, ...], factor: float) -> Colour:
-    red, green, blue = (min(255.0, factor * channel) for channel in colour)
+def _scaled(color: tuple[float, ...], factor: float) -> Color:
+    red, green, blue = (min(255.0, factor * channel) for channel in color)
     return red, green, blue
 
 
-def _mixed(colour: tuple[float, ...], share: float) -> tuple[float, ...]:
-    """Some way to a light grey, as paint fades in the sun."""
-    return tuple(channel + share * (170.0 - channel) for channel in colour)
+def _mixed(color: tuple[float, ...], share: float) -> tuple[float, ...]:
+    """Mix a color with light grey, as paint fades in the sun."""
+    return tuple(channel + share * (170.0 - channel) for channel in color)

@@ -1,4 +1,4 @@
-"""Who uses the street: vehicles in lanes and parking spaces, people, cyclists, and the furniture along the kerb."""
+"""Traffic: vehicles in lanes and parking spaces, people, cyclists, and furniture along the curb."""
 
 import math
 
@@ -13,14 +13,14 @@ from minicity.world.things import Site
 from minicity.world.vehicles import bus, car, tram, truck
 
 _AHEAD: Range = (8.0, 26.0)
-"""Metres ahead where things that have to be seen are put."""
+"""Range of the distance of featured vehicles in metres."""
 _LAST = 85.0
 
 Span = tuple[float, float]
 
 
 def add_vehicles(site: Site, featured: frozenset[Label]) -> None:
-    """Large vehicles first, where they are seen, then cars into what is left of the lanes, then parked ones."""
+    """Place featured trucks, buses and trams near the camera, then fill lanes and parking spaces with vehicles."""
     street, dice = site.street, site.dice
     taken: dict[float, list[Span]] = {}
     lanes = [(direction, street.lane(direction, index)) for direction in (-1, 1) for index in range(street.lanes)]
@@ -93,7 +93,7 @@ def _drive(site: Site, noun: str, mesh: Mesh, at: tuple[float, float], label: La
 
 
 def _cross(site: Site, label: Label) -> bool:
-    """Put something on the crossing road, seen from its side; False where there is none, or it is taken."""
+    """Place a vehicle on the crossing road, seen from its side; return False if there is no road or no room."""
     street, dice = site.street, site.dice
     if street.junction is None:
         return False
@@ -146,7 +146,7 @@ def _park(site: Site, side: Side, taken: list[Span]) -> None:
 
 
 def add_riders(site: Site, featured: frozenset[Label]) -> None:
-    """Cyclists and motorcyclists, and machines left standing on the sidewalk."""
+    """Place cyclists and motorcyclists, and featured bicycles and motorcycles parked on the sidewalk."""
     street, dice, crowd = site.street, site.dice, site.style.crowd
     riders = dice.integer(crowd.cyclists) + (Label.RIDER in featured)
     for index in range(riders):
@@ -190,7 +190,7 @@ def _ride(site: Site, noun: str, mesh: Mesh, at: tuple[float, float], direction:
 
 
 def add_people(site: Site, featured: frozenset[Label]) -> None:
-    """Pedestrians on both sidewalks, some in pairs, and some crossing the road."""
+    """Place pedestrians on both sidewalks, some in pairs, and some who cross the road."""
     street, dice, crowd = site.street, site.dice, site.style.crowd
     if Label.PERSON not in featured:
         return
@@ -231,7 +231,7 @@ def _person(site: Site, at: tuple[float, float], yaw: float, *, moving: bool = F
 
 
 def add_furniture(site: Site, featured: frozenset[Label]) -> None:
-    """Trees along the kerb, lamps, traffic lights and signs."""
+    """Place trees along the curb, lamps, traffic lights and signs."""
     street, dice, plan = site.street, site.dice, site.style.plan
     lamps = dice.weighted(plan.lamps)
     for side in street.sides:

@@ -1,7 +1,7 @@
-"""Shapes of cars, trucks, buses and trams. Every function is cached: a scene stretches and paints the same few meshes.
+"""Meshes of cars, trucks, buses and trams. They are cached: all scenes scale and paint the same few meshes.
 
-Vehicles look towards +z. Colour slots: ``paint``, ``second`` (stripes, cargo), ``glass``, ``trim`` (dark plastic),
-``tyre``, ``hub``, ``plate``, and the emissive ``headlight``, ``taillight``, ``led``.
+Vehicles face +z. Color slots: `paint`, `second` (stripes, cargo), `glass`, `trim` (dark plastic), `tyre`, `hub`,
+`plate`, and the emissive `headlight`, `taillight`, `led`.
 """
 
 from functools import cache
@@ -11,8 +11,8 @@ import numpy as np
 from minicity.world.camera import Array
 from minicity.world.mesh import FINE, Mesh, MeshBuilder, circle, rectangles
 
-# A car's outline from the rear bumper over the roof to the front bumper: z, y, half width, and the slot of the strip
-# that leads to the next corner. Indices: 0 and 1 rear, 2 and 3 boot, 4 and 5 roof, 6 and 7 bonnet, 8 and 9 front.
+# Corners of the outline of a car, from the rear bumper over the roof to the front bumper: z, y, half width, and the
+# slot of the strip to the next corner. Indices: 0, 1 rear; 2, 3 trunk; 4, 5 roof; 6, 7 hood; 8, 9 front.
 Outline = tuple[tuple[float, float, float, str], ...]
 CARS: dict[str, Outline] = {
     "sedan": (
@@ -68,7 +68,7 @@ CARS: dict[str, Outline] = {
 
 @cache
 def car(kind: str) -> Mesh:
-    """A car of one of the kinds in ``CARS``."""
+    """Return a car; `kind` is a key of `CARS`."""
     outline = CARS[kind]
     corners = np.array([row[:3] for row in outline])
     builder = MeshBuilder(center=(0.0, 0.7, 0.0))
@@ -102,7 +102,7 @@ def car(kind: str) -> Mesh:
 
 @cache
 def bus(kind: str) -> Mesh:
-    """``city``: a low-floor bus with a band of windows; ``coach``: higher windows, luggage flaps below."""
+    """Return a bus: `city`, with a low floor, or `coach`, with higher windows and luggage flaps."""
     half, height, length = 1.26, (3.1 if kind == "city" else 3.45), 11.6
     sill, top = (1.05, 2.55) if kind == "city" else (1.65, 3.0)
     builder = MeshBuilder()
@@ -141,7 +141,7 @@ def bus(kind: str) -> Mesh:
 
 @cache
 def truck(kind: str) -> Mesh:
-    """``box``: cab and box body; ``trailer``: longer, high; ``tipper``: open ribbed body; ``tanker``: a tank."""
+    """Return a truck: `box`, `trailer` (longer and higher), `tipper` (open ribbed body) or `tanker`."""
     length = {"box": 7.2, "trailer": 12.5, "tipper": 7.0, "tanker": 8.6}[kind]
     cab_height = {"box": 2.55, "trailer": 3.1, "tipper": 2.8, "tanker": 2.8}[kind]
     rear, front = -length / 2, length / 2
@@ -182,7 +182,12 @@ def truck(kind: str) -> Mesh:
 
 @cache
 def tram(sections: int, nose: float) -> Mesh:
-    """A tram of 8 m sections with skirts to the rails, long windows, a pantograph and ``nose`` metres of slope."""
+    """Return a tram.
+
+    Args:
+        sections: number of sections of 8 m.
+        nose: length of its sloping ends in metres.
+    """
     half, height, section = 1.22, 3.35, 8.0
     length = sections * section
     builder = MeshBuilder()
@@ -216,7 +221,7 @@ def tram(sections: int, nose: float) -> Mesh:
 
 
 def _nose(builder: MeshBuilder, half: float, height: float, inner: float, outer: float) -> None:
-    """The sloping end of a tram: skirt, mask, windscreen, sign, lights."""
+    """Add the sloping end of a tram, with windscreen, sign and lights."""
     z = outer
     lean = inner + 0.45 * (outer - inner)
     top = inner
@@ -271,7 +276,7 @@ def _cargo(builder: MeshBuilder, kind: str, rear: float, front: float) -> None:
 
 
 def _rear_of_car(builder: MeshBuilder, left: Array, right: Array) -> None:
-    """Lights beside the boot, bumper and plate below it."""
+    """Add lights, bumper and plate at the rear."""
     bumper, boot = ((left[i], right[i], right[i + 1], left[i + 1]) for i in (0, 1))
     builder.polygon(_on_quad(*bumper, (0.06, 0.94), (0.0, 0.45)), "trim")
     for span in ((0.02, 0.19), (0.81, 0.98)):
@@ -280,7 +285,7 @@ def _rear_of_car(builder: MeshBuilder, left: Array, right: Array) -> None:
 
 
 def _front_of_car(builder: MeshBuilder, left: Array, right: Array) -> None:
-    """Lights, grille and plate; the outline runs downwards here, so fractions of height count from the top."""
+    """Add lights, grille and plate. The outline runs downwards here, so fractions of height count from the top."""
     nose, bumper = ((left[i], right[i], right[i + 1], left[i + 1]) for i in (7, 8))
     builder.polygon(_on_quad(*bumper, (0.2, 0.8), (0.15, 0.8)), "trim")
     builder.polygon(_on_quad(*nose, (0.25, 0.75), (0.5, 1.0)), "trim", fine=FINE)
@@ -292,7 +297,7 @@ def _front_of_car(builder: MeshBuilder, left: Array, right: Array) -> None:
 def _undercarriage(
     builder: MeshBuilder, half: float, ends: tuple[float, float], axles: tuple[float, ...], radius: float
 ) -> None:
-    """A dark floor and the wheels as seen from the front or the rear."""
+    """Add a dark floor, and the wheels as seen from the front and rear."""
     center = builder.center
     z0, z1 = ends
     builder.box((-half + 0.1, 0.18, z0 + 0.15), (half - 0.1, 0.9, z1 - 0.15), "trim", new_piece=False)
@@ -318,6 +323,6 @@ def _patch(z: float, x0: float, x1: float, y0: float, y1: float) -> Array:
 
 
 def _on_quad(a: Array, b: Array, c: Array, d: Array, s: tuple[float, float], t: tuple[float, float]) -> Array:
-    """The part of the quadrilateral a b c d within fractions ``s`` from a to b and ``t`` from a to d."""
+    """Return the part of the quadrilateral a b c d within fractions `s` from a to b and `t` from a to d."""
     corners = [(s[0], t[0]), (s[1], t[0]), (s[1], t[1]), (s[0], t[1])]
     return np.array([(1 - u) * (1 - v) * a + u * (1 - v) * b + u * v * c + (1 - u) * v * d for u, v in corners])

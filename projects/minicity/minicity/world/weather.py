@@ -1,4 +1,4 @@
-"""Sky, and what happens between the scene and the file: texture, haze, wet reflections, rain, snow, glow, sensor."""
+"""Sky, weather and sensor: texture, haze, reflections, rain, snow, glow, exposure."""
 
 import math
 
@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from minicity.world.canvas import Canvas, Colour
+from minicity.world.canvas import Canvas, Color
 from minicity.world.classes import Label
 from minicity.world.sampling import Dice
 from minicity.world.scene import Atmosphere
 from minicity.world.textures import Field, look_up, snow_window, spread, window
 
-# Strength of fine, middle and coarse noise on the things of a class. The ground has its own, in perspective.
+# Strength of fine, middle and coarse noise on the objects of a class. The ground has noise in perspective instead.
 _GRAIN: dict[Label, tuple[float, float, float]] = {
     Label.BUILDING: (0.030, 0.020, 0.035),
     Label.WALL: (0.060, 0.060, 0.050),
@@ -25,7 +25,7 @@ _GRAIN: dict[Label, tuple[float, float, float]] = {
 
 
 def paint_sky(canvas: Canvas, air: Atmosphere, dice: Dice) -> None:
-    """A gradient with clouds over the whole picture; all else is drawn upon it."""
+    """Paint a gradient with clouds over everything above the horizon."""
     height, width = canvas.camera.size
     tilt = width * abs(math.tan(canvas.camera.roll)) / 2
     bottom = int(np.clip(canvas.camera.horizon + tilt + 4, 1, height))
@@ -36,7 +36,7 @@ def paint_sky(canvas: Canvas, air: Atmosphere, dice: Dice) -> None:
     if air.clouds > 0.02:
         field = window("cloud", (bottom, width), dice)
         cover = np.clip((field + (2.6 * air.clouds - 1.9)) * 0.7, 0, 1) * (0.35 + 0.65 * climb[..., 0])
-        # Thick parts are a little darker.
+        # Thick clouds are a little darker.
         sky = sky + spread(cover * (1.0 - 0.06 * np.maximum(field, 0.0))) * (_rgb(air.cloud) - sky)
     canvas.pixels[:bottom, :, :3] = np.minimum(sky, 255.0).astype(np.uint8)
 
@@ -44,7 +44,18 @@ def paint_sky(canvas: Canvas, air: Atmosphere, dice: Dice) -> None:
 def expose(
     canvas: Canvas, label: npt.NDArray[np.uint8], depth: Field, air: Atmosphere, dice: Dice
 ) -> npt.NDArray[np.uint8]:
-    """The finished picture (H, W, 3) uint8 RGB from what is painted, with ``label`` and ``depth`` (H, W)."""
+    """Apply texture, weather and sensor to the painted scene.
+
+    Args:
+        canvas: canvas with all objects.
+        label: (H, W) uint8 train ids.
+        depth: (H, W) float32 metres; inf in the sky.
+        air: weather and sensor.
+        dice: chooses the position of noise.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
     image = canvas.pixels[:, :, :3] * spread(_texture(label, air.texture, dice))
     if air.wet:
         image = _reflect(image, label, canvas.camera.horizon, air.wet)
@@ -67,9 +78,9 @@ def _texture(label: npt.NDArray[np.uint8], strength: float, dice: Dice) -> Field
 
 
 def _haze(image: Field, depth: Field, air: Atmosphere) -> Field:
-    """Koschmieder: what is left after d metres is exp(-beta d), with 5 % left at the visibility."""
+    """Apply Koschmieder's law: a share exp(-beta d) of the contrast remains at d metres, 5 % at the visibility."""
     share: Field = np.float32(1.0) - np.exp(np.minimum(depth, np.float32(400.0)) * np.float32(-3.0 / air.visibility))
-    # The sky has its haze painted in, but thick fog takes it as well.
+    # Haze is part of the painted sky, but thick fog covers the sky as well.
     share[np.isinf(depth)] = np.clip(1.4 - air.visibility / 250.0, 0.0, 0.95)
     image *= spread(np.float32(1.0) - share)
     image += cv2.merge([share * np.float32(channel) for channel in air.haze])
@@ -77,7 +88,7 @@ def _haze(image: Field, depth: Field, air: Atmosphere) -> Field:
 
 
 def _reflect(image: Field, label: npt.NDArray[np.uint8], horizon: float, wet: float) -> Field:
-    """What is above the horizon mirrored in road and sidewalk, smeared downwards as on a rough wet surface."""
+    """Mirror the image above the horizon in road and sidewalk, blurred downwards as on a rough wet surface."""
     height = image.shape[0]
     top = int(np.clip(round(horizon), 1, height - 1))
     below = height - top
@@ -89,7 +100,7 @@ def _reflect(image: Field, label: npt.NDArray[np.uint8], horizon: float, wet: fl
 
 
 def _glow(image: Field) -> Field:
-    """Light that spills from what is bright over its surroundings."""
+    """Add a glow around bright pixels."""
     height, width = image.shape[:2]
     small = cv2.resize(
         np.maximum(image - 165.0, 0.0), (max(width // 4, 1), max(height // 4, 1)), interpolation=cv2.INTER_AREA
@@ -113,9 +124,9 @@ def _snowfall(image: Field, amount: float, dice: Dice) -> Field:
 
 
 def _sensor(image: Field, air: Atmosphere, dice: Dice) -> npt.NDArray[np.uint8]:
-    """Saturation, contrast, vignette, blur and noise."""
+    """Apply saturation, contrast, gain, vignette, blur and noise; return (H, W, 3) uint8."""
     height, width = image.shape[:2]
-    # One matrix for saturation (away from grey) and contrast (about middle grey), one offset for contrast and gain.
+    # One matrix for saturation and contrast, one offset for contrast (around middle grey) and gain.
     matrix = _rgb((0.299, 0.587, 0.114)) * (1 - air.saturation) + np.eye(3, dtype=np.float32) * air.saturation
     offset = 115.0 * (air.gain - air.contrast)
     mixer = np.column_stack([matrix * air.contrast, np.full(3, offset)]).astype(np.float32)
@@ -132,5 +143,5 @@ def _sensor(image: Field, air: Atmosphere, dice: Dice) -> npt.NDArray[np.uint8]:
     return np.clip(exposed, 0, 255, out=exposed).astype(np.uint8)
 
 
-def _rgb(colour: Colour) -> Field:
-    return np.array(colour, dtype=np.float32)
+def _rgb(color: Color) -> Field:
+    return np.array(color, dtype=np.float32)

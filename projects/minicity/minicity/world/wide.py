@@ -1,23 +1,24 @@
-"""What the miniature CLIP is trained on: any street, under many lights, in much weather, seen by many cameras.
+"""Wide styles, on which the miniatures are trained: many lights, kinds of weather and cameras.
 
-A scene's style is one street plan with one of `LIGHTS`, one of `AIRS` and one of `SENSORS`. They reach far beyond the
-source domain, and keep out of what the validation domains are drawn from: no camera here is one of theirs, and none of
-the weather that makes a domain (its darkness, rain, fog or snow) is as strong here as it is there.
+Each style combines one of `LIGHTS`, one of `AIRS` and one of `SENSORS` with the same street plan. Together they cover
+much more than the source domain, but exclude the validation domains: no sensor equals one of theirs, and the property
+that makes a domain (darkness, rain, fog, snow) never reaches its strength there. A test checks this.
 """
 
 import itertools
 from dataclasses import dataclass, replace
 
+from minicity.world.paints import ANY
 from minicity.world.sampling import Range
 from minicity.world.style import Air, Crowd, Light, Look, Optics, Paints, Plan, Sensor, Style
-from minicity.world.styles import ANY, STYLES
+from minicity.world.styles import STYLES
 
 _SOURCE = STYLES["minicity_sim"]
 
 
 @dataclass(frozen=True)
 class Sky:
-    """A light with the colours of the sky that gives it, and the words for it."""
+    """Light with the colors of its sky, and words for it."""
 
     light: Light
     paints: dict[str, Paints]
@@ -26,7 +27,7 @@ class Sky:
 
 @dataclass(frozen=True)
 class Weather:
-    """Air with the words for it."""
+    """Weather with the color of its haze, and words for it."""
 
     air: Air
     words: tuple[str, ...]
@@ -94,7 +95,7 @@ LIGHTS: dict[str, Sky] = {
     "overcast": Sky(_light((30, 80), (0.0, 0.08), (0.55, 1.0)), _GREY, ("on a grey day", "under clouds")),
     "tinted": Sky(_light((20, 70), (0.0, 0.4), (0.55, 0.90), ambient_tint=(0.85, 1.1, 0.95)), _GREY, ("",)),
 }
-"""Never as dark as the night domain."""
+"""Lights by name. None is as dark as the night domain."""
 
 AIRS: dict[str, Weather] = {
     "clear": Weather(Air(visibility=(850, 3000), clouds=(0.0, 1.0)), ("",)),
@@ -113,7 +114,7 @@ AIRS: dict[str, Weather] = {
         ("on a frosty day", "with a little snow"),
     ),
 }
-"""Never as much rain, fog or snow as in the domains of those names."""
+"""Weather by name. None has as much rain, fog or snow as the domains of these names."""
 
 SENSORS: dict[str, Sensor] = {
     "sharp": Sensor((0.0, 0.4), (0.0, 1.8), (0.0, 0.2), (0.9, 1.2), (0.9, 1.25), (0.7, 1.6)),
@@ -123,7 +124,7 @@ SENSORS: dict[str, Sensor] = {
     "dark": Sensor((0.3, 1.1), (2.0, 10.0), (0.0, 0.4), (0.55, 0.95), (0.45, 0.82), (0.4, 1.2)),
     "bright": Sensor((0.0, 1.0), (0.0, 6.0), (0.0, 0.2), (0.8, 1.25), (1.27, 1.6), (0.5, 1.4)),
 }
-"""Each has a range that no validation domain's sensor overlaps."""
+"""Sensors by name. Each has a range that is disjoint from that of every validation domain."""
 
 _OPTICS = Optics(height=(1.0, 2.8), pitch=(-8.0, 10.0), yaw=(-16, 16), roll=(-5, 5), field_of_view=(36, 66))
 _PLAN = Plan(
@@ -159,7 +160,7 @@ _CROWD = Crowd(
     signs=(2, 5),
     cars={"sedan": 0.3, "hatchback": 0.3, "suv": 0.2, "van": 0.2},
     extras={"none": 0.25, "bag": 0.15, "backpack": 0.15, "skirt": 0.1, "hat": 0.1, "coat": 0.15, "umbrella": 0.1},
-    # Rare things often: a class is learnt from its captions, whatever its share of a street.
+    # Rare classes are frequent here, because a class is learned from its captions.
     seen={label: max(share, 0.55) for label, share in _SOURCE.crowd.seen.items()},
 )
 
@@ -181,7 +182,7 @@ def _style(names: tuple[str, str, str]) -> Style:
 
 
 WIDE_STYLES: tuple[Style, ...] = tuple(map(_style, itertools.product(LIGHTS, AIRS, SENSORS)))
-"""Every combination of light, weather and camera."""
+"""All combinations of light, weather and sensor."""
 
 EVALUATION_STYLES: dict[str, tuple[Style, ...]] = {
     "wide": WIDE_STYLES,

@@ -44,8 +44,8 @@ def test_partners_of_equal_captions_are_equally_right():
     assert found.chance == pytest.approx((2 * 2 + 6 * 1) / 64)
 
 
-class Colours(torch.nn.Module):
-    """A tower whose map is the mean colour of 32 x 32 pixels, and whose embedding of a mask is the sum in it."""
+class Colors(torch.nn.Module):
+    """A tower whose map is the mean color of 32 x 32 pixels, and whose embedding of a mask is the sum in it."""
 
     def forward(self, images):
         return {"clip_vis_dense": torch.nn.functional.avg_pool2d(images, 32)}
@@ -64,7 +64,7 @@ def test_dense_scores(right):
     red, blue = torch.tensor([[2.2, -2.0, -1.8]]), torch.tensor([[-2.1, -2.0, 2.6]])
     names = torch.cat([red, -red, blue] if right else [blue, -red, red])
     classifier = TextClassifier(torch.nn.functional.normalize(names, dim=-1), (2, 1))
-    found = dense_scores(Colours(), classifier, image, labels)
+    found = dense_scores(Colors(), classifier, image, labels)
     assert (found.pacc, found.miou) == ((100, 100) if right else (0, 0))
 
 

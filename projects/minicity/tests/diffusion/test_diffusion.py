@@ -58,8 +58,8 @@ def drawn():
 
 def plain_images(count=6):
     """Images of one color each, which a tiny network learns in a few steps."""
-    colours = np.random.default_rng(0).integers(0, 256, (count, 1, 1, 3), dtype=np.uint8)
-    return np.broadcast_to(colours, (count, *TINY.image, 3)).copy()
+    colors = np.random.default_rng(0).integers(0, 256, (count, 1, 1, 3), dtype=np.uint8)
+    return np.broadcast_to(colors, (count, *TINY.image, 3)).copy()
 
 
 def assert_words_are_tokens(tokenizer, texts):
@@ -246,7 +246,7 @@ def test_a_perfect_denoiser_has_no_loss(model, monkeypatch):
 
     objective.model = dataclasses.replace(model, denoiser=perfect)
     assert objective.denoising_loss(clean, noise, times, objective.tokens[:2]) < 1e-10
-    assert signal[1] < 1e-3  # the last of the times leaves nothing of the picture
+    assert signal[1] < 1e-3  # the last time step leaves nothing of the latents
 
 
 def test_some_captions_are_left_out(model, monkeypatch):
@@ -398,7 +398,7 @@ def test_bad_arguments_are_reported_before_anything_is_drawn(flags, message, tmp
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_autoencoder_begins_as_a_linear_code_of_colours(drawn):
+def test_the_autoencoder_begins_as_a_linear_code_of_colors(drawn):
     torch.manual_seed(0)
     sizes = DiffusionSizes(autoencoder=(16, 24, 32, 48, 56), latent_channels=6)
     autoencoder = build_model(sizes).autoencoder
@@ -411,6 +411,6 @@ def test_the_autoencoder_begins_as_a_linear_code_of_colours(drawn):
     assert reconstruction_psnr(autoencoder, drawn.images[:16]) > max(18, before + 5)
     assert latents.std.max() < 0.1
     assert latents.mean.std(dim=(0, 2, 3)).sub(1).abs().max() < 0.4
-    # The colour of each square comes back: not all of it, but what is wrong is less than what there was.
+    # The color of each square comes back: not all of it, but what is wrong is less than what there was.
     true, ours = (F.avg_pool2d(each - each.mean(dim=1, keepdim=True), 16) for each in (images[:32], made))
     assert (ours - true).abs().mean() < 0.6 * true.abs().mean()

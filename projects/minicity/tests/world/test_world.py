@@ -150,7 +150,7 @@ def test_domains_differ_in_content():
     assert share("minicity_city", Label.SKY) < 0.6 * share("minicity_sim", Label.SKY)
 
 
-def test_colour_and_position_do_not_give_the_class_away():
+def test_color_and_position_do_not_give_the_class_away():
     # 25 % were measured with 100 images of 256x512; a constant has 1.4 %.
     fitted = scenes("minicity_sim", 1, 30)
     model = ColorPositionClassifier().fit([s.image for s in fitted], [s.label for s in fitted])
