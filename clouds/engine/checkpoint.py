@@ -199,7 +199,7 @@ def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -
         model,
         cfg.OUTPUT_DIR,
         save_frozen=cfg.SOLVER.CHECKPOINT_FROZEN,
-        reloadable=_backbone(model).reloadable,
+        reloadable=has_reloadable_backbone(model),
         keep=cfg.SOLVER.CHECKPOINTS_KEPT,
         save_to_disk=comm.is_main_process(),
         **checkpointables,
@@ -217,18 +217,21 @@ def load_for_inference(cfg: CfgNode, model: nn.Module, *, resume: bool = False) 
     Returns:
         The other entries of the file.
     """
-    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, reloadable=_backbone(model).reloadable, complete=True)
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, reloadable=has_reloadable_backbone(model), complete=True)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         logger.warning("MODEL.WEIGHTS is empty: the head is untrained and its predictions are meaningless")
         return {}
     return checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
 
 
-def _backbone(model: nn.Module) -> SegmentationBackbone:
-    backbone = model.get_submodule("backbone")
-    if not isinstance(backbone, SegmentationBackbone):
-        raise TypeError(f"model.backbone is a {type(backbone).__name__}; it must be a SegmentationBackbone")
-    return backbone
+def has_reloadable_backbone(model: nn.Module) -> bool:
+    """Return whether the frozen backbone of a model can be loaded again from its own source.
+
+    An architecture without a `SegmentationBackbone` as its attribute ``backbone`` has no such source: its checkpoints
+    hold the whole model.
+    """
+    backbone = dict(model.named_children()).get("backbone")
+    return isinstance(backbone, SegmentationBackbone) and backbone.reloadable
 
 
 def _iteration(name: str) -> int:
