@@ -47,30 +47,30 @@ def features(count=6):
     return [F.normalize(torch.randn(count, 8, generator=generator), dim=1) for _ in range(2)]
 
 
-def test_loss_is_that_of_open_clip_where_all_captions_differ():
+def test_contrastive_loss_equals_open_clips_if_all_captions_differ():
     image, text = features()
     ours = contrastive_loss(image, text, torch.tensor(7.0), torch.eye(6, dtype=torch.bool))
     assert torch.allclose(ours, open_clip.loss.ClipLoss()(image, text, torch.tensor(7.0)))
 
 
-def test_naming_loss_is_cross_entropy_where_each_image_has_one_name():
+def test_naming_loss_equals_cross_entropy_if_each_image_has_one_name():
     image, text = features()
     one = torch.tensor([2, 0, 1, 5, 4, 3])
     ours = naming_loss(image, text, torch.tensor(7.0), F.one_hot(one).bool())
     assert torch.allclose(ours, F.cross_entropy(7 * image @ text.T, one))
 
 
-def test_naming_loss_asks_for_one_of_the_names_and_not_for_all():
+def test_naming_loss_needs_only_one_of_the_names():
     image, text = features()
     right = torch.zeros(6, 6, dtype=torch.bool)
     right[:, :2] = True
     certain = naming_loss(text[:1], text, torch.tensor(1000.0), right[:1])
-    assert certain < 1e-6  # the second name of the image has no probability at all
+    assert certain < 1e-6  # although the second name has no probability
     assert naming_loss(image, text, torch.tensor(7.0), right) > 0.1
 
 
 @pytest.mark.parametrize("size", [32, 64, 96])
-def test_trimmed_kernels_change_no_value_and_no_key(size):
+def test_trimmed_kernels_change_no_output_gradient_or_key(size):
     tower = timm.create_model("test_convnext2", num_classes=5).eval()
     images = torch.randn(2, 3, size, size)
     before, keys = tower(images), list(tower.state_dict())
@@ -93,13 +93,13 @@ def test_equal_captions_are_no_negatives():
     same = torch.eye(6, dtype=torch.bool)
     strict = contrastive_loss(image, text, torch.tensor(50.0), same)
     same[0, 1] = same[1, 0] = True
-    image[0] = image[1] = text[0]  # both images are where their common caption is: nothing left to learn from the pair
+    image[0] = image[1] = text[0]  # both images match their common caption
     assert contrastive_loss(image, text, torch.tensor(50.0), same) < strict
     rows = contrastive_loss(image[:2], text[:2], torch.tensor(50.0), same[:2, :2])
     assert torch.isclose(rows, torch.tensor(2.0).log())
 
 
-def test_drawn_scenes_follow_from_their_number():
+def test_drawn_scenes_follow_from_their_index():
     scenes, crops = draw_scenes_and_crops(WIDE_STYLES, 3, range(1, 3), 4)
     again, _ = draw_scenes_and_crops(WIDE_STYLES, 3, range(2, 3), 4)
     assert scenes.images.shape == (2, 160, 320, 3)
@@ -112,7 +112,7 @@ def test_drawn_scenes_follow_from_their_number():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_boxes_go_with_the_view_of_their_street(seed):
+def test_boxes_move_with_the_view(seed):
     rng = np.random.default_rng(seed)
     corners = rng.integers([[60, 40]], [[300, 130]], (6, 2))
     boxes = np.concatenate([corners, corners + rng.integers(24, 120, (6, 2))], axis=1)
@@ -129,7 +129,7 @@ def test_boxes_go_with_the_view_of_their_street(seed):
         assert (canvas & white).sum() / (canvas | white).sum() > 0.75
 
 
-def test_reader_reads_what_is_in_the_box():
+def test_the_region_reader_reads_inside_the_box():
     reader = RegionReader([4], 8)
     maps = torch.zeros(2, 4, 32, 64)
     maps[1, 0, 8:16, 16:32] = 1.0
@@ -141,7 +141,7 @@ def test_reader_reads_what_is_in_the_box():
 
 
 def noise(box):
-    """Four scenes and three crops of each, all from the same box."""
+    """Return four random scenes and three crops of each, all from the same box."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
     captions = [f"a photo of number {number % 7}" for number in range(12)]
@@ -151,7 +151,7 @@ def noise(box):
     return scenes, crops
 
 
-def test_a_view_without_any_box_has_a_loss(tiny_config, monkeypatch):
+def test_a_view_without_a_box_has_a_finite_loss(tiny_config, monkeypatch):
     views = []
 
     def noted(*args):
@@ -166,7 +166,7 @@ def test_a_view_without_any_box_has_a_loss(tiny_config, monkeypatch):
     assert {bool(inside.any()) for _, _, inside in views} == {True, False}
 
 
-def test_interrupted_training_ends_like_any_other(tiny_config, tmp_path, monkeypatch):
+def test_an_interrupted_training_ends_with_the_same_weights(tiny_config, tmp_path, monkeypatch):
     scenes, crops = noise([100, 60, 200, 160])
     settings = ClipTraining(steps=4, batch_size=6, warmup=2, save_every=1)
 
@@ -190,7 +190,7 @@ def test_interrupted_training_ends_like_any_other(tiny_config, tmp_path, monkeyp
         trained(tmp_path / "b.pt")
     resumed = trained(tmp_path / "b.pt")
     assert all(straight[name].equal(resumed[name]) for name in straight)
-    settings = ClipTraining(steps=5, batch_size=6, warmup=2, save_every=1)  # whose cosine is another one
+    settings = ClipTraining(steps=5, batch_size=6, warmup=2, save_every=1)  # which changes the cosine
     with pytest.raises(UserError, match="steps is 4 instead of 5"):
         trained(tmp_path / "b.pt")
 
@@ -232,7 +232,7 @@ def test_each_model_config_has_a_folder_of_its_own(monkeypatch):
     assert command.default_output(command.MODEL_CONFIG) == PROJECT / "weights/clip"
 
 
-def test_classes_by_their_best_name():
+def test_the_class_with_the_most_similar_name_is_predicted():
     names = torch.eye(3)
     images = np.zeros((2, 4, 4, 3), np.uint8)
     features = torch.tensor([[0.0, 0.2, 0.1], [0.5, 0.1, 0.6]])

@@ -27,7 +27,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_it_is_small_half_precision_and_open_clips(name: str):
+def test_it_is_small_and_open_clip_loads_it(name: str):
     folder = PROJECT / "weights" / name
     files = [file for file in folder.iterdir() if file.is_file()]
     assert {file.name for file in files} == {"README.md", "open_clip_config.json", "open_clip_model.safetensors"}
@@ -37,7 +37,7 @@ def test_it_is_small_half_precision_and_open_clips(name: str):
     assert open_clip.get_tokenizer(f"local-dir:{folder}")("a street").shape == (1, model.context_length)
 
 
-def test_frozen_it_knows_words_for_what_it_never_saw(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_frozen_it_classifies_new_crops(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(REPOSITORY)
     clip = build_backbone(load_config(f"projects/minicity/configs/{CONFIGS[name]}"))
     assert not any(parameter.requires_grad for parameter in clip.parameters())

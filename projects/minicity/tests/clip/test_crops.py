@@ -38,7 +38,7 @@ def test_the_class_occurs_in_the_scene_and_classes_take_turns(rendered):
         assert len(set(labels)) >= 8
 
 
-def test_crops_follow_from_the_generator(rendered):
+def test_crops_are_determined_by_the_generator(rendered):
     one, same, other = (cut(rendered[0], seed) for seed in (1, 1, 2))
     assert [crop.caption for crop in one] == [crop.caption for crop in same]
     assert all((a.pixels == b.pixels).all() for a, b in zip(one, same, strict=True))

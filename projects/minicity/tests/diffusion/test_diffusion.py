@@ -75,7 +75,7 @@ def test_every_word_of_a_caption_is_one_token(drawn):
     assert_words_are_tokens(build_tokenizer(), drawn.captions)
 
 
-def test_every_word_of_the_prompts_is_one_token_and_one_of_a_wide_caption(drawn):
+def test_every_word_of_the_prompts_is_one_token_and_none_belongs_to_a_validation_domain(drawn):
     prompts = read_prompts(PROMPTS)
     assert 90 <= len(set(prompts)) == len(prompts) <= 120
     assert_words_are_tokens(build_tokenizer(), prompts)
@@ -86,7 +86,7 @@ def test_every_word_of_the_prompts_is_one_token_and_one_of_a_wide_caption(drawn)
         assert not [when for when in others if when in prompt], prompt
 
 
-def test_prompts_tell_of_every_light_every_air_and_everything():
+def test_prompts_cover_all_lights_weather_and_objects():
     text = " ".join(read_prompts(PROMPTS))
     for kinds in (LIGHTS, AIRS):
         assert [words for kind in kinds.values() for words in kind.words if words not in text] == []
@@ -119,18 +119,18 @@ def test_learning_rate_rises_stays_and_falls():
     assert 0 < settings.rate(99) < 0.05
 
 
-def test_reconstruction_loss_sees_pixels_steps_and_scale():
+def test_reconstruction_loss_compares_pixels_gradients_and_coarse_scales():
     true = torch.zeros(1, 3, 16, 16)
     assert stage1.reconstruction_loss(true, true) == 0
     flat, rough = true + 0.1, true.clone()
     rough[..., ::2] = 0.1
     rough[..., 1::2] = -0.1
-    # The same error in each pixel: one all at coarse scales, the other all in the steps.
+    # Equal errors per pixel, at coarse scales only or in the gradients only.
     assert stage1.reconstruction_loss(flat, true) == pytest.approx(0.1 + 0.5 * 0.2)
     assert stage1.reconstruction_loss(rough, true) == pytest.approx(0.1 + 0.5 * 0.2)
 
 
-def test_feature_loss_compares_directions():
+def test_perceptual_loss_compares_directions():
     true = torch.randn(2, 3, 4, 4)
     assert stage1.perceptual_loss([true, 3 * true], [true, true]) == pytest.approx(0, abs=1e-6)
     assert stage1.perceptual_loss([-true, true], [true, true]) == pytest.approx(1)
@@ -173,7 +173,7 @@ def test_standardized_latents_have_the_same_reconstructions(model, tmp_path):
         latents, _ = stage1.cached_latents(model.autoencoder, pixels, tmp_path)
         after, again = there_and_back()
     torch.testing.assert_close(again, made, rtol=1e-4, atol=1e-4)
-    assert before.mean.std(dim=(0, 2, 3)).max() < 0.9  # there was something to do
+    assert before.mean.std(dim=(0, 2, 3)).max() < 0.9  # not standardized before
     torch.testing.assert_close(after.mean.std(dim=(0, 2, 3)), torch.ones(4), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(after.mean.mean(dim=(0, 2, 3)), torch.zeros(4), rtol=1e-3, atol=1e-3)
     scaled = after.mean.numpy() * model.autoencoder.config.scaling_factor
@@ -183,10 +183,10 @@ def test_standardized_latents_have_the_same_reconstructions(model, tmp_path):
     assert np.abs(latents[1] - mirrored).max() < 0.01
 
 
-def test_kept_latents_and_their_statistics_serve_on_any_processor(model, tmp_path, monkeypatch):
+def test_stored_latents_and_statistics_are_used_again(model, tmp_path, monkeypatch):
     trained = copy.deepcopy(model.autoencoder)
     latents, seconds = stage1.cached_latents(model.autoencoder, plain_images(), tmp_path)
-    monkeypatch.delattr(stage1, "encode_images")  # which would find slightly other statistics elsewhere
+    monkeypatch.delattr(stage1, "encode_images")  # nothing is computed again
     again, as_before = stage1.cached_latents(trained, plain_images(), tmp_path)
     assert (again == latents).all()
     assert as_before == seconds
@@ -224,7 +224,7 @@ def test_denoiser_learns_and_is_resumed_exactly(tmp_path, monkeypatch):
     first, last = (torch.stack(part).mean() for part in (values[:6], values[18:24]))
     assert last < 0.8 * first
 
-    values += [torch.zeros(())] * 16  # so that the next run stops in its 20th step
+    values += [torch.zeros(())] * 16  # the next run stops in its 20th step
     with pytest.raises(KeyboardInterrupt):
         trained_denoiser(tmp_path / "b.pt", SETTINGS)
     monkeypatch.setattr(stage2.DenoisingObjective, "loss", original)
@@ -306,7 +306,7 @@ def folder(model, tmp_path):
     return tmp_path / "model"
 
 
-def test_the_folder_is_half_precision_and_offline(folder, model):
+def test_the_folder_is_in_half_precision_and_loads_offline(folder, model):
     for file in folder.rglob("*.safetensors"):
         with safe_open(file, "pt") as stored:
             assert {stored.get_tensor(name).dtype for name in stored.keys()} == {torch.float16}  # noqa: SIM118
@@ -398,7 +398,7 @@ def test_bad_arguments_are_reported_before_anything_is_drawn(flags, message, tmp
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_autoencoder_begins_as_a_linear_code_of_colors(drawn):
+def test_the_autoencoder_starts_as_a_linear_code_of_colors(drawn):
     torch.manual_seed(0)
     sizes = DiffusionSizes(autoencoder=(16, 24, 32, 48, 56), latent_channels=6)
     autoencoder = build_model(sizes).autoencoder
@@ -411,6 +411,6 @@ def test_the_autoencoder_begins_as_a_linear_code_of_colors(drawn):
     assert reconstruction_psnr(autoencoder, drawn.images[:16]) > max(18, before + 5)
     assert latents.std.max() < 0.1
     assert latents.mean.std(dim=(0, 2, 3)).sub(1).abs().max() < 0.4
-    # The color of each square comes back: not all of it, but what is wrong is less than what there was.
+    # The color of each square is reconstructed with an error smaller than the color itself.
     true, ours = (F.avg_pool2d(each - each.mean(dim=1, keepdim=True), 16) for each in (images[:32], made))
     assert (ours - true).abs().mean() < 0.6 * true.abs().mean()

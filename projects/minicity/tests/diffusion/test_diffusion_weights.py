@@ -20,12 +20,12 @@ def test_it_is_small():
     assert (FOLDER / "README.md").is_file()
 
 
-def test_words_decide_what_it_paints():
+def test_images_follow_the_words():
     day = paint("A photo of a street at noon with two cars, trees and buildings.")
     dusk = paint("A photo of a street at dusk with two cars, trees and buildings.")
     assert day.shape == (4, 128, 256, 3)
     for images in (day, dusk):
         assert (image_statistics(images)[:, 1] > 0.05).all()  # not blank
-        assert np.abs(images[0].astype(int) - images[1]).mean() > 5  # nor always the same
+        assert np.abs(images[0].astype(int) - images[1]).mean() > 5  # not always the same
     assert np.abs(day.astype(int) - dusk).mean(axis=(1, 2, 3)).min() > 5
     assert image_statistics(day)[:, 0].mean() > image_statistics(dusk)[:, 0].mean()

@@ -27,7 +27,7 @@ def real_sam(**settings) -> Sam:
     return build_sam(cfg, "cpu")
 
 
-def test_it_gives_what_mobile_sam_gives():
+def test_it_agrees_with_mobile_sams_own_code():
     """The expected numbers come from MobileSAM's own code, resizing included."""
     y, x = np.mgrid[:300, :400]
     image = np.stack([x * 255 // 399, y * 255 // 299, (x // 40 + y // 30) % 2 * 200], axis=0).astype(np.uint8)
@@ -46,7 +46,7 @@ def test_it_gives_what_mobile_sam_gives():
 
 
 def large_things(scene: Rendered) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Points (P, 5, 2), classes (P,) and true masks (P, H, W) of long roads and large whole vehicles."""
+    """Return points (P, 5, 2), classes (P,) and true masks (P, H, W) of large roads and large whole vehicles."""
     regions = find_regions(scene.label, min_area=int(0.02 * scene.label.size))
     # Two cars that overlap form one region of the label map, but SAM separates them.
     whole = {(int(thing.label), thing.area) for thing in scene.objects}
@@ -61,7 +61,7 @@ def large_things(scene: Rendered) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     return torch.from_numpy(prompts.points[rows]), torch.from_numpy(prompts.classes[rows]), torch.from_numpy(truth)
 
 
-def test_points_give_the_mask_of_what_they_lie_on():
+def test_points_give_the_mask_of_the_object_that_they_lie_on():
     sam = real_sam(IMAGE_SIZE=512, REFINEMENT=True)
     found: dict[bool, list[float]] = {True: [], False: []}
     for style in ("minicity_sim", "minicity_snow"):

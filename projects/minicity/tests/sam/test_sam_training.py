@@ -72,7 +72,7 @@ def tiny_sam():
 
 
 def rendered_cars(boxes, apart=True):
-    """Cars at these boxes on a road, each before the next, but the first has a window that shows the second."""
+    """Draw cars at these boxes, each in front of the next. Through a window of the first, the second is visible."""
     owner = np.full((20, 30), -1)
     for number, (x0, y0, x1, y1) in reversed(list(enumerate(boxes))):
         owner[y0:y1, x0:x1] = number
@@ -98,7 +98,7 @@ class TestObjectMap:
     def test_objects_that_cannot_be_separated_are_left_out(self):
         rendered, _ = rendered_cars(self.BOXES, apart=False)
         assert not object_map(rendered).any()
-        # One alone in its box is known whatever its depth.
+        # An object that is alone in its box needs no depth.
         rendered, owner = rendered_cars([*self.BOXES[:2], (24, 12, 29, 19)], apart=False)
         assert (object_map(rendered) == np.where(owner == 2, 3, 0)).all()
 
@@ -165,7 +165,7 @@ class TestViews:
             assert len(chosen) == 5
             assert chosen <= every
 
-    def test_large_regions_more_often_and_none_twice(self):
+    def test_large_regions_are_chosen_more_often_and_none_twice(self):
         labels = np.zeros((20, 30), np.uint8)
         labels[:4, :4] = 1
         nothing = whole_objects(np.zeros_like(labels), 1)
@@ -173,7 +173,7 @@ class TestViews:
             choose_prompts((class_regions(labels, 1),), 1, 1, np.random.default_rng(n)).masks[0, 0, 0]
             for n in range(200)
         ]
-        assert 10 < sum(first) < 60  # of 1 part in 7
+        assert 10 < sum(first) < 60  # expected: 1 in 7
         assert len(choose_prompts((nothing, class_regions(labels, 1)), 9, 30, np.random.default_rng(0)).masks) == 2
 
     def test_a_pool_is_drawn_once(self, scenes, tmp_path, monkeypatch):
@@ -202,12 +202,12 @@ class TestLosses:
     LOGITS = torch.randn(4, 3, 6, 8, generator=torch.Generator().manual_seed(0)) * 3
     TRUTH = torch.rand(4, 6, 8, generator=torch.Generator().manual_seed(1)) > 0.5
 
-    def test_focal_loss_is_that_of_torchvision(self):
+    def test_focal_loss_equals_torchvisions(self):
         truth = self.TRUTH[:, None].float().expand_as(self.LOGITS)
         theirs = sigmoid_focal_loss(self.LOGITS, truth, alpha=-1, gamma=2).mean(dim=(2, 3))
         torch.testing.assert_close(focal_loss(self.LOGITS, truth), theirs)
 
-    def test_dice_loss_of_right_wrong_and_half(self):
+    def test_dice_loss_of_correct_wrong_and_large_masks(self):
         mask = torch.zeros(10, 10)
         mask[:5] = 1
         assert dice_loss(mask * 200 - 100, mask) < 1e-6
@@ -220,7 +220,7 @@ class TestLosses:
         one[:2], other[1:3] = True, True
         assert mask_iou(one, other) == pytest.approx(4 / 12)
 
-    def test_only_the_best_mask_learns_but_all_of_the_qualities(self):
+    def test_only_the_best_mask_learns_but_all_qualities_do(self):
         truth = self.TRUTH[:1]
         logits = torch.stack([(truth * 2.0 - 1) * scale for scale in (-1.0, 3.0, 0.5)], dim=1).requires_grad_()
         quality = torch.zeros(1, 3, requires_grad=True)
@@ -238,7 +238,7 @@ class TestLosses:
         theirs = frame.to_masks(logits.flatten(0, 1), (100, 150)).unflatten(0, (3, 2))
         assert torch.equal(ours, theirs)
 
-    def test_reader_reads_the_pixels_that_the_view_fills(self):
+    def test_the_class_reader_ignores_the_padding(self):
         reader = ClassReader(4)
         embedding = torch.randn(2, 4, 8, 8)
         labels = torch.randint(19, (2, 16, 32), dtype=torch.uint8)
@@ -275,7 +275,7 @@ class TestTraining:
         assert not sam.network.training
         assert not any(parameter.requires_grad for parameter in sam.network.parameters())
 
-    def test_interrupted_training_ends_like_any_other(self, scenes, tmp_path, monkeypatch):
+    def test_an_interrupted_training_ends_with_the_same_weights(self, scenes, tmp_path, monkeypatch):
         def trained(file):
             sam = tiny_sam()
             train_sam(sam, scenes, self.SETTINGS, file)
@@ -303,7 +303,7 @@ class TestTraining:
         sam.network.requires_grad_(True)
         objective.loss(0).backward()
         silent = {name for name, value in sam.network.named_parameters() if value.grad is None or not value.grad.any()}
-        # Boxes and points outside: nothing in this project shows them. Which outputs learn, the first views decide.
+        # Boxes and points outside are never prompted. Which mask outputs learn depends on the first views.
         assert {name for name in silent if "hypernetworks" not in name} == {
             f"prompt_encoder.point_embeddings.{number}.weight" for number in (0, 2, 3)
         }
@@ -347,7 +347,7 @@ class TestMeasurement:
             assert 0 < score.disc < 0.7
             assert score.prompts > 5
 
-    def test_a_disc_is_found_by_a_disc(self):
+    def test_a_disc_matches_a_disc(self):
         y, x = np.indices((40, 50))
         masks = np.stack([(x - 20) ** 2 + (y - 15) ** 2 <= 81, (x > 5) & (x < 45) & (y > 30) & (y < 35)])
         points = np.array([[[18, 15], [22, 15]], [[10, 32], [40, 32]]], np.float32)

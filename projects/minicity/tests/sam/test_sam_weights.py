@@ -17,7 +17,7 @@ def test_it_is_small():
     assert (FOLDER / "README.md").is_file()
 
 
-def test_points_find_what_they_lie_on(monkeypatch: pytest.MonkeyPatch):
+def test_points_find_the_region_that_they_lie_on(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(REPOSITORY)
     sam = build_sam(load_config("projects/minicity/configs/joint.yaml", ["MODEL.CLOUDS.SAM.CACHE_DIR", ""]), "cpu")
     scores = measure(sam, draw_labeled_scenes(WIDE_STYLES, 7, range(6)))

@@ -1,4 +1,4 @@
-"""The written data sets: complete, resumable, found again, with clear errors."""
+"""Writing and loading of the data sets: complete, resumable, with clear errors."""
 
 import json
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_interrupted_writing_is_completed(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"python projects/minicity/tools/render.py --root"):
         datasets.load(NAME, tmp_path / "broken")
 
-    # The interruption also cut off a line, and a label map never reached the disk.
+    # The interruption also cut off a line, and a label map is missing.
     folder = tmp_path / "broken" / "minicity" / NAME
     with (folder / "captions.partial.jsonl").open("a") as file:
         file.write('{"image_id": "00')
@@ -96,7 +96,7 @@ def test_other_settings_are_refused(tmp_path, monkeypatch):
         write_dataset(NAME, tmp_path, 1, SIZE)
 
 
-def test_catalogue_finds_the_sets(tmp_path):
+def test_the_catalog_finds_the_sets(tmp_path):
     register_datasets(tmp_path, ["minicity.world.datasets"])
     with pytest.raises(UserError, match=f"{NAME}.*python projects/minicity/tools/render.py --root"):
         load_dataset(NAME)
@@ -105,7 +105,7 @@ def test_catalogue_finds_the_sets(tmp_path):
     assert [record["image_id"] for record in records] == [f"{NAME}_000000", f"{NAME}_000001"]
     assert all(Path(record[key]).is_file() for record in records for key in ("file_name", "sem_seg_file_name"))
     Path(records[1]["sem_seg_file_name"]).unlink()
-    register_datasets(tmp_path, ["minicity.world.datasets"])  # a set is listed once a registration
+    register_datasets(tmp_path, ["minicity.world.datasets"])  # a registered set is listed only once
     with pytest.raises(UserError, match=r"000001.*missing"):
         load_dataset(NAME)
 
@@ -125,7 +125,7 @@ def test_a_set_of_generated_images(tmp_path):
         scene = render(sample_scene(style, rng, SIZE), rng)
         image = cv2.imread(str(folder / "images" / f"{index:06d}.png"))[:, :, ::-1]
         truth = cv2.imread(str(folder / "labels" / f"{index:06d}.png"), cv2.IMREAD_UNCHANGED)
-        # Every stored pixel is the mean of four that were drawn, its class that of one of the four.
+        # A stored pixel is the mean of four drawn pixels, and has the class of one of them.
         blocks = scene.image.reshape(SIZE[0] // 2, 2, SIZE[1] // 2, 2, 3).astype(float)
         assert np.abs(image - blocks.mean(axis=(1, 3))).max() <= 0.5
         classes = scene.label.reshape(SIZE[0] // 2, 2, SIZE[1] // 2, 2)
@@ -140,20 +140,20 @@ def test_a_set_of_generated_images(tmp_path):
     }
 
 
-def test_generated_images_have_styles_of_their_own_that_no_other_set_has():
+def test_generated_images_have_different_styles_that_no_other_set_has():
     part = DRAWN_SETS[GENERATED]
     styles = [style_of(part, index) for index in range(part.num_images)]
     assert len({style.name for style in styles}) == part.num_images
-    assert all(style in WIDE_STYLES for style in styles)  # and these keep out of the other domains: test_wide.py
+    assert all(style in WIDE_STYLES for style in styles)  # disjoint from the other domains, see test_wide.py
     assert not {style.name for style in styles} & {other.style for other in DRAWN_SETS.values()}
-    # Any few in a row are of several lights, kinds of weather and cameras.
+    # Neighbors differ in light, weather and camera.
     for index in range(part.num_images - 6):
         names = [style.name.split("_") for style in styles[index : index + 6]]
         assert all(len(set(kinds)) >= 3 for kinds in zip(*(name[1:] for name in names), strict=True))
 
 
-def test_the_other_sets_are_as_they_always_were(tmp_path):
-    """Sets that users have drawn are found complete, and what is missing is added to them as it was drawn then."""
+def test_the_other_sets_keep_their_settings(tmp_path):
+    """Sets that users have drawn stay complete and can be extended."""
     for name, part in DRAWN_SETS.items():
         if name != GENERATED:
             assert (part.shrink, part.generated) == (1, False)

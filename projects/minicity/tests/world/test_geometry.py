@@ -1,4 +1,4 @@
-"""The camera, clipping and drawing order, against their definitions."""
+"""Camera, clipping and drawing order, compared with their definitions."""
 
 from itertools import pairwise
 
@@ -38,7 +38,7 @@ def test_camera_looks_ahead_upright():
 
 
 @given(st.lists(st.tuples(coordinates, coordinates, st.floats(-5, 5)), min_size=3, max_size=8))
-def test_clipping_keeps_what_is_ahead_and_nothing_else(points):
+def test_clipping_keeps_the_part_beyond_the_near_plane(points):
     polygon = np.array(points)
     clipped = clip_near(polygon)
     assert (clipped[:, 2] >= NEAR - 1e-9).all()
@@ -56,7 +56,7 @@ boxes = st.tuples(st.floats(-20, 20), st.floats(0.5, 60), st.floats(0.5, 12), st
 
 @settings(max_examples=60)
 @given(st.lists(boxes, min_size=2, max_size=10))
-def test_what_hides_is_drawn_later(candidates):
+def test_the_nearer_of_two_boxes_is_drawn_later(candidates):
     apart: list[tuple[float, ...]] = []
     for box in candidates:
         if all(box[0] >= o[2] or box[2] <= o[0] or box[1] >= o[3] or box[3] <= o[1] for o in apart):
@@ -72,7 +72,7 @@ def test_what_hides_is_drawn_later(candidates):
 
 
 def _distance(box: tuple[float, ...], angle: float) -> float | None:
-    """Where a ray from the origin enters a box, or None; a graze counts as a miss."""
+    """Return the distance at which a ray from the origin enters a box; None if it misses or only touches the box."""
     x0, z0, x1, z1 = box
     enter, leave = 0.0, np.inf
     for low, high, step in ((x0, x1, np.sin(angle)), (z0, z1, np.cos(angle))):

@@ -1,4 +1,4 @@
-"""The styles that the miniature CLIP learns from keep out of what the validation domains are drawn from."""
+"""The wide styles, on which the miniatures are trained, exclude the validation domains."""
 
 from dataclasses import fields
 
@@ -14,7 +14,7 @@ def apart(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def ranges_apart(one: object, other: object) -> list[str]:
-    """Names of the ranges of two records of one type that have no value in common."""
+    """Return the names of the ranges in which two records of one type are disjoint."""
     pairs = {field.name: (getattr(one, field.name), getattr(other, field.name)) for field in fields(one)}
     numeric = {name: pair for name, pair in pairs.items() if isinstance(pair[0], tuple) and len(pair[0]) == 2}
     return [name for name, pair in numeric.items() if apart(*pair)]
@@ -26,9 +26,9 @@ def test_every_combination_is_a_style():
 
 
 @pytest.mark.parametrize("domain", UNSEEN, ids=lambda style: style.name)
-def test_no_camera_is_one_of_a_validation_domain(domain):
+def test_no_sensor_equals_one_of_a_validation_domain(domain):
     for style in WIDE_STYLES:
-        assert ranges_apart(style.sensor, domain.sensor), f"{style.name} sees like {domain.name}"
+        assert ranges_apart(style.sensor, domain.sensor), f"{style.name} has the sensor of {domain.name}"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_no_camera_is_one_of_a_validation_domain(domain):
         ("minicity_snow", "air", "flakes"),
     ],
 )
-def test_the_weather_that_makes_a_domain_is_not_among_them(domain, part, name):
+def test_no_style_has_the_property_that_makes_a_domain(domain, part, name):
     its_own = getattr(getattr(STYLES[domain], part), name)
     for style in WIDE_STYLES:
         assert apart(getattr(getattr(style, part), name), its_own), f"{style.name} has the {name} of {domain}"

@@ -1,4 +1,4 @@
-"""What the renderer promises: determinism, exact labels, all classes, true captions, domains that differ."""
+"""The renderer: determinism, exact labels, all classes, correct captions, domains that differ."""
 
 import functools
 
@@ -30,7 +30,7 @@ def share(style: str, *labels: Label) -> float:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_scene_depends_on_style_seed_and_index_only(style):
-    # Index 3 is drawn here after another scene, and by ``scenes`` after its predecessors.
+    # Scene 3 is drawn here after another scene, and in `scenes` after scene 2.
     render_scene(style, 5, 1, SIZE)
     again, first = render_scene(style, 0, 3, SIZE), scenes(style)[3]
     assert np.array_equal(again.image, first.image)
@@ -91,7 +91,7 @@ def test_objects_are_what_the_label_map_shows(style):
         assert [item.distance for item in scene.objects] == sorted(item.distance for item in scene.objects)
 
 
-def test_far_things_are_smaller():
+def test_far_objects_are_smaller():
     near, far = [], []
     for scene in scenes("minicity_sim"):
         for item in scene.objects:
@@ -103,7 +103,7 @@ def test_far_things_are_smaller():
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_caption_tells_what_is_there(style):
+def test_the_caption_names_large_objects_and_no_missing_ones(style):
     words = {
         Label.BUS: ("bus", "buses"),
         Label.TRUCK: ("truck", "trucks"),
@@ -150,8 +150,8 @@ def test_domains_differ_in_content():
     assert share("minicity_city", Label.SKY) < 0.6 * share("minicity_sim", Label.SKY)
 
 
-def test_color_and_position_do_not_give_the_class_away():
-    # 25 % were measured with 100 images of 256x512; a constant has 1.4 %.
+def test_color_and_position_do_not_determine_the_class():
+    # 25 % were measured with 100 images of 256 x 512 pixels; a constant prediction has 1.4 %.
     fitted = scenes("minicity_sim", 1, 30)
     model = ColorPositionClassifier().fit([s.image for s in fitted], [s.label for s in fitted])
     assert 5 < mean_iou((model.predict(s.image), s.label) for s in scenes("minicity_sim")) < 30
