@@ -7,9 +7,8 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import setuptools
@@ -58,9 +57,6 @@ PURE = CORE_LAYERS - {"clouds.config", "clouds.d2"} | USES
 WRITE_CONFIGS = {"clouds.data.datasets.custom": "turns the description of a data set into config keys"}
 SECTIONS = "|".join(key for key, value in DEFAULTS.items() if isinstance(value, dict))
 CONFIG_KEY = re.compile(rf"\b(?:{SECTIONS})\.[A-Z][A-Z0-9_.]*")
-
-# Modules that do not keep the rule on late imports or on config keys yet.
-PENDING: set[str] = set()
 
 HEAVY = {"torch", "torchvision", "open_clip", "diffusers", "transformers", "matplotlib", "detectron2"}
 
@@ -156,13 +152,6 @@ def named_keys(source: str) -> list[str]:
     ]
 
 
-def pending(paths: Iterable[Path]) -> list[Any]:
-    """Return test parameters of files; those of PENDING may fail."""
-    mark = pytest.mark.xfail(reason="does not keep the rule yet", strict=False)
-    names = {path: module_name(path) for path in paths}
-    return [pytest.param(path, id=name, marks=mark if name in PENDING else ()) for path, name in names.items()]
-
-
 def read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
@@ -250,7 +239,7 @@ def test_the_check_of_late_imports_finds(module: str, source: str, count: int) -
     assert len(late_imports(source, module)) == count
 
 
-@pytest.mark.parametrize("path", pending(path for path in SOURCES if "tests" not in path.parts))
+@pytest.mark.parametrize("path", [path for path in SOURCES if "tests" not in path.parts], ids=module_name)
 def test_imports_inside_functions(path: Path) -> None:
     assert late_imports(read(path), module_name(path)) == []
 
@@ -284,7 +273,8 @@ def test_the_check_of_config_keys_finds(source: str, count: int) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    pending(path for path in CORE if layer(module_name(path)) in PURE and module_name(path) not in WRITE_CONFIGS),
+    [path for path in CORE if layer(module_name(path)) in PURE and module_name(path) not in WRITE_CONFIGS],
+    ids=module_name,
 )
 def test_pure_code_names_no_config_key(path: Path) -> None:
     assert named_keys(read(path)) == []
