@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from scenes import image, label_map
 
+from clouds.commands.entry import user_errors
 from clouds.config import get_config
 from clouds.self_training.sam import CachedSam, build_sam
 from clouds.self_training.sam.base import NetworkSam
@@ -34,6 +35,7 @@ def seconds(call: Callable[[], object], rounds: int) -> float:
     return min(times)
 
 
+@user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure SAM on synthetic scenes of 256 x 512 pixels.")
     parser.add_argument(

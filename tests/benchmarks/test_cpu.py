@@ -3,6 +3,7 @@
 import multiprocessing
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -30,9 +31,15 @@ def test_ratios_are_printed(
     assert all(float(ratio) > 0 for ratio in ratios)
 
 
-def test_sam_has_a_command_line(module: Callable[[str], ModuleType]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        module("sam").main(["--help"])
+def test_sam_says_where_its_weights_come_from(
+    module: Callable[[str], ModuleType],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert module("sam").main([]) == 2
+    assert "python tools/get_weights.py mobile_sam" in capsys.readouterr().err
 
 
 def test_scenes(module: Callable[[str], ModuleType]) -> None:
