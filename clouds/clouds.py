@@ -31,14 +31,15 @@ from clouds.modeling.open_vocabulary import ensemble_with_clip
 from clouds.modeling.preprocessing import canvas_size, normalize_and_pad
 from clouds.modeling.structures import ImageDict, Prediction, targets_from_instances
 from clouds.modeling.text_classifier import TextClassifier
+from clouds.modeling.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 
 
 @META_ARCH_REGISTRY.register()
 class CLOUDS(nn.Module):
-    """Mask2Former on the features of a vision-language backbone, optionally with CLIP's classes of each mask.
+    """Mask2Former on the features of a vision-language backbone, optionally combined with CLIP's classes of each mask.
 
-    The model neither knows the teacher nor SAM: in training, every image of a batch has `instances`, which the mapper
-    reads from a label map or `clouds.self_training.labelling` predicts.
+    The model knows neither the teacher nor SAM. In training, every image of a batch has `instances`: the mapper reads
+    them from a label map, or `clouds.self_training.labelling` predicts them.
     """
 
     @configurable
@@ -96,10 +97,13 @@ class CLOUDS(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        former, head, clouds = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.CLOUDS
         check_name("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, dict(BACKBONE_REGISTRY))
-        check_name("MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME, dict(SEM_SEG_HEADS_REGISTRY))
+        check_name("MODEL.SEM_SEG_HEAD.NAME", head.NAME, dict(SEM_SEG_HEADS_REGISTRY))
+        check_name("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", head.PIXEL_DECODER_NAME, dict(SEM_SEG_HEADS_REGISTRY))
+        decoders = dict(TRANSFORMER_DECODER_REGISTRY)
+        check_name("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", former.TRANSFORMER_DECODER_NAME, decoders)
         backbone = build_backbone(cfg, ShapeSpec(channels=3))
-        former, clouds = cfg.MODEL.MASK_FORMER, cfg.MODEL.CLOUDS
         sem_seg_head = build_sem_seg_head(cfg, backbone.output_shape())
         check_backbone(cfg, backbone, uses_text=bool(sem_seg_head.uses_text))
         matcher = HungarianMatcher(
@@ -109,7 +113,7 @@ class CLOUDS(nn.Module):
             num_points=former.TRAIN_NUM_POINTS,
         )
         criterion = SetCriterion(
-            num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            num_classes=head.NUM_CLASSES,
             matcher=matcher,
             weights={
                 "loss_ce": former.CLASS_WEIGHT,
@@ -143,7 +147,8 @@ class CLOUDS(nn.Module):
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: Sequence[ImageDict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """
+        """Compute the training losses of a batch, or predict the scores of its images.
+
         Args:
             batched_inputs: one dict per image with `image`, (3, h, w) uint8 or float RGB in 0..255. Optional entries:
                 `instances` with `gt_classes` (N,) int64 and `gt_masks` (N, h, w) bool; required in training.
@@ -191,7 +196,7 @@ class CLOUDS(nn.Module):
         return self.backbone(self.preprocess([x["image"] for x in batched_inputs], canvas))
 
     def preprocess(self, images: Sequence[Tensor], canvas: tuple[int, int]) -> Tensor:
-        """Upload, normalise and pad images (3, h, w), uint8 or float RGB in 0..255, to (B, 3, H, W) float."""
+        """Upload, normalize and pad images (3, h, w), uint8 or float RGB in 0..255, to (B, 3, H, W) float."""
         return normalize_and_pad([image.to(self.device) for image in images], self.pixel_mean, self.pixel_std, canvas)
 
     @property
@@ -240,11 +245,11 @@ def image_sizes(batched_inputs: Sequence[ImageDict]) -> list[tuple[int, int]]:
 
 
 def check_backbone(cfg: CfgNode, backbone: nn.Module, *, uses_text: bool) -> None:
-    """Raise `UserError` if a backbone is not one of ours or lacks a text tower that the config needs.
+    """Raise `UserError` if a backbone does not keep the contract or lacks a text tower that the config needs.
 
     Args:
-        cfg: config of the model.
-        backbone: what ``MODEL.BACKBONE.NAME`` names.
+        cfg: final config.
+        backbone: the backbone that ``MODEL.BACKBONE.NAME`` names.
         uses_text: whether the head classifies with text.
     """
     name, clouds = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.CLOUDS

@@ -1,4 +1,4 @@
-"""One model in several processes, each on its share of the batch, as if there were one with the whole batch."""
+"""Data-parallel training: one model in several processes, each with its share of the batch."""
 
 import logging
 import warnings
@@ -13,28 +13,31 @@ logger = logging.getLogger(__name__)
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
-    """What to call instead of ``model`` in training: with several processes, one that averages gradients over them.
+    """Wrap a model so that its gradients are averaged over all processes, which must call this together.
 
-    ``model`` itself remains what is optimized, saved and evaluated; its batch norms that are trained come to normalise
-    over the whole batch. Called in all processes together, it gives all of them the weights of the first.
+    `model` itself is still optimized, saved and evaluated. All processes receive the weights of the first, and trained
+    batch norms normalize over the whole batch.
+
+    Returns:
+        The module to call in training: with a single process, `model` itself.
     """
     if comm.get_world_size() == 1:
         return model
     moving = [name for name, module in model.named_modules() if _is_trained_batch_norm(module)]
     if moving and next(model.parameters()).is_cuda:
-        synchronise_batch_norms(model)
+        synchronize_batch_norms(model)
     elif moving:
         logger.warning(
-            f"{len(moving)} batch norms are trained ({moving[0]}, ...); on a CPU each process normalises its share of "
-            "the batch alone, so the result depends on the number of processes"
+            f"{len(moving)} batch norms are trained ({moving[0]}, ...); on a CPU, each process normalizes its share of "
+            "the batch alone, so that the result depends on the number of processes"
         )
-    # Said of depthwise convolutions, for a stride that no element is reached by.
+    # torch warns of depthwise convolutions, because of a stride of a dimension with one element.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return DistributedDataParallel(model)
 
 
-def synchronise_batch_norms(model: nn.Module) -> None:
-    """Replace the trained batch norms below ``model`` by synchronised ones with the same tensors; frozen ones stay."""
+def synchronize_batch_norms(model: nn.Module) -> None:
+    """Replace the trained batch norms of a model by synchronized ones with the same tensors; frozen ones are kept."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if _is_trained_batch_norm(child):

@@ -32,7 +32,7 @@ class Predictor:
         cfg: frozen config with a resolved device and registered data sets; the weights are ``MODEL.WEIGHTS``.
 
     Attributes:
-        colors: RGB colour of each train id, 0..255: those of the first test set if it has any, or those of Cityscapes.
+        colors: RGB color of each train id, 0..255: those of the first test set if it has any, or those of Cityscapes.
     """
 
     def __init__(self, cfg: CfgNode) -> None:

@@ -1,4 +1,4 @@
-"""The training loop and the evaluation of all test sets."""
+"""The training step and its hooks, and the evaluation of all test sets."""
 
 import logging
 import math
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import clouds.clouds  # noqa: F401  (puts the CLOUDS architecture into the registry)
+import clouds.clouds  # noqa: F401  (registers the CLOUDS architecture)
 from clouds.d2 import (
     META_ARCH_REGISTRY,
     CfgNode,
@@ -48,10 +48,17 @@ class NonFiniteLoss(UserError, FloatingPointError):
 
 
 class Trainer(TrainerBase):
-    """Trains what a config describes. Every part has an overridable ``build_*`` method.
+    """Trains the model that a config describes. Every part has an overridable ``build_*`` method.
 
-    ``trainer = Trainer(cfg); trainer.resume_or_load(resume); trainer.train()`` with a frozen ``cfg`` that went
-    through `clouds.engine.setup.default_setup`.
+    ``trainer = Trainer(cfg); trainer.resume_or_load(resume); trainer.train()`` with a frozen ``cfg`` that
+    `clouds.engine.setup.default_setup` has prepared. The meta-architecture must keep its backbone, a
+    `SegmentationBackbone`, as ``backbone`` and, for joint training, its head as ``sem_seg_head``.
+
+    Attributes:
+        model: the model, which is optimized, saved and evaluated.
+        network: the model as it is called in training; with several processes, it averages the gradients.
+        self_training: the hook that labels generated images; None without self-training.
+        results: results of the last evaluation.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -61,10 +68,10 @@ class Trainer(TrainerBase):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.results: hooks.Results = {}
         self.history: hooks.History = {}
-        # Data first: a missing set, also one for testing, is told now and not after the model or the training.
+        # Data sets come first: a missing one, also a test set, is reported before the model is built or trained.
         self.data_loader = self.build_train_loader(cfg)
         self.check_test_sets(cfg)
-        # SAM before the model: its missing weights are reported before the model is built.
+        # SAM precedes the model, so that its missing weights are reported before the model is built.
         self.self_training = self.build_self_training(cfg) if cfg.MODEL.CLOUDS.SAM.MINIBATCH else None
         self.model = self.build_model(cfg)
         self.optimizer = self.build_optimizer(cfg, self.model)
@@ -80,11 +87,17 @@ class Trainer(TrainerBase):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = False) -> None:
-        """Continue from the newest checkpoint in ``OUTPUT_DIR`` if asked to and there is one; else load
-        ``MODEL.WEIGHTS`` (if any) and begin at iteration 0.
+        """Restore the newest checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start at iteration 0.
 
-        What is random follows from the seed and the iteration (in the model) or the draw (in the data) alone, so that a
-        continued run needs no generator's state to end, on a CPU bit for bit, where an uninterrupted one does.
+        Random numbers depend only on the seed and the iteration (in the model) or on the seed and the position in the
+        data (in the loader). A resumed run thus needs no state of a random generator; on a CPU it ends bit for bit like
+        an uninterrupted one.
+
+        Args:
+            resume: whether to restore the newest checkpoint, if there is one.
+
+        Raises:
+            UserError: the checkpoint does not fit, or the processes found different checkpoints.
         """
         continues = resume and self.checkpointer.has_checkpoint()
         if resume and not continues:
@@ -99,16 +112,16 @@ class Trainer(TrainerBase):
             self.start_iter = rest["iteration"] + 1
             self.history = rest.get("history", {})
             self.seed = rest.get("seed", self.seed)
-            logger.info(f"Resumed at iteration {self.start_iter}, with the run's own seed {self.seed}")
+            logger.info(f"Resumed at iteration {self.start_iter}, with the seed {self.seed} of the run")
         starts = sorted(set(comm.all_gather(self.start_iter)))
         if len(starts) > 1:
             raise UserError(
-                f"The processes would go on at different iterations ({', '.join(map(str, starts))}): all machines "
+                f"The processes would resume at different iterations ({', '.join(map(str, starts))}): all machines "
                 f"must see the same folder {self.cfg.OUTPUT_DIR} (OUTPUT_DIR)."
             )
 
     def train(self) -> hooks.Results:  # type: ignore[override]
-        """Train from ``start_iter`` to ``SOLVER.MAX_ITER``; returns the last evaluation (see `test`)."""
+        """Train from ``start_iter`` to ``SOLVER.MAX_ITER`` and return the results of the last evaluation."""
         if self.start_iter >= self.max_iter:
             logger.info(f"Nothing left to train: iteration {self.start_iter} of {self.max_iter} is reached")
             return self.evaluate()
@@ -119,13 +132,13 @@ class Trainer(TrainerBase):
         return self.results
 
     def run_step(self) -> None:
-        """data -> pseudo-labels -> losses -> `update`."""
+        """Run one iteration: data -> pseudo-labels -> losses -> `update`."""
         start = time.perf_counter()
         batch = next(self._batches)
         data_time = time.perf_counter() - start
 
-        # The model's draws follow from seed and iteration alone, whatever ran before (an evaluation, a loader's start);
-        # those for a single image, the points of its loss, from the seed that the loader gives it.
+        # The model's random numbers depend on seed and iteration only, not on what ran before, such as an evaluation.
+        # Those of a single image, such as the points of its loss, depend on the seed that the loader gives it.
         seed_everything(self.seed, self.iter, comm.get_rank())
         batch = self.label(batch)
         values, failure = {}, ""
@@ -138,7 +151,7 @@ class Trainer(TrainerBase):
         values = self.whole_batch(batch, values, failure)
         try:
             self.update(sum(losses.values()))
-        except FloatingPointError as error:  # in all processes alike, which have the same gradients
+        except FloatingPointError as error:  # in all processes, since they have equal gradients
             self.whole_batch(batch, values, str(error))
 
         for name, value in {**values, "total_loss": sum(values.values()), "data_time": data_time}.items():
@@ -159,7 +172,11 @@ class Trainer(TrainerBase):
         return batch
 
     def update(self, loss: Tensor) -> None:
-        """gradients -> clip -> step. Under float16 a step whose gradient overflows is left out, which is no error."""
+        """Compute, clip and apply the gradients. Under float16, a step whose gradient overflows is skipped.
+
+        Args:
+            loss: scalar sum of all losses.
+        """
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -167,7 +184,7 @@ class Trainer(TrainerBase):
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def whole_batch(self, batch: list[dict[str, Any]], values: dict[str, float], failure: str = "") -> dict[str, float]:
+    def whole_batch(self, batch: list[ImageDict], values: dict[str, float], failure: str = "") -> dict[str, float]:
         """Return the losses of the whole batch: their mean over the processes, which must call this together.
 
         Args:
@@ -190,21 +207,21 @@ class Trainer(TrainerBase):
         return means
 
     def evaluate(self) -> hooks.Results:
-        """`test` of the model as it is."""
+        """Evaluate the current model on all test sets (see `test`)."""
         self.results = self.test(self.cfg, self.model, seed=self.seed)
         return self.results
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, *, seed: int | None = None) -> hooks.Results:
-        """Evaluate every set of ``DATASETS.TEST`` and log the one table.
+        """Evaluate a model on every set of ``DATASETS.TEST`` and log one table.
 
-        In full precision unless ``TEST.AMP`` says otherwise, also between the steps of a mixed-precision training: the
-        score of a checkpoint is to be the same wherever it is measured.
+        Evaluation uses full precision unless ``TEST.AMP`` is set, also during a training in mixed precision, so that
+        the score of a checkpoint does not depend on where it is measured.
 
         Args:
             cfg: final config.
-            model: answers test batches with scores; its training mode is left as it was.
-            seed: what the table names as the model's seed; default ``cfg.SEED``.
+            model: predicts the scores of test images; its training mode is restored.
+            seed: the model's seed, for the table; default ``cfg.SEED``.
 
         Returns:
             ``{dataset: {"sem_seg": {metric: percent}}}`` in the order of the config.
@@ -227,7 +244,7 @@ class Trainer(TrainerBase):
 
     @classmethod
     def test_weights(cls, cfg: CfgNode, *, resume: bool = False) -> hooks.Results:
-        """`test` of ``MODEL.WEIGHTS``, or with ``resume`` of the newest checkpoint in ``OUTPUT_DIR``."""
+        """Evaluate ``MODEL.WEIGHTS``, or with `resume` the newest checkpoint in ``OUTPUT_DIR`` (see `test`)."""
         cls.check_test_sets(cfg)
         model = cls.build_model(cfg)
         rest = load_for_inference(cfg, model, resume=resume)
@@ -235,12 +252,13 @@ class Trainer(TrainerBase):
 
     @classmethod
     def check_test_sets(cls, cfg: CfgNode) -> None:
-        """`UserError` if a set of ``DATASETS.TEST`` is unknown or its files are missing."""
+        """Raise `UserError` if a set of ``DATASETS.TEST`` is unknown or its files are missing."""
         for name in cfg.DATASETS.TEST:
             cls.build_test_loader(cfg, name)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the meta-architecture ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``."""
         check_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, dict(META_ARCH_REGISTRY))
         return build_model(cfg)
 
@@ -251,28 +269,34 @@ class Trainer(TrainerBase):
 
     @classmethod
     def build_sam(cls, cfg: CfgNode) -> Sam:
+        """Build the SAM that refines pseudo-labels."""
         return build_sam(cfg, torch.device(cfg.MODEL.DEVICE))
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Build the optimizer of ``SOLVER.OPTIMIZER``."""
         return optimizer.build_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(
         cls, cfg: CfgNode, optimizer_: torch.optim.Optimizer
     ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Build the scheduler of ``SOLVER.LR_SCHEDULER_NAME``."""
         return optimizer.build_lr_scheduler(cfg, optimizer_)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        """Build the loader of ``DATASETS.TRAIN``."""
         return build_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> TestLoader:
+        """Build the loader of a test set."""
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Build the evaluator of a test set, which also writes label maps if ``MODEL.SAVE_PSEUDO_LABELS`` is set."""
         labels = Path(cfg.OUTPUT_DIR) / "pseudo_labels" / dataset_name
         return SemSegEvaluator(
             dataset_name,
@@ -283,10 +307,14 @@ class Trainer(TrainerBase):
 
     @classmethod
     def build_checkpointer(cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:
+        """Build the checkpointer of this training."""
         return build_checkpointer(cfg, model, **checkpointables)
 
     def build_hooks(self) -> list[HookBase]:
-        """In the order of their run: the checkpoint comes before the evaluation, which may fail; writers last."""
+        """Build the hooks, in the order in which they run.
+
+        The checkpoint precedes the evaluation, which may fail; the writers come last.
+        """
         cfg = self.cfg
         checkpoint_period = cfg.SOLVER.CHECKPOINT_PERIOD or 5 * cfg.TEST.EVAL_PERIOD
         writers = self.build_writers() if comm.is_main_process() else []
@@ -305,7 +333,7 @@ class Trainer(TrainerBase):
         ]
 
     def build_self_training_hooks(self) -> list[HookBase]:
-        """Return the hooks of joint training, and let checkpoints hold their state."""
+        """Build the hooks of joint training and add their state to the checkpoints."""
         if not self.self_training:
             return []
         monitor = hooks.build_pseudo_label_monitor(self.cfg, self.self_training)
@@ -314,12 +342,12 @@ class Trainer(TrainerBase):
         return [self.self_training, monitor]
 
     def build_writers(self) -> Sequence[Any]:
-        """Console line with ETA, ``metrics.json``, TensorBoard, and W&B where a project of it is named."""
+        """Build the writers: console, ``metrics.json``, TensorBoard and, if ``WANDB.PROJECT`` is set, W&B."""
         output = self.cfg.OUTPUT_DIR
         writers = [CommonMetricPrinter(self.max_iter), JSONWriter(f"{output}/metrics.json"), TensorboardXWriter(output)]
         return [*writers, build_wandb_writer(self.cfg)] if self.cfg.WANDB.PROJECT else writers
 
 
 def as_numbers(losses: dict[str, Tensor]) -> dict[str, float]:
-    """The values of scalar losses, in one transfer from the device."""
+    """Return the values of scalar losses, in one transfer from the device."""
     return dict(zip(losses, torch.stack([loss.detach() for loss in losses.values()]).tolist(), strict=True))

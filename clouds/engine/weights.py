@@ -117,7 +117,7 @@ def load_weights(
             )
     if not reloadable and known and tower and tower.isdisjoint(known):
         raise UserError(
-            f"{source} holds no frozen backbone weights, and this model's backbone was initialised at random: set "
+            f"{source} holds no frozen backbone weights, and this model's backbone was initialized at random: set "
             "MODEL.* as in the config it was trained with, which names their file."
         )
     if 2 * len(missing) > len(expected):

@@ -37,24 +37,24 @@ class MatchedOutput(NamedTuple):
 
 
 Term = tuple[Tensor, Tensor]
-"""A loss before normalisation: its sum over queries or masks, and its normaliser; scalars."""
+"""A loss before normalization: its sum over queries or masks, and its normalizer; scalars."""
 
 
 def class_loss(output: MatchedOutput) -> Term:
-    """Weighted cross-entropy of the classes, summed over queries; normalised by the sum of their weights."""
+    """Weighted cross-entropy of the classes, summed over queries; normalized by the sum of their weights."""
     logits = output.class_logits.transpose(1, 2)
     total = F.cross_entropy(logits, output.classes, output.class_weights, reduction="sum")
     return total, output.class_weights[output.classes].sum()
 
 
 def mask_loss(output: MatchedOutput) -> Term:
-    """Binary cross-entropy, averaged over points, summed over masks; normalised by the number of masks."""
+    """Binary cross-entropy, averaged over points, summed over masks; normalized by the number of masks."""
     losses = F.binary_cross_entropy_with_logits(output.point_logits, output.point_targets, reduction="none")
     return losses.mean(dim=1).sum(), output.num_masks
 
 
 def dice_loss(output: MatchedOutput) -> Term:
-    """Dice loss 1 - (2 <p, t> + 1) / (|p| + |t| + 1), summed over masks; normalised by the number of masks."""
+    """Dice loss 1 - (2 <p, t> + 1) / (|p| + |t| + 1), summed over masks; normalized by the number of masks."""
     probabilities = output.point_logits.sigmoid()
     overlap = 2 * (probabilities * output.point_targets).sum(dim=1)
     total = probabilities.sum(dim=1) + output.point_targets.sum(dim=1)
@@ -175,12 +175,12 @@ class SetCriterion(nn.Module):
 
         own = self.empty_weight.new_zeros(len(names))
         if failure is None:
-            own = torch.stack([normaliser for _, normaliser in terms.values()])
-        normalisers = mean_over_processes(own, failure)
-        # A normaliser of 0 belongs to a sum over nothing, which is 0.
+            own = torch.stack([normalizer for _, normalizer in terms.values()])
+        normalizers = mean_over_processes(own, failure)
+        # A normalizer of 0 belongs to a sum over nothing, which is 0.
         return {
-            name: self.weights[names[name]] * (total / (normaliser or 1.0))
-            for (name, (total, _)), normaliser in zip(terms.items(), normalisers, strict=True)
+            name: self.weights[names[name]] * (total / (normalizer or 1.0))
+            for (name, (total, _)), normalizer in zip(terms.items(), normalizers, strict=True)
         }
 
     def matched(

@@ -4,9 +4,9 @@ Each process computes the losses of its share of the images, and data-parallel t
 processes. The average is the gradient of the whole batch under three conditions:
 
 1. All processes pad their images to the same canvas, since padding influences the features (`largest_over_processes`).
-2. Each loss is a sum over the images of the process, divided by the mean over the processes of its normaliser, such as
+2. Each loss is a sum over the images of the process, divided by the mean over the processes of its normalizer, such as
    the number of masks (`mean_over_processes`). The mean of these quotients over the processes is the sum over all
-   images divided by the sum of all normalisers.
+   images divided by the sum of all normalizers.
 3. No process waits for one that has failed. A failure travels with the values that are exchanged anyway, and all
    processes raise together (`mean_over_processes`, `gather_losses`).
 

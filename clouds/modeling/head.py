@@ -1,11 +1,10 @@
-"""The segmentation head: pixel decoder, then transformer decoder."""
+"""The segmentation head: pixel decoder and transformer decoder."""
 
 from typing import Any
 
 from torch import Tensor, nn
 
 from clouds.d2 import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec, configurable
-from clouds.errors import check_name
 from clouds.modeling import pixel_decoder as _pixel_decoder  # noqa: F401  (registers the pixel decoder)
 from clouds.modeling.structures import Prediction
 from clouds.modeling.text_classifier import TextClassifier
@@ -14,7 +13,7 @@ from clouds.modeling.transformer_decoder import MaskedTransformerDecoder, build_
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class CLOUDSHead(nn.Module):
-    """Everything that is trained when the backbone is frozen."""
+    """Pixel decoder and transformer decoder: all that is trained on a frozen backbone."""
 
     @configurable
     def __init__(self, *, pixel_decoder: nn.Module, predictor: MaskedTransformerDecoder, num_classes: int) -> None:
@@ -25,10 +24,9 @@ class CLOUDSHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        pixel_decoder = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
-        check_name("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", pixel_decoder, dict(SEM_SEG_HEADS_REGISTRY))
+        pixel_decoder = SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)
         return {
-            "pixel_decoder": SEM_SEG_HEADS_REGISTRY.get(pixel_decoder)(cfg, input_shape),
+            "pixel_decoder": pixel_decoder(cfg, input_shape),
             "predictor": build_transformer_decoder(cfg),
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         }
@@ -41,14 +39,15 @@ class CLOUDSHead(nn.Module):
     def forward(
         self, features: dict[str, Tensor], text: TextClassifier | None, void: Tensor | None
     ) -> list[Prediction]:
-        """
+        """Predict classes and masks.
+
         Args:
             features: the backbone's maps (B, C, h, w) by name.
-            text: embeddings of the class names; only a text head looks at them.
-            void: (1, D) the learnt embedding of "no object"; only a text head looks at it.
+            text: embeddings of the class names; only a text head uses them.
+            void: (1, D) learnt embedding of "no object"; only a text head uses it.
 
         Returns:
-            One prediction for each decoder output, the last being the result, the others for deep supervision.
+            One prediction per decoder output. The last is the result, the others serve deep supervision.
         """
         mask_features, maps = self.pixel_decoder(features)
         return self.predictor(maps, mask_features, text, void)

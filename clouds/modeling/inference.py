@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from clouds.modeling.layers import full_precision
 from clouds.modeling.structures import Prediction
 
-# 128 canvas rows of 100 masks at width 2048 are 100 MB; the published code upsamples all rows at once.
+# 128 canvas rows of 100 masks at width 2048 take 100 MB; the published code upsamples all rows at once.
 STRIP_ROWS = 128
 
 
@@ -30,7 +30,7 @@ def image_scores(
         output_sizes: size of each result.
 
     Returns:
-        B tensors (K, height, width), not normalised over classes.
+        B tensors (K, height, width), not normalized over classes.
     """
     return [
         resize_scores(semantic_scores(class_logits, mask_logits, canvas), image_size, *output_size)
@@ -44,24 +44,24 @@ def image_scores(
 def semantic_scores(
     class_logits: Tensor, mask_logits: Tensor, canvas: tuple[int, int], strip_rows: int = STRIP_ROWS
 ) -> Tensor:
-    """Sum over queries of class probability x mask probability (MaskFormer, semantic inference).
+    """Sum class probability times mask probability over queries (MaskFormer, semantic inference).
 
-    The masks are brought to the canvas strip by strip; the result is that of one piece, because a strip takes one more
-    source row on each side than it keeps.
+    The masks are resized to the canvas in strips. Each strip takes one more source row on each side than it keeps, so
+    that the result does not depend on the strips.
 
     Args:
         class_logits: (Q, K + 1), void last.
         mask_logits: (Q, h, w).
-        canvas: (H, W), whole multiples of h and w.
-        strip_rows: canvas rows upsampled at once.
+        canvas: (H, W), multiples of h and w.
+        strip_rows: number of canvas rows that are resized at once.
 
     Returns:
-        (K, H, W) scores, not normalised over classes.
+        (K, H, W) scores, not normalized over classes.
     """
     (height, width), (h, w) = canvas, mask_logits.shape[-2:]
     factor = height // h
     if factor * h != height or width % w:
-        raise ValueError(f"a canvas of {height} x {width} is no whole multiple of mask logits of {h} x {w}")
+        raise ValueError(f"canvas is {height} x {width}; it must be a multiple of the mask logits' {h} x {w}")
     weights = class_logits.softmax(dim=-1)[:, :-1].T
     scores = mask_logits.new_empty(weights.shape[0], height, width)
     rows = max(1, strip_rows // factor)
@@ -79,11 +79,11 @@ def semantic_scores(
 
 
 def resize_scores(scores: Tensor, image_size: tuple[int, int], height: int, width: int) -> Tensor:
-    """Cut the padding off and resize to the size that was asked for.
+    """Remove the padding and resize.
 
     Args:
         scores: (K, H, W) on the canvas.
-        image_size: (h, w) of the image on the canvas, top left.
+        image_size: size of the image, which lies in the upper left corner of the canvas.
         height: rows of the result.
         width: columns of the result.
 

@@ -1,4 +1,4 @@
-"""Small layers that pixel decoder and transformer decoder share."""
+"""Small layers and functions that several parts of the model share."""
 
 import functools
 import math
@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-GROUPS = 32  # of every group norm; its channels are a multiple of that
+GROUPS = 32  # groups of every group norm; its channels must be a multiple
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: autocast is off inside.
+    """Disable autocast inside the decorated function.
 
-    For what half precision spoils: sums over many pixels or points, logarithms and normalisations (float16 overflows
-    beyond 65,504 and has no 1e-8), sampling coordinates (bfloat16 has 8 bits). Autocast never casts inside, so
-    half-precision arguments are made float32 by the function itself.
+    Some computations need full precision: sums over many pixels or points, logarithms and normalizations (float16
+    overflows above 65,504 and rounds 1e-8 to 0), and sampling coordinates (bfloat16 has 8 bits). The function must
+    convert half-precision arguments to float32 itself.
     """
 
     @functools.wraps(function)
@@ -38,14 +38,14 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
 @full_precision
 def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:
-    """Mean feature under each mask.
+    """Average the features under each mask.
 
     Args:
-        features: (B, C, H, W).
-        mask_logits: (B, Q, h, w); a pixel belongs to a mask where its logit, resized to H x W, is positive.
+        features: (B, C, H, W) feature map.
+        mask_logits: (B, Q, h, w); a pixel is inside a mask where its logit, resized to H x W, is positive.
 
     Returns:
-        (B, Q, C) float32; 0 where a mask is empty. No gradient flows into the mask logits.
+        (B, Q, C) float32; 0 for an empty mask. The mask logits receive no gradient.
     """
     features = features.float()
     masks = F.interpolate(mask_logits.detach().float(), size=features.shape[-2:], mode="bilinear", align_corners=False)
@@ -55,10 +55,16 @@ def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:
 
 
 def sine_position_embedding(height: int, width: int, channels: int, like: Tensor) -> Tensor:
-    """Two-dimensional sine embedding (DETR, section A.4), coordinates normalised to (0, 2 pi], temperature 10,000.
+    """Compute the two-dimensional sine embedding of DETR (section A.4) with temperature 10,000.
+
+    Args:
+        height: rows of the map, normalized to (0, 2 pi].
+        width: columns of the map, normalized to (0, 2 pi].
+        channels: number of channels, a multiple of 4.
+        like: tensor on the device of the result.
 
     Returns:
-        (channels, height, width) float32 on the device of `like`: first half y, second half x.
+        (channels, height, width) float32: the first half of the channels encodes y, the second half x.
     """
     half = channels // 2
     wavelength = 10000.0 ** (torch.arange(half, device=like.device) // 2 * 2 / half)
@@ -74,7 +80,7 @@ def sine_position_embedding(height: int, width: int, channels: int, like: Tensor
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them."""
+    """Linear layers with ReLU in between."""
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> None:
         super().__init__()
@@ -89,7 +95,7 @@ class MLP(nn.Module):
 
 
 class ConvNorm(nn.Conv2d):
-    """Convolution at its input's size, then norm, then activation; the parameters are `weight`, `bias`, `norm.*`."""
+    """Convolution that keeps the size, then norm, then activation; parameters `weight`, `bias` and `norm.*`."""
 
     def __init__(
         self,
@@ -104,9 +110,9 @@ class ConvNorm(nn.Conv2d):
         Args:
             in_channels: channels of the input.
             out_channels: channels of the output.
-            kernel_size: odd.
-            norm: "GN" (`GROUPS` groups) or "" for none; with a norm the convolution has no bias.
-            activation: applied last.
+            kernel_size: side of the kernel, odd.
+            norm: "GN" for a group norm with `GROUPS` groups, "" for none; with a norm, the convolution has no bias.
+            activation: function applied last; None = identity.
         """
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
         if norm not in ("GN", ""):
@@ -124,14 +130,14 @@ class ConvNorm(nn.Conv2d):
 
 
 def convolution_init(layer: nn.Conv2d) -> None:
-    """Uniform with variance 1 / fan-in, bias zero (Caffe2's "xavier", which Mask2Former's convolutions start from)."""
+    """Initialize like Mask2Former: uniform weights with variance 1 / fan-in (Caffe2's "xavier"), bias 0."""
     nn.init.kaiming_uniform_(layer.weight, a=1)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 def xavier_init(module: nn.Module) -> None:
-    """Glorot-uniform for every matrix of the module, biases and norms left alone (as in DETR)."""
+    """Initialize all matrices of a module with Glorot's uniform distribution, as in DETR; keep biases and norms."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)

@@ -1,4 +1,4 @@
-"""Which query answers for which target: Hungarian matching on sampled points.
+"""Hungarian matching of queries and targets on sampled points (Mask2Former, section 3.3).
 
 Letters: B images, Q queries, N targets of an image, K classes, P points.
 """
@@ -13,21 +13,25 @@ from torch.nn import functional as F
 from clouds.modeling.layers import full_precision
 from clouds.modeling.structures import Prediction, Target
 
-# Called with (image, rows, points): (rows, points, 2) float in [0, 1). One stream of numbers an image, so that its
-# points do not depend on the images beside it.
 Uniform = Callable[[int, int, int], Tensor]
+"""Source of random points: (image, rows, points) -> (rows, points, 2) float in [0, 1).
+
+Each image of a batch has its own stream, so that its points do not depend on the other images.
+"""
+
 Matching = tuple[Tensor, Tensor]
+"""Indices of the matched queries and of their targets, int64."""
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples with zeros outside (PointRend).
+    """Sample maps bilinearly at points, with zeros outside (PointRend).
 
     Args:
         maps: (R, H, W) float.
-        points: (R, P, 2) each map its own points, or (1, P, 2) the same for all; (x, y) in [0, 1].
+        points: (R, P, 2), points of each map, or (1, P, 2), shared by all maps; (x, y) in [0, 1].
 
     Returns:
-        (R, P).
+        (R, P) float.
     """
     grid = 2 * points - 1
     if len(points) == 1:
@@ -36,13 +40,13 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def pairwise_mask_cost(logits: Tensor, masks: Tensor) -> Tensor:
-    """(Q, N) mean binary cross-entropy of each query (Q, P) against each target (N, P) in [0, 1]."""
+    """Compute the mean binary cross-entropy (Q, N) of each query (Q, P) and each target (N, P) in [0, 1]."""
     # -log(sigmoid(x)) t - log(1 - sigmoid(x)) (1 - t) = softplus(x) - x t, since softplus(-x) = softplus(x) - x.
     return (F.softplus(logits).sum(dim=1, keepdim=True) - logits @ masks.T) / logits.shape[1]
 
 
 def pairwise_dice_cost(logits: Tensor, masks: Tensor) -> Tensor:
-    """(Q, N) dice loss, with the 1 added to both sides that keeps empty masks defined."""
+    """Compute the dice loss (Q, N) of each query (Q, P) and each target (N, P) in [0, 1], as in the criterion."""
     probabilities = logits.sigmoid()
     overlap = 2 * probabilities @ masks.T
     total = probabilities.sum(dim=1)[:, None] + masks.sum(dim=1)[None]
@@ -50,15 +54,15 @@ def pairwise_dice_cost(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 class HungarianMatcher:
-    """The cheapest one-to-one assignment of queries to targets; the cost is weighted like the loss."""
+    """Finds the one-to-one assignment of queries to targets with the lowest cost; its weights are those of the loss."""
 
     def __init__(self, *, cost_class: float, cost_mask: float, cost_dice: float, num_points: int) -> None:
         """
         Args:
-            cost_class: weight of minus the class probability.
-            cost_mask: weight of the binary cross-entropy.
+            cost_class: weight of the negative class probability.
+            cost_mask: weight of the binary cross-entropy of masks.
             cost_dice: weight of the dice loss.
-            num_points: P, drawn once an image and shared by all its masks.
+            num_points: P, number of points, drawn once per image and shared by all its masks.
         """
         self.cost_class = cost_class
         self.cost_mask = cost_mask
@@ -70,15 +74,16 @@ class HungarianMatcher:
     def __call__(
         self, prediction: Prediction, targets: Sequence[Target], masks: Sequence[Tensor], uniform: Uniform
     ) -> list[Matching]:
-        """
+        """Match queries and targets.
+
         Args:
-            prediction: of B images.
-            targets: B targets.
-            masks: B float copies (N, H, W) of the targets' masks, made once for all decoder outputs.
-            uniform: the source of points.
+            prediction: one decoder output for B images.
+            targets: B targets with masks (N, H, W).
+            masks: B float copies of the targets' masks, made once for all decoder outputs.
+            uniform: source of random points.
 
         Returns:
-            B pairs of int64 (matched queries in ascending order, their targets), min(Q, N) long.
+            B pairs of min(Q, N) indices: matched queries in ascending order, and their targets.
 
         Raises:
             FloatingPointError: a prediction is not finite.
@@ -95,7 +100,7 @@ class HungarianMatcher:
                 - self.cost_class * probabilities[:, target.labels]
                 + self.cost_dice * pairwise_dice_cost(logits, truth)
             )
-        # One transfer for the whole batch: each one makes the host wait for the device.
+        # One transfer for the whole batch, since the host waits for the device in each.
         flat = torch.cat([cost.flatten() for cost in costs]).cpu()
         if not flat.isfinite().all():
             raise FloatingPointError("the network's output is not finite (in the matching cost)")

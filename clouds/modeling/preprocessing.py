@@ -1,4 +1,4 @@
-"""Images of several sizes as one normalised tensor.
+"""Images of several sizes as one normalized tensor.
 
 Letters: B images, h x w an image, H x W canvas.
 """
@@ -19,7 +19,7 @@ def canvas_size(sizes: Sequence[tuple[int, int]], divisibility: int) -> tuple[in
 
 
 def normalize_and_pad(images: Sequence[Tensor], mean: Tensor, std: Tensor, canvas: tuple[int, int]) -> Tensor:
-    """Normalise images and place each in the upper left corner of a canvas of zeros.
+    """Normalize images and place each in the upper left corner of a canvas of zeros.
 
     Args:
         images: B tensors (3, h, w), uint8 or float RGB in 0..255, on the device of `mean`.

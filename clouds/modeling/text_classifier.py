@@ -1,6 +1,6 @@
-"""A classifier made of text: class names, their synonyms and prompt templates, embedded by CLIP.
+"""Text classifier: class names, their synonyms and prompt templates, embedded by CLIP's text tower.
 
-Letters: N names (all synonyms of all classes), K classes, C channels of the CLIP space.
+Letters: N names (all synonyms of all classes), M prompts, K classes, C dimension of CLIP's space.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from clouds.data.classes import split_synonyms
 from clouds.modeling.layers import full_precision
 
 _SIZES = ("small", "medium", "large")
-# The 14 templates of ViLD (Gu et al., ICLR 2022, appendix) in the order of the published checkpoints.
+# The 14 templates of ViLD (Gu et al., ICLR 2022, appendix), in the order of the published checkpoints.
 VILD_TEMPLATES: tuple[str, ...] = (
     "a photo of a {}.",
     "This is a photo of a {}",
@@ -32,8 +32,8 @@ class TextClassifier:
     """Unit-norm text embeddings of every name of every class.
 
     Attributes:
-        embeddings: (N, C) float, one unit-norm row per name, class-major.
-        names_per_class: K counts that add up to N.
+        embeddings: (N, C) float, one row of unit norm per name, ordered by class.
+        names_per_class: number of names of each of the K classes.
     """
 
     embeddings: Tensor
@@ -41,12 +41,12 @@ class TextClassifier:
 
     @full_precision
     def logits(self, x: Tensor, void: Tensor, logit_scale: Tensor) -> Tensor:
-        """Scaled cosine similarity with each class, the best of its names, and with the void embedding.
+        """Compute the scaled cosine similarity with the best name of each class, and with the void embedding.
 
         Args:
-            x: (..., C) embeddings in CLIP space, any norm.
-            void: (1, C) the learnt "no object" embedding, any norm.
-            logit_scale: scalar, the logarithm of the inverse temperature; its exponential is capped at 100 as in CLIP.
+            x: (..., C) embeddings in CLIP's space, of any norm.
+            void: (1, C) learnt embedding of "no object", of any norm.
+            logit_scale: scalar, logarithm of the inverse temperature; its exponential is capped at 100 as in CLIP.
 
         Returns:
             (..., K + 1) logits, void last, float32.
@@ -59,7 +59,7 @@ class TextClassifier:
 
 
 def prompts_for(class_names: Sequence[str], templates: Sequence[str] = VILD_TEMPLATES) -> list[str]:
-    """Every name in every template: class-major, then name, then template."""
+    """Insert every name into every template; ordered by class, then by name, then by template."""
     names = [name for class_name in class_names for name in split_synonyms(class_name)]
     return [template.format(name) for name in names for template in templates]
 
@@ -70,13 +70,13 @@ def build_text_classifier(
     templates: Sequence[str] = VILD_TEMPLATES,
     batch_size: int = 128,
 ) -> TextClassifier:
-    """Embed all names: normalise each prompt, average over the templates, normalise again (as in ViLD).
+    """Embed all names: normalize each prompt, average over the templates, normalize again (as in ViLD).
 
     Args:
-        encode: maps a list of M prompts to (M, C) text features of any norm.
-        class_names: K names; synonyms are separated by commas.
+        encode: function from M prompts to (M, C) text features of any norm.
+        class_names: K class names; synonyms are separated by commas.
         templates: prompt templates with one `{}` each.
-        batch_size: prompts encoded at once; bounds the memory.
+        batch_size: number of prompts that are encoded at once; bounds the memory.
     """
     prompts = prompts_for(class_names, templates)
     chunks = [encode(prompts[start : start + batch_size]) for start in range(0, len(prompts), batch_size)]

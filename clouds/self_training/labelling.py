@@ -35,7 +35,7 @@ class Student(Protocol):
         """Return the padded size (H, W) of a batch, over all processes."""
 
     def preprocess(self, images: Sequence[Tensor], canvas: tuple[int, int]) -> Tensor:
-        """Upload, normalise and pad images (3, h, w) to (B, 3, H, W)."""
+        """Upload, normalize and pad images (3, h, w) to (B, 3, H, W)."""
 
     def text_classifier(self, classes: Sequence[str]) -> TextClassifier | None:
         """Return the embeddings of class names for a head that uses text, otherwise None."""

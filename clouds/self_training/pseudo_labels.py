@@ -59,7 +59,7 @@ class PseudoLabeller:
             threshold: confidence in [0, 1] below which a pixel has no label.
             min_area: area in pixels that a region must exceed to be refined.
             num_points: number of point prompts per region.
-            selection_mode: how the points are chosen, see `choose_points`.
+            selection_mode: mode of `choose_points`, one of `SELECTION_MODES`.
             erosion: side in pixels of the square that erodes a region before its points are chosen; 0 = no erosion.
             rm_intersection: whether to drop pixels that masks of two classes claim.
             keep_teacher: whether pixels that SAM leaves unlabelled keep the teacher's label. The published method

@@ -1,10 +1,10 @@
-"""Label map -> regions -> point prompts, and the masks they prompted -> target (CLOUDS, section 3.3). Pure functions.
+"""Label map -> regions -> point prompts, and SAM's masks -> target (CLOUDS, section 3.3). Pure functions.
 
-A map of a million pixels has some ten thousand horizontal runs of equal label. Regions are found by joining runs and
-remembered as lists of runs, so that nothing here visits the pixels once a class or once a region.
+A label map of a million pixels has some ten thousand horizontal runs of equal label. Regions are found by joining runs
+and are stored as lists of runs, so that no function visits the pixels once per class or per region.
 
-Letters: H x W map, N runs, R regions, P prompts (regions that yielded points), n points of a prompt, M masks that SAM
-offers for a prompt, C classes with a mask.
+Letters: H x W label map, N runs, R regions, P prompts (regions that have points), n points of a prompt, M masks that
+SAM predicts for a prompt, C classes with a mask.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from clouds.modeling.structures import Target
 
 SELECTION_MODES = ("random", "center", "largest_component")
 CENTER_RADIUS = 10
-"""Pixels; a point of the mode "center" is nearer than this to the centre."""
+"""Upper bound, in pixels, of the distance between the center and a point of the mode "center"."""
 
 Integers = npt.NDArray[np.int64]
 
@@ -33,13 +33,13 @@ class Regions:
     """Disjoint sets of pixels, each of one class.
 
     Attributes:
-        ids: (H, W) int32, 0 where there is no region, else the region's index + 1.
-        classes: (R,) int64.
-        areas: (R,) int64, pixels.
-        run_starts: (N,) int64, where in the flattened map a run of a region's pixels begins; all runs of region 0, then
-            all of region 1 and so on, in raster order.
-        run_lengths: (N,) int64, pixels.
-        run_regions: (N,) int64, ascending.
+        ids: (H, W) int32, index of the pixel's region + 1; 0 where there is no region.
+        classes: (R,) int64, class of each region.
+        areas: (R,) int64, area of each region in pixels.
+        run_starts: (N,) int64, index in the flattened map at which a run begins; runs are ordered by region, those of a
+            region in raster order.
+        run_lengths: (N,) int64, length of each run in pixels.
+        run_regions: (N,) int64, index of each run's region, ascending.
     """
 
     ids: npt.NDArray[np.int32]
@@ -53,7 +53,12 @@ class Regions:
         return len(self.classes)
 
     def pixels(self, region: int, ranks: Integers) -> Integers:
-        """The pixels of a region that have these ranks, (n,) in [0, area), in raster order; as flat indices (n,)."""
+        """Return pixels of a region as flat indices (n,).
+
+        Args:
+            region: index of the region.
+            ranks: (n,) positions in [0, area) of the pixels in the region's raster order.
+        """
         first, end = np.searchsorted(self.run_regions, (region, region + 1))
         ends = np.cumsum(self.run_lengths[first:end])
         run = np.searchsorted(ends, ranks, side="right")
@@ -61,12 +66,12 @@ class Regions:
 
 
 class Prompts(NamedTuple):
-    """Points to show to SAM.
+    """Point prompts for SAM.
 
     Attributes:
-        points: (P, n, 2) float32, x (column) and y (row) in pixels of the map.
-        classes: (P,) int64.
-        region: (P,) int64, index of the region the points lie in.
+        points: (P, n, 2) float32, x (column) and y (row) in pixels of the label map.
+        classes: (P,) int64, class of each prompt.
+        region: (P,) int64, index of the region that the points lie in.
     """
 
     points: npt.NDArray[np.float32]
@@ -75,15 +80,15 @@ class Prompts(NamedTuple):
 
 
 def find_regions(label_map: npt.NDArray[np.integer], *, min_area: int, ignore: int = IGNORE_LABEL) -> Regions:
-    """The 4-connected components of equal label that are larger than `min_area`.
+    """Find the 4-connected components of equal label that are larger than `min_area`.
 
     Args:
-        label_map: (H, W) uint8; other integers will do.
-        min_area: pixels; a region has more.
-        ignore: label that no region has.
+        label_map: (H, W) uint8 or another integer type.
+        min_area: area in pixels that a region must exceed.
+        ignore: label that belongs to no region.
 
     Returns:
-        Regions ordered by class, those of a class as a raster scan meets them.
+        Regions ordered by class, those of a class in raster order of their first pixels.
     """
     starts, run_of = _runs(label_map)
     component = _joined(label_map, starts, run_of)
@@ -99,17 +104,18 @@ def find_regions(label_map: npt.NDArray[np.integer], *, min_area: int, ignore: i
 
 
 def choose_points(regions: Regions, *, num_points: int, mode: str, erosion: int, rng: np.random.Generator) -> Prompts:
-    """Random points in each region, no pixel twice; one with fewer pixels to choose from than points has no prompt.
+    """Choose distinct random points in each region. A region with fewer pixels to choose from gets no prompt.
 
     Args:
-        regions: R of them.
-        num_points: n, at least 1.
-        mode: "random": anywhere in the region. "center": less than 10 pixels from the centroid of the region's largest
-            piece, or, where too little of the piece is that near (it may be a ring), from its pixel nearest to the
-            centroid. "largest_component": only in the largest piece of each class.
-        erosion: pixels, side of the square that has to fit into the region around a point; beyond the map is no region.
-            This may break a region into pieces. 0 and 1: none.
-        rng: same state, same points.
+        regions: R regions.
+        num_points: n, number of points per region, at least 1.
+        mode: "random" chooses from the whole region. "center" chooses pixels less than `CENTER_RADIUS` from the
+            centroid of the region's largest piece or, if too few pixels of the piece are that near (it may be a ring),
+            from its pixel that is nearest to the centroid. "largest_component" chooses from the largest piece of each
+            class only.
+        erosion: side in pixels of the square that must fit into the region around a point; outside of the map there is
+            no region. Erosion may split a region into pieces. 0 and 1 = no erosion.
+        rng: source of random numbers.
 
     Raises:
         ValueError: an unknown mode, or less than one point.
@@ -142,21 +148,20 @@ def choose_points(regions: Regions, *, num_points: int, mode: str, erosion: int,
 
 
 def select_best(masks: Tensor, quality: Tensor) -> Tensor:
-    """Of each prompt the mask with the highest quality, the first of equals: (P, M, H, W), (P, M) -> (P, H, W)."""
+    """Select the mask with the highest quality of each prompt: (P, M, H, W), (P, M) -> (P, H, W)."""
     return masks[torch.arange(len(masks), device=masks.device), quality.argmax(dim=1)]
 
 
 def merge_masks(masks: Tensor, classes: Tensor, *, rm_intersection: bool) -> Target:
-    """One mask a class: the union of what its prompts found. Needs no more memory than the result and three maps.
+    """Unite the masks of each class. Needs no more memory than the result and three maps.
 
     Args:
-        masks: (P, H, W) bool, on any device; not changed.
-        classes: (P,) int64, on any device.
-        rm_intersection: drop the pixels that two or more classes claim. Two masks of one class are no conflict.
+        masks: (P, H, W) bool, one mask per prompt, on any device; not changed.
+        classes: (P,) int64, class of each prompt, on any device.
+        rm_intersection: whether to drop pixels that masks of two or more classes claim.
 
     Returns:
-        `labels` (C,) int64 ascending: every class in `classes`. `masks` (C, H, W) bool; one that lost all its pixels to
-        others is empty.
+        All classes in `classes`, ascending, with masks (C, H, W). A mask may be empty after dropping pixels.
     """
     labels, row_of = classes.to(masks.device).unique(return_inverse=True)
     union = masks.new_zeros((len(labels), *masks.shape[1:]))
@@ -172,7 +177,7 @@ def merge_masks(masks: Tensor, classes: Tensor, *, rm_intersection: bool) -> Tar
 
 
 def _runs(values: npt.NDArray[np.integer]) -> tuple[Integers, npt.NDArray[np.int32]]:
-    """Where each run of equal values within a row begins, flat (N,), and which run each pixel is in, (H, W)."""
+    """Return the flat start (N,) of each run of equal values in a row, and the index of each pixel's run, (H, W)."""
     begins = np.ones(values.shape, bool)
     np.not_equal(values[:, 1:], values[:, :-1], out=begins[:, 1:])
     run_of = np.cumsum(begins, dtype=np.int32).reshape(values.shape)
@@ -181,10 +186,10 @@ def _runs(values: npt.NDArray[np.integer]) -> tuple[Integers, npt.NDArray[np.int
 
 
 def _joined(values: npt.NDArray[np.integer], starts: Integers, run_of: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """The component of each run, (N,): runs of equal value that touch one another above and below are in the same."""
+    """Return the component of each run, (N,): runs of equal value that touch vertically are in one component."""
     begins = np.zeros(values.shape, bool)
     begins.ravel()[starts] = True
-    # What two touching runs share has its left end where one of them begins: there each pair is seen once.
+    # The left end of the part that two runs share is the start of one of them: there, each pair is found once.
     touch = begins[1:] | begins[:-1]
     touch &= values[1:] == values[:-1]
     upper, lower = run_of[:-1][touch], run_of[1:][touch]
@@ -199,7 +204,7 @@ def _tabulated(
     run_of: npt.NDArray[np.int32],
     classes: Integers,
 ) -> Regions:
-    """Regions out of runs; `number` (N,) is the id of the region that a run belongs to, 0 = none."""
+    """Build regions from runs; `number` (N,) is the id of each run's region, 0 = none."""
     order = np.argsort(number, kind="stable")
     order = order[np.count_nonzero(number == 0) :]
     run_regions = number[order].astype(np.int64) - 1
@@ -208,8 +213,8 @@ def _tabulated(
 
 
 def _eroded(regions: Regions, size: int) -> Regions:
-    """What is left of each region, possibly nothing, where a square of `size` has to fit around a pixel."""
-    # A square of one class is connected, so it lies in one region; hence classes, which fit 16 bits, instead of ids.
+    """Erode each region with a square of side `size`; a region may become empty."""
+    # A square of one class is connected and thus lies in one region: classes, which fit 16 bits, can replace ids.
     classes = np.append(0, regions.classes + 1).astype(np.uint16)[regions.ids]
     square = np.ones((size, size), np.uint8)
     least = cv2.erode(classes, square, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
@@ -220,13 +225,13 @@ def _eroded(regions: Regions, size: int) -> Regions:
 
 
 def _largest(groups: Integers, sizes: Integers) -> Integers:
-    """The index of the largest member of each group, the first of equals; ordered by group."""
+    """Return the index of the first largest member of each group, ordered by group."""
     order = np.lexsort((-sizes, groups))
     return order[np.unique(groups[order], return_index=True)[1]]
 
 
 def _central_pixels(regions: Regions, region: int, enough: int) -> Integers:
-    """Flat indices of a region's pixels near its centroid or, if too few, near its pixel that is closest to that."""
+    """Return the flat indices of a region's pixels near its centroid or, if too few, near its pixel closest to it."""
     height, width = regions.ids.shape
     first, end = np.searchsorted(regions.run_regions, (region, region + 1))
     lengths = regions.run_lengths[first:end]

@@ -372,7 +372,7 @@ def test_batch_norms_that_are_trained_are_synchronised() -> None:
     model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), nn.BatchNorm2d(4), nn.GroupNorm(2, 4))
     model[1].requires_grad_(False)
     keys, parameters = list(model.state_dict()), list(model.parameters())
-    parallel.synchronise_batch_norms(model)
+    parallel.synchronize_batch_norms(model)
     assert isinstance(model[0][1], nn.SyncBatchNorm)
     assert type(model[1]) is nn.BatchNorm2d
     assert list(model.state_dict()) == keys

@@ -172,7 +172,6 @@ class TestErrors:
             ("MODEL.SEM_SEG_HEAD.NAME", "CloudsHead", "SEM_SEG_HEAD.NAME .* CLOUDSHead"),
             ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttn", "PIXEL_DECODER_NAME .* MSDeformAttnPixelDecoder"),
             ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res4", "res6"], "IN_FEATURES names 'res6'"),
-            ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res4", "res5"], "ENCODER_IN_FEATURES names 'res3'"),
             ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "Decoder", "DECODER_NAME names 'Decoder'"),
         ],
     )
@@ -185,6 +184,11 @@ class TestErrors:
         [
             ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 72, "^conv_dim is 72; it must be a multiple of the 32 groups"),
             ("MODEL.SEM_SEG_HEAD.NORM", "BN", "^norm is 'BN'"),
+            (
+                "MODEL.SEM_SEG_HEAD.IN_FEATURES",
+                ["res4", "res5"],
+                "^encoder_in_features names res3; input_shape has res4",
+            ),
             ("MODEL.MASK_FORMER.NHEADS", 7, "^dim is 64; it must be a multiple of num_heads, 7"),
         ],
     )

@@ -46,7 +46,7 @@ def test_upsampled_strips_never_hold_all_masks(monkeypatch):
 
 
 def test_canvas_must_fit():
-    with pytest.raises(ValueError, match="no whole multiple"):
+    with pytest.raises(ValueError, match=r"^canvas is 21 x 20; it must be a multiple"):
         semantic_scores(torch.randn(3, 4), torch.randn(3, 5, 5), (21, 20))
 
 

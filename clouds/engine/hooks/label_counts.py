@@ -1,6 +1,6 @@
-"""What became of pseudo-labels, as counts that add up over images and processes. Pure functions.
+"""Counts of the pixels that SAM keeps, changes or drops, which add up over images and processes. Pure functions.
 
-Letters: C classes; H x W an image; N classes of its refined label.
+Letters: C classes, H x W an image, N classes of its pseudo-label.
 """
 
 from collections.abc import Sequence
@@ -15,27 +15,27 @@ from clouds.modeling.structures import Target
 from clouds.self_training.pseudo_labels import PseudoLabel
 
 FATES = ("kept", "changed", "dropped")
-"""What SAM does to a pixel that the teacher has labelled, see `fates`."""
+"""Effect of SAM on a pixel that the teacher has labelled (see `fates`)."""
 
 Counts = dict[str, Tensor]
-"""Pixels, int64 on the CPU.
+"""Numbers of pixels, int64 on the CPU.
 
-`fates` (C, 3): by the teacher's class and what SAM did to them.
-`teacher`, `refined` (C + 2, C + 2): confusion matrices of the labels before and after SAM with the truth, where it is
-known. "No label" is the predicted class C, so that a pixel left without one counts as missed.
-`agreement` (2,): where the student says what the teacher says, and all that were compared.
+`fates` (C, 3): by the teacher's class and the effect of SAM.
+`teacher`, `refined` (C + 2, C + 2): confusion matrices of the labels before and after SAM, for images whose truth is
+known. A pixel without a label has the predicted class C and counts as missed.
+`agreement` (2,): pixels on which student and teacher agree, and pixels that were compared.
 """
 
 
 def no_counts(num_classes: int) -> Counts:
-    """`Counts` of nothing."""
+    """Return counts that are all 0."""
     side = num_classes + 2
     sizes = {"fates": (num_classes, len(FATES)), "teacher": (side, side), "refined": (side, side), "agreement": (2,)}
     return {name: torch.zeros(size, dtype=torch.int64) for name, size in sizes.items()}
 
 
 def count(label: PseudoLabel, num_classes: int) -> Counts:
-    """What one label shows by itself."""
+    """Count the pixels of one pseudo-label, all but `agreement`."""
     counts = {"fates": fates(label.teacher_map, label.refined, num_classes)}
     if label.truth is not None:
         maps = {"teacher": label.teacher_map, "refined": painted(label.refined, label.teacher_map.shape)}
@@ -46,14 +46,18 @@ def count(label: PseudoLabel, num_classes: int) -> Counts:
 
 
 def fates(teacher: Tensor, refined: Target, num_classes: int) -> Tensor:
-    """(C, 3) int64: the pixels that the teacher labels, by its class and by what SAM did to them.
+    """Count the pixels that the teacher labels, by its class and by the effect of SAM.
 
-    Kept: a mask of the class covers it. Changed: only masks of other classes do. Dropped: none does.
+    A pixel is kept if a mask of its class covers it, changed if only masks of other classes do, and dropped if no mask
+    does.
 
     Args:
-        teacher: (H, W) uint8, 255 = no label.
-        refined: masks of (N, >= H, >= W), no class twice.
+        teacher: (H, W) uint8 label map, 255 = no label.
+        refined: target with masks of at least H x W; each class occurs once.
         num_classes: C.
+
+    Returns:
+        (C, 3) int64.
     """
     height, width = teacher.shape
     masks = refined.masks[:, :height, :width]
@@ -68,7 +72,12 @@ def fates(teacher: Tensor, refined: Target, num_classes: int) -> Tensor:
 
 
 def painted(refined: Target, size: Sequence[int]) -> Tensor:
-    """(H, W) uint8 map of `size`, 255 where no mask is; where masks of two classes are, the higher class."""
+    """Convert a target to a label map (H, W) uint8, 255 = no mask; where masks overlap, the highest class counts.
+
+    Args:
+        refined: target with masks of at least H x W.
+        size: H, W.
+    """
     height, width = size
     labels = torch.full((height, width), IGNORE_LABEL, dtype=torch.uint8, device=refined.masks.device)
     for label, mask in zip(refined.labels.tolist(), refined.masks[:, :height, :width], strict=True):
@@ -77,16 +86,21 @@ def painted(refined: Target, size: Sequence[int]) -> Tensor:
 
 
 def total(parts: Sequence[Counts]) -> Counts:
-    """Their sum; an entry may be missing in all but the first."""
+    """Add up counts. Entries may be missing in all but the first."""
     return {name: torch.stack([part[name] for part in parts if name in part]).sum(dim=0) for name in parts[0]}
 
 
 def scalars(counts: Counts, classes: Sequence[str], *, refines: bool) -> dict[str, float]:
-    """The counts as numbers to look at, in percent; what was not observed is left out.
+    """Convert counts to scalars in percent. A scalar without observations is left out.
 
-    `kept`, `changed`, `dropped`: shares of the pixels that the teacher labelled, and `kept-road`, ... of those that it
-    gave this class. `agreement`: share on which the student says the same. `mIoU_teacher`, `mIoU_refined`: score of the
-    labels before and after SAM. Without SAM (`refines` False) there is only `agreement` and `mIoU_teacher`.
+    `kept`, `changed` and `dropped` are shares of the pixels that the teacher labelled, `kept-road` and so on of those
+    with this class. `agreement` is the share on which student and teacher agree. `mIoU_teacher` and `mIoU_refined` are
+    the scores of the labels before and after SAM.
+
+    Args:
+        counts: counts of any number of images.
+        classes: C class names.
+        refines: whether SAM refines the labels; if not, there are only `agreement` and `mIoU_teacher`.
     """
     values: dict[str, float] = {}
     if refines:

@@ -57,7 +57,7 @@ class SegmentationBackbone(Backbone):
     Subclasses define `forward`, `output_shape` and `size_divisibility`.
 
     Attributes:
-        pixel_mean: mean of R, G and B that images are normalised with, in 0..255.
+        pixel_mean: mean of R, G and B that images are normalized with, in 0..255.
         pixel_std: standard deviation of R, G and B, in 0..255.
         trainable: whether the feature maps are trained. A frozen backbone stays in evaluation mode, gives features
             without gradient, and its features are shared by student and teacher.
@@ -84,7 +84,7 @@ class SegmentationBackbone(Backbone):
         """Compute the feature maps.
 
         Args:
-            images: (B, 3, H, W) float, normalised; H and W are multiples of `size_divisibility`.
+            images: (B, 3, H, W) float, normalized; H and W are multiples of `size_divisibility`.
 
         Returns:
             Maps (B, C, H / stride, W / stride) by name, as `output_shape` describes them.

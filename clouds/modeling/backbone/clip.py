@@ -53,7 +53,7 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
 
     Args:
         name: open_clip name, `hf-hub:` name, folder (`open_clip_config.json` and weights) or model config `*.json`.
-        pretrained: open_clip tag or a weight file; "" initialises a named model at random, with the layer scales of a
+        pretrained: open_clip tag or a weight file; "" initializes a named model at random, with the layer scales of a
             ConvNeXt at 1.
         device: device on which the model is built; on "meta" no weights are loaded.
 
@@ -92,7 +92,7 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
 def _open_residual_branches(model: nn.Module) -> None:
     """Set the layer scales of a ConvNeXt without weights to 1.
 
-    timm initialises them with 1e-6, for trainings of hundred thousands of iterations; in a short training they would
+    timm initializes them with 1e-6, for trainings of hundred thousands of iterations; in a short training they would
     hardly grow, and the blocks would stay without effect.
     """
     for name, parameter in model.named_parameters():
@@ -109,7 +109,7 @@ def image_tower(clip_model: nn.Module) -> nn.Module:
     return getattr(visual, "trunk", visual)
 
 
-def normalisation(clip_model: nn.Module) -> tuple[list[float], list[float]]:
+def normalization(clip_model: nn.Module) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation of R, G and B in 0..255 that an open_clip model was trained with."""
     settings = open_clip.get_model_preprocess_cfg(clip_model)
     mean, std = settings.get("mean", MEAN), settings.get("std", STD)
@@ -131,12 +131,12 @@ class CLIP(SegmentationBackbone, TextTower):
             trainable: whether to train the image tower's feature maps. The text tower, the projection to CLIP's space
                 and the temperature are always frozen, since no loss depends on them.
             reloadable: whether the weights of `clip_model` come from a file or from the hub, not from a random
-                initialisation.
+                initialization.
 
         Raises:
             ValueError: an image tower of another type.
         """
-        mean, std = normalisation(clip_model)
+        mean, std = normalization(clip_model)
         super().__init__(pixel_mean=mean, pixel_std=std, trainable=trainable, reloadable=reloadable)
         tower = image_tower(clip_model)
         if not isinstance(tower, SUPPORTED):
@@ -207,7 +207,7 @@ class CLIP(SegmentationBackbone, TextTower):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """
         Args:
-            images: (B, 3, H, W) float, normalised; H and W are multiples of 32.
+            images: (B, 3, H, W) float, normalized; H and W are multiples of 32.
 
         Returns:
             `stem` (stride 4, for a ResNet 2), `res2`..`res5` (strides 4, 8, 16, 32) and `clip_vis_dense`, the last map
@@ -271,7 +271,7 @@ class CLIP(SegmentationBackbone, TextTower):
     @torch.no_grad()
     @full_precision  # the result is cached and also used in full precision
     def encode_text(self, prompts: list[str]) -> Tensor:
-        """Encode M prompts into (M, D) text features, not normalised."""
+        """Encode M prompts into (M, D) text features, not normalized."""
         return self.clip_model.encode_text(self.tokenize(prompts).to(self.logit_scale.device))
 
     def text_classifier(self, class_names: Sequence[str]) -> TextClassifier:
@@ -291,7 +291,7 @@ class CLIP(SegmentationBackbone, TextTower):
             mask_logits: (B, Q, h, w), resized to the feature map; a pixel is inside where its logit is positive.
 
         Returns:
-            (B, Q, D) float32, not normalised.
+            (B, Q, D) float32, not normalized.
         """
         dense = dense.float()
         if self.is_convnext:

@@ -1,4 +1,4 @@
-"""Pixel decoders by their published names."""
+"""Pixel decoders, registered by their published names."""
 
 from clouds.modeling.pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder
 

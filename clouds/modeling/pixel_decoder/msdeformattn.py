@@ -1,4 +1,4 @@
-"""Mask2Former's pixel decoder: deformable-attention encoder over the coarse levels, then a feature pyramid.
+"""Mask2Former's pixel decoder: a deformable-attention encoder over the coarse levels, then a feature pyramid.
 
 Letters: B images, C channels of the decoder, S pixels of all encoder levels, L levels, M heads, P points.
 """
@@ -20,7 +20,7 @@ Shapes = Sequence[tuple[int, int]]
 
 
 class MSDeformAttn(nn.Module):
-    """Deformable self-attention over L levels (Deformable DETR, section 4.1)."""
+    """Multi-scale deformable self-attention over L levels (Deformable DETR, section 4.1)."""
 
     def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class MSDeformAttn(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Each head starts out looking its own way, its p-th point p pixels off, all points weighted alike."""
+        """Initialize as in the paper: equal weights; a head's points lie in one direction, the p-th p pixels away."""
         heads, levels, points = self.sizes
         angle = torch.arange(heads, dtype=torch.float32) * (2 * math.pi / heads)
         direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
@@ -49,11 +49,12 @@ class MSDeformAttn(nn.Module):
         nn.init.xavier_uniform_(self.output_proj.weight)
 
     def forward(self, query: Tensor, reference: Tensor, source: Tensor, shapes: Shapes) -> Tensor:
-        """
+        """Attend from every pixel to sampled pixels of all levels.
+
         Args:
-            query: (B, S, C).
-            reference: (S, 2) as (x, y) in [0, 1].
-            source: (B, S, C).
+            query: (B, S, C) features with position embedding.
+            reference: (S, 2) pixel centers as (x, y) in [0, 1].
+            source: (B, S, C) features.
             shapes: L pairs (height, width).
 
         Returns:
@@ -63,14 +64,14 @@ class MSDeformAttn(nn.Module):
         value = self.value_proj(source).unflatten(-1, (heads, -1))
         offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
         weights = self.attention_weights(query).unflatten(-1, (heads, -1)).softmax(dim=-1)
-        # Offsets are in pixels of their level, locations in fractions of it.
+        # Offsets are pixels of their level, locations are fractions of its sides.
         extent = torch.tensor([(w, h) for h, w in shapes], dtype=offsets.dtype, device=offsets.device)
         locations = reference[:, None, None, None] + offsets / extent[:, None]
         return self.output_proj(ms_deform_attn(value, shapes, locations, weights.unflatten(-1, (levels, points))))
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention and feed-forward network, each with a residual and a norm behind it."""
+    """Deformable self-attention and feed-forward network, each with a residual connection and a norm after it."""
 
     def __init__(
         self, dim: int, dim_feedforward: int, dropout: float, num_levels: int, num_heads: int, num_points: int
@@ -84,7 +85,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, source: Tensor, position: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
-        """`source` (B, S, C), `position` (S, C), `reference` (S, 2) -> (B, S, C)."""
+        """Map `source` (B, S, C), `position` (S, C) and `reference` (S, 2) to (B, S, C)."""
         attended = self.self_attn(source + position, reference, source, shapes)
         source = self.norm1(source + self.dropout(attended))
         hidden = self.linear2(self.dropout(F.relu(self.linear1(source))))
@@ -92,13 +93,13 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The stack of encoder layers, with one learnt embedding a level."""
+    """Stack of encoder layers, with one learnt embedding per level."""
 
     def __init__(self, num_layers: int, num_levels: int, dim: int, **layer: Any) -> None:
         super().__init__()
         self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
         self.layers = [EncoderLayer(dim, num_levels=num_levels, **layer) for _ in range(num_layers)]
-        # Registered under the name that the published checkpoints have, `encoder.layers.*`.
+        # Registered under the name in the published checkpoints, `encoder.layers.*`.
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(self.layers)})
         xavier_init(self)
         for encoder_layer in self.layers:
@@ -116,15 +117,15 @@ class Encoder(nn.Module):
                 for (h, w), embedding in zip(shapes, self.level_embed, strict=True)
             ]
         )
-        reference = torch.cat([pixel_centres(h, w, like) for h, w in shapes])
+        reference = torch.cat([pixel_centers(h, w, like) for h, w in shapes])
         for layer in self.layers:
             x = layer(x, position, reference, shapes)
         levels = x.split([h * w for h, w in shapes], dim=1)
         return [level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, shapes, strict=True)]
 
 
-def pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
-    """(height * width, 2) centres of the pixels as (x, y) in (0, 1), row-major."""
+def pixel_centers(height: int, width: int, like: Tensor) -> Tensor:
+    """Return (height * width, 2) centers of the pixels as (x, y) in (0, 1), in row-major order."""
     y = (torch.arange(height, dtype=torch.float32, device=like.device) + 0.5) / height
     x = (torch.arange(width, dtype=torch.float32, device=like.device) + 0.5) / width
     return torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1).flatten(0, 1)
@@ -132,7 +133,7 @@ def pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class MSDeformAttnPixelDecoder(nn.Module):
-    """From the backbone's pyramid to mask features at stride 4 and three coarser maps for the transformer decoder."""
+    """Turns the backbone's maps into mask features at stride 4 and three coarser maps for the transformer decoder."""
 
     @configurable
     def __init__(
@@ -152,17 +153,18 @@ class MSDeformAttnPixelDecoder(nn.Module):
     ) -> None:
         """
         Args:
-            input_shape: channels and stride of each backbone feature taken.
-            conv_dim: C, channels inside the decoder.
+            input_shape: channels and stride of each backbone feature that is used.
+            conv_dim: C, channels inside the decoder, a multiple of the groups of a norm and of `num_heads`.
             mask_dim: channels of the mask features.
-            norm: of the pyramid's convolutions, "GN" or "".
-            encoder_in_features: the levels that the deformable encoder sees.
-            encoder_layers: its number of layers.
-            num_heads: M.
-            num_points: P.
-            dim_feedforward: of the encoder's feed-forward network.
-            dropout: in the encoder.
-            common_stride: stride of the mask features; finer levels than the encoder's are joined down to it.
+            norm: norm of the pyramid's convolutions, "GN" or "".
+            encoder_in_features: features that the deformable encoder takes.
+            encoder_layers: number of layers of the encoder.
+            num_heads: M, attention heads of the encoder.
+            num_points: P, sampled points per head and level.
+            dim_feedforward: hidden channels of the encoder's feed-forward networks.
+            dropout: dropout probability in the encoder.
+            common_stride: stride of the mask features. The pyramid joins the features from this stride up to the
+                encoder's finest.
         """
         super().__init__()
         if conv_dim % math.lcm(GROUPS, num_heads):
@@ -170,10 +172,15 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 f"conv_dim is {conv_dim}; it must be a multiple of the {GROUPS} groups of a norm and of num_heads, "
                 f"{num_heads}"
             )
+        unknown = [name for name in encoder_in_features if name not in input_shape]
+        if unknown:
+            raise ValueError(
+                f"encoder_in_features names {', '.join(unknown)}; input_shape has {', '.join(input_shape)}"
+            )
         channels, strides = {}, {}
         for name, shape in input_shape.items():
             if shape.channels is None or shape.stride is None:
-                raise ValueError(f"the backbone does not say channels and stride of {name!r}")
+                raise ValueError(f"input_shape lacks channels or stride of {name!r}")
             channels[name], strides[name] = shape.channels, shape.stride
         fine_to_coarse = sorted(input_shape, key=strides.__getitem__)
         self.encoder_in_features = [name for name in reversed(fine_to_coarse) if name in encoder_in_features]
@@ -204,8 +211,6 @@ class MSDeformAttnPixelDecoder(nn.Module):
         head = cfg.MODEL.SEM_SEG_HEAD
         for name in head.IN_FEATURES:
             check_name("MODEL.SEM_SEG_HEAD.IN_FEATURES", name, input_shape)
-        for name in head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES:
-            check_name("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", name, head.IN_FEATURES)
         return {
             "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
             "conv_dim": head.CONVS_DIM,
@@ -221,14 +226,15 @@ class MSDeformAttnPixelDecoder(nn.Module):
         }
 
     def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """
+        """Compute the mask features and the maps for the transformer decoder.
+
         Args:
             features: backbone features (B, channels, h, w) by name.
 
         Returns:
-            Mask features (B, mask_dim, H / 4, W / 4), and three maps (B, C, h, w), strides 32, 16, 8.
+            Mask features (B, mask_dim, H / 4, W / 4), and three maps (B, C, h, w) of strides 32, 16 and 8.
         """
-        # Sampling locations need more than half precision, as in the published code.
+        # Sampling locations need full precision, as in the published code.
         with torch.autocast(device_type=next(iter(features.values())).device.type, enabled=False):
             projected = [
                 projection(features[name].float())

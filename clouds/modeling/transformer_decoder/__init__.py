@@ -1,4 +1,4 @@
-"""Transformer decoders by their published names."""
+"""Transformer decoders, registered by their published names."""
 
 from clouds.modeling.transformer_decoder.decoder import (
     TRANSFORMER_DECODER_REGISTRY,

@@ -1,4 +1,4 @@
-"""Mask2Former's masked-attention transformer decoder: one decoder, three ways to name a mask.
+"""Mask2Former's masked-attention transformer decoder, with three class heads.
 
 Letters: B images, Q queries, C channels of the decoder, E channels of the mask features, K classes, h x w mask logits.
 """
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.d2 import CfgNode, Registry, configurable
-from clouds.errors import check_name
 from clouds.modeling.layers import (
     MLP,
     convolution_init,
@@ -27,11 +26,11 @@ from clouds.modeling.text_classifier import TextClassifier
 TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
 """Decoders by `MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`, called with (cfg)."""
 
-NUM_LEVELS = 3
+NUM_LEVELS = 3  # feature maps that the layers attend to in turn
 
 
 class Attention(nn.Module):
-    """Multi-head attention with `nn.MultiheadAttention`'s parameters and one mask for all heads."""
+    """Multi-head attention with the parameters of `nn.MultiheadAttention` and one mask for all heads."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -44,12 +43,13 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """
+        """Attend from Q queries to S keys.
+
         Args:
             query: (B, Q, C).
             key: (B, S, C).
             value: (B, S, C).
-            allowed: (B, Q, S) bool, where a query may look; None is everywhere.
+            allowed: (B, Q, S) bool, True where a query may attend; None = everywhere.
 
         Returns:
             (B, Q, C).
@@ -62,7 +62,7 @@ class Attention(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + f(x) with a norm behind the sum (or before f when `pre_norm`); subclasses say what f is."""
+    """Residual block: norm(x + f(x)), or x + f(norm(x)) with `pre_norm`. Subclasses define f."""
 
     def __init__(self, dim: int, pre_norm: bool) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Residual(nn.Module):
         self.pre_norm = pre_norm
 
     def compute(self, x: Tensor, *context: Any) -> Tensor:
-        """f(x)."""
+        """Compute f(x) for x (B, Q, C)."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
@@ -81,7 +81,7 @@ class Residual(nn.Module):
 
 
 class CrossAttentionLayer(Residual):
-    """Queries look at the pixels inside their own mask."""
+    """Masked attention: queries attend to the pixels inside their own masks."""
 
     def __init__(self, dim: int, num_heads: int, pre_norm: bool) -> None:
         super().__init__(dim, pre_norm)
@@ -94,7 +94,7 @@ class CrossAttentionLayer(Residual):
 
 
 class SelfAttentionLayer(Residual):
-    """Queries look at each other."""
+    """Queries attend to each other."""
 
     def __init__(self, dim: int, num_heads: int, pre_norm: bool) -> None:
         super().__init__(dim, pre_norm)
@@ -108,7 +108,7 @@ class SelfAttentionLayer(Residual):
 
 
 class FFNLayer(Residual):
-    """Two linear layers with ReLU between."""
+    """Feed-forward network: two linear layers with ReLU in between."""
 
     def __init__(self, dim: int, dim_feedforward: int, pre_norm: bool) -> None:
         super().__init__(dim, pre_norm)
@@ -121,9 +121,12 @@ class FFNLayer(Residual):
 
 
 class MaskedTransformerDecoder(nn.Module):
-    """Learnt queries, refined over three scales, each giving a mask; subclasses give the mask its class.
+    """Learnt queries that each predict a mask and are refined over three scales; subclasses predict its class.
 
-    After Cheng et al., *Masked-attention Mask Transformer*, CVPR 2022, section 3.2.
+    Cheng et al., *Masked-attention Mask Transformer for Universal Image Segmentation*, CVPR 2022, section 3.2.
+
+    Attributes:
+        uses_text: whether the class head needs a text classifier.
     """
 
     uses_text = False
@@ -146,17 +149,17 @@ class MaskedTransformerDecoder(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: of the three maps.
-            num_classes: K, without void.
-            hidden_dim: C.
-            num_queries: Q.
-            num_heads: attention heads.
-            dim_feedforward: hidden width of the feed-forward networks.
-            num_layers: decoder layers; one prediction more than that comes out.
-            mask_dim: E.
-            embed_dim: dimension of CLIP's space, for the head that needs it.
-            pre_norm: norm before instead of behind each block.
-            project_input: 1x1 convolution on the maps even where the channels already fit.
+            in_channels: channels of the three maps.
+            num_classes: K, number of classes without void.
+            hidden_dim: C, channels of the queries.
+            num_queries: Q, number of queries.
+            num_heads: number of attention heads.
+            dim_feedforward: hidden channels of the feed-forward networks.
+            num_layers: number of decoder layers; there is one prediction more.
+            mask_dim: E, channels of the mask features.
+            embed_dim: dimension of the text space, for a text head.
+            pre_norm: whether to normalize before instead of after each block.
+            project_input: whether to project the maps by a 1x1 convolution even if their channels fit.
         """
         super().__init__()
         self.transformer_self_attention_layers = nn.ModuleList(
@@ -191,7 +194,7 @@ class MaskedTransformerDecoder(nn.Module):
             "num_queries": former.NUM_OBJECT_QUERIES,
             "num_heads": former.NHEADS,
             "dim_feedforward": former.DIM_FEEDFORWARD,
-            # The learnt queries predict too, before any layer; DEC_LAYERS counts predictions.
+            # DEC_LAYERS counts predictions, of which the learnt queries make one before the first layer.
             "num_layers": former.DEC_LAYERS - 1,
             "mask_dim": head.MASK_DIM,
             "embed_dim": cfg.MODEL.CLOUDS.EMBED_DIM,
@@ -200,7 +203,7 @@ class MaskedTransformerDecoder(nn.Module):
         }
 
     def build_class_head(self, num_classes: int, hidden_dim: int, mask_dim: int, embed_dim: int) -> None:
-        """Create the modules that `classify` needs."""
+        """Create the modules that `classify` uses; the constructor calls this."""
         raise NotImplementedError
 
     def classify(
@@ -211,13 +214,14 @@ class MaskedTransformerDecoder(nn.Module):
         text: TextClassifier | None,
         void: Tensor | None,
     ) -> Tensor:
-        """
+        """Predict the class of each query.
+
         Args:
-            queries: (B, Q, C) after the decoder norm.
+            queries: (B, Q, C), after the decoder's norm.
             mask_features: (B, E, h, w).
-            mask_logits: (B, Q, h, w).
-            text: the text classifier, for a head that uses text.
-            void: (1, D) the learnt void embedding, for a head that uses text.
+            mask_logits: (B, Q, h, w), masks of the queries.
+            text: text classifier; only a text head uses it.
+            void: (1, D) learnt embedding of "no object"; only a text head uses it.
 
         Returns:
             (B, Q, K + 1) class logits, void last.
@@ -227,15 +231,16 @@ class MaskedTransformerDecoder(nn.Module):
     def forward(
         self, maps: Sequence[Tensor], mask_features: Tensor, text: TextClassifier | None, void: Tensor | None
     ) -> list[Prediction]:
-        """
+        """Predict classes and masks.
+
         Args:
-            maps: three maps (B, in_channels, h_l, w_l) from coarse to fine.
+            maps: three maps (B, in_channels, h_l, w_l), from coarse to fine.
             mask_features: (B, E, h, w).
-            text: see `classify`.
-            void: see `classify`.
+            text: text classifier; only a text head uses it.
+            void: (1, D) learnt embedding of "no object"; only a text head uses it.
 
         Returns:
-            One prediction for the learnt queries and one after each layer; the last is the result.
+            The prediction of the learnt queries and one after each layer; the last is the result.
         """
         batch = mask_features.shape[0]
         memories, positions, sizes = [], [], []
@@ -273,17 +278,17 @@ class MaskedTransformerDecoder(nn.Module):
 
 @full_precision
 def mask_products(embeddings: Tensor, mask_features: Tensor) -> Tensor:
-    """(B, Q, E) and (B, E, h, w) -> (B, Q, h, w) float32.
+    """Multiply mask embeddings (B, Q, E) and mask features (B, E, h, w) to mask logits (B, Q, h, w) float32.
 
-    Autocast would save neither range nor memory: it would keep a half-precision copy of the mask features for the
-    backward pass of every decoder output.
+    Half precision would lose range and save no memory: autocast keeps a half-precision copy of the mask features for
+    the backward pass of every decoder output.
     """
     return torch.einsum("bqe,behw->bqhw", embeddings.float(), mask_features.float())
 
 
 @torch.no_grad()
 def attention_mask(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, Q, h * w) bool: pixels inside each query's mask at `size`; an empty mask may look everywhere."""
+    """Return (B, Q, h * w) bool, the pixels inside each query's mask at `size` (h, w); all pixels if it is empty."""
     resized = F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False)
     inside = (resized.sigmoid() >= 0.5).flatten(2)
     return inside | ~inside.any(dim=-1, keepdim=True)
@@ -291,7 +296,7 @@ def attention_mask(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 @TRANSFORMER_DECODER_REGISTRY.register()
 class OriginalMultiScaleMaskedTransformerDecoder(MaskedTransformerDecoder):
-    """Mask2Former's linear classifier on the query: the shipped default."""
+    """Decoder with Mask2Former's linear classifier on the queries: the default."""
 
     def build_class_head(self, num_classes: int, hidden_dim: int, mask_dim: int, embed_dim: int) -> None:
         self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
@@ -308,19 +313,19 @@ class OriginalMultiScaleMaskedTransformerDecoder(MaskedTransformerDecoder):
 
 
 class _PooledHead(MaskedTransformerDecoder):
-    """Adds to the query what the mask features hold under its mask."""
+    """Base of class heads that add the mask features pooled under a query's mask to the query."""
 
     def build_class_head(self, num_classes: int, hidden_dim: int, mask_dim: int, embed_dim: int) -> None:
         self._mask_pooling_proj = nn.Sequential(nn.LayerNorm(mask_dim), nn.Linear(mask_dim, hidden_dim))
 
     def pooled(self, queries: Tensor, mask_features: Tensor, mask_logits: Tensor) -> Tensor:
-        """(B, Q, C)."""
+        """Add the pooled and projected mask features to queries (B, Q, C)."""
         return queries + self._mask_pooling_proj(mask_pool(mask_features, mask_logits))
 
 
 @TRANSFORMER_DECODER_REGISTRY.register()
 class BisMultiScaleMaskedTransformerDecoder(_PooledHead):
-    """Mask pooling, then a linear classifier."""
+    """Decoder with mask pooling and a linear classifier."""
 
     def build_class_head(self, num_classes: int, hidden_dim: int, mask_dim: int, embed_dim: int) -> None:
         super().build_class_head(num_classes, hidden_dim, mask_dim, embed_dim)
@@ -339,7 +344,7 @@ class BisMultiScaleMaskedTransformerDecoder(_PooledHead):
 
 @TRANSFORMER_DECODER_REGISTRY.register()
 class MultiScaleMaskedTransformerDecoder(_PooledHead):
-    """Mask pooling, then cosine similarity with the text embeddings of the classes (FC-CLIP's in-vocabulary head)."""
+    """Decoder with mask pooling and cosine similarity to the class names' text embeddings, as in FC-CLIP."""
 
     uses_text = True
 
@@ -363,7 +368,5 @@ class MultiScaleMaskedTransformerDecoder(_PooledHead):
 
 
 def build_transformer_decoder(cfg: CfgNode) -> MaskedTransformerDecoder:
-    """The decoder named by MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME."""
-    name = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
-    check_name("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", name, dict(TRANSFORMER_DECODER_REGISTRY))
-    return TRANSFORMER_DECODER_REGISTRY.get(name)(cfg)
+    """Build the decoder that ``MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`` names."""
+    return TRANSFORMER_DECODER_REGISTRY.get(cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME)(cfg)

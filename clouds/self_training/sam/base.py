@@ -141,7 +141,7 @@ class NetworkSam(Sam):
 
     @abstractmethod
     def features(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Encode (B, 3, S, S) normalised images into maps (B, C, h, w)."""
+        """Encode (B, 3, S, S) normalized images into maps (B, C, h, w)."""
 
     @abstractmethod
     def decode(self, features: tuple[Tensor, ...], points: Tensor, logits: Tensor | None) -> tuple[Tensor, Tensor]:

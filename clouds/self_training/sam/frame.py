@@ -41,7 +41,7 @@ class Frame:
         return points * points.new_tensor((width / size[1], height / size[0]))
 
     def stack(self, images: Sequence[Tensor], device: torch.device) -> Tensor:
-        """Resize and normalise images (3, H, W) uint8 RGB of any sizes to (B, 3, S, S) float32.
+        """Resize and normalize images (3, H, W) uint8 RGB of any sizes to (B, 3, S, S) float32.
 
         Images are resized as bytes on the CPU. The result agrees with Pillow, which SAM's authors use, up to rare
         differences of 1 in 255; in float32, every fourth value would differ.

@@ -153,7 +153,7 @@ class Stage(nn.Module):
 
 
 class TinyViT(nn.Module):
-    """(B, 3, S, S) normalised images -> (B, 256, S / 16, S / 16) embeddings; S is a multiple of 16."""
+    """(B, 3, S, S) normalized images -> (B, 256, S / 16, S / 16) embeddings; S is a multiple of 16."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention: one signature, several ways to compute it."""
+"""Multi-scale deformable attention: one signature, several implementations."""
 
 from clouds.modeling.pixel_decoder.ops.reference import ms_deform_attn
 

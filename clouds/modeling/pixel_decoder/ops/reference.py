@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 
 def ms_deform_attn(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    """Sum over levels and points of weight x value, bilinearly sampled with zeros outside.
+    """Sample the values bilinearly, with zeros outside, and sum them over levels and points with weights.
 
     Args:
-        value: (B, S, M, D), the levels one after another, each row-major.
-        shapes: L pairs (height, width) whose products add up to S.
+        value: (B, S, M, D); the levels follow each other, each in row-major order.
+        shapes: L pairs (height, width); their products add up to S.
         locations: (B, Q, M, L, P, 2) as (x, y) in [0, 1] of each level; (0, 0) is the outer corner of the first pixel.
-        weights: (B, Q, M, L, P), adding up to 1 over L and P.
+        weights: (B, Q, M, L, P), with sum 1 over L and P.
 
     Returns:
         (B, Q, M * D).
