@@ -73,12 +73,6 @@ def run(
     seconds = train_clip(model, tokenize, whole, cropped, settings, cache / f"{model_config.stem}.pt")
     write_folder(model, model_config, output)
 
-    clip = CLIP.from_folder(output)  # in half precision, as it will be used
-    accuracies: dict[str, CropAccuracy] = {}
-    for name, styles in EVALUATION_STYLES.items():
-        _, held_out = draw_pool(cache / f"test_{name}", styles, TEST_SEED, TEST_SCENES, crops, workers)
-        accuracies[name] = crop_accuracy(clip, held_out)
-        logger.info("%s: %.1f %%", name, 100 * accuracies[name].mean)
     vision = json.loads(model_config.read_text())["vision_cfg"]
     write_card(
         output,
@@ -96,12 +90,24 @@ def run(
         settings=settings,
         seconds=seconds,
         environment=environment_of(device),
-        classes=list(dict.fromkeys(name for row in accuracies.values() for name in row.classes)),
-        crops=accuracies,
-        nan=math.nan,
-        **scene_values(clip, TEST_SCENES, TEST_SEED),
+        **_measure(CLIP.from_folder(output), crops, cache, workers),
     )
     logger.info("Written to %s", output)
+
+
+def _measure(clip: CLIP, crops_per_scene: int, cache: Path, workers: int) -> dict[str, Any]:
+    """Measure a CLIP on crops and on whole scenes; return the values of the card's tables."""
+    accuracies: dict[str, CropAccuracy] = {}
+    for name, styles in EVALUATION_STYLES.items():
+        _, crops = draw_pool(cache / f"test_{name}", styles, TEST_SEED, TEST_SCENES, crops_per_scene, workers)
+        accuracies[name] = crop_accuracy(clip, crops)
+        logger.info("%s: %.1f %%", name, 100 * accuracies[name].mean)
+    return {
+        "classes": list(dict.fromkeys(name for row in accuracies.values() for name in row.classes)),
+        "crops": accuracies,
+        "nan": math.nan,
+        **scene_values(clip, TEST_SCENES, TEST_SEED),
+    }
 
 
 def scene_tables(folder: Path, num_scenes: int) -> str:

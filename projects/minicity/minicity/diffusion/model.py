@@ -141,9 +141,10 @@ def build_scheduler() -> Any:
     )
 
 
-def num_parameters(module: nn.Module) -> int:
-    """Return the number of parameters of a module."""
-    return sum(parameter.numel() for parameter in module.parameters())
+def num_parameters(model: DiffusionModel) -> dict[str, int]:
+    """Return the number of parameters of each network, by its name."""
+    networks = {"autoencoder": model.autoencoder, "text encoder": model.text_encoder, "denoiser": model.denoiser}
+    return {name: sum(each.numel() for each in network.parameters()) for name, network in networks.items()}
 
 
 def write_folder(model: DiffusionModel, folder: Path) -> None:

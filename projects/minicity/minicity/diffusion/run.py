@@ -58,7 +58,6 @@ def run(
     workers: int,
     bfloat16: bool,
     device: str,
-    sizes: DiffusionSizes | None = None,
 ) -> None:
     """Train a Stable Diffusion and write it, with its card, as a folder that diffusers loads.
 
@@ -76,7 +75,6 @@ def run(
         workers: number of processes that draw scenes.
         bfloat16: whether the networks compute in bfloat16.
         device: cpu, cuda or auto.
-        sizes: sizes of the networks; default `DiffusionSizes()`.
 
     Raises:
         UserError: the device or the prompts do not exist, a saved state belongs to another training, or a loss is not
@@ -101,17 +99,13 @@ def run(
         steps=autoencoder_steps, batch_size=autoencoder_batch, learning_rate=3e-4, bfloat16=bfloat16
     )
     denoiser = DenoiserTraining(steps=denoiser_steps, batch_size=denoiser_batch, learning_rate=1e-3, bfloat16=bfloat16)
-    model, seconds = _train(pool, sizes or DiffusionSizes(), autoencoder, denoiser, clip, cache, output, device)
+    model, seconds = _train(pool, autoencoder, denoiser, clip, cache, output, device)
     write_card(
         output,
         "diffusion.md.jinja",
         library="diffusers",
         task="text-to-image",
-        parameters={
-            "autoencoder": num_parameters(model.autoencoder),
-            "text encoder": num_parameters(model.text_encoder),
-            "denoiser": num_parameters(model.denoiser),
-        },
+        parameters=num_parameters(model),
         command=command_line("train_diffusion.py", flags),
         num_scenes=scenes,
         size=STORED_SIZE,
@@ -127,7 +121,6 @@ def run(
 
 def _train(
     pool: CaptionedScenes,
-    sizes: DiffusionSizes,
     autoencoder: AutoencoderTraining,
     denoiser: DenoiserTraining,
     clip: Path,
@@ -137,7 +130,7 @@ def _train(
 ) -> tuple[DiffusionModel, dict[str, float]]:
     """Train both stages and write the folder; return the averaged model and the seconds of each stage."""
     torch.manual_seed(TRAIN_SEED)
-    model = build_model(sizes)
+    model = build_model(DiffusionSizes())
     some = pool.images[:: max(1, len(pool) // 300)]
     initialize_linearly(model.autoencoder, to_signed_range(some, torch.device("cpu")))
     for network in (model.autoencoder, model.text_encoder, model.denoiser):

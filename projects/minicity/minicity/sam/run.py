@@ -87,57 +87,55 @@ def run(
         UserError: the device does not exist, `sizes` describes no SAM, the saved state belongs to another training, or
             a loss is not finite.
     """
-    flags = {
-        "sizes": sizes,
-        "scenes": scenes,
-        "steps": steps,
-        "views": views,
-        "prompts": prompts,
-        "bfloat16": bfloat16,
-    }
+    flags = {"sizes": sizes, "scenes": scenes, "steps": steps, "views": views, "prompts": prompts, "bfloat16": bfloat16}
     device = resolve_device(device)
-    network_sizes = read_architecture(sizes) if sizes else miniature_sizes()
-    side = network_sizes.image_size
+    architecture = read_architecture(sizes) if sizes else miniature_sizes()
+    side = architecture.image_size
     torch.manual_seed(TRAIN_SEED)
-    sam = SegmentAnything(build_network(network_sizes), name="minicity", frame=Frame(side), device=device)
+    sam = SegmentAnything(build_network(architecture), name="minicity", frame=Frame(side), device=device)
     align_attention(sam.network)
     settings = SamTraining(steps=steps, views=views, prompts=prompts, warmup=min(100, steps), bfloat16=bfloat16)
     pool = draw_labeled_pool(cache / "pool", WIDE_STYLES, TRAIN_SEED, scenes, workers)
     seconds = train_sam(sam, pool, settings, cache / "state.pt")
     del pool
-    save_folder(sam.network, network_sizes, output)
-
-    # In half precision, as it will be used.
-    ours = _load(device, TYPE="segment_anything", WEIGHTS=str(output), IMAGE_SIZE=side)
-    scores = _scores(ours, cache, workers, TEST_SCENES)
-    compared = {}
-    if compare.is_file():
-        theirs = _load(device, MOBILE=True, WEIGHTS=str(compare), IMAGE_SIZE=COMPARED_SIZE)
-        compared = {
-            f"this model, {side} pixels": _scores(ours, cache, workers, COMPARED_SCENES),
-            f"MobileSAM, {COMPARED_SIZE} pixels": _scores(theirs, cache, workers, COMPARED_SCENES),
-        }
+    save_folder(sam.network, architecture, output)
     write_card(
         output,
         "sam.md.jinja",
         library="segment-anything",
         task="mask-generation",
-        parameters=sum(p.numel() for p in ours.network.parameters()),
+        parameters=sum(p.numel() for p in sam.network.parameters()),
         image_size=side,
-        mask_side=4 * side // network_sizes.vit_patch_size,  # the decoder upscales the embedding by 4
+        mask_side=4 * side // architecture.vit_patch_size,  # the decoder upscales the embedding by 4
         command=command_line("train_sam.py", flags),
         num_scenes=scenes,
         settings=settings,
         view=VIEW,
         seconds=seconds,
         environment=environment_of(device),
-        num_test_scenes=TEST_SCENES,
-        min_areas=MIN_AREAS,
-        scores=scores,
-        num_compared_scenes=COMPARED_SCENES,
-        compared=compared,
+        **_measure(output, side, compare, cache, workers, device),
     )
     logger.info("Written to %s", output)
+
+
+def _measure(folder: Path, side: int, mobile_sam: Path, cache: Path, workers: int, device: str) -> dict[str, Any]:
+    """Measure the SAM of a folder, and MobileSAM if its weights exist; return the values of the card's tables."""
+    ours = _load(device, TYPE="segment_anything", WEIGHTS=str(folder), IMAGE_SIZE=side)
+    scores = _scores(ours, cache, workers, TEST_SCENES)
+    compared = {}
+    if mobile_sam.is_file():
+        theirs = _load(device, MOBILE=True, WEIGHTS=str(mobile_sam), IMAGE_SIZE=COMPARED_SIZE)
+        compared = {
+            f"this model, {side} pixels": _scores(ours, cache, workers, COMPARED_SCENES),
+            f"MobileSAM, {COMPARED_SIZE} pixels": _scores(theirs, cache, workers, COMPARED_SCENES),
+        }
+    return {
+        "num_test_scenes": TEST_SCENES,
+        "min_areas": MIN_AREAS,
+        "scores": scores,
+        "num_compared_scenes": COMPARED_SCENES,
+        "compared": compared,
+    }
 
 
 def _load(device: str, **settings: Any) -> NetworkSam:
