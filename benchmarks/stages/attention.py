@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from clouds.modeling.pixel_decoder.msdeformattn import pixel_centres
+from clouds.modeling.pixel_decoder.msdeformattn import pixel_centers
 from clouds.modeling.pixel_decoder.ops.reference import ms_deform_attn
 from stages.bench import Bench, relative_error
 from stages.inputs import Inputs
@@ -52,7 +52,7 @@ def attention_inputs(batch: int, shapes: list[tuple[int, int]], device: torch.de
 
     length, levels = sum(height * width for height, width in shapes), len(shapes)
     value = random(batch, length, HEADS, CHANNELS)
-    centres = torch.cat([pixel_centres(height, width, value) for height, width in shapes])
+    centres = torch.cat([pixel_centers(height, width, value) for height, width in shapes])
     extent = value.new_tensor([(width, height) for height, width in shapes])
     offsets = 2 * random(batch, length, HEADS, levels, POINTS, 2) / extent[:, None]
     weights = random(batch, length, HEADS, levels * POINTS).softmax(-1).unflatten(-1, (levels, POINTS))

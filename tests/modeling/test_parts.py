@@ -67,7 +67,7 @@ def test_position_embedding_is_bounded_and_tells_places_apart():
 
 
 class TestDeformableAttention:
-    def test_pixel_centres_return_the_values(self):
+    def test_pixel_centers_return_the_values(self):
         shapes = [(2, 3), (1, 2)]
         value = torch.randn(1, 8, 2, 4)
         centres = torch.tensor([[(x + 0.5) / 3, (y + 0.5) / 2] for y in range(2) for x in range(3)])
