@@ -1,4 +1,4 @@
-"""Joint training in small: a set of generated images beside the labelled one, and a SAM that knows nothing."""
+"""A small joint training: a set of generated images beside the labelled one, and a SAM without a network."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from clouds.engine.trainer import Trainer
 from clouds.self_training.sam import Embedding, Sam
 from tests.engine.test_end_to_end import MODULE
 
-# To be appended to `MODULE`; the generated images have labels, which are the truth that nobody learns.
+# Appended to `MODULE`. The generated images have label maps, used for measurements only.
 GENERATED = """
     folder = root / "generated"
     def generated():
@@ -26,12 +26,12 @@ JOINT = [
     *("DATASETS.TARGET_FACTOR", 1.5, "MODEL.BACKBONE.NAME", "CLIP"),
     *("MODEL.CLOUDS.SAM.MINIBATCH", True, "MODEL.CLOUDS.SAM.ENABLED", True, "MODEL.CLOUDS.SAM.SIZE_THRESHOLD", 12),
     *("MODEL.CLOUDS.SAM.ALPHA_EMA", 0.5, "MODEL.CLOUDS.ITERATION_UPDATE", 3),
-    *("SEED", 7),  # with which the head of `JointTrainer` begins with two classes in every image
+    *("SEED", 7),  # with this seed, the head of `JointTrainer` initially predicts two classes in every image
 ]
 
 
 class BoxSam(Sam):
-    """Says of every prompt that the thing is the box around its points, two pixels wider on each side."""
+    """Predicts the bounding box of each prompt's points, two pixels wider on each side."""
 
     model_id = "boxes"
 
@@ -48,7 +48,7 @@ class BoxSam(Sam):
 
 
 class JointTrainer(Trainer):
-    """With that SAM in place of one with weights, and a head that has sharp opinions from the start."""
+    """Trainer with `BoxSam` instead of a SAM with weights, and with a head that is confident from the start."""
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Mixed precision: close to full precision, finite where half precision is not, and told where it stops."""
+"""Mixed precision: close to full precision, finite where half precision is not, with clear errors."""
 
 import logging
 import math
@@ -44,7 +44,7 @@ class TestChoice:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        # Emulated bfloat16, which every GPU has, must not be asked for.
+        # Every GPU has emulated bfloat16, which must not be used.
         monkeypatch.setattr(
             torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or has_bf16
         )
@@ -88,7 +88,7 @@ def test_losses_and_gradients_are_close_to_full_precision(model: CLOUDS, dtype: 
     exact, exact_gradients = losses_and_gradients(model, None)
     exact_norm = torch.nn.utils.get_total_norm(exact_gradients.values()).item()
     half, gradients = losses_and_gradients(model, dtype)
-    # bfloat16 has 8 bits: 0.4 % a rounding. Measured: 0.5 % and 0.1 % at most.
+    # bfloat16 has 8 bits: 0.4 % per rounding. Measured: at most 0.5 % and 0.1 %.
     assert half == pytest.approx(exact, rel=0.02 if dtype is torch.bfloat16 else 0.005)
     assert half != exact, "autocast was at work"
     assert all(gradient.isfinite().all() for gradient in gradients.values())
@@ -146,7 +146,7 @@ def targets() -> list[Target]:
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_matcher_and_losses_take_half_precision_predictions(model: CLOUDS, dtype: torch.dtype) -> None:
-    """Logits at the end of float16's range: sums over points, and already their products, are far beyond it."""
+    """Logits at the end of float16's range: products, and sums over points, are out of its range."""
     torch.manual_seed(1)
     shapes = {"class_logits": (2, 25, 20), "mask_logits": (2, 25, 24, 32)}
     values = {name: (60000 * torch.rand(shape) - 30000).to(dtype) for name, shape in shapes.items()}
@@ -175,7 +175,7 @@ def test_matcher_and_losses_take_half_precision_predictions(model: CLOUDS, dtype
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_mask_pooling_of_empty_and_of_huge_masks(dtype: torch.dtype) -> None:
-    features = torch.ones(1, 4, 300, 300, dtype=dtype)  # 90,000 pixels: more than float16 can count
+    features = torch.ones(1, 4, 300, 300, dtype=dtype)  # 90,000 pixels, which float16 cannot count
     logits = torch.tensor([-1.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 300, 300).to(dtype)
     with Precision("cpu", dtype).autocast():
         pooled = mask_pool(features, logits)
@@ -206,7 +206,7 @@ def test_full_precision_ends_with_the_function() -> None:
 
 
 class Watched(Trainer):
-    """Notes in which precision the network runs."""
+    """Records the precision in which the network runs."""
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:

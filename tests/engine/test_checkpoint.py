@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and what loading it says."""
+"""Content of checkpoints, and loading with its messages."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from clouds.errors import UserError
 
 
 class Model(nn.Module):
-    """A frozen tower with a norm's statistics and a head, four tensors of its own."""
+    """A frozen backbone with the statistics of a norm, a head of four tensors, and a buffer."""
 
     def __init__(self, classes: int = 3) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def test_frozen_keys_are_the_towers_parameters_and_statistics() -> None:
     assert frozen_keys(model) == {key for key in TOWER if key.startswith("backbone.1")}
     model.backbone[1].weight.requires_grad_(True)
     assert frozen_keys(model) == {"backbone.1.bias"}
-    model.head.requires_grad_(False)  # frozen outside of the backbone is not brought back by any other file
+    model.head.requires_grad_(False)  # no other file has weights that are frozen outside of the backbone
     assert frozen_keys(model) == {"backbone.1.bias"}
 
 
@@ -54,7 +54,7 @@ def test_a_module_of_buffers_alone_follows_the_tower() -> None:
 
 
 def same_tower(model: Model) -> Model:
-    """Another head on the same tower."""
+    """Build a model with the backbone of another one and its own head."""
     other = Model()
     other.backbone.load_state_dict(model.backbone.state_dict())
     return other
@@ -150,7 +150,7 @@ def test_evaluation_refuses_a_head_that_is_partly_untrained() -> None:
         load_weights(model, weights, source="w.pth", complete=True)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     weights = Model().state_dict()
-    del weights["empty_weight"]  # a buffer is built right
+    del weights["empty_weight"]  # buffers need not be in the file
     load_weights(model, weights, source="w.pth", complete=True)
 
 
@@ -175,7 +175,7 @@ def test_another_models_checkpoint_is_one_sentence() -> None:
     with pytest.raises(UserError, match="it has 0 of the 5 tensors this model trains"):
         load_weights(Model(), nn.Linear(2, 2).state_dict(), source="linear.pth")
     tower = {key: value for key, value in Model().state_dict().items() if key in TOWER}
-    with pytest.raises(UserError, match="it has 0 of the 5 tensors"):  # knows the tower only
+    with pytest.raises(UserError, match="it has 0 of the 5 tensors"):  # has the backbone only
         load_weights(Model(), tower, source="tower.pth")
 
 
@@ -216,7 +216,7 @@ def parts(model: Model) -> dict[str, torch.optim.Optimizer]:
 
 
 class TestTower:
-    """A head without its frozen tower in the file meets the tower that the config names."""
+    """Loading a head without its frozen backbone into a model with a backbone from the config."""
 
     def save(self, folder: Path, **options: bool) -> Model:
         model = Model()
@@ -283,14 +283,14 @@ def test_a_fingerprint_sees_names_shapes_and_values(position: int, name: str) ->
     others = [{**weights, name: weights[name] + 1}, {**weights, name: weights[name][None]}, {f"{name}r": weights[name]}]
     if name == "small":
         changed = weights[name].clone()
-        changed[position % 100] += 1e-3  # of a small tensor every value counts
+        changed[position % 100] += 1e-3  # the digest covers every value of a small tensor
         others.append({**weights, name: changed})
     assert len({weights_digest(other) for other in [weights, *others]}) == len(others) + 1
     assert weights_digest({}) == ""
 
 
 class TestSeveralCheckpoints:
-    """Iteration n was saved with the head full of n."""
+    """Save iterations with a head whose values are the iteration."""
 
     def save(self, folder: Path, *names: str, keep: int = 0) -> None:
         model = Model()
@@ -357,7 +357,7 @@ class TestSeveralCheckpoints:
                 path.write_bytes(b"")
             elif harm == "short":
                 path.write_bytes(content[: int(share * len(content))])
-            elif harm == "flipped":  # inside the stored numbers, where nothing but the checksum can tell
+            elif harm == "flipped":  # inside the stored numbers, where only the checksum shows it
                 at = content.index(
                     torch.full((4,), float(int(name[-1]) if name[-1].isdigit() else 99)).numpy().tobytes()
                 )

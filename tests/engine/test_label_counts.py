@@ -1,4 +1,4 @@
-"""The counts against loops over pixels."""
+"""The counts, compared with loops over pixels."""
 
 import math
 
@@ -21,7 +21,7 @@ SIZE = (3, 4)
 
 @st.composite
 def pseudo_labels(draw: st.DrawFn) -> PseudoLabel:
-    """Masks may overlap and be empty, and lie on a canvas that is larger than the image."""
+    """Draw a pseudo-label whose masks may overlap, be empty, and lie on a canvas larger than the image."""
     classes = sorted(draw(st.sets(st.integers(0, C - 1))))
     masks = draw(arrays.arrays(bool, (len(classes), 4, 6)))
     truth = draw(st.none() | arrays.arrays(np.uint8, SIZE, elements=IDS))
@@ -35,7 +35,7 @@ def pseudo_labels(draw: st.DrawFn) -> PseudoLabel:
 
 
 def masks_at(label: PseudoLabel, row: int, column: int) -> list[int]:
-    """Classes whose mask covers the pixel."""
+    """Return the classes whose masks cover a pixel."""
     pairs = zip(label.refined.labels.tolist(), label.refined.masks, strict=True)
     return [k for k, mask in pairs if mask[row, column]]
 

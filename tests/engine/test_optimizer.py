@@ -1,4 +1,4 @@
-"""Parameter groups, clipping and schedules against the published rules and closed formulas."""
+"""Parameter groups, clipping and schedules, compared with the published rules and closed formulas."""
 
 import pytest
 import torch
@@ -103,7 +103,7 @@ def test_sgd_and_a_model_without_trainable_parameters() -> None:
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("full_model", [0.6, 0.8, 0.0]),  # norm 5 of all together, to 1
+        ("full_model", [0.6, 0.8, 0.0]),  # the norm of all, 5, becomes 1
         ("norm", [1.0, 1.0, 0.0]),
         ("value", [1.0, 1.0, 0.0]),
     ],
@@ -114,7 +114,7 @@ def test_gradient_clipping(kind: str, expected: list[float]) -> None:
     parameters = [nn.Parameter(torch.zeros(1)) for _ in range(4)]
     for parameter, gradient in zip(parameters, (3.0, 4.0, 0.0), strict=False):
         parameter.grad = torch.tensor([gradient])
-    build_gradient_clipper(cfg)(iter(parameters))  # the fourth has no gradient at all
+    build_gradient_clipper(cfg)(iter(parameters))  # the fourth has no gradient
     assert [p.grad.item() for p in parameters[:3]] == pytest.approx(expected, abs=1e-5)
 
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
@@ -175,7 +175,7 @@ def published(**changes: object) -> list[float]:
 
 
 def test_published_schedules() -> None:
-    """GTA: constant, for the warm-up factor is 1 and no step is reached; SYNTHIA: poly from the first iteration."""
+    """GTA: constant, since the warm-up factor is 1 and no step is reached; SYNTHIA: poly from the first iteration."""
     constant = published(
         MAX_ITER=40, BASE_LR=1e-5, WARMUP_FACTOR=1.0, WARMUP_ITERS=10, STEPS=(327778, 355092),
         LR_SCHEDULER_NAME="WarmupMultiStepLR",

@@ -1,4 +1,4 @@
-"""Joint training in the real loop: teacher, labels, their record, and what evaluation knows of it all."""
+"""Joint training in the real loop: teacher, pseudo-labels, their record, and evaluation without them."""
 
 import json
 import random
@@ -31,7 +31,7 @@ MONITOR = {"MODEL.CLOUDS.PANEL_PERIOD": 2, "TEST.EVAL_PERIOD": 0, "SOLVER.IMS_PE
 
 @pytest.fixture
 def joint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
-    """A config of joint training with a small CLOUDS on pictures of its own, run in the folder that is asked for."""
+    """Return a function that builds the config of a small joint training whose output goes to the given folder."""
     data = tmp_path / "data"
     write_images(data / "train", 4)
     write_images(data / "val", 2, seed=1)
@@ -64,7 +64,7 @@ def snapshot(head: nn.Module) -> dict[str, torch.Tensor]:
 
 
 class Watched(JointTrainer):
-    """Keeps student and teacher as every step finds them."""
+    """Records student and teacher at the beginning of every step."""
 
     def run_step(self) -> None:
         heads = self.__dict__.setdefault("heads", [])
@@ -162,7 +162,7 @@ def test_evaluation_knows_nothing_of_it(
     default_setup(cfg, Namespace(eval_only=True))
     capsys.readouterr()
     monkeypatch.setattr(JointTrainer, "build_self_training", None)
-    monkeypatch.chdir(tmp_path)  # where there are no weights of any SAM
+    monkeypatch.chdir(tmp_path)  # a folder without weights of SAM
     assert JointTrainer.test_weights(cfg) == Trainer.test_weights(cfg) == trained.results
     assert last_table(tmp_path / "eval") == last_table(tmp_path / "run")
     said = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The real loop, loaders, evaluator and writers around a network of one convolution."""
+"""The real loop, loaders, evaluator and writers with a network of one convolution."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from clouds.errors import UserError
 
 
 class Recorder(Trainer):
-    """Notes at which iterations it evaluates."""
+    """Records the iterations at which it evaluates."""
 
     def evaluate(self) -> dict:
         self.__dict__.setdefault("evaluated", []).append(self.iter)
@@ -108,7 +108,7 @@ def test_the_tower_is_stored_on_demand_and_where_no_file_brings_it_back(
 
 def test_a_resumed_run_ends_where_the_straight_one_does(tiny_cfg: CfgNode, tmp_path: Path) -> None:
     tiny_cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
-    tiny_cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS = ""  # drawn at random, so it has to be stored
+    tiny_cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS = ""  # a random backbone must be stored
     straight = train(tiny_cfg)
 
     class Killed(Recorder):
@@ -122,7 +122,7 @@ def test_a_resumed_run_ends_where_the_straight_one_does(tiny_cfg: CfgNode, tmp_p
     with pytest.raises(KeyboardInterrupt):
         train(tiny_cfg, kind=Killed)
     assert not (tmp_path / "killed" / "model_final.pth").exists()
-    tiny_cfg.SEED = 99  # the run keeps the seed that it began with
+    tiny_cfg.SEED = 99  # the run keeps its first seed
     resumed = train(tiny_cfg, resume=True)
     assert resumed.start_iter == 6
     assert CfgNode.load_yaml_with_base(str(tmp_path / "killed" / "config.yaml"))["SEED"] == 3

@@ -1,4 +1,4 @@
-"""The contract of a backbone: CLIP keeps it, and a plain convolutional pyramid without text can take CLIP's place."""
+"""The contract of a backbone: CLIP satisfies it, and a plain convolutional pyramid without text can replace CLIP."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ class ToyPyramid(SegmentationBackbone):
 
 
 class Foreign(Backbone):
-    """A backbone of detectron2 that knows nothing of the contract."""
+    """A backbone in detectron2's sense that does not satisfy the contract."""
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
         super().__init__()

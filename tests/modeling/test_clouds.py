@@ -132,7 +132,7 @@ class TestErrors:
             load_open_clip("nowhere.json")
 
     def test_model_config_that_is_none(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", [])  # open_clip keeps what it was shown
+        monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", [])  # open_clip keeps registered folders
         (tmp_path / "empty.json").write_text("{}")
         with pytest.raises(UserError, match=r"empty\.json must hold embed_dim"):
             load_open_clip(str(tmp_path / "empty.json"))

@@ -1,4 +1,4 @@
-"""Properties of the model's pure parts."""
+"""Properties of the pure functions and small classes of the model."""
 
 import math
 
@@ -224,7 +224,7 @@ class TestGeometricEnsemble:
 
     def test_an_underflow_does_not_spoil_the_other_classes(self):
         inside, outside = torch.zeros(1, 1, 4), torch.zeros(1, 1, 4)
-        inside[..., 0] = -1e4  # softmax gives exactly 0, whose logarithm times 0 was NaN for every class
+        inside[..., 0] = -1e4  # softmax gives exactly 0; without log-probabilities, all classes would be NaN
         result = geometric_ensemble(inside, outside, torch.tensor([False, True, True]), alpha=0.4, beta=0.8)
         assert result.isfinite().all()
         assert result[0, 0, 1] > result[0, 0, 0]

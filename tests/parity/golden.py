@@ -1,4 +1,4 @@
-"""The numbers of the published implementation on small networks, and the same networks built by us.
+"""Golden numbers of the published implementation on small networks, and these networks in this implementation.
 
 `tests/data/golden` is a reduced copy (`pack.py` made it): each CLIP tower once, its token table cut to the rows in use,
 large maps every fourth pixel. `CLOUDS_GOLDEN=<folder>` takes the full set instead.
@@ -41,7 +41,7 @@ def tensor(name: str, key: str) -> torch.Tensor:
 
 
 def thinned(ours: torch.Tensor, golden: np.ndarray) -> np.ndarray:
-    """Our map at the pixels that the stored one has."""
+    """Reduce a map to the pixels of the stored one."""
     array = ours.detach().numpy()
     return array if array.shape == golden.shape else array[:, ::STEP, ::STEP]
 
@@ -62,7 +62,7 @@ def state(case: str) -> dict[str, torch.Tensor]:
 
 @timm.models.register_model
 def convnext_h2tiny_trunk(pretrained: bool = False, **kwargs) -> ConvNeXt:
-    """The trunk that the golden CLIP config names: timm's large ConvNeXt, made tiny."""
+    """The trunk that the golden CLIP config names: timm's large ConvNeXt with few channels."""
     return _create_convnext("convnext_large", pretrained, depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), **kwargs)
 
 
@@ -104,7 +104,7 @@ def build(case: str, *opts) -> CLOUDS:
 
 
 def batch() -> list[dict]:
-    """The two images with their targets, as the mapper would hand them on."""
+    """Return the two images with their targets, as the mapper returns them."""
     inputs = []
     for i in range(2):
         label = tensor("inputs", f"label{i}").long()

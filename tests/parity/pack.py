@@ -32,7 +32,7 @@ def pack(full: Path) -> None:
         np.savez_compressed(COPY / f"infer_{case}.npz", **thin)
         for kind in ("head", "loss"):
             shutil.copyfile(full / f"{kind}_{case}.npz", COPY / f"{kind}_{case}.npz")
-    for name in EMA:  # one of every kind of tensor is small
+    for name in EMA:  # one small tensor of every kind
         values = load_file(full / f"{name}.safetensors")
         save_file({key: a for key, a in values.items() if a.size <= 1600}, COPY / f"{name}.safetensors")
     arrays = (

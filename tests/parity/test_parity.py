@@ -41,7 +41,7 @@ def tower(request):
 
 
 def stored_features(case):
-    """The backbone's stored maps: each stage is checked on its own, so that rounding does not add up over stages."""
+    """Return the backbone's stored maps, so that each stage is tested alone and rounding does not add up."""
     return {name: tensor(f"backbone_{case.split('_')[0]}", name) for name in FEATURES}
 
 
@@ -101,7 +101,7 @@ class TestHead:
 
 
 class Replay:
-    """Hands out the recorded random numbers: for each output the matching points, candidates, random points."""
+    """Returns the recorded random numbers: for each output the matching points, candidates, and random points."""
 
     def __init__(self, stored):
         counts = [len(stored[f"match_final_img{i}_src"]) for i in range(2)]
@@ -236,7 +236,7 @@ class TestInference:
         model = models[case].eval()
         monkeypatch.setattr(model, "geometric_ensemble", True)
         monkeypatch.setattr(model, "ensemble_on_valid_mask", bool(valid))
-        if overlap == "mixed":  # Pretend that the other classes were not trained on; only their being unseen counts.
+        if overlap == "mixed":  # The other classes count as unseen.
             seen = stored["overlap_mixed"].astype(bool)
             assert 0 < seen.sum() < 19
             trained = tuple(name for name, keep in zip(model.test_classes, seen, strict=True) if keep)

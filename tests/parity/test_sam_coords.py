@@ -1,4 +1,4 @@
-"""Where the published code says that SAM looks, image size by image size."""
+"""Coordinates of prompts in SAM's square, as in the published code."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""From a label map to the refined target, against what the published implementation made of it.
+"""From a label map to the refined target, compared with the published implementation.
 
 Its points come from numpy's global generator and cannot be drawn again, so ours are checked for what they are, and the
 masks that were made for its points go on into ours.
@@ -35,7 +35,7 @@ def best_masks(stage, tag) -> torch.Tensor:
 
 
 def prompted(stage, tag) -> np.ndarray:
-    """Which components have points."""
+    """Return the components that have points."""
     return np.flatnonzero(stage[f"{tag}_points_per_component"])
 
 
@@ -52,7 +52,7 @@ def test_the_same_components_yield_as_many_points(stage, regions, tag):
     prompts = choose_points(regions, num_points=5, mode="random", erosion=SIZES[tag], rng=rng)
     assert prompts.region.tolist() == prompted(stage, tag).tolist()
     assert prompts.points.shape == stage[f"{tag}_points"].shape
-    # Both kinds of points lie in the component that they belong to.
+    # All points lie in their components.
     for points in (prompts.points, stage[f"{tag}_points"]):
         columns, rows = points.astype(int).transpose(2, 0, 1)
         assert (regions.ids[rows, columns] == prompts.region[:, None] + 1).all()
@@ -70,14 +70,14 @@ def test_targets_with_intersections(stage, tag):
 
 
 def test_targets_without_intersections(stage, tag):
-    """The published step drops the overlap of two masks of one class as well; ours is the same but for these pixels."""
+    """The published step also drops overlaps of masks of one class; the results agree on all other pixels."""
     best = best_masks(stage, tag)
     classes = torch.from_numpy(stage["component_class"][prompted(stage, tag)])
     target = merge_masks(best, classes, rm_intersection=True)
     np.testing.assert_array_equal(target.labels.numpy(), stage[f"{tag}_rmint_fixed_labels"])
     alone = best.sum(dim=0) == 1
     np.testing.assert_array_equal((target.masks & alone).numpy(), stage[f"{tag}_rmint_fixed_masks"])
-    # What we keep beyond that, two masks claim, of that very class and of no other.
+    # The additional pixels are claimed by two masks of that class and by no other class.
     for label, mask in zip(target.labels, target.masks, strict=True):
         more = mask & ~alone
         assert (best[classes == label].sum(dim=0)[more] >= 2).all()

@@ -8,7 +8,7 @@ from tests.parity import golden
 
 
 def stored(name: str) -> dict[str, torch.Tensor]:
-    """Tensors by their name in the head."""
+    """Return stored tensors by their name in the head."""
     return {key.partition(".")[2]: value for key, value in load_file(golden.ROOT / f"{name}.safetensors").items()}
 
 

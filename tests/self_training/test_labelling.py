@@ -1,4 +1,4 @@
-"""The labelling stage with a real model: what the teacher sees, what the batch holds afterwards, and how it trains."""
+"""The labelling stage with a real model: input of the teacher, entries of the labelled batch, and training on it."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.self_training.test_pseudo_labels import BoxSam
 
 
 def generated(*which: int, jitter: bool = True) -> list[dict]:
-    """The golden batch with these images generated, their views darkened or not."""
+    """Return the golden batch with the given images generated; with jitter, their student views are darker."""
     batch = golden.batch()
     for number in which:
         x = batch[number]
@@ -65,7 +65,7 @@ def test_batches_with_any_share_of_generated_images_train(case, which):
 
 def test_the_teacher_sees_the_clean_view_at_the_size_of_the_image():
     model, teacher = student("convnext_closed")
-    batch = generated(0)  # the larger one, so that its canvas is that of the batch
+    batch = generated(0)  # the larger image, whose canvas is that of the batch
     batch[0]["truth"] = torch.zeros(96, 128, dtype=torch.uint8)
     _, [label] = label_batch(batch, model, teacher, PseudoLabeller(None))
     clean = batch[0]["image_clean"]

@@ -13,7 +13,7 @@ CLASSES = 19
 
 
 class BoxSam(Sam):
-    """Answers every prompt with the box around its points, and remembers what it was shown."""
+    """Predicts the bounding box of each prompt's points, and records the sizes of the batches it encodes."""
 
     model_id = "boxes"
 
@@ -46,7 +46,7 @@ def two_fields(height: int = 40, width: int = 60) -> np.ndarray:
 def label(
     *maps: np.ndarray | Tensor, seeds: tuple[int, ...] = (), sam: Sam | None = None, **settings
 ) -> list[PseudoLabel]:
-    """Pseudo-labels of black images whose label maps, or scores, these are."""
+    """Return the pseudo-labels of black images with the given label maps or scores."""
     scores = [scores_of(each) if isinstance(each, np.ndarray) else each for each in maps]
     images = [torch.zeros(3, *each.shape[1:], dtype=torch.uint8) for each in scores]
     labeller = PseudoLabeller(sam, **{"min_area": 50, **settings})
@@ -94,7 +94,7 @@ def test_sam_is_asked_once_for_all_images_and_only_about_large_regions():
     targets = [each.refined for each in found]
     assert sam.encoded == [2]
     assert [target.labels.tolist() for target in targets] == [[0, 7], [2], [0, 7]]
-    assert targets[1].masks[0].all()  # too small to ask about: the raw map stays
+    assert targets[1].masks[0].all()  # too small to be refined: the teacher's map is kept
     assert targets[0].masks.sum() < labels.size
     assert found[0].prompts.classes.tolist() == [0, 7] and len(found[1].prompts.points) == 0
     assert found[0].refined.masks.shape == (2, 40, 60)
@@ -124,7 +124,7 @@ def test_a_class_that_lost_every_pixel_to_others_is_left_out():
 
 def test_pixels_that_sam_leaves_unlabelled_can_keep_the_teachers_label():
     labels = two_fields()
-    labels[:3, :3] = 5  # too small to ask about
+    labels[:3, :3] = 5  # too small to be refined
     [target] = refined(labels, sam=BoxSam(), keep_teacher=True)
     [bare] = refined(labels, sam=BoxSam())
     assert not bare.masks.any(dim=0).all()

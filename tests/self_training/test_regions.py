@@ -18,7 +18,7 @@ from clouds.self_training.regions import (
 
 
 def blocks(seed: int, *, size: int = 40, classes: int = 4, specks: float = 0.05) -> np.ndarray:
-    """A map of random sides: blocks of classes and of none (255), and single pixels in them."""
+    """Return a label map of random size: blocks of classes and of no class (255), with single pixels in them."""
     rng = np.random.default_rng(seed)
     height, width, side = (*rng.integers(1, size, 2), rng.integers(2, 12))
     names = np.array([*range(classes), 255], np.uint8)
@@ -28,7 +28,7 @@ def blocks(seed: int, *, size: int = 40, classes: int = 4, specks: float = 0.05)
 
 
 def definition(labels: np.ndarray, min_area: int) -> list[tuple[int, np.ndarray]]:
-    """(class, mask) of each region, in order."""
+    """Return (class, mask) of each region, in order, from the definition."""
     found = []
     for c in np.unique(labels[labels != 255]).tolist():
         numbered, count = ndimage.label(labels == c)
@@ -78,7 +78,7 @@ class TestFindRegions:
             assert ndimage.label(mask)[1] == 1
             assert (labels[mask] == regions.classes[index]).all()
             assert mask.sum() == regions.areas[index] > min_area
-            # Nothing beside it is of its class: it is the whole component.
+            # No neighbor has its class: the region is a whole component.
             beside = ndimage.binary_dilation(mask) & ~mask
             assert (labels[beside] != regions.classes[index]).all()
         rest = np.where(regions.ids, 255, labels)
@@ -183,7 +183,7 @@ class TestChoosePoints:
         around = disc(labels.shape, *ndimage.center_of_mass(regions.ids == 1), radius=10)
         points = choose(regions, "center").points[0]
         assert at(around, points).all()
-        # As many points as the disc has pixels: that is all of them.
+        # As many points as the disc has pixels, that is, all of them.
         everywhere = choose(regions, "center", n=int(around.sum())).points[0]
         assert at(around, everywhere).all()
 
@@ -220,7 +220,7 @@ class TestChoosePoints:
     def test_largest_component_is_the_largest_of_its_class_and_not_the_last(self) -> None:
         labels = np.full((60, 100), 255, np.uint8)
         labels[5:30, 5:35], labels[40:50, 5:15], labels[40:55, 60:75] = 2, 2, 2  # the largest comes first
-        labels[5:15, 50:60], labels[5:35, 70:95] = 7, 7  # here last
+        labels[5:15, 50:60], labels[5:35, 70:95] = 7, 7  # the largest comes last
         labels[0, 0] = 9
         regions = find_regions(labels, min_area=0)
         prompts = choose(regions, "largest_component")

@@ -1,4 +1,4 @@
-"""The back ends, on networks with random weights; the real ones are in test_sam_quality.py."""
+"""The SAM back ends, with random weights."""
 
 import importlib
 
@@ -34,7 +34,7 @@ def points(count, size, of_each=3):
 
 @pytest.fixture(scope="module")
 def mobile_file(tmp_path_factory):
-    """A weight file with the keys and shapes of the real one."""
+    """Return a weight file with the keys and shapes of the published one."""
     torch.manual_seed(1)
     network = mobile_network()
     for name, value in network.state_dict().items():
@@ -53,7 +53,7 @@ def mobile(mobile_file):
 
 
 def tiny(kind):
-    """A model of transformers with some 100,000 weights that sees 64 x 64 pixels."""
+    """Build a model of transformers with some 100,000 weights for images of 64 x 64 pixels."""
     import transformers
 
     prompts = {"hidden_size": 32, "image_size": 64, "patch_size": 16, "mask_input_channels": 4}
@@ -140,7 +140,7 @@ class TestEveryBackend:
         assert not sam.predict(embedding, points(2, (40, 64))).requires_grad
         assert not embedding.features[0].requires_grad
         after = sam.network.state_dict()
-        # Above all the running statistics of the batch norms.
+        # In particular the running statistics of the batch norms.
         assert all(torch.equal(before[key], after[key]) for key in before)
 
     def test_refinement_shows_the_best_logits_to_a_second_pass(self, sam, monkeypatch):
@@ -201,7 +201,7 @@ class TestMobileSam:
 
 
 class TinyVit(nn.Module):
-    """What `set_image_size` needs of a ViT."""
+    """Absolute position embedding of a ViT, which `set_image_size` resizes."""
 
     def __init__(self):
         super().__init__()
@@ -225,8 +225,8 @@ def test_absolute_positions_are_resized():
 
 
 def test_segment_anythings_own_vit(tmp_path, monkeypatch):
-    """A vit_b of two narrow layers: the registry's builder with other numbers."""
-    # The package's function build_sam hides its module of that name.
+    """A vit_b with two narrow layers, from segment_anything's own builder."""
+    # In the package, the function build_sam hides the module build_sam.
     builder = importlib.import_module("segment_anything.build_sam")
 
     def small():
@@ -300,7 +300,7 @@ class TestMistakes:
 
 
 class OneMask(Sam):
-    """Says that everything is one object."""
+    """Predicts one mask that covers the image."""
 
     def __init__(self, device):
         self.device = device
@@ -317,7 +317,7 @@ class OneMask(Sam):
 
 @pytest.fixture
 def registered():
-    """A back end of a user, in the registry for one test."""
+    """Register a back end of a user."""
 
     def one_mask(cfg, device):
         assert cfg.MODEL.CLOUDS.SAM.IMAGE_SIZE == 64

@@ -1,4 +1,4 @@
-"""Embeddings on disk."""
+"""The cache of embeddings on disk."""
 
 import logging
 import multiprocessing
@@ -10,11 +10,11 @@ import torch
 
 from clouds.self_training.sam import CachedSam, Embedding, Sam
 
-ENTRY = 2 * 4 * 8 * 8  # bytes of one embedding of the stand-in, without its header
+ENTRY = 2 * 4 * 8 * 8  # bytes of one embedding of `Counting`, without its header
 
 
 class Counting(Sam):
-    """A stand-in whose embedding tells its image and which counts what it is asked for."""
+    """Back end whose embeddings identify their images, and which counts its calls."""
 
     def __init__(self, model_id="stand-in"):
         self._model_id = model_id
@@ -91,7 +91,7 @@ def test_a_damaged_entry_is_told_and_computed_anew(damage, tmp_path, caplog):
         content = content[:-1]
     elif damage == "empty":
         content = b""
-    else:  # the entry of another image under this one's name
+    else:  # the entry of another image under the name of this one
         sam.encode([image(9)])
         (other,) = set(entries(tmp_path)) - {path}
         content = other.read_bytes()

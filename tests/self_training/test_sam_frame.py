@@ -1,4 +1,4 @@
-"""The square that SAM sees."""
+"""Transforms between an image and the square that SAM sees."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_images_of_different_sizes_share_a_batch():
     assert batch.shape == (3, 3, 64, 64)
     for square, image in zip(batch, images, strict=True):
         height, width = Frame(64).fit(image.shape[1:])
-        # Pillow's resizing is what SAM's authors resize with.
+        # SAM's authors resize with Pillow.
         pillow = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((width, height), Image.Resampling.BILINEAR)
         expected = (np.asarray(pillow) - np.float32(MEAN)) / np.float32(STD)
         difference = np.abs(square[:, :height, :width].permute(1, 2, 0).numpy() - expected)

@@ -1,4 +1,4 @@
-"""SAMs of any size from a folder that describes them, on networks with random weights."""
+"""SAM of any size from a folder with its description, with random weights."""
 
 import dataclasses
 import importlib
@@ -86,15 +86,15 @@ def test_another_image_size(folder):
     (embedding,) = other.encode(images()[:1])
     assert embedding.features[0].shape == (16, 16, 16)
     assert other.predict(embedding, torch.rand(2, 3, 2) * 40).shape == (2, 40, 64)
-    # Still the same places, in the same order.
+    # The positions keep their order.
     small, large = (each.network.image_encoder.pos_embed.permute(0, 3, 1, 2) for each in (whole, other))
     back = torch.nn.functional.interpolate(large, (8, 8), mode="area")
     assert torch.nn.functional.cosine_similarity(back.flatten(), small.flatten(), dim=0) > 0.9
 
 
 def test_it_is_segment_anythings_own_network():
-    """A vit_b of two narrow layers, built by their builder and by its description, computes the same."""
-    # The package's function build_sam hides its module of that name.
+    """A vit_b of two narrow layers, built by segment_anything and from its description, computes equal numbers."""
+    # In the package, the function build_sam hides the module build_sam.
     theirs = importlib.import_module("segment_anything.build_sam")._build_sam(32, 2, 2, (1,))
     sizes = SamArchitecture(
         image_size=1024,

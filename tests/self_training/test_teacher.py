@@ -1,4 +1,4 @@
-"""The moving average, number by number, and its way through a checkpoint."""
+"""The moving average, number by number, and its state in a checkpoint."""
 
 import math
 
@@ -11,9 +11,9 @@ from torch import nn
 from clouds.errors import UserError
 from clouds.self_training.teacher import Teacher
 
-# Beyond these, the difference of two of them overflows.
+# The difference of two larger numbers could overflow.
 NUMBERS = st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=12)
-LEAST = 2.0**-149  # the smallest number of fp32: what lies between it and 0 is rounded to either
+LEAST = 2.0**-149  # the smallest positive number of float32
 
 
 class Numbers(nn.Module):
@@ -24,7 +24,7 @@ class Numbers(nn.Module):
 
 
 def head(seed: int = 0, width: int = 4) -> nn.Module:
-    """A norm with statistics and a counter, dropout, and a scalar."""
+    """Build a head with a norm that has statistics and a counter, dropout, and a scalar parameter."""
     torch.manual_seed(seed)
     module = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Dropout(0.5), nn.Linear(width, 2))
     module.scale = nn.Parameter(torch.rand(()))
