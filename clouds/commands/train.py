@@ -13,6 +13,8 @@ Train or evaluate a CLOUDS network.
 Train:     python train_net.py --config-file configs/warmup/gta/train_gta.yaml OUTPUT_DIR output/gta
 Resume:    the same command with --resume
 Evaluate:  python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/gta/model_final.pth
+           --eval-only --resume evaluates the newest checkpoint in OUTPUT_DIR, and --eval-only alone MODEL.WEIGHTS of
+           the config: in a config of joint training, the checkpoint of the warm-up.
 8 GPUs:    the same command with --num-gpus 8, or torchrun --nproc-per-node 8 train_net.py ...
 Own data:  the same command with --dataset my.yaml, see datasets/README.md
 """

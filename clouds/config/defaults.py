@@ -74,8 +74,8 @@ DEFAULTS: dict[str, Any] = {
             "ITERATION_UPDATE": 100,  # iterations between two updates of the teacher
             # Self-training on generated images.
             "SAM": {
-                "MINIBATCH": False,  # the teacher labels the generated images of each batch; joint training needs it
-                "ENABLED": False,  # SAM refines these pseudo-labels
+                "MINIBATCH": False,  # switch of self-training: the teacher labels the generated images of each batch
+                "ENABLED": False,  # SAM refines these pseudo-labels; no effect without MINIBATCH
                 "ALPHA_EMA": 0.999,  # share of the teacher's weights that an update keeps
                 "SIZE_THRESHOLD": 5000,  # pixels; only regions of a label map that are larger are prompted
                 "NUM_POINTS": 5,  # point prompts per region
@@ -111,7 +111,7 @@ DEFAULTS: dict[str, Any] = {
         },
         "CROP_SIZE": (768, 768),  # [height, width] in pixels; smaller images are padded
         "COLOR_AUG_SSD": True,  # jitter brightness, contrast, saturation and hue
-        "COLOR_AUG_STRENGTH": 1.0,  # factor on the published ranges of that jitter; from 2 on it may remove all colour
+        "COLOR_AUG_STRENGTH": 1.0,  # factor on the published ranges of that jitter; from 2 on it may remove all color
         "FLIP": True,  # mirror images with probability 1/2
         "PL_THRESHOLD": 0.0,  # pseudo-labels with a lower confidence, 0..1, are left out
         "TEST_SHORT_EDGE": 1024,  # pixels; test images are resized to this shorter edge; 0: they keep their size
