@@ -1,6 +1,8 @@
 """Settings that all tests of the project share."""
 
+import logging
 import os
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -18,3 +20,12 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "clouds"))
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _restore_loggers() -> Iterator[None]:
+    """Remove the handlers that a command adds, so that no test logs into the folder of another."""
+    yield
+    for name in ("clouds", "detectron2"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True

@@ -6,7 +6,6 @@ Prints the two tables of the model's card in Markdown.
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not (args.folder / "open_clip_config.json").is_file():
         raise UserError(f"There is no CLIP in {args.folder}: it must be a folder with open_clip_config.json in it.")
-    logging.disable(logging.INFO)
     from minicity.clip.run import scene_tables
 
     sys.stdout.write(scene_tables(args.folder, args.scenes))
