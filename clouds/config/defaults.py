@@ -48,7 +48,7 @@ DEFAULTS: dict[str, Any] = {
             "NUM_OBJECT_QUERIES": 100,  # number of queries
             "NHEADS": 8,  # attention heads of the transformer decoder
             "DIM_FEEDFORWARD": 2048,  # hidden channels of its feed-forward networks
-            "DEC_LAYERS": 10,  # number of predictions: one of the learnt queries, then one after each of nine layers
+            "DEC_LAYERS": 10,  # number of predictions: one of the learned queries, then one after each of nine layers
             "DROPOUT": 0.0,  # dropout probability in the deformable encoder
             "PRE_NORM": False,  # normalize before each block of the transformer decoder instead of after it
             "ENFORCE_INPUT_PROJ": False,  # project the decoder's input by a 1x1 convolution even if the channels agree
@@ -119,7 +119,7 @@ DEFAULTS: dict[str, Any] = {
     "DATASETS": {
         "TRAIN": (),  # names of the training sets
         "TEST": (),  # names of the test sets
-        "SOURCE_FACTOR": 1.0,  # repeats of a labelled image in an epoch; a fraction is a probability
+        "SOURCE_FACTOR": 1.0,  # repeats of a labeled image in an epoch; a fraction is a probability
         "TARGET_FACTOR": 1.0,  # repeats of a generated image in an epoch; a fraction is a probability
         "CUSTOM": (),  # YAML files that describe further data sets, see datasets/README.md
         "MODULES": (),  # Python modules whose function register(root) registers further data sets
@@ -127,7 +127,7 @@ DEFAULTS: dict[str, Any] = {
     "DATALOADER": {
         "NUM_WORKERS": 4,  # processes that load images, for each training process
         # "TrainingSampler"; "WeightedTrainingSampler", which uses SOURCE_FACTOR and TARGET_FACTOR; or
-        # "RareClassSampler", which uses them and samples labelled images by their classes.
+        # "RareClassSampler", which uses them and samples labeled images by their classes.
         "SAMPLER_TRAIN": "TrainingSampler",
         "RARE_CLASS": {
             "TEMPERATURE": 0.01,  # T in exp((1 - share of pixels) / T), the weight of a class; high: all are equal
