@@ -31,6 +31,7 @@ from clouds.utils.atomic import write_atomically
 
 PACKAGES = (
     *("torch", "torchvision", "open_clip_torch", "timm", "fvcore", "iopath", "numpy", "scipy"),
+    *("transformers", "diffusers", "accelerate", "segment-anything", "huggingface_hub"),
     *("opencv-python-headless", "opencv-python", "pillow", "safetensors", "detectron2", "wandb"),
 )
 

@@ -8,32 +8,34 @@ from clouds.engine.setup import default_setup, read_config, refuse_broken_sets
 from clouds.engine.trainer import Trainer
 
 
-def start(args: argparse.Namespace) -> None:
+def start(args: argparse.Namespace, trainer: type[Trainer] = Trainer) -> None:
     """Call `train_or_evaluate` in every process of the run.
 
     Args:
         args: command line of ``train_net.py``, see `clouds.commands.train.parse_arguments`.
+        trainer: class of the trainer; a class of a module, so that it can be sent to other processes.
 
     Raises:
         UserError: the config or the data set of ``--dataset`` is wrong, or see `clouds.engine.launch.launch`.
     """
     cfg = read_config(args.config_file, args.opts, dataset=args.dataset)
-    launch(train_or_evaluate, args, cfg.MODEL.DEVICE, (cfg, args))
+    launch(train_or_evaluate, args, cfg.MODEL.DEVICE, (cfg, args, trainer))
 
 
-def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> None:
+def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] = Trainer) -> None:
     """Train, or evaluate with ``args.eval_only``, in this process.
 
     Args:
         cfg: merged config, not frozen yet; `default_setup` completes and freezes it.
         args: parsed command line: ``resume``, ``eval_only``, ``force``, ``check_data``.
+        trainer: class of the trainer.
     """
     default_setup(cfg, args)
     if args.eval_only:
-        Trainer.test_weights(cfg, resume=args.resume)
+        trainer.test_weights(cfg, resume=args.resume)
         return
     if not args.force:
         refuse_broken_sets(cfg, full=args.check_data)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    trainer.train()
+    training = trainer(cfg)
+    training.resume_or_load(resume=args.resume)
+    training.train()

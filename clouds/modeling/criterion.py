@@ -23,6 +23,8 @@ class MatchedOutput(NamedTuple):
         class_logits: (B, Q, K + 1) float, void last.
         classes: (B, Q) int64, class of the matched target; K, void, for a query without target.
         class_weights: (K + 1,) float, weight of each class in the cross-entropy.
+        mask_logits: (M, h, w) float, mask logits of the matched queries.
+        masks: (M, H, W) float, 0 or 1, masks of their targets on the canvas.
         point_logits: (M, P) float, mask logits of the matched queries at sampled points.
         point_targets: (M, P) float in [0, 1], masks of their targets at the same points.
         num_masks: scalar float, number of targets of all images; M is smaller if an image has more targets than Q.
@@ -31,6 +33,8 @@ class MatchedOutput(NamedTuple):
     class_logits: Tensor
     classes: Tensor
     class_weights: Tensor
+    mask_logits: Tensor
+    masks: Tensor
     point_logits: Tensor
     point_targets: Tensor
     num_masks: Tensor
@@ -207,6 +211,8 @@ class SetCriterion(nn.Module):
             class_logits=prediction.class_logits,
             classes=classes,
             class_weights=self.empty_weight,
+            mask_logits=logits,
+            masks=wanted,
             point_logits=sample_points(logits, points),
             point_targets=point_targets,
             num_masks=num_masks,

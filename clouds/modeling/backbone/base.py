@@ -1,7 +1,16 @@
 """The contract of a backbone: what the head, the model, the trainer and the checkpointer ask.
 
 A new backbone is a subclass of `SegmentationBackbone` in detectron2's `BACKBONE_REGISTRY`; `MODEL.BACKBONE.NAME` names
-it. It is called with (cfg, ShapeSpec of the image).
+it. It is called with (cfg, ShapeSpec of the image). `tests/modeling/test_backbone.py` has a small example.
+
+The head adds these requirements, which depend on the config:
+
+* the feature maps have the names in `MODEL.SEM_SEG_HEAD.IN_FEATURES` (default: res2 to res5);
+* `DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES` names three of them (default: res3 to res5, strides 8, 16 and 32), and
+  one map of stride `COMMON_STRIDE` (default: 4) remains for the mask features; with a coarser finest map, masks are
+  coarser;
+* strides divide `size_divisibility`, and images are padded to multiples of it and of
+  `MODEL.MASK_FORMER.SIZE_DIVISIBILITY`.
 
 Letters: B images, H x W network input, h x w feature map, Q masks, C channels, K classes, D dimension of text space.
 """

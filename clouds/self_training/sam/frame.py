@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Mean and standard deviation of ImageNet's RGB in 0..255, which all SAMs were trained with.
+# Mean and standard deviation of ImageNet's RGB in 0..255, which SAM, MobileSAM and SAM 2 were trained with.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
@@ -22,10 +22,14 @@ class Frame:
         side: S, side in pixels.
         keep_aspect: whether an image keeps its aspect ratio: its longest side becomes S, and the rest of the square is
             filled with zeros (SAM). Otherwise both sides become S (SAM 2).
+        mean: mean of R, G and B that images are normalized with, in 0..255.
+        std: standard deviation of R, G and B, in 0..255.
     """
 
     side: int
     keep_aspect: bool = True
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
 
     def fit(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return (height, width) of the part of the square, from its upper left corner, that an image (H, W) fills."""
@@ -46,7 +50,7 @@ class Frame:
         Images are resized as bytes on the CPU. The result agrees with Pillow, which SAM's authors use, up to rare
         differences of 1 in 255; in float32, every fourth value would differ.
         """
-        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
+        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
         batch = torch.zeros(len(images), 3, self.side, self.side, device=device)
         for square, image in zip(batch, images, strict=True):
             height, width = self.fit((image.shape[1], image.shape[2]))
