@@ -147,7 +147,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--guidance", type=non_negative_float, default=7.5, help="weight of classifier-free guidance (default: 7.5)")
     add("--height", type=int, help="image height in pixels (default: the model's own, 768 for Stable Diffusion 2)")
     add("--width", type=int, help="image width in pixels (default: the model's own)")
-    add("--negative-prompt", default="", metavar="TEXT", help="what the images should not show")
+    add("--negative-prompt", default="", metavar="TEXT", help="content that the images should not show")
     add("--batch-size", type=positive_int, default=4, metavar="B", help="images denoised at once (default: 4)")
     add("--dtype", default="auto", help="fp32, fp16, bf16, or auto: fp16 on a GPU, else fp32 (default: auto)")
     add("--seed", type=non_negative_int, default=0, help="seed of the set (default: 0)")
