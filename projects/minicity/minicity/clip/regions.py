@@ -66,7 +66,7 @@ def random_view(
         rng: chooses the view.
 
     Returns:
-        Images (B, h, w, 3) uint8 of `VIEW` pixels; boxes (M, 5) for `RegionReader`; (M,) bool, whether the centre of a
+        Images (B, h, w, 3) uint8 of `VIEW` pixels; boxes (M, 5) for `RegionReader`; (M,) bool, whether the center of a
         box lies in the view.
     """
     if rng.random() < 0.5:

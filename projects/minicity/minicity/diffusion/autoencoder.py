@@ -43,7 +43,7 @@ class AutoencoderTraining(DiffusionTraining):
 
 
 def reconstruction_loss(reconstructed: Tensor, true: Tensor) -> Tensor:
-    """Sum of mean absolute errors: of pixels, of differences between neighbours, and of means over larger squares.
+    """Sum of mean absolute errors: of pixels, of differences between neighbors, and of means over larger squares.
 
     Args:
         reconstructed: (B, 3, H, W) in -1..1.

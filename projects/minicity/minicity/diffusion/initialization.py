@@ -27,7 +27,7 @@ def initialize_linearly(autoencoder: Any, images: Tensor) -> None:
     """Set the weights of an untrained `AutoencoderKL`. Its latents start with mean 0 and deviation 1.
 
     Args:
-        autoencoder: autoencoder on the CPU. The widths of its first and last level must differ from their neighbours'.
+        autoencoder: autoencoder on the CPU. The widths of its first and last level must differ from their neighbors'.
         images: (N, 3, H, W) in -1..1; a few hundred are enough.
     """
     for module in autoencoder.modules():

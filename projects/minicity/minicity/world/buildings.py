@@ -12,9 +12,9 @@ from minicity.world.camera import Array
 from minicity.world.mesh import FINE, Mesh, MeshBuilder, Point, rectangles
 
 BAY = 2.7
-"""Distance between windows in metres."""
+"""Distance between windows in meters."""
 FLOOR = 3.2
-"""Height of a floor in metres."""
+"""Height of a floor in meters."""
 DEPTH = 11.0
 
 BUILDINGS = ("flats", "brick", "ribbon", "glass", "shops", "house", "hall")
@@ -53,7 +53,7 @@ def building(kind: str, floors: int, bays: int, variant: int) -> Mesh:
 
 
 class _Face:
-    """One side of a building. Positions on it are metres from `origin`, along `across` and up."""
+    """One side of a building. Positions on it are meters from `origin`, along `across` and up."""
 
     def __init__(self, builder: MeshBuilder, origin: Point, across: Point) -> None:
         self.builder, self.origin, self.across = builder, origin, across
@@ -175,7 +175,7 @@ def wall(kind: str, length: int, variant: int) -> Mesh:
 
     Args:
         kind: one of `WALLS`.
-        length: length in metres.
+        length: length in meters.
         variant: seed of stones and stains.
     """
     rng = np.random.default_rng((length, variant))
@@ -227,7 +227,7 @@ def fence(kind: str, length: int) -> Mesh:
 
     Args:
         kind: one of `FENCES`.
-        length: length in metres.
+        length: length in meters.
     """
     half = length / 2
     builder = MeshBuilder()

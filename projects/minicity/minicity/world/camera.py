@@ -1,7 +1,7 @@
 """Pinhole camera that looks along the street.
 
-World frame: origin on the ground below the camera; x to the right, y up, z along the street; metres.
-Camera frame: x to the right, y down, z depth; metres.
+World frame: origin on the ground below the camera; x to the right, y up, z along the street; meters.
+Camera frame: x to the right, y down, z depth; meters.
 Pixels: x to the right, y down; (0, 0) is the center of the first pixel.
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.floating]
 
 NEAR = 0.4
-"""Depth of the near plane in metres. Nothing closer is drawn."""
+"""Depth of the near plane in meters. Nothing closer is drawn."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Camera:
     """Position, orientation and intrinsics of the camera.
 
     Attributes:
-        height: height above the ground in metres.
+        height: height above the ground in meters.
         pitch: radians; positive looks down.
         yaw: radians; positive looks to the right.
         roll: radians.

@@ -51,7 +51,7 @@ class Lighting:
         sun_color: (3,) RGB factors of the sun.
         ambient: (3,) RGB factors of the ambient light.
         beam: strength of the headlights of the camera's own car.
-        beam_reach: distance in metres at which the headlights have faded to 1/e.
+        beam_reach: distance in meters at which the headlights have faded to 1/e.
         lights_on: whether emissive slots shine.
         snow: snow cover of surfaces that face upwards, 0..1.
     """
@@ -71,7 +71,7 @@ class Placed:
 
     Attributes:
         mesh: the mesh.
-        position: world coordinates in metres.
+        position: world coordinates in meters.
         yaw: radians; positive turns the forward direction towards +x.
         scale: factors along the axes of the mesh.
         palette: RGB 0..255 by name of the slot.
@@ -124,7 +124,7 @@ class Canvas:
         """Project polygons on the ground and clip them at the near plane.
 
         Args:
-            outlines: polygons, each (N, 2) world x and z in metres.
+            outlines: polygons, each (N, 2) world x and z in meters.
 
         Returns:
             Polygons, each (M, 2) in fixed-point pixels; M may be 0.
@@ -240,7 +240,7 @@ class _Poses:
         matrices: (T, 3, 3) from the frame of the mesh to the camera frame, before `eyes_viewed` is subtracted.
         eyes_viewed: (T, 3) position of the camera relative to the mesh, in the camera frame.
         local_eyes: (T, 3) position of the camera in the frame of the mesh.
-        extents: (T,) larger of height and width in metres.
+        extents: (T,) larger of height and width in meters.
     """
 
     rotations: Array

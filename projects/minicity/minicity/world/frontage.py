@@ -113,8 +113,8 @@ def _grounds(
         z0: start of the lot.
         z1: end of the lot.
         built: probability of a building.
-        back: range of the distance of the building from the edge in metres.
-        depth: distance of the plants from the edge in metres, at most.
+        back: range of the distance of the building from the edge in meters.
+        depth: distance of the plants from the edge in meters, at most.
         plants: range of the number of plants.
     """
     dice, plan = site.dice, site.style.plan

@@ -79,7 +79,7 @@ def traffic_sign(kind: str, height: float) -> Mesh:
 
     Args:
         kind: one of `SIGNS`.
-        height: height of the lower edge of the plate in metres.
+        height: height of the lower edge of the plate in meters.
     """
     builder = MeshBuilder()
     wide = kind == "direction"

@@ -27,10 +27,10 @@ class Lot:
 
     Attributes:
         side: 1 for the right side, -1 for the left.
-        z0: start in metres.
-        z1: end in metres.
+        z0: start in meters.
+        z1: end in meters.
         paved: whether it is paved.
-        reach: depth of the paving in metres.
+        reach: depth of the paving in meters.
     """
 
     side: int
@@ -272,7 +272,7 @@ def shade_ground(
 
 
 def _ground_coordinates(camera: Camera, top: int, depth: Field) -> tuple[Field, Field]:
-    """Return world x and z in metres of the ground at each pixel from row `top` on."""
+    """Return world x and z in meters of the ground at each pixel from row `top` on."""
     height, width = camera.size
     right = ((np.arange(width) - camera.center[0]) / camera.focal).astype(np.float32)[None]
     down = ((np.arange(top, height) - camera.center[1]) / camera.focal).astype(np.float32)[:, None]
@@ -287,10 +287,10 @@ def _grain() -> Field:
     return noise("fine") + np.float32(0.7) * noise("coarse")
 
 
-def _perspective_noise(tile: Field, x: Field, z: Field, per_metre: float, dice: Dice) -> Field:
+def _perspective_noise(tile: Field, x: Field, z: Field, per_meter: float, dice: Dice) -> Field:
     """Sample noise that lies on the ground. The size of the tile is a power of two, so that a bit mask wraps it."""
-    columns = (x * np.float32(per_metre) + np.float32(dice.below(TILE))).astype(np.int32) & (TILE - 1)
-    rows = (z * np.float32(per_metre) + np.float32(dice.below(TILE))).astype(np.int32) & (TILE - 1)
+    columns = (x * np.float32(per_meter) + np.float32(dice.below(TILE))).astype(np.int32) & (TILE - 1)
+    rows = (z * np.float32(per_meter) + np.float32(dice.below(TILE))).astype(np.int32) & (TILE - 1)
     picked: Field = tile.ravel()[rows * TILE + columns]
     return picked
 

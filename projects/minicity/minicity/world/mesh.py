@@ -2,7 +2,7 @@
 
 A mesh is a flat list of primitives. A primitive is one or more polygons with the same number of corners, or one or more
 polylines of one width, in one color slot. Frame of a mesh: x to the right, y up, z forward, origin on the ground below
-the middle; metres.
+the middle; meters.
 """
 
 import math
@@ -30,14 +30,14 @@ class Mesh:
     """F primitives over N points.
 
     Attributes:
-        points: (N, 3) metres.
+        points: (N, 3) meters.
         starts: (F,) first point of each primitive. Its points end before the first point of the next one.
         corners: (F,) number of points of each polygon of the primitive.
         slots: names of the color slots.
         slot: (F,) index of the color slot in `slots`.
         normals: (F, 3) unit-norm; zeros for two-sided primitives.
         centers: (F, 3) centers of the primitives.
-        widths: (F,) width of strokes in metres; 0 for filled polygons.
+        widths: (F,) width of strokes in meters; 0 for filled polygons.
         parts: (F,) index of the label of the object that the primitive belongs to.
         groups: (F,) convex piece of the primitive. Pieces are drawn from far to near, primitives of a piece in order.
         fine: (F,) size of the object in pixels below which the primitive is not drawn.
@@ -122,7 +122,7 @@ class MeshBuilder:
         self._add(points, slot, normal, 0.0, fine)
 
     def stroke(self, points: Sequence[Point] | Array, width: float, slot: str, *, fine: float = 0.0) -> None:
-        """Add a two-sided polyline (corners, 3) with round ends, `width` metres wide."""
+        """Add a two-sided polyline (corners, 3) with round ends, `width` meters wide."""
         self._add(np.asarray(points, dtype=float)[None], slot, np.zeros(3), width, fine)
 
     def strokes(self, points: Array, width: float, slot: str, *, fine: float = 0.0) -> None:
@@ -198,10 +198,10 @@ def rectangles(
         origin: (3,) point of the plane.
         across: (3,) unit vector along the width.
         up: (3,) unit vector along the height.
-        left: (n,) left edges in metres along `across`.
-        bottom: (n,) bottom edges in metres along `up`.
-        width: width in metres.
-        height: height in metres.
+        left: (n,) left edges in meters along `across`.
+        bottom: (n,) bottom edges in meters along `up`.
+        width: width in meters.
+        height: height in meters.
 
     Returns:
         (n, 4, 3) corners.

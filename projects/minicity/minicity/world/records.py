@@ -17,7 +17,7 @@ class SceneObject:
         noun: word for it, such as `parked car`; empty for background objects.
         box: (x0, y0, x1, y1) in pixels; x1 and y1 are exclusive.
         area: number of visible pixels.
-        distance: metres.
+        distance: meters.
         thing: index of the object. Parts of one object, such as a bicycle and its rider, share it.
     """
 
@@ -36,7 +36,7 @@ class Rendered:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         label: (H, W) uint8 train ids 0..18.
-        depth: (H, W) float32, metres along the viewing direction; inf in the sky.
+        depth: (H, W) float32, meters along the viewing direction; inf in the sky.
         caption: one English sentence.
         objects: visible objects, nearest first.
     """

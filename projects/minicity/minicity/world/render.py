@@ -79,7 +79,7 @@ def back_to_front(boxes: Array) -> list[int]:
     first.
 
     Args:
-        boxes: (N, 4) x0, z0, x1, z1 in metres; the camera is at the origin.
+        boxes: (N, 4) x0, z0, x1, z1 in meters; the camera is at the origin.
 
     Returns:
         Indices of the boxes in drawing order.
@@ -108,7 +108,7 @@ def back_to_front(boxes: Array) -> list[int]:
 
 
 def _in_view(scene: Scene) -> tuple[list[Thing], Array]:
-    """Return the objects in the view, and their footprints (T, 4, 2): corners as world x and z in metres.
+    """Return the objects in the view, and their footprints (T, 4, 2): corners as world x and z in meters.
 
     The farthest objects are dropped if there are more parts than `MAX_REGIONS` allows.
     """

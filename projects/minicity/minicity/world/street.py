@@ -1,6 +1,6 @@
 """Plan of a street: lanes, curbs, sidewalks, a junction, and the position of the camera.
 
-Street coordinates: u metres to the right of the middle of the road, z metres ahead. Traffic keeps to the right.
+Street coordinates: u meters to the right of the middle of the road, z meters ahead. Traffic keeps to the right.
 """
 
 import math
@@ -15,7 +15,7 @@ from minicity.world.style import Style
 
 PARKING_WIDTH = 2.2
 BEHIND = -6.0
-"""Start of the street (z in metres), behind the camera, so that it reaches the lower edge of the image."""
+"""Start of the street (z in meters), behind the camera, so that it reaches the lower edge of the image."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Side:
         sign: 1 for the right side, -1 for the left.
         road: |u| of the curb.
         parking: whether it has parking spaces.
-        verge: width of the verge in metres; 0 for none.
+        verge: width of the verge in meters; 0 for none.
         facade: |u| of the outer edge of the sidewalk.
     """
 
@@ -48,8 +48,8 @@ class Street:
 
     Attributes:
         lanes: number of lanes in each direction.
-        lane_width: metres.
-        median: width of the median in metres; 0 for none.
+        lane_width: meters.
+        median: width of the median in meters; 0 for none.
         left: left side.
         right: right side.
         curvature: 1/m; positive bends to the right.
@@ -76,7 +76,7 @@ class Street:
         return self.left, self.right
 
     def to_world(self, u: float, z: float) -> tuple[float, float]:
-        """Return the world x in metres and the heading of the street in radians at (u, z)."""
+        """Return the world x in meters and the heading of the street in radians at (u, z)."""
         return u - self.viewpoint + 0.5 * self.curvature * z * z, math.atan(self.curvature * z)
 
     def lane(self, direction: int, index: int) -> float:
@@ -103,7 +103,7 @@ class Street:
         return outline
 
     def blocked(self, z0: float, z1: float, margin: float = 0.0) -> bool:
-        """Return whether the crossing road, widened by `margin` metres, overlaps [z0, z1]."""
+        """Return whether the crossing road, widened by `margin` meters, overlaps [z0, z1]."""
         return self.junction is not None and z0 < self.junction[1] + margin and z1 > self.junction[0] - margin
 
 

@@ -1,6 +1,6 @@
 """Style of a domain: the ranges from which each scene draws its values.
 
-Lengths are in metres, angles in degrees. A color range is ((hue low, high), (saturation low, high), (value low, high)).
+Lengths are in meters, angles in degrees. A color range is ((hue low, high), (saturation low, high), (value low, high)).
 """
 
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ class Crowd:
     pedestrians: tuple[int, int]
     crossing: tuple[int, int]
     parked: float  # share of occupied parking spaces
-    gap: Range  # metres between the vehicles of a lane
+    gap: Range  # meters between the vehicles of a lane
     cyclists: tuple[int, int]
     signs: tuple[int, int]
     cars: Weights
@@ -93,7 +93,7 @@ class Light:
 class Air:
     """Weather: visibility, clouds, rain, wetness, falling flakes and snow cover."""
 
-    visibility: Range  # metres at which 5 % of the contrast remains
+    visibility: Range  # meters at which 5 % of the contrast remains
     clouds: Range
     rain: Range = (0.0, 0.0)
     wet: Range = (0.0, 0.0)

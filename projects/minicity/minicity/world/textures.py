@@ -26,7 +26,7 @@ def noise(kind: str) -> Field:
     rng = np.random.default_rng(20231209)
     if kind == "cloud":
         total = sum(weight * _smooth(rng, (weight * 0.4, weight)) for weight in _OCTAVES)
-        return _normalised(np.asarray(total))
+        return _normalized(np.asarray(total))
     return _smooth(rng, _SIGMAS[kind])
 
 
@@ -82,7 +82,7 @@ def _look(field: Field, size: tuple[int, int], dice: Dice) -> Field:
 
 
 def _smooth(rng: np.random.Generator, sigmas: tuple[float, float]) -> Field:
-    return _normalised(_blurred(rng.standard_normal((TILE, TILE)).astype(np.float32), sigmas))
+    return _normalized(_blurred(rng.standard_normal((TILE, TILE)).astype(np.float32), sigmas))
 
 
 def _blurred(field: Field, sigmas: tuple[float, float]) -> Field:
@@ -94,5 +94,5 @@ def _blurred(field: Field, sigmas: tuple[float, float]) -> Field:
     return np.ascontiguousarray(blurred[margin:-margin, margin:-margin])
 
 
-def _normalised(field: npt.NDArray[np.floating]) -> Field:
+def _normalized(field: npt.NDArray[np.floating]) -> Field:
     return ((field - field.mean()) / field.std()).astype(np.float32)

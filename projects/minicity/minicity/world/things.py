@@ -21,7 +21,7 @@ class Thing:
     Attributes:
         noun: word for it; empty for background objects.
         mesh: the mesh.
-        position: world coordinates in metres.
+        position: world coordinates in meters.
         yaw: radians.
         scale: factors along the axes of the mesh.
         palette: RGB 0..255 by color slot.
@@ -173,7 +173,7 @@ class Site:
         Args:
             noun: word for it; empty for background objects.
             mesh: the mesh.
-            at: (u, z) in metres.
+            at: (u, z) in meters.
             palette: RGB 0..255 by color slot.
             labels: class of each part of the mesh.
             yaw: angle to the street in radians.

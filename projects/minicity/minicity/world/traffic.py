@@ -13,7 +13,7 @@ from minicity.world.things import Site
 from minicity.world.vehicles import bus, car, tram, truck
 
 _AHEAD: Range = (8.0, 26.0)
-"""Range of the distance of featured vehicles in metres."""
+"""Range of the distance of featured vehicles in meters."""
 _LAST = 85.0
 
 Span = tuple[float, float]

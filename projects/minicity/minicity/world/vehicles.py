@@ -186,7 +186,7 @@ def tram(sections: int, nose: float) -> Mesh:
 
     Args:
         sections: number of sections of 8 m.
-        nose: length of its sloping ends in metres.
+        nose: length of its sloping ends in meters.
     """
     half, height, section = 1.22, 3.35, 8.0
     length = sections * section

@@ -49,7 +49,7 @@ def expose(
     Args:
         canvas: canvas with all objects.
         label: (H, W) uint8 train ids.
-        depth: (H, W) float32 metres; inf in the sky.
+        depth: (H, W) float32 meters; inf in the sky.
         air: weather and sensor.
         dice: chooses the position of noise.
 
@@ -78,7 +78,7 @@ def _texture(label: npt.NDArray[np.uint8], strength: float, dice: Dice) -> Field
 
 
 def _haze(image: Field, depth: Field, air: Atmosphere) -> Field:
-    """Apply Koschmieder's law: a share exp(-beta d) of the contrast remains at d metres, 5 % at the visibility."""
+    """Apply Koschmieder's law: a share exp(-beta d) of the contrast remains at d meters, 5 % at the visibility."""
     share: Field = np.float32(1.0) - np.exp(np.minimum(depth, np.float32(400.0)) * np.float32(-3.0 / air.visibility))
     # Haze is part of the painted sky, but thick fog covers the sky as well.
     share[np.isinf(depth)] = np.clip(1.4 - air.visibility / 250.0, 0.0, 0.95)

@@ -22,7 +22,7 @@ from minicity.world.wide import WIDE_STYLES
 logger = logging.getLogger(__name__)
 
 _WORTH_PROCESSES = 150  # fewer images are drawn by this process in the time that others take to start
-# Coprime to the number of wide styles: every style takes its turn, and neighbouring scenes differ in every respect.
+# Coprime to the number of wide styles: every style takes its turn, and neighboring scenes differ in every respect.
 _STRIDE = 101
 
 
