@@ -187,8 +187,8 @@ def change(run: dict) -> dict[str, torch.Tensor]:
     return {key: run["weights"][key] - value for key, value in run["before"].items()}
 
 
-def command_and_cases(cfg: CfgNode, args: Namespace) -> None:
-    train_or_evaluate(cfg, args)
+def command_and_cases(cfg: CfgNode, args: Namespace, trainer: type[Trainer]) -> None:
+    train_or_evaluate(cfg, args, trainer)
     all_cases(Path(cfg.OUTPUT_DIR).parent, "two")
 
 
@@ -287,7 +287,8 @@ def test_torchrun_and_a_failure_in_one_process(folder: Path) -> None:
 
 def test_the_module_of_getting_started_trains_in_two_processes(folder: Path) -> None:
     """Started processes import the script again, which registers its class head there, too."""
-    (code,) = re.findall(r"```python\n(.*?class MLPMasked.*?)```", (ROOT / "GETTING_STARTED.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "GETTING_STARTED.md").read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "class MLPMasked" in block]
     (folder / "my_head.py").write_text(code)
     words = ["--config-file", str(folder / "c.yaml"), "--num-gpus", "2", HEAD, "MLPMaskedTransformerDecoder"]
     words += ["OUTPUT_DIR", str(folder / "run"), "SOLVER.MAX_ITER", "1", "TEST.EVAL_PERIOD", "0"]
