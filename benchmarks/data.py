@@ -6,7 +6,7 @@ The files are synthetic scenes of the sizes and formats of the real data sets: p
 1052 x 1914), 16-bit RGB (SYNTHIA: 760 x 1280), and images with so much grain that a PNG has about 2.3 MB, as GTA5's
 have on average (label maps there: 28 kB). The peer takes the published steps one by one with Pillow, NumPy, OpenCV and
 torch. Label map: one mask per id, and its sum for the statistics. Training sample: the label map in double precision,
-image and label map resized as a whole and then cropped, colour jitter in float32, one mask per class. It does not check
+image and label map resized as a whole and then cropped, color jitter in float32, one mask per class. It does not check
 the files for damage; ours does. Each mapper reads the label maps that its own converter wrote.
 
 Both get equal files and equal random numbers, in alternating rounds, on one thread. Times are processor time, the
@@ -152,7 +152,7 @@ def published_sample(cfg: CfgNode, record: Mapping[str, str], rng: np.random.Gen
 
 
 def published_jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Apply the colour jitter of SSD to an RGB image, in BGR: each step in float32, then rounded to uint8."""
+    """Apply the color jitter of SSD to an RGB image, in BGR: each step in float32, then rounded to uint8."""
     brighten, contrast_first, contrast, saturate, turn = rng.random(5) < 0.5
     offset = rng.uniform(-32, 32)
     gain, chroma = rng.uniform(0.5, 1.5), rng.uniform(0.5, 1.5)

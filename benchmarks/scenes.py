@@ -20,7 +20,7 @@ def label_map(
     Args:
         size: (H, W) in pixels.
         seed: seed of the random generator.
-        regions: number of regions along a side; neighbours of one class grow together.
+        regions: number of regions along a side; neighbors of one class grow together.
         fray: standard deviation in pixels by which the borders of regions are displaced.
         specks: share of the pixels that get a random class or `IGNORE`, as a network predicts them.
     """
@@ -40,7 +40,7 @@ def label_map(
 
 
 def image(labels: np.ndarray, seed: int, *, grain: float = 1.0) -> np.ndarray:
-    """Draw an (H, W, 3) uint8 RGB image of a label map: a colour and a shading per class, a texture, and grain.
+    """Draw an (H, W, 3) uint8 RGB image of a label map: a color and a shading per class, a texture, and grain.
 
     Args:
         labels: (H, W) uint8 label map.
@@ -48,9 +48,9 @@ def image(labels: np.ndarray, seed: int, *, grain: float = 1.0) -> np.ndarray:
         grain: standard deviation of the noise in grey levels, which determines the bytes of a PNG.
     """
     rng = np.random.default_rng((seed, 1))
-    colours = rng.uniform(30, 220, (256, 3)).astype(np.float32)
+    colors = rng.uniform(30, 220, (256, 3)).astype(np.float32)
     texture = cv2.GaussianBlur(rng.standard_normal(labels.shape, dtype=np.float32), (0, 0), 2)
     shading = cv2.GaussianBlur(rng.standard_normal(labels.shape, dtype=np.float32), (0, 0), 40)
-    pixels = colours[labels] + (4 * texture / texture.std() + 20 * shading / shading.std())[..., None]
+    pixels = colors[labels] + (4 * texture / texture.std() + 20 * shading / shading.std())[..., None]
     pixels += rng.normal(0, grain, pixels.shape).astype(np.float32)
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

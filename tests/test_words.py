@@ -16,7 +16,7 @@ FILES = [
     *(path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py")) if "tests" not in path.parts),
 ]
 
-# A description that begins like this needs its neighbours to be understood.
+# A description that begins like this needs its neighbors to be understood.
 DEPENDENT = re.compile(r"\W*(?:of|what|who|likewise|the\s+same|another)\b", re.IGNORECASE)
 PICTURE = re.compile(r"\bpictures?\b", re.IGNORECASE)
 # "    name: description" in the sections of a docstring; `name` may carry a type.

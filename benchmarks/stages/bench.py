@@ -119,13 +119,13 @@ class Bench:
         self._print(name, "  ".join(shown(key, value) for key, value in facts.items()))
 
     def note_host(self, name: str, call: Callable[[], object]) -> None:
-        """Record how a call keeps the GPU busy: synchronisations with the host, launches, share of the time.
+        """Record how a call keeps the GPU busy: synchronizations with the host, launches, share of the time.
 
         Does nothing on a CPU.
         """
         if self.device.type == "cuda":
-            lines = self._synchronisations(call)
-            self.note(name, **self._kernels(call), synchronisations=sum(lines.values()), lines=lines)
+            lines = self._synchronizations(call)
+            self.note(name, **self._kernels(call), synchronizations=sum(lines.values()), lines=lines)
 
     def fail(self, name: str, error: Exception) -> None:
         """Record a failure, print it, and write its traceback to stderr."""
@@ -154,7 +154,7 @@ class Bench:
             torch.set_float32_matmul_precision(before[0])
             torch.backends.cudnn.allow_tf32 = before[1]
 
-    def _synchronisations(self, call: Callable[[], object]) -> dict[str, int]:
+    def _synchronizations(self, call: Callable[[], object]) -> dict[str, int]:
         """Count the times that the host waits for the GPU in a call, by line of `clouds` where there is one."""
         call()
         self.synchronize()

@@ -15,7 +15,7 @@ from stages.peers import PEER, build_peer, peer_labels
 
 @torch.no_grad()
 def measure_evaluation(bench: Bench, inputs: Inputs) -> None:
-    """Measure one test image; the peer is HF Mask2Former, from the normalised image to the label map on the host."""
+    """Measure one test image; the peer is HF Mask2Former, from the normalized image to the label map on the host."""
     height, width = inputs.sizes.test
     peer = partial(
         peer_labels,

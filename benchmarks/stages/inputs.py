@@ -88,7 +88,7 @@ class Inputs:
 
     @cached_property
     def pixels(self) -> Tensor:
-        """(B, 3, side, side) normalised training images."""
+        """(B, 3, side, side) normalized training images."""
         generator = torch.Generator().manual_seed(0)
         side = self.sizes.side
         return torch.randn(self.sizes.batch, 3, side, side, generator=generator).to(self.device)

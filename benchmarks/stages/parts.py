@@ -75,7 +75,7 @@ def measure_part(bench: Bench, part: str, forward: Callable[[], Sequence[Tensor]
 
 
 def measure_criterion(bench: Bench, inputs: Inputs) -> None:
-    """Measure matching and losses of all decoder outputs, with their synchronisations and kernels."""
+    """Measure matching and losses of all decoder outputs, with their synchronizations and kernels."""
     model, predictions, targets = inputs.model, inputs.predictions, inputs.targets
 
     def losses() -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ class PeerStep:
 
 
 def peer_labels(model: Mask2FormerForUniversalSegmentation, pixels: Tensor) -> Tensor:
-    """Return the label map (H, W) uint8 of one normalised image (1, 3, H, W), on the CPU."""
+    """Return the label map (H, W) uint8 of one normalized image (1, 3, H, W), on the CPU."""
     output = model(pixel_values=pixels)
     masks = F.interpolate(output.masks_queries_logits, size=pixels.shape[-2:], mode="bilinear", align_corners=False)
     classes = output.class_queries_logits.softmax(-1)[..., :-1]

@@ -16,7 +16,7 @@ Predict the label maps of images.
     python tools/predict.py --config-file FILE INPUT... --output DIR MODEL.WEIGHTS model_final.pth
 
 INPUT is an image or a folder, which is searched with its sub-folders. For each image two files are written to the same
-sub-folder of DIR: NAME_labels.png (8-bit train ids) and NAME_overlay.jpg (the image with the colours of its classes).
+sub-folder of DIR: NAME_labels.png (8-bit train ids) and NAME_overlay.jpg (the image with the colors of its classes).
 """
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}

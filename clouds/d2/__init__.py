@@ -1,7 +1,7 @@
 """The seam to detectron2: all names of detectron2 that this project uses.
 
 Where detectron2 is installed, the names below are detectron2's own objects, so that CLOUDS is registered in
-detectron2's registries. Elsewhere they come from `clouds.d2.bundled`, a pure-Python subset with equal behaviour. The
+detectron2's registries. Elsewhere they come from `clouds.d2.bundled`, a pure-Python subset with equal behavior. The
 environment variable `CLOUDS_D2=bundled|detectron2` forces one of the two, and `MODE` holds the choice. Names are
 resolved on first use (PEP 562): importing this package imports neither torch nor detectron2.
 """

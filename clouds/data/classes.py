@@ -1,4 +1,4 @@
-"""The 19 classes of Cityscapes, which all data sets are scored on: names, colours, and ids in label files."""
+"""The 19 classes of Cityscapes, which all data sets are scored on: names, colors, and ids in label files."""
 
 from collections.abc import Mapping
 

@@ -32,7 +32,7 @@ class LabelEncoding:
     kind: LabelKind
     """Kind of file, a key of `READERS`."""
     train_ids: tuple[tuple[int, int], ...]
-    """Pairs of (value, train id). The train id is 0 to 253, or 255 for an ignored value. For the value of a colour,
+    """Pairs of (value, train id). The train id is 0 to 253, or 255 for an ignored value. For the value of a color,
     see `clouds.data.label_readers.pack_colors`."""
     default: int | None = None
     """Train id of every other value; None if another value is an error."""
@@ -90,7 +90,7 @@ class LabelEncoding:
         most = np.argsort(-counts, kind="stable")[:3]
         listed = ", ".join(f"{format_value(self.kind, int(found[i]))} on {counts[i]} pixels" for i in most)
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        what = "colour" if self.kind == "colors" else "id"
+        what = "color" if self.kind == "colors" else "id"
         return UserError(
             f"{path} has {len(found)} label {what}(s) that its data set does not list ({listed}{more}): {self.remedy}."
         )
@@ -136,7 +136,7 @@ def read_train_ids(path: str, num_classes: int, encoding: LabelEncoding | None =
 
 
 def format_value(kind: LabelKind, value: int) -> str:
-    """Format a value of a label file as a person writes it: "7", or "(128, 64, 128)" for a colour."""
+    """Format a value of a label file as a person writes it: "7", or "(128, 64, 128)" for a color."""
     return str(unpack_color(value)) if kind == "colors" else str(value)
 
 
@@ -166,7 +166,7 @@ def _num_values(kind: LabelKind) -> int:
 
 @functools.cache
 def _table(encoding: LabelEncoding) -> TrainIds:
-    """Return the train id of each value: (65536,) for ids, (16777216,) for colours."""
+    """Return the train id of each value: (65536,) for ids, (16777216,) for colors."""
     table = np.full(_num_values(encoding.kind), _UNKNOWN if encoding.default is None else encoding.default, np.uint8)
     for value, train_id in encoding.train_ids:
         table[value] = train_id

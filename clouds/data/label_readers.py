@@ -36,13 +36,13 @@ def read_ids(path: str) -> Values:
     if values.ndim != 2:
         raise UserError(
             f"{path} is a {mode} image, not a label map: it must have one channel of ids; "
-            "if it is the colour version, use the one with ids (see datasets/README.md)."
+            "if it is the color version, use the one with ids (see datasets/README.md)."
         )
     return values
 
 
 def read_colors(path: str) -> Values:
-    """Read the colours of a label map whose classes are colours: RGB, RGBA or palette.
+    """Read the colors of a label map whose classes are colors: RGB, RGBA or palette.
 
     Returns:
         (H, W) int32 array of `pack_colors` values.
@@ -55,21 +55,21 @@ def read_colors(path: str) -> Values:
         colors = np.asarray(file.convert("RGB"))
     if mode not in ("RGB", "RGBA", "P"):
         raise UserError(
-            f"{path} is a {mode} image, but the labels of its data set are colours: if it is the version with ids, set "
-            "`encoding: ids` or `train_ids`, else use the coloured one."
+            f"{path} is a {mode} image, but the labels of its data set are colors: if it is the version with ids, set "
+            "`encoding: ids` or `train_ids`, else use the colored one."
         )
     return pack_colors(colors)
 
 
 def pack_colors(colors: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
-    """Return 65536 R + 256 G + B of (..., 3) RGB colours, 0 to 255: (...) int32."""
+    """Return 65536 R + 256 G + B of (..., 3) RGB colors, 0 to 255: (...) int32."""
     wide = colors.astype(np.int32)
     values: npt.NDArray[np.int32] = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
     return values
 
 
 def unpack_color(value: int) -> tuple[int, int, int]:
-    """Return (R, G, B), the colour of a value of `pack_colors`."""
+    """Return (R, G, B), the color of a value of `pack_colors`."""
     return value >> 16, value >> 8 & 255, value & 255
 
 
@@ -85,7 +85,7 @@ def read_red_ids(path: str) -> Values:
     with explain_read_errors(path, "label map"):
         content = Path(path).read_bytes()
         with Image.open(io.BytesIO(content)) as file:
-            file.verify()  # OpenCV, which reads 16-bit colours where Pillow does not, overlooks damage
+            file.verify()  # OpenCV, which reads 16-bit colors where Pillow does not, overlooks damage
         label = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if label is None or label.ndim != 3 or label.dtype != np.uint16:
         raise UserError(

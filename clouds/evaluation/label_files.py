@@ -41,7 +41,7 @@ class LabelWriter:
         target.parent.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(labels)
         _save(image, Path(f"{target}_labelTrainIds.png"))
-        image.putpalette(self.palette)  # the same bytes, displayed in the colours of the classes
+        image.putpalette(self.palette)  # the same bytes, displayed in the colors of the classes
         _save(image, Path(f"{target}_color.png"))
 
 

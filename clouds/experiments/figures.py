@@ -1,4 +1,4 @@
-"""Figures of a report, drawn by matplotlib as SVG elements that take their colours and font from the page's style.
+"""Figures of a report, drawn by matplotlib as SVG elements that take their colors and font from the page's style.
 
 Lengths are in units of the drawing, which is `WIDTH` wide and is scaled to the width of its place in the page.
 """
@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 WIDTH = 640
 SERIES = 6
-"""Number of colours for series in the style; further lines repeat them with other dashes."""
+"""Number of colors for series in the style; further lines repeat them with other dashes."""
 
 _FONT_SIZE = 12
 _LETTER = 9.5  # width of a character at the largest font size, which the style sets on narrow screens
@@ -32,7 +32,7 @@ _LINES_HEIGHT, _LINES_LEFT = 352, 60
 _DASHES = ("-", (0, (5, 4)), (0, (1.5, 2.5)), (0, (7, 3, 1.5, 3)))
 _DOTS = 40  # lines of at most this many points show each of them
 
-# matplotlib knows no CSS variables: it draws in these colours, which the SVG then replaces.
+# matplotlib knows no CSS variables: it draws in these colors, which the SVG then replaces.
 _INK, _SOFT, _LINE = "#010101", "#020202", "#030303"
 _COLORS = tuple(f"#0000{index:02x}" for index in range(1, SERIES + 1))
 _VARIABLES = {_INK: "var(--ink)", _SOFT: "var(--soft)", _LINE: "var(--line)"} | {
@@ -68,7 +68,7 @@ class Chart:
 
     Attributes:
         svg: the `<svg>` element, with a description for those who cannot see it.
-        series: names of the series, in the order of their colours.
+        series: names of the series, in the order of their colors.
         lines: whether the series are lines, otherwise they are areas.
     """
 
@@ -87,10 +87,10 @@ def bar_chart(categories: Sequence[str], series: Mapping[str, Sequence[float]], 
         name: unique name of the drawing in its page.
 
     Raises:
-        ValueError: `series` has more entries than there are colours.
+        ValueError: `series` has more entries than there are colors.
     """
     if len(series) > SERIES:
-        raise ValueError(f"series: {len(series)} entries, but there are {SERIES} colours")
+        raise ValueError(f"series: {len(series)} entries, but there are {SERIES} colors")
     thickness = _BARS.get(len(series), _MANY_BARS)
     pitch = len(series) * (thickness + _BAR_GAP) + _GROUP_GAP
     left = min(_LONGEST_NAME, max(map(len, categories), default=0)) * _LETTER + 8
@@ -199,7 +199,7 @@ def _to_svg(figure: Figure, name: str, description: str) -> Markup:
 
 
 def _themed(style: str) -> str:
-    """CSS with the page's colours and font in place of matplotlib's."""
+    """CSS with the page's colors and font in place of matplotlib's."""
     for color, variable in _VARIABLES.items():
         style = style.replace(color, variable)
     rules = (rule.strip() for rule in style.split(";"))

@@ -48,17 +48,17 @@ def embed_photo(path: Path, alternative: str, width: int) -> Embedded:
 
 
 def embed_sheet(path: Path, alternative: str, width: int) -> Embedded:
-    """Return a drawing with text and flat colours without loss; arguments and errors as in `embed_photo`."""
+    """Return a drawing with text and flat colors without loss; arguments and errors as in `embed_photo`."""
     return _embed(read_image(str(path)), alternative, width, "png")
 
 
 def embed_labels(
     labels: npt.NDArray[np.uint8], colors: Sequence[Sequence[int]], alternative: str, width: int
 ) -> Embedded:
-    """Return a label map in the colours of its classes.
+    """Return a label map in the colors of its classes.
 
     Args:
-        labels: (H, W) uint8 train ids; ids without a colour are black.
+        labels: (H, W) uint8 train ids; ids without a color are black.
         colors: RGB 0..255 by train id.
         alternative: description of the image.
         width: width in pixels of the page.

@@ -86,10 +86,10 @@ def write_report(report: Report, file: Path) -> None:
 
     Raises:
         UserError: an image or label map is missing or damaged.
-        ValueError: more variants are shown than there are colours.
+        ValueError: more variants are shown than there are colors.
     """
     if len(report.shown_variants) > SERIES:
-        raise ValueError(f"shown: {len(report.shown_variants)} variants, but there are {SERIES} colours")
+        raise ValueError(f"shown: {len(report.shown_variants)} variants, but there are {SERIES} colors")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("clouds.experiments"),
         autoescape=True,
@@ -154,7 +154,7 @@ def _class_scores(report: Report) -> tuple[Chart, ScoreTable] | None:
 
 
 def _legend(report: Report) -> list[tuple[str, str]]:
-    """(name, CSS colour) of every class."""
+    """(name, CSS color) of every class."""
     metadata = MetadataCatalog.get(report.results.test_sets[0])
     return [
         (short_name(name), "#{:02x}{:02x}{:02x}".format(*color))

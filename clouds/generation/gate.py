@@ -81,7 +81,7 @@ def luminance_contrast(image: RGB) -> float:
 def difference_hash(image: RGB) -> str:
     """Return the difference hash of an (H, W, 3) uint8 RGB image: 64 bits as 16 hexadecimal digits.
 
-    Each bit tells whether a pixel of a 9 x 8 thumbnail is darker than its right neighbour.
+    Each bit tells whether a pixel of a 9 x 8 thumbnail is darker than its right neighbor.
     """
     small = np.asarray(Image.fromarray(image).convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     return np.packbits(small[:, :-1] < small[:, 1:]).tobytes().hex()

@@ -72,7 +72,7 @@ def with_points(image: UInt8Array, points: npt.NDArray[np.floating], width: int)
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        points: (N, 2) x and y in pixels of `image`; the centre of the first pixel is (0, 0).
+        points: (N, 2) x and y in pixels of `image`; the center of the first pixel is (0, 0).
         width: width of the result in pixels; the height keeps the aspect ratio.
 
     Returns:

@@ -93,12 +93,12 @@ def _draw_cell(cell: npt.NDArray[np.uint8] | None, colors: Sequence[Sequence[int
     size = width, max(1, round(width * cell.shape[0] / cell.shape[1]))
     if cell.ndim == 3:
         return Image.fromarray(cell).resize(size, Image.Resampling.BICUBIC)
-    # Colours are averaged after they are drawn: nearest neighbour would interrupt thin objects such as poles.
+    # Colors are averaged after they are drawn: nearest neighbor would interrupt thin objects such as poles.
     return Image.fromarray(colorize(cell, colors)).resize(size, Image.Resampling.BOX)
 
 
 def _legend(classes: Sequence[str], colors: Sequence[Sequence[int]], width: int) -> Image.Image:
-    """Draw a strip of colours with names, wrapped at `width` pixels."""
+    """Draw a strip of colors with names, wrapped at `width` pixels."""
     font = _font(_TEXT)
     names = [short_name(name) for name in classes]
     entry = _SWATCH + 6 + max((int(font.getlength(name)) for name in names), default=0) + 16

@@ -56,4 +56,4 @@ def test_scenes(module: Callable[[str], ModuleType]) -> None:
     assert image.shape == (60, 90, 3)
     assert image.dtype == np.uint8
     spread = [image[labels == label].std(axis=0).mean() for label in np.unique(labels)]
-    assert max(spread) < image.std(axis=(0, 1)).mean()  # a class has a colour of its own
+    assert max(spread) < image.std(axis=(0, 1)).mean()  # a class has a color of its own

@@ -13,7 +13,7 @@ from clouds.data.classes import (
 )
 
 
-def test_names_colours_and_ids_are_those_of_cityscapes() -> None:
+def test_names_colors_and_ids_are_those_of_cityscapes() -> None:
     scored = sorted((label for label in official if 0 <= label.trainId < 255), key=lambda label: label.trainId)
     assert [short_name(name) for name in CITYSCAPES_CLASSES] == [label.name for label in scored]
     assert list(CITYSCAPES_COLORS) == [label.color for label in scored]

@@ -81,21 +81,21 @@ def test_an_unknown_value_far_down_a_large_label_map_is_found(tmp_path: Path) ->
 
 
 @given(color=st.tuples(*[st.integers(0, 255)] * 3))
-def test_packed_colours_are_unpacked(color: tuple[int, int, int]) -> None:
+def test_packed_colors_are_unpacked(color: tuple[int, int, int]) -> None:
     assert unpack_color(int(pack_colors(np.array(color)))) == color
 
 
-def test_a_palette_image_has_colours_too(tmp_path: Path) -> None:
+def test_a_palette_image_has_colors_too(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
     image.putpalette([9, 8, 7, 200, 0, 100])
     image.save(tmp_path / "x.png")
     value = int(pack_colors(np.array([9, 8, 7])))
     encoding = LabelEncoding("colors", ((value, 4), ((200 << 16) + 100, 1)))
     assert encoding.read(str(tmp_path / "x.png")).tolist() == [[4, 1]]
-    with pytest.raises(UserError, match=r"1 label colour\(s\) .* \(\(200, 0, 100\) on 1 pixels\)"):
+    with pytest.raises(UserError, match=r"1 label color\(s\) .* \(\(200, 0, 100\) on 1 pixels\)"):
         LabelEncoding("colors", ((value, 4),)).read(str(tmp_path / "x.png"))
     save(tmp_path / "gray.png", np.zeros((2, 2), np.uint8))
-    with pytest.raises(UserError, match="the labels of its data set are colours"):
+    with pytest.raises(UserError, match="the labels of its data set are colors"):
         encoding.read(str(tmp_path / "gray.png"))
 
 
@@ -192,7 +192,7 @@ def test_unknown_label_id_says_which_how_often_and_where(tmp_path: Path) -> None
         read_train_ids(save(tmp_path / "wide.png", ids), 19)
 
 
-def test_colour_image_is_not_a_label_map(tmp_path: Path) -> None:
+def test_color_image_is_not_a_label_map(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is a RGB image, not a label map"):
         read_train_ids(save(tmp_path / "color.png", smooth_image(1)), 19)
 

@@ -67,7 +67,7 @@ if "TinySegmenter" not in META_ARCH_REGISTRY:
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int] = (24, 32), seed: int = 0) -> None:
-    """``folder/images/<n>.png`` and ``folder/labels/<n>_labelTrainIds.png``: three bands in their classes' colours."""
+    """``folder/images/<n>.png`` and ``folder/labels/<n>_labelTrainIds.png``: three bands in their classes' colors."""
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()

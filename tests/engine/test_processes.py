@@ -369,7 +369,7 @@ def test_one_process_under_torchrun_is_like_any_other(monkeypatch: pytest.Monkey
     assert comm.get_world_size() == 1
 
 
-def test_batch_norms_that_are_trained_are_synchronised() -> None:
+def test_batch_norms_that_are_trained_are_synchronized() -> None:
     model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), nn.BatchNorm2d(4), nn.GroupNorm(2, 4))
     model[1].requires_grad_(False)
     keys, parameters = list(model.state_dict()), list(model.parameters())
@@ -383,7 +383,7 @@ def test_batch_norms_that_are_trained_are_synchronised() -> None:
 def test_points_of_an_image_are_its_own() -> None:
     def points(seeds: list[int], image: int) -> list[torch.Tensor]:
         draw = seeded_points(seeds, torch.device("cpu"))
-        draw(1 - image, 5, 7)  # what its neighbour takes
+        draw(1 - image, 5, 7)  # what its neighbor takes
         return [draw(image, 2, 3), draw(image, 1, 4)]
 
     first, same, other = points([11, 12], 1), points([12, 13], 0), points([14, 11], 0)

@@ -41,7 +41,7 @@ Run = Callable[..., int]
 
 
 class NearestColor(nn.Module):
-    """Model that scores each pixel by its distance to the colours of the classes, at half the size."""
+    """Model that scores each pixel by its distance to the colors of the classes, at half the size."""
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def save_network(path: Path, shift: float = 0.0) -> None:
 
 
 def street(seed: int, height: int, width: int) -> tuple[Image.Image, np.ndarray]:
-    """Return an image with blocks in noisy colours of the classes, and its train ids, with all classes and 255."""
+    """Return an image with blocks in noisy colors of the classes, and its train ids, with all classes and 255."""
     rng = np.random.default_rng(seed)
     rows, columns = height // 8, width // 8
     ids = np.append(rng.permutation(np.resize(np.arange(19, dtype=np.uint8), rows * columns - 1)), np.uint8(255))

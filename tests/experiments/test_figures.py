@@ -20,7 +20,7 @@ def bars(chart: Chart, index: int) -> list[float]:
     return [max(each) - min(each) for each in corners]
 
 
-def test_bars_have_lengths_colours_and_names() -> None:
+def test_bars_have_lengths_colors_and_names() -> None:
     chart = bar_chart(["road", "car"], {"a": [50.0, 25.0], "b": [0.0, 40.0]}, "IoU in %", name="x")
     first, second = bars(chart, 0), bars(chart, 1)
     assert first[0] == pytest.approx(2 * first[1])
@@ -37,7 +37,7 @@ def test_bar_that_was_not_measured_is_a_dash() -> None:
     assert len([text for text in texts(unknown) if "–" in text]) == 1
 
 
-def test_more_series_than_colours() -> None:
+def test_more_series_than_colors() -> None:
     with pytest.raises(ValueError, match="series: 7 entries"):
         bar_chart(["road"], {str(index): [1.0] for index in range(7)}, "IoU", name="x")
 
@@ -53,12 +53,12 @@ def test_lines_go_where_their_points_are() -> None:
     assert chart.lines
 
 
-def test_lines_beyond_the_colours_are_dashed() -> None:
+def test_lines_beyond_the_colors_are_dashed() -> None:
     chart = line_chart({str(index): ([0, 1], [index, index]) for index in range(8)}, "step", "loss", name="x")
     assert len(re.findall(r"stroke-dasharray", chart.svg)) == 2
 
 
-def test_figure_takes_colours_and_font_from_the_page() -> None:
+def test_figure_takes_colors_and_font_from_the_page() -> None:
     chart = line_chart({"a": ([0, 1], [0, 1])}, "step", "loss", name="x")
     assert not re.search(r"#[0-9a-f]{6}", chart.svg)
     assert "font-family" not in chart.svg

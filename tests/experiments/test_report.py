@@ -137,7 +137,7 @@ def test_parts_without_content_are_left_out(report: Report, folder: Path) -> Non
     assert page.texts["figcaption"].count("mIoU in %") == 1
 
 
-def test_more_variants_than_colours(report: Report, folder: Path) -> None:
+def test_more_variants_than_colors(report: Report, folder: Path) -> None:
     variants = [replace(report.results.variants[0], key=str(index)) for index in range(7)]
     results = replace(report.results, variants=variants)
     with pytest.raises(ValueError, match="shown: 7 variants"):
@@ -167,11 +167,11 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_colours_have_contrast_by_day_and_by_night() -> None:
+def test_colors_have_contrast_by_day_and_by_night() -> None:
     day, night, paper = (
         dict(re.findall(r"(--[\w-]+): (#\w+)", block)) for block in re.findall(r":root {(.*?)}", STYLE, re.S)
     )
-    assert day.keys() == night.keys(), "every colour has a dark one"
+    assert day.keys() == night.keys(), "every color has a dark one"
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     for scheme, background in ((day, day["--paper"]), (day, "#ffffff"), (night, night["--paper"])):
         series = [color for name, color in scheme.items() if name.startswith("--series-")]

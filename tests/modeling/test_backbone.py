@@ -83,7 +83,7 @@ def test_a_backbone_without_text_trains_and_predicts():
     assert model.void is None
 
 
-def test_the_backbone_brings_its_normalisation_and_the_config_may_replace_it():
+def test_the_backbone_brings_its_normalization_and_the_config_may_replace_it():
     assert toy().pixel_mean.flatten().tolist() == [100.0, 110.0, 120.0]
     assert toy().pixel_std.flatten().tolist() == [50.0, 60.0, 70.0]
     assert toy("MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]).pixel_mean.flatten().tolist() == [1.0, 2.0, 3.0]

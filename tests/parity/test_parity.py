@@ -80,7 +80,7 @@ class TestBackbone:
         agree(text.embeddings, arrays(f"backbone_{tower}")["text_classifier"])
         assert text.names_per_class == tuple(arrays(f"backbone_{tower}")["num_templates"])
         void = F.normalize(model.void_embedding.weight, dim=-1)
-        agree(void, arrays(f"backbone_{tower}")["void_embedding_normalised"])
+        agree(void, arrays(f"backbone_{tower}")["void_embedding_normalized"])
         agree(model.backbone.logit_scale, arrays(f"backbone_{tower}")["clip_logit_scale"])
 
 
@@ -258,7 +258,7 @@ class TestInference:
         agree(ours[0, 1], models["rn_closed"].backbone.clip_model.visual.attnpool.c_proj.bias)
 
 
-def test_canvas_padding_is_zero_after_normalisation(models):
+def test_canvas_padding_is_zero_after_normalization(models):
     images = models["rn_closed"].preprocess([x["image"] for x in batch()], (96, 128))
     assert (images[1, :, 64:] == 0).all()
     assert (images[1, :, :, 64:] == 0).all()

@@ -1,4 +1,4 @@
-"""Colours of label maps and overlays."""
+"""Colors of label maps and overlays."""
 
 import numpy as np
 

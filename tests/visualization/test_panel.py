@@ -17,7 +17,7 @@ def row(truth: np.ndarray | None = None) -> PanelRow:
 
 
 def area(sheet: np.ndarray, color: tuple[int, ...], column: int) -> float:
-    """Return the area with a colour in a column of the sheet, in cells of 120 x 60 pixels."""
+    """Return the area with a color in a column of the sheet, in cells of 120 x 60 pixels."""
     left = 24 + column * (120 + 8)
     return (sheet[:, left : left + 120] == color).all(axis=-1).sum() / (60 * 120)
 

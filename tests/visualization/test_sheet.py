@@ -24,7 +24,7 @@ def test_sheet_shows_every_image_in_its_column_under_its_caption(tmp_path: Path)
     assert sheet.mode == "RGB" and sheet.width == 3 * 200 + 2 * 8 + 2 * 24
 
     def area(color: tuple[int, ...], columns: slice) -> float:
-        """Return the area with a colour, in cells of 200 x 100 pixels."""
+        """Return the area with a color, in cells of 200 x 100 pixels."""
         return (pixels[:, columns] == color).all(axis=-1).sum() / (200 * 100)
 
     first, second, third = slice(24, 224), slice(232, 432), slice(440, 640)

@@ -14,18 +14,18 @@ _NO_LOCAL_GROUP = (
 )
 
 
-def _initialised() -> bool:
+def _initialized() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
 def get_world_size() -> int:
     """Number of processes on all machines."""
-    return dist.get_world_size() if _initialised() else 1
+    return dist.get_world_size() if _initialized() else 1
 
 
 def get_rank() -> int:
     """Rank of this process among all processes, from 0."""
-    return dist.get_rank() if _initialised() else 0
+    return dist.get_rank() if _initialized() else 0
 
 
 @functools.lru_cache  # once per process: the groups are global
@@ -50,12 +50,12 @@ def get_local_process_group() -> Any:
 
 def get_local_rank() -> int:
     """Rank of this process among the processes on its machine, from 0."""
-    return dist.get_rank(group=get_local_process_group()) if _initialised() else 0
+    return dist.get_rank(group=get_local_process_group()) if _initialized() else 0
 
 
 def get_local_size() -> int:
     """Number of processes on this machine."""
-    return dist.get_world_size(group=get_local_process_group()) if _initialised() else 1
+    return dist.get_world_size(group=get_local_process_group()) if _initialized() else 1
 
 
 def is_main_process() -> bool:

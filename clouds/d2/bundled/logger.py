@@ -12,7 +12,7 @@ from termcolor import colored
 _DATE = "%m/%d %H:%M:%S"
 
 
-class _ColourFormatter(logging.Formatter):
+class _ColorFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__(colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s", datefmt=_DATE)
 
@@ -39,7 +39,7 @@ def setup_logger(output: str | None = None, distributed_rank: int = 0, *, name: 
     logger.propagate = False
     if distributed_rank == 0:
         console = logging.StreamHandler(sys.stdout)
-        console.setFormatter(_ColourFormatter())
+        console.setFormatter(_ColorFormatter())
         logger.addHandler(console)
     if output is not None:
         path = output if output.endswith((".txt", ".log")) else str(Path(output) / "log.txt")

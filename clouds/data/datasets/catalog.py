@@ -93,7 +93,7 @@ def register(
         name: name in `DATASETS.TRAIN` and `DATASETS.TEST`.
         load: function that returns the records; called once, when they are first needed.
         classes: class names by train id, synonyms separated by commas.
-        colors: RGB colours, 0 to 255, by train id.
+        colors: RGB colors, 0 to 255, by train id.
     """
     # detectron2's catalogs refuse a second registration and a changed value, so the old entry is removed first.
     if name in DatasetCatalog.list():

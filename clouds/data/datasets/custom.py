@@ -10,7 +10,7 @@
     rest: error                        # meaning of any other value: error (default) or ignore
     classes:                           # by train id; "cityscapes" for its 19 classes with their ids
       - {name: "sky,clouds", color: [128, 128, 128]}                  # synonyms after commas; RGB for visualization
-      - {name: building, color: [128, 0, 0], values: [[128, 0, 0], [64, 192, 0]]}   # default: the colour
+      - {name: building, color: [128, 0, 0], values: [[128, 0, 0], [64, 192, 0]]}   # default: the color
 
 With `encoding: ids` every class has its `values: [7, 9]`. A split without `labels` can be predicted, not scored.
 """
@@ -147,7 +147,7 @@ class _Parser:
         return tuple(names), tuple(colors), self._encoding(kind, train_ids, len(names))
 
     def _values(self, kind: LabelKind, row: dict[str, Any], name: str) -> Values:
-        """Return the values of a class in the label maps; for colours, 65536 R + 256 G + B."""
+        """Return the values of a class in the label maps; for colors, 65536 R + 256 G + B."""
         if kind == "train_ids":
             if "values" in row:
                 raise self._error(f"class {name} has values, which train_ids do not need: set encoding")
@@ -185,7 +185,7 @@ class _Parser:
     def _color(self, value: Any, where: str) -> tuple[int, int, int]:
         valid = isinstance(value, Sequence) and len(value) == 3 and all(isinstance(v, int) for v in value)
         if not valid or not all(0 <= v <= 255 for v in value):
-            raise self._error(f"{where} has the colour {value!r}, which must be [red, green, blue], each 0 to 255")
+            raise self._error(f"{where} has the color {value!r}, which must be [red, green, blue], each 0 to 255")
         red, green, blue = value
         return red, green, blue
 

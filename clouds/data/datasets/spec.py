@@ -47,7 +47,7 @@ class DatasetSpec:
     classes: tuple[str, ...] = CITYSCAPES_CLASSES
     """Names by train id, synonyms separated by commas."""
     colors: tuple[tuple[int, int, int], ...] = CITYSCAPES_COLORS
-    """RGB colours, 0 to 255, by train id."""
+    """RGB colors, 0 to 255, by train id."""
 
     def image_pattern(self, root: Path) -> FilePattern:
         """Return the pattern of the images: the first one whose folder exists, or the first one."""

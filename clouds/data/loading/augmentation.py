@@ -1,4 +1,4 @@
-"""Random views of an image and its label map: scale, crop, colour jitter, flip.
+"""Random views of an image and its label map: scale, crop, color jitter, flip.
 
 All functions depend on their arguments and a random generator alone.
 
@@ -101,7 +101,7 @@ def resize_window(image: Image.Image, window: Window) -> UInt8Array:
 
 
 def resize_label_window(label: UInt8Array, window: Window) -> UInt8Array:
-    """Compute a window of the scaled label map (nearest neighbour, pixel centres aligned) without scaling the rest.
+    """Compute a window of the scaled label map (nearest neighbor, pixel centres aligned) without scaling the rest.
 
     Args:
         label: (H, W) uint8 train ids.
@@ -144,7 +144,7 @@ def color_jitter(image: UInt8Array, rng: np.random.Generator, strength: float = 
     Args:
         image: (H, W, 3) uint8 RGB.
         rng: random generator.
-        strength: factor on the ranges about "no change". At 2 and above an image may lose all its contrast or colour.
+        strength: factor on the ranges about "no change". At 2 and above an image may lose all its contrast or color.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -189,7 +189,7 @@ class TrainAugmentation:
         scale_range: lowest and highest factor on `box`.
         crop: (height, width) of the result, padded (image 0, label 255) where the scaled image is smaller; None for the
             whole image.
-        jitter: strength of the colour jitter, which follows the padding as published; 0 for none.
+        jitter: strength of the color jitter, which follows the padding as published; 0 for none.
         flip: mirror with probability 1/2.
     """
 
@@ -235,7 +235,7 @@ class TrainAugmentation:
     def two_views(
         self, image: Image.Image, truth: UInt8Array | None, rng: np.random.Generator
     ) -> tuple[UInt8Array, UInt8Array, UInt8Array | None]:
-        """Draw the two views of a generated image at its own size: flipped, and flipped with the colour jitter.
+        """Draw the two views of a generated image at its own size: flipped, and flipped with the color jitter.
 
         The teacher labels the first view pixel by pixel for the student, who sees the second one. So there is neither
         scale nor crop.

@@ -56,7 +56,7 @@ the label map. They return the size at which predictions are scored and the labe
 class TrainMapper:
     """Reads a record and draws a random view of it.
 
-    A generated image has no labels. It gives a clean view for the teacher, and the student's view with colour jitter.
+    A generated image has no labels. It gives a clean view for the teacher, and the student's view with color jitter.
     """
 
     @configurable

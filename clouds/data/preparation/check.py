@@ -202,7 +202,7 @@ def _check_record(num_classes: int, record: Record) -> tuple[Size | None, npt.ND
         with Image.open(path) as file:
             if file.mode in ("1", "L", "P", "I;16"):
                 problems.append(
-                    f"{path} has one channel ({file.mode}), not three colours: a label map in the place of an image?"
+                    f"{path} has one channel ({file.mode}), not three colors: a label map in the place of an image?"
                 )
     except UserError as error:
         problems.append(str(error))

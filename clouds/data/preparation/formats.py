@@ -113,7 +113,7 @@ FORMATS: dict[str, LabelFormat] = {
 
 
 def _numbered(folder: Path) -> dict[Path, Path]:
-    """Find the label files whose name is a number; converted label maps and colour versions are not."""
+    """Find the label files whose name is a number; converted label maps and color versions are not."""
     return {
         source: source.with_name(source.stem + CONVERTED_SUFFIX)
         for source in _files(folder, ".png")

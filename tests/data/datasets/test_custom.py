@@ -43,8 +43,8 @@ def write(folder: Path, content: Any, name: str = "garden.yaml") -> Path:
     return path
 
 
-def colours() -> np.ndarray:
-    """(40, 64, 3) bands of the four colours of the garden."""
+def colors() -> np.ndarray:
+    """(40, 64, 3) bands of the four colors of the garden."""
     bands = np.array([(0, 200, 0), (0, 100, 0), (200, 0, 100), (0, 0, 0)], np.uint8)
     return bands[np.arange(40) // 10][:, None].repeat(64, axis=1)
 
@@ -55,9 +55,9 @@ EXPECTED = np.array([0, 0, 1, 255], np.uint8)[np.arange(40) // 10][:, None].repe
 def write_garden(root: Path) -> None:
     for number in range(2):
         save(root / f"garden/train/a {number}.jpg", smooth_image(number))
-        save(root / f"garden/train/seg_a {number}.png", colours())
+        save(root / f"garden/train/seg_a {number}.png", colors())
         save(root / f"garden/val/photos/{number}.jpg", smooth_image(number))
-        save(root / f"garden/val/maps/deep/{number}.png", colours())
+        save(root / f"garden/val/maps/deep/{number}.png", colors())
         save(root / f"garden/test/{number}.jpg", smooth_image(number))
 
 
@@ -88,17 +88,17 @@ def test_settings_of_the_flag(tmp_path: Path) -> None:
     assert dataset_settings(write(tmp_path, only_test))[4:] == ["DATASETS.TEST", "('garden_test',)"]
 
 
-def test_a_good_garden_passes_the_check_and_a_new_colour_does_not(tmp_path: Path) -> None:
+def test_a_good_garden_passes_the_check_and_a_new_color_does_not(tmp_path: Path) -> None:
     write_garden(tmp_path)
     train, val, test = read_custom(write(tmp_path, GARDEN))
     for spec in (train, val, test):
         assert check_dataset(DescribedFiles(spec, tmp_path)).problems == []
     assert check_dataset(DescribedFiles(train, tmp_path)).pixels[:2].tolist() == [2 * 20 * 64, 2 * 10 * 64]
-    strange = colours()
+    strange = colors()
     strange[3, 5:8] = (1, 2, 3)
     save(tmp_path / "garden/train/seg_a 1.png", strange)
     (problem,) = check_dataset(DescribedFiles(train, tmp_path)).problems
-    assert "seg_a 1.png has 1 label colour(s) that its data set does not list ((1, 2, 3) on 3 pixels)" in problem
+    assert "seg_a 1.png has 1 label color(s) that its data set does not list ((1, 2, 3) on 3 pixels)" in problem
 
 
 def test_images_and_label_maps_may_share_a_folder(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_ids_of_cityscapes_are_those_of_the_table(tmp_path: Path) -> None:
     np.testing.assert_array_equal(train.encoding.read(str(path)), lookup_table(CITYSCAPES_ID_TO_TRAIN_ID)[ids])
 
 
-def test_camvid_has_eleven_classes_out_of_32_colours(tmp_path: Path) -> None:
+def test_camvid_has_eleven_classes_out_of_32_colors(tmp_path: Path) -> None:
     train, _val, _test = read_custom(EXAMPLES / "camvid.yaml")
     assert len(train.classes) == 11
     assert train.encoding is not None
@@ -164,11 +164,11 @@ WRONG = [
     ({**GARDEN, "splits": {"train": {"images": "*/a.png"}}}, "split train has the pattern"),
     ({**GARDEN, "classes": "camvid"}, "its classes must be a list"),
     (classes(GRASS, {"color": [1, 2, 3]}), "class 1 has no name"),
-    (classes(GRASS, {"name": "flower"}), r"class flower has the colour None"),
-    (classes(GRASS, {**FLOWER, "color": [1, 2, 300]}), r"class flower has the colour \[1, 2, 300\]"),
+    (classes(GRASS, {"name": "flower"}), r"class flower has the color None"),
+    (classes(GRASS, {**FLOWER, "color": [1, 2, 300]}), r"class flower has the color \[1, 2, 300\]"),
     (classes(GRASS, {**FLOWER, "color": [0, 100, 0]}), r"grass,lawn and flower have the same value \(0, 100, 0\)"),
     (classes(GRASS, {**FLOWER, "name": "grass"}), "two of its classes have the same name"),
-    (classes(GRASS, {**FLOWER, "colour": 1}), "names 'colour', which does not exist; the nearest that do: color"),
+    (classes(GRASS, {**FLOWER, "color": 1}), "names 'color', which does not exist; the nearest that do: color"),
     ({**GARDEN, "ignore": [[200, 0, 100]]}, r"the value \(200, 0, 100\) is listed under ignore and is a class"),
     ({**GARDEN, "encoding": "ids"}, r"class grass,lawn has the id \[0, 200, 0\]"),
     ({**classes(FLOWER), "encoding": "ids", "ignore": []}, "class flower has no values"),

@@ -85,7 +85,7 @@ def test_window_of_the_resize_equals_resize_then_crop(scale: float, seed: int) -
 
 @settings(max_examples=50)
 @given(size=sizes, target=sizes, seed=st.integers(0, 99))
-def test_labels_are_taken_from_the_pixel_under_each_centre(size, target, seed) -> None:
+def test_labels_are_taken_from_the_pixel_under_each_center(size, target, seed) -> None:
     label = np.random.default_rng(seed).integers(0, 19, size, dtype=np.uint8)
     resized = resize_label_window(label, Window(*target, 0, 0, *target))
     rows, columns = ([floor(Fraction(2 * i + 1, 2) * size[k] / target[k]) for i in range(target[k])] for k in (0, 1))
@@ -224,6 +224,6 @@ def test_jitter_strength_scales_the_ranges() -> None:
     (weak_low, weak_high), (low, high) = spread(0.5), spread(1.0)
     assert low < weak_low < 100 < weak_high < high
     assert spread(0.0) == (100, 100)
-    colour = np.full((1, 1, 3), (200, 40, 90), dtype=np.uint8)
-    spreads = [np.ptp(color_jitter(colour, np.random.default_rng(seed), 2.0).astype(int)) for seed in range(300)]
-    assert min(spreads) < 12, "at strength 2 some images lose nearly all colour"
+    color = np.full((1, 1, 3), (200, 40, 90), dtype=np.uint8)
+    spreads = [np.ptp(color_jitter(color, np.random.default_rng(seed), 2.0).astype(int)) for seed in range(300)]
+    assert min(spreads) < 12, "at strength 2 some images lose nearly all color"

@@ -99,7 +99,7 @@ def test_generated_record_gives_two_views_at_its_own_size(generated: dict, cfg: 
         clean = mapped["image_clean"].numpy().transpose(1, 2, 0)
         flips.append((clean == original[:, ::-1]).all())
         assert flips[-1] or (clean == original).all()
-        # One view is a function of the other, colour by colour.
+        # One view is a function of the other, color by color.
         student = mapped["image"].numpy().transpose(1, 2, 0)
         pairs = np.unique(np.concatenate([clean, student], axis=2).reshape(-1, 6), axis=0)
         assert len(pairs) == len(np.unique(clean.reshape(-1, 3), axis=0))

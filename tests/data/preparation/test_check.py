@@ -101,7 +101,7 @@ def _empty(root: Path) -> str:
     return r"00001\.png cannot be read"
 
 
-def _colours(root: Path) -> str:
+def _colors(root: Path) -> str:
     save(label(root, "00001"), smooth_image(3))
     return r"00001_labelTrainIds\.png is a RGB image, not a label map"
 
@@ -135,7 +135,7 @@ def _twice(root: Path) -> str:
 
 FAULTS = [
     *(_remove_image, _remove_label, _add_image, _add_stray, _swap, _truncate_image, _truncate_label, _empty),
-    *(_colours, _out_of_range, _other_size, _circle, _link_to_itself, _twice),
+    *(_colors, _out_of_range, _other_size, _circle, _link_to_itself, _twice),
 ]
 
 

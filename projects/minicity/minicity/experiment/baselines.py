@@ -49,7 +49,7 @@ class ConstantPredictor:
 
 
 class ColorPositionClassifier:
-    """Multinomial logistic regression from the colour and position of a pixel.
+    """Multinomial logistic regression from the color and position of a pixel.
 
     Features: red, green, blue, saturation, direction of the hue, row and distance from the middle column, all their
     products, and a few cubes. (Joint histograms with back-off reach 4 mIoU less on the source and as much elsewhere.)
@@ -58,7 +58,7 @@ class ColorPositionClassifier:
     """
 
     PIXELS = 1200
-    """Number of pixels drawn from each image; more add time but no accuracy, because neighbours are alike."""
+    """Number of pixels drawn from each image; more add time but no accuracy, because neighbors are alike."""
     BALANCES = (0.0, 0.2, 0.4, 0.6, 0.8)
     """Values of the balance that are tried."""
     STEPS = 60
@@ -203,4 +203,4 @@ def baseline_scores(cfg: CfgNode) -> dict[str, dict[str, float]]:
             for name in cfg.DATASETS.TEST
         }
 
-    return {"constant": evaluate(ConstantPredictor()), "colour and position": evaluate(ColorPositionClassifier())}
+    return {"constant": evaluate(ConstantPredictor()), "color and position": evaluate(ColorPositionClassifier())}

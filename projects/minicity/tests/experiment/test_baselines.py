@@ -5,7 +5,7 @@ from minicity.experiment.baselines import ColorPositionClassifier, ConstantPredi
 
 
 def street(rng, size=(32, 64)):
-    """Upper half: class 10 where blue, else 2. Lower half: class 0 whatever the colour. A corner is unlabelled."""
+    """Upper half: class 10 where blue, else 2. Lower half: class 0 whatever the color. A corner is unlabelled."""
     blue = rng.random(size) < 0.5
     image = np.where(blue[..., None], (20, 20, 220), (120, 120, 120)).astype(np.uint8)
     label = np.where(blue, 10, 2).astype(np.uint8)
@@ -14,7 +14,7 @@ def street(rng, size=(32, 64)):
     return image, label
 
 
-def test_classifier_uses_colour_and_position():
+def test_classifier_uses_color_and_position():
     rng = np.random.default_rng(0)
     pairs = [street(rng) for _ in range(20)]
     model = ColorPositionClassifier().fit([image for image, _ in pairs], [label for _, label in pairs])
@@ -30,7 +30,7 @@ def test_classifier_uses_colour_and_position():
 
 
 def test_balance_favours_rare_classes_where_that_pays():
-    # A colour that is class 11 in a fifth of its pixels: the more frequent class 2 would take all of them.
+    # A color that is class 11 in a fifth of its pixels: the more frequent class 2 would take all of them.
     rng = np.random.default_rng(2)
     grey = np.full((32, 64, 3), 120, dtype=np.uint8)
     labels = [np.where(rng.random((32, 64)) < 0.2, 11, 2).astype(np.uint8) for _ in range(10)]

@@ -49,7 +49,7 @@ def test_experiment(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     argv = [*flags(place), "--rows", "joint", *SMALL]
     assert main(argv) == 0
     table = (place / "out/table.txt").read_text()
-    for row in ("constant", "colour and position", "CLIP, frozen", "+ SAM's refinement"):
+    for row in ("constant", "color and position", "CLIP, frozen", "+ SAM's refinement"):
         assert f"\n{row}" in table
     for words in ("unseen mean", "full_resolution", "less — CLIP, frozen"):
         assert words in table
