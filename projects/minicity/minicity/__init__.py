@@ -1,1 +1,1 @@
-"""minicity: a drawn street world with exact labels, and miniature foundation models trained on it."""
+"""minicity: a rendered street world with exact labels, and miniature foundation models trained on it."""

@@ -16,6 +16,7 @@ from clouds.data.datasets.catalog import load_dataset, register_datasets
 from clouds.engine.record import code_version, machine, versions
 from clouds.errors import UserError
 from clouds.evaluation.tables import Provenance, format_comparison
+from clouds.experiments.conclusion import verdict
 from clouds.experiments.plan import Variant, build_jobs, load_configs
 from clouds.experiments.report import Report, write_report
 from clouds.experiments.results import Results, read_results
@@ -217,14 +218,15 @@ def text_table(results: Results, provenance: Provenance) -> str:
     many = len(results.seeds) > 1
     seeds = f"Rows of trainings are means over the seeds {', '.join(map(str, results.seeds))}." if many else ""
     differences = results.differences()
+    heading = "Paired differences of the unseen mean" + (" with 95 % t intervals:" if many else ":")
     return "\n".join(
         [
             format_comparison(rows, provenance),
             seeds,
-            *(["Differences of the unseen mean, seed by seed:"] if differences else []),
+            *([heading] if differences else []),
             *(
                 f"{each.mean:+.2f}"
-                + (f" +- {each.error:.2f} ({each.count} seeds)" if each.count > 1 else "")
+                + (f" ({each.low:+.2f} to {each.high:+.2f}, {verdict(each)})" if each.count > 1 else "")
                 + f"  {each.label}"
                 for each in differences
             ),
