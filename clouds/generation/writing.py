@@ -23,7 +23,7 @@ This time the weather is {weather}, it is {time}, the place is {place}, and amon
 WEATHERS = ("sunny", "cloudy", "rainy", "foggy", "snowy", "stormy", "hazy", "clearing up after rain")
 TIMES = ("dawn", "morning", "noon", "afternoon", "dusk", "night")
 PLACES = (
-    "a city center", "a suburb", "a village", "a highway", "a mountain road", "an industrial area", "a coastal town",
+    "a city centre", "a suburb", "a village", "a highway", "a mountain road", "an industrial area", "a coastal town",
     "a business district", "a crossroads", "a market street", "a country road", "a street with tram tracks",
 )  # fmt: skip
 THINGS = (

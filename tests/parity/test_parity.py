@@ -80,7 +80,7 @@ class TestBackbone:
         agree(text.embeddings, arrays(f"backbone_{tower}")["text_classifier"])
         assert text.names_per_class == tuple(arrays(f"backbone_{tower}")["num_templates"])
         void = F.normalize(model.void_embedding.weight, dim=-1)
-        agree(void, arrays(f"backbone_{tower}")["void_embedding_normalized"])
+        agree(void, arrays(f"backbone_{tower}")["void_embedding_normalised"])
         agree(model.backbone.logit_scale, arrays(f"backbone_{tower}")["clip_logit_scale"])
 
 

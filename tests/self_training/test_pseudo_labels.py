@@ -140,5 +140,5 @@ def test_pixels_that_sam_leaves_unlabelled_can_keep_the_teachers_label():
 def test_settings_out_of_range_are_told():
     with pytest.raises(ValueError, match=r"^threshold is 1\.5"):
         PseudoLabeller(None, threshold=1.5)
-    with pytest.raises(ValueError, match=r"^selection_mode is 'center'"):
-        PseudoLabeller(None, selection_mode="center")
+    with pytest.raises(ValueError, match=r"^selection_mode is 'centre'"):
+        PseudoLabeller(None, selection_mode="centre")

@@ -244,8 +244,8 @@ class TestChoosePoints:
 
     def test_bad_settings_are_named(self) -> None:
         regions = find_regions(np.zeros((4, 4), np.uint8), min_area=0)
-        with pytest.raises(ValueError, match=r"^mode is 'center'.*center"):
-            choose(regions, "center")
+        with pytest.raises(ValueError, match=r"^mode is 'centre'.*center"):
+            choose(regions, "centre")
         with pytest.raises(ValueError, match=r"^num_points is 0"):
             choose(regions, n=0)
 

@@ -101,7 +101,7 @@ def resize_window(image: Image.Image, window: Window) -> UInt8Array:
 
 
 def resize_label_window(label: UInt8Array, window: Window) -> UInt8Array:
-    """Compute a window of the scaled label map (nearest neighbor, pixel centres aligned) without scaling the rest.
+    """Compute a window of the scaled label map (nearest neighbor, pixel centers aligned) without scaling the rest.
 
     Args:
         label: (H, W) uint8 train ids.

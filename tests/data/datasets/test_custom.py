@@ -168,7 +168,7 @@ WRONG = [
     (classes(GRASS, {**FLOWER, "color": [1, 2, 300]}), r"class flower has the color \[1, 2, 300\]"),
     (classes(GRASS, {**FLOWER, "color": [0, 100, 0]}), r"grass,lawn and flower have the same value \(0, 100, 0\)"),
     (classes(GRASS, {**FLOWER, "name": "grass"}), "two of its classes have the same name"),
-    (classes(GRASS, {**FLOWER, "color": 1}), "names 'color', which does not exist; the nearest that do: color"),
+    (classes(GRASS, {**FLOWER, "colour": 1}), "names 'colour', which does not exist; the nearest that do: color"),
     ({**GARDEN, "ignore": [[200, 0, 100]]}, r"the value \(200, 0, 100\) is listed under ignore and is a class"),
     ({**GARDEN, "encoding": "ids"}, r"class grass,lawn has the id \[0, 200, 0\]"),
     ({**classes(FLOWER), "encoding": "ids", "ignore": []}, "class flower has no values"),
