@@ -42,8 +42,7 @@ LAYERS = {
     "clouds.generation": BASE | {"clouds.data", "clouds.visualization"},
     "clouds.engine": CORE_LAYERS | USES,
     "clouds.experiments": CORE_LAYERS | USES | {"clouds.engine"},
-    "clouds.api": CORE_LAYERS | USES | {"clouds.engine"},
-    "clouds.commands": CORE_LAYERS | USES | {"clouds.engine", "clouds.experiments", "clouds.api"},
+    "clouds.commands": CORE_LAYERS | USES | {"clouds.engine", "clouds.experiments"},
 }
 
 # Imports inside functions besides those of commands: module -> {package: reason}.

@@ -35,7 +35,7 @@ def test_links(document: Path) -> None:
 
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if d.name != "CHANGELOG.md"], ids=lambda path: path.name)
 def test_paths(document: Path) -> None:
-    """Of commands and inline code, with braces such as {gta,synthia} and patterns left out."""
+    """Paths in commands and inline code exist; words with braces, such as {gta,synthia}, and patterns are left out."""
     text = document.read_text(encoding="utf-8")
     code = " ".join(
         [*re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE), *re.findall(r"`([^`\n]+)`", text)]
