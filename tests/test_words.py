@@ -13,7 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("clouds", "tools", "projects", "benchmarks")
 FILES = [
     *sorted(ROOT.glob("*.py")),
-    *(path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py")) if "tests" not in path.parts),
+    *(
+        path
+        for name in FOLDERS
+        for path in sorted((ROOT / name).rglob("*.py"))
+        if "tests" not in path.relative_to(ROOT).parts
+    ),
 ]
 
 # A description that begins like this needs its neighbors to be understood.
