@@ -32,9 +32,9 @@ class Backbone(nn.Module, metaclass=ABCMeta):
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Return the feature maps by name."""
 
+    @abstractmethod
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of every feature map by name."""
-        raise NotImplementedError
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
