@@ -5,10 +5,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clouds.commands.entry import user_errors
 from clouds.config import check_weights, load_config
 from clouds.errors import UserError
+
+if TYPE_CHECKING:
+    from clouds.d2 import CfgNode
 
 DESCRIPTION = """\
 Predict the label maps of images.
@@ -34,21 +38,25 @@ def main(argv: list[str] | None = None) -> int:
         The exit code.
     """
     args, opts = parse_arguments(argv)
-    check_weights(load_config(args.config_file, opts).MODEL.WEIGHTS)
+    cfg = load_config(args.config_file, opts)
+    check_weights(cfg.MODEL.WEIGHTS)
     jobs = plan(args.inputs, args.output)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot create the folder {args.output} (--output): {error.strerror}.") from error
-    run(jobs, args.config_file, opts, dataset=args.dataset)
+    run(jobs, cfg, args.config_file, opts, dataset=args.dataset)
     return 0
 
 
-def run(jobs: Mapping[Path, Path], config_file: str, opts: Sequence[str], *, dataset: str | None) -> None:
+def run(
+    jobs: Mapping[Path, Path], cfg: "CfgNode", config_file: str, opts: Sequence[str], *, dataset: str | None
+) -> None:
     """Predict and write the label map and the overlay of every image.
 
     Args:
         jobs: path of each image, mapped to the path of its results without ``_labels.png`` and ``_overlay.jpg``.
+        cfg: config that was read from `config_file` and `opts`, not frozen yet.
         config_file: YAML config.
         opts: alternating config keys and values, among them ``MODEL.WEIGHTS``.
         dataset: YAML file that describes the data set whose classes are predicted.
@@ -58,7 +66,7 @@ def run(jobs: Mapping[Path, Path], config_file: str, opts: Sequence[str], *, dat
     """
     from clouds.engine.predictor import write_predictions
 
-    write_predictions(jobs, config_file, opts, dataset=dataset)
+    write_predictions(jobs, cfg, config_file, opts, dataset=dataset)
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:

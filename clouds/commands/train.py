@@ -1,11 +1,15 @@
 """The command ``train_net.py``: train or evaluate a network."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from clouds import d2
 from clouds.commands.entry import user_errors
 from clouds.config import check_weights, load_config
 from clouds.errors import UserError
+
+if TYPE_CHECKING:
+    from clouds.d2 import CfgNode
 
 EPILOG = """\
 Train or evaluate a CLOUDS network.
@@ -34,19 +38,20 @@ def main(argv: list[str] | None = None) -> int:
     cfg = load_config(args.config_file, args.opts)
     if not args.resume:
         check_weights(cfg.MODEL.WEIGHTS)
-    run(args)
+    run(cfg, args)
     return 0
 
 
-def run(args: argparse.Namespace) -> None:
+def run(cfg: "CfgNode", args: argparse.Namespace) -> None:
     """Train, or evaluate with ``--eval-only``, in as many processes as the flags ask for.
 
     Args:
+        cfg: config that is not frozen yet.
         args: parsed command line, see `parse_arguments`.
     """
     from clouds.engine.training import start
 
-    start(args)
+    start(cfg, args)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

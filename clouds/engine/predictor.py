@@ -1,7 +1,7 @@
 """Prediction with a trained network: from image files to label maps."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from clouds.data.classes import CITYSCAPES_COLORS
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.loading.mappers import TestMapper
 from clouds.engine.checkpoint import load_for_inference
-from clouds.engine.setup import read_config, resolve_device, start_log
+from clouds.engine.setup import config_with_dataset, resolve_device, start_log
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.evaluation.sem_seg import predicted_labels
@@ -60,8 +60,35 @@ class Predictor:
         return predicted_labels(output["sem_seg"]).byte().cpu().numpy()
 
 
+def predict_each(
+    predict: Predictor,
+    jobs: Iterable[tuple[Path, Path]],
+    write: Callable[[Path, Path, npt.NDArray[np.uint8]], None],
+) -> list[str]:
+    """Predict images one by one, with a progress bar.
+
+    Args:
+        predict: the network.
+        jobs: pairs of the path of an image and its target.
+        write: called with the path of the image, its target, and its label map, (H, W) uint8 train ids.
+
+    Returns:
+        A sentence about each image that cannot be read.
+    """
+    unreadable = []
+    for source, target in tqdm(list(jobs), unit="image"):
+        try:
+            labels = predict(source)
+        except UserError as error:
+            unreadable.append(str(error))
+        else:
+            write(source, target, labels)
+    return unreadable
+
+
 def write_predictions(
     jobs: Mapping[Path, Path],
+    cfg: CfgNode,
     config_file: str | Path,
     opts: Sequence[str] = (),
     *,
@@ -71,6 +98,7 @@ def write_predictions(
 
     Args:
         jobs: path of each image, mapped to its target.
+        cfg: config that was read from `config_file` and `opts`, not frozen yet.
         config_file: YAML config.
         opts: alternating config keys and values, among them ``MODEL.WEIGHTS``.
         dataset: YAML file that describes the data set whose classes are predicted.
@@ -78,23 +106,20 @@ def write_predictions(
     Raises:
         UserError: some images cannot be read. All others are predicted first.
     """
-    cfg = read_config(config_file, opts, dataset=dataset)
+    cfg = config_with_dataset(cfg, config_file, opts, dataset)
     start_log(None)
     resolve_device(cfg)
     register_datasets(modules=cfg.DATASETS.MODULES, custom=cfg.DATASETS.CUSTOM)
     cfg.freeze()
     predict = Predictor(cfg)
-    unreadable = []
-    for source, target in tqdm(jobs.items(), unit="image"):
-        try:
-            labels = predict(source)
-        except UserError as error:
-            unreadable.append(str(error))
-            continue
+
+    def write(source: Path, target: Path, labels: npt.NDArray[np.uint8]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(labels).save(f"{target}_labels.png")
         colored = overlay(np.asarray(read_image(str(source))), labels, predict.colors)
         Image.fromarray(colored).save(f"{target}_overlay.jpg", quality=90)
+
+    unreadable = predict_each(predict, jobs.items(), write)
     if unreadable:
         raise UserError(f"{len(unreadable)} of {len(jobs)} images failed, the others are done; first: {unreadable[0]}")
     logger.info(f"{len(jobs)} images labelled")

@@ -78,13 +78,16 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     )
 
 
-def read_config(config_file: str | Path, opts: Sequence[str] = (), *, dataset: str | Path | None = None) -> CfgNode:
-    """Read the config of a command.
+def config_with_dataset(
+    cfg: CfgNode, config_file: str | Path, opts: Sequence[str], dataset: str | Path | None
+) -> CfgNode:
+    """Return the config of a command that takes ``--dataset``.
 
     Args:
+        cfg: config that was read from `config_file` and `opts`.
         config_file: YAML config.
         opts: alternating keys and values that replace those of `config_file` and `dataset`.
-        dataset: YAML file that describes a data set to train and test on.
+        dataset: YAML file that describes a data set to train and test on; None returns `cfg`.
 
     Returns:
         A config that is not frozen.
@@ -92,8 +95,9 @@ def read_config(config_file: str | Path, opts: Sequence[str] = (), *, dataset: s
     Raises:
         UserError: see `clouds.config.load_config` and `clouds.data.datasets.custom.dataset_settings`.
     """
-    own = dataset_settings(Path(dataset)) if dataset else []
-    return load_config(config_file, [*own, *opts])
+    if not dataset:
+        return cfg
+    return load_config(config_file, [*dataset_settings(Path(dataset)), *opts])
 
 
 def resolve_device(cfg: CfgNode) -> None:

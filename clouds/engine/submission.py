@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+import numpy as np
+import numpy.typing as npt
 
 from clouds.clouds import class_names
 from clouds.d2 import CfgNode, PathManager
 from clouds.data.classes import CITYSCAPES_CLASSES, short_name
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.datasets.spec import data_root
-from clouds.engine.predictor import Predictor
+from clouds.engine.predictor import Predictor, predict_each
 from clouds.engine.setup import resolve_device, start_log
 from clouds.errors import UserError
 from clouds.evaluation.submission import BENCHMARKS, find_images, is_whole, keep_origin, write_archive, write_labels
@@ -115,16 +116,13 @@ def _predict(cfg: CfgNode, missing: dict[str, Path], folder: Path, ids: tuple[in
     """Write the missing predictions; images that cannot be read are reported at the end."""
     resolve_device(cfg)
     cfg.freeze()
-    predict = Predictor(cfg)
-    unreadable = []
-    for file, image in tqdm(missing.items(), unit="image"):
-        try:
-            labels = predict(image)
-        except UserError as error:
-            unreadable.append(str(error))
-            continue
-        with _writing(folder / file):
-            write_labels(folder / file, labels, ids)
+
+    def write(source: Path, target: Path, labels: npt.NDArray[np.uint8]) -> None:
+        with _writing(target):
+            write_labels(target, labels, ids)
+
+    jobs = [(image, folder / file) for file, image in missing.items()]
+    unreadable = predict_each(Predictor(cfg), jobs, write)
     if unreadable:
         raise UserError(
             f"{len(unreadable)} of {len(missing)} images failed, the others are labelled; mend them and give the same "

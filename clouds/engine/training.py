@@ -4,21 +4,22 @@ import argparse
 
 from clouds.d2 import CfgNode
 from clouds.engine.launch import launch
-from clouds.engine.setup import default_setup, read_config, refuse_broken_sets
+from clouds.engine.setup import config_with_dataset, default_setup, refuse_broken_sets
 from clouds.engine.trainer import Trainer
 
 
-def start(args: argparse.Namespace, trainer: type[Trainer] = Trainer) -> None:
+def start(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] = Trainer) -> None:
     """Call `train_or_evaluate` in every process of the run.
 
     Args:
+        cfg: config that was read from ``args.config_file`` and ``args.opts``, not frozen yet.
         args: command line of ``train_net.py``, see `clouds.commands.train.parse_arguments`.
         trainer: class of the trainer; a class of a module, so that it can be sent to other processes.
 
     Raises:
-        UserError: the config or the data set of ``--dataset`` is wrong, or see `clouds.engine.launch.launch`.
+        UserError: the data set of ``--dataset`` is wrong, or see `clouds.engine.launch.launch`.
     """
-    cfg = read_config(args.config_file, args.opts, dataset=args.dataset)
+    cfg = config_with_dataset(cfg, args.config_file, args.opts, args.dataset)
     launch(train_or_evaluate, args, cfg.MODEL.DEVICE, (cfg, args, trainer))
 
 

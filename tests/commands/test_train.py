@@ -31,6 +31,17 @@ def test_misspelt_key(sentence: Callable[..., str], tmp_path: Path) -> None:
     assert "mine.yaml" in message
 
 
+def test_the_config_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A key that is ignored is reported once."""
+    monkeypatch.setattr("clouds.engine.training.launch", lambda *_: None)
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"_BASE_: {GTA}\nINPUT: {{FORMAT: RGB}}\n")
+    assert train.main(["--config-file", str(config)]) == 0
+    assert [record.getMessage().count("INPUT.FORMAT") for record in caplog.records] == [1]
+
+
 @pytest.mark.parametrize("flags", [[], ["--eval-only"]])
 def test_weights_not_found(sentence: Callable[..., str], flags: list[str]) -> None:
     message = sentence(train.main, "--config-file", GTA, *flags, "MODEL.WEIGHTS", "no/such.pth")

@@ -15,9 +15,9 @@ from clouds.d2 import CfgNode, DatasetCatalog, MetadataCatalog
 def catalogs() -> Iterator[None]:
     data, metadata = dict(DatasetCatalog), dict(MetadataCatalog)
     yield
-    for catalogue, before in ((DatasetCatalog, data), (MetadataCatalog, metadata)):
-        catalogue.clear()
-        catalogue.update(before)
+    for catalog, before in ((DatasetCatalog, data), (MetadataCatalog, metadata)):
+        catalog.clear()
+        catalog.update(before)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 import io
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from clouds.commands import make_submission
 from clouds.config import load_config
-from clouds.d2 import META_ARCH_REGISTRY, CfgNode, DatasetCatalog, MetadataCatalog, inference_on_dataset
+from clouds.d2 import META_ARCH_REGISTRY, CfgNode, inference_on_dataset
 from clouds.data.classes import CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
 from clouds.data.datasets.catalog import register_datasets
 from clouds.engine import submission
@@ -28,6 +28,7 @@ from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.submission import BENCHMARKS, check_archive, fault_of, find_images, write_archive, write_labels
+from tests.data.conftest import catalogs  # noqa: F401  (an autouse fixture)
 
 TO_LABEL_ID = lookup_table({train_id: label_id for label_id, train_id in CITYSCAPES_ID_TO_TRAIN_ID.items()})
 CITIES = ("frankfurt/frankfurt_000000_000294", "lindau/lindau_000000_000019", "lindau/lindau_000001_000019")
@@ -57,15 +58,6 @@ class NearestColor(nn.Module):
 
 if "NearestColor" not in META_ARCH_REGISTRY:
     META_ARCH_REGISTRY.register(NearestColor)
-
-
-@pytest.fixture(autouse=True)
-def catalogues() -> Iterator[None]:
-    data, metadata = dict(DatasetCatalog), dict(MetadataCatalog)
-    yield
-    for catalogue, before in ((DatasetCatalog, data), (MetadataCatalog, metadata)):
-        catalogue.clear()
-        catalogue.update(before)
 
 
 @pytest.fixture
