@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically
+from clouds.utils.json_files import parse_json
 
 Row = dict[str, Any]
 
@@ -86,7 +87,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _parse(line: bytes) -> Row | None:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     return row if isinstance(row, dict) else None

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from clouds.errors import UserError
 from clouds.utils.jsonl import last_row, read_rows, scan_lines, valid_rows, write_rows
 
-values = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+values = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**64), 2**64)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
 row_lists = st.lists(st.dictionaries(st.text(), values | st.lists(values), max_size=4), max_size=6)
 
 
