@@ -3,12 +3,32 @@
 import difflib
 from collections.abc import Iterable
 
+# Longest message, in characters.
+MESSAGE_LENGTH = 500
+
 
 class UserError(ValueError):
     """Error in the user's input. The message is one sentence: what is wrong, where, and what to do.
 
     Commands print the message without a traceback and exit with code 2.
+
+    Args:
+        message: the sentence; see `one_line` for what is done to it.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    r"""Return a text as one line of at most `MESSAGE_LENGTH` characters.
+
+    Line breaks, control characters and marks of the writing direction, which may come from a file name or from a file,
+    are replaced by their escape sequences, such as ``\n``. A longer text loses its middle, because a message ends with
+    what to do.
+    """
+    shortened = _shorten(text)  # before the loop, since the text may have millions of characters
+    return _shorten("".join(letter if letter.isprintable() else _escaped(letter) for letter in shortened))
 
 
 def check_name(setting: str, name: str, known: Iterable[str]) -> None:
@@ -26,3 +46,15 @@ def check_name(setting: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
         nearest = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0)) or "none"
         raise UserError(f"{setting} names {name!r}, which does not exist; the nearest that do: {nearest}.")
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= MESSAGE_LENGTH:
+        return text
+    gap = " [...] "
+    end = MESSAGE_LENGTH // 3
+    return text[: MESSAGE_LENGTH - end - len(gap)] + gap + text[-end:]
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
-from clouds.errors import UserError
+from clouds.errors import UserError, one_line
 
 Arguments = ParamSpec("Arguments")
 
@@ -41,7 +41,8 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in DEPENDENCIES:
                 raise
-            sys.stderr.write(f"error: {error}: install CLOUDS and its dependencies with: {INSTALL}\n")
+            message = f"{error}: install CLOUDS and its dependencies with: {INSTALL}"
+            sys.stderr.write(f"error: {one_line(message)}\n")
         return 2
 
     return wrapped

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 # The package, not its names: these are resolved on use, so that commands report a wrong CLOUDS_D2 in one sentence.
 from clouds import d2
 from clouds.config.defaults import DEFAULTS, IGNORED_KEYS, IGNORED_SECTIONS
 from clouds.config.schema import check, typed
 from clouds.errors import UserError
+from clouds.utils.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from clouds.d2 import CfgNode
 
 logger = logging.getLogger(__name__)
+
+COMMAND_LINE = "on the command line"
 
 
 def get_config() -> CfgNode:
@@ -54,10 +55,14 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
     sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
     sources: dict[str, str] = {}
     ignored: dict[str, None] = {}  # an ordered set
-    files = [(f"in {path}", _leaves(tree)) for path, tree in _read_files(config_file)] if config_file else []
-    for where, settings in [*files, ("on the command line", _pairs(opts))]:
+    files = (
+        [(f"in {path}", _leaves(tree, keys=known)) for path, tree in _read_files(config_file)] if config_file else []
+    )
+    for where, settings in [*files, (COMMAND_LINE, _pairs(opts))]:
         for key, value in settings:
             if key in known:
+                if sources.get(key) == where != COMMAND_LINE:  # as SOLVER: {MAX_ITER: 1} and as SOLVER.MAX_ITER: 2
+                    raise UserError(f"The config sets {key} twice {where}: remove one of the lines.")
                 _set(cfg, key, typed(key, value, where))
                 sources[key] = where
             elif name := _ignored_name(key):
@@ -66,7 +71,7 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
                 raise UserError(
                     f"Unknown config key {key} {where}: the most similar known key is {_nearest(key, known)}."
                 )
-            elif value is not None:  # a section whose every line is commented out is None
+            elif value not in (None, {}):  # a section whose every line is commented out is None
                 raise UserError(f"{key} {where} is a section of config keys and takes no value ({value!r}).")
     check(cfg, sources)
     if ignored:
@@ -103,13 +108,14 @@ def _set(cfg: CfgNode, key: str, value: Any) -> None:
     cfg[last] = value
 
 
-def _leaves(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) for every entry of a nested dict that is not a dict."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+def _leaves(tree: dict[str, Any], prefix: str = "", keys: Container[str] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) for every entry of a nested dict that is in `keys` or is not a dict with entries."""
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value and key not in keys:
+            yield from _leaves(value, f"{key}.", keys)
         else:
-            yield f"{prefix}{key}", value
+            yield key, value
 
 
 def _read_files(path: str | Path, including: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[Any, Any]]]:
@@ -117,23 +123,28 @@ def _read_files(path: str | Path, including: tuple[Path, ...] = ()) -> Iterator[
 
     `_BASE_` is a name or a list of names, relative to the file that contains it.
     """
-    path = Path(path).expanduser()
     named_in = f", the _BASE_ of {including[-1]}," if including else ""
-    if path.resolve() in [other.resolve() for other in including]:
-        raise UserError(f"Config file {path}{named_in} is its own _BASE_: remove one of the two lines.")
-    if not path.is_file():
-        raise UserError(f"Config file {path}{named_in} does not exist.")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"Config file {path} is not YAML: {' '.join(str(error).split())}.") from error
+        path = Path(path).expanduser()
+        is_file, resolved = path.is_file(), path.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # no valid name, or ~ of an unknown user
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"Config file {path}{named_in} cannot be read ({reason}).") from error
+    if resolved in [other.resolve() for other in including]:
+        raise UserError(f"Config file {path}{named_in} is its own _BASE_: remove one of the two lines.")
+    if not is_file:
+        raise UserError(f"Config file {path}{named_in} {'is not a file' if path.exists() else 'does not exist'}.")
+    tree = read_yaml(path, "Config file")
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         kind = type(tree).__name__
         raise UserError(f"Config file {path} must contain sections of config keys (SOLVER: ...), not a {kind}.")
     bases = tree.pop("_BASE_", [])
-    for base in bases if isinstance(bases, list) else [bases]:
-        yield from _read_files(path.parent / Path(str(base)).expanduser(), (*including, path))
+    bases = bases if isinstance(bases, list) else [bases]
+    if not all(isinstance(base, str) for base in bases):
+        raise UserError(f"Config file {path}: _BASE_ must be a file name or a list of file names, not {bases!r}.")
+    for base in bases:
+        yield from _read_files(base if base.startswith("~") else path.parent / base, (*including, path))
     yield path, tree
 
 

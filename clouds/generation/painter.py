@@ -15,7 +15,6 @@ import diffusers
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
@@ -25,6 +24,7 @@ from clouds.generation.device import DTYPES
 from clouds.generation.prompts import truncated_text
 from clouds.generation.settings import PaintingSettings
 from clouds.utils.hashing import model_digest
+from clouds.utils.yaml_files import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -150,8 +150,8 @@ class Painter:
         text = card.read_text(encoding="utf-8", errors="replace") if card is not None else ""
         parts = text.split("---\n")
         try:
-            front = yaml.safe_load(parts[1]) if text.startswith("---\n") and len(parts) > 2 else None
-        except yaml.YAMLError:
+            front = parse_yaml(parts[1], f"Card {card}") if text.startswith("---\n") and len(parts) > 2 else None
+        except UserError:
             front = None
         licence = front.get("license_name") or front.get("license") if isinstance(front, dict) else None
         return str(licence or "unknown")
