@@ -13,11 +13,12 @@ from clouds.generation.dataset import GeneratedSet, read_description, read_manif
 from clouds.generation.device import resolve_device, resolve_dtype
 from clouds.generation.gate import Gate
 from clouds.generation.painter import Painter
-from clouds.generation.plan import World, blocks, parse_indices, world_from
+from clouds.generation.plan import blocks, parse_indices
 from clouds.generation.prompts import find_prompts, read_prompts
 from clouds.generation.run import Run, choose, repaint
 from clouds.generation.settings import Execution, GateSettings, PaintingSettings
 from clouds.generation.similarity import ClipSimilarity
+from clouds.utils.world import World, world_from
 
 logger = logging.getLogger(__name__)
 

@@ -1,39 +1,11 @@
 """Division of a set into blocks and processes, and the file name, prompt and seed of each image."""
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
 from clouds.errors import UserError
-
-
-@dataclass(frozen=True)
-class World:
-    """Position of this process among the processes that share the work.
-
-    Attributes:
-        rank: number of this process, 0..size-1.
-        size: number of processes.
-        local_rank: number of this process on its machine.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-
-
-# torchrun's variables come first: under `srun torchrun` SLURM's variables count machines.
-_VARIABLES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
-
-
-def world_from(environment: Mapping[str, str] = os.environ) -> World:
-    """Return the position of this process from the variables of torchrun or SLURM; one process without them."""
-    for rank, size, local_rank in _VARIABLES:
-        if rank in environment and size in environment:
-            return World(int(environment[rank]), int(environment[size]), int(environment.get(local_rank, "0")))
-    return World()
+from clouds.utils.world import World
 
 
 def image_seed(base: int, index: int, attempt: int) -> int:

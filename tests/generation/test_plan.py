@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clouds.errors import UserError
-from clouds.generation.plan import World, blocks, image_file_name, image_seed, parse_indices, prompt_of, world_from
+from clouds.generation.plan import blocks, image_file_name, image_seed, parse_indices, prompt_of
+from clouds.utils.world import World
 
 
 @given(st.integers(0, 3), st.integers(1, 60), st.integers(1, 9), st.integers(1, 5))
@@ -41,19 +42,6 @@ def test_seeds_stay_what_they_are() -> None:
     # Existing sets are extended and repeated with these seeds.
     assert image_seed(0, 0, 0) == 7896617691693857887
     assert image_seed(0, 1, 0) == 2918264622725855778
-
-
-@pytest.mark.parametrize(
-    ("environment", "world"),
-    [
-        ({}, World(0, 1, 0)),
-        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, World(3, 8, 1)),
-        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, World(2, 4, 0)),
-        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, World(1, 2, 1)),
-    ],
-)
-def test_world(environment: dict[str, str], world: World) -> None:
-    assert world_from(environment) == world
 
 
 def test_indices() -> None:

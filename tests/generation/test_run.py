@@ -13,8 +13,9 @@ from clouds.errors import UserError
 from clouds.generation.dataset import STALE_SECONDS, GeneratedSet, read_manifest, read_record
 from clouds.generation.gate import Verdict, difference_hash
 from clouds.generation.painter import Painted
-from clouds.generation.plan import World, blocks, image_seed
+from clouds.generation.plan import blocks, image_seed
 from clouds.generation.run import FLAGGED, Run, choose, repaint
+from clouds.utils.world import World
 
 PROMPTS = ["a street", "a bus", "snow"]
 RECIPE = {"model": "m", "revision": None, "scheduler": "euler", "steps": 2, "guidance": 7.5, "dtype": "fp32"}
