@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clouds.config.detectron2_keys import report_detectron2_keys
 from clouds.d2 import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
@@ -98,6 +99,13 @@ class CLOUDS(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         former, head, clouds = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.CLOUDS
+        report_detectron2_keys(cfg)
+        if cfg.MODEL.DEVICE == "auto":
+            raise UserError(
+                "MODEL.DEVICE is auto, which build_model does not resolve: call clouds.engine.setup.resolve_device "
+                "before it, or set MODEL.DEVICE to cuda or cpu."
+            )
+        check_registered(cfg)
         check_name("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, dict(BACKBONE_REGISTRY))
         check_name("MODEL.SEM_SEG_HEAD.NAME", head.NAME, dict(SEM_SEG_HEADS_REGISTRY))
         check_name("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", head.PIXEL_DECODER_NAME, dict(SEM_SEG_HEADS_REGISTRY))
@@ -275,6 +283,22 @@ def check_backbone(cfg: CfgNode, backbone: nn.Module, *, uses_text: bool) -> Non
             f"MODEL.CLOUDS.EMBED_DIM is {clouds.EMBED_DIM}, but {clouds.CLIP_MODEL_NAME} embeds into "
             f"{tower.embed_dim} dimensions; set MODEL.CLOUDS.EMBED_DIM {tower.embed_dim}."
         )
+
+
+def check_registered(cfg: CfgNode) -> None:
+    """Raise `UserError` if a config describes data sets of its own and the classes of those it names are not known.
+
+    Their model would otherwise predict the classes of Cityscapes.
+    """
+    if not cfg.DATASETS.CUSTOM and not cfg.DATASETS.MODULES:
+        return
+    for key in ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key][:1]:
+            if not hasattr(MetadataCatalog.get(name), "stuff_classes"):
+                raise UserError(
+                    f"DATASETS.{key} names {name!r}, which is not registered, so its classes are not known: correct "
+                    "the name, or call clouds.data.datasets.catalog.register_datasets before build_model."
+                )
 
 
 def class_names(datasets: Sequence[str]) -> Sequence[str]:

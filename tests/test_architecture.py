@@ -36,7 +36,7 @@ LAYERS = {
     "clouds.data": BASE,
     "clouds.modeling": BASE,
     "clouds.self_training": BASE | {"clouds.modeling"},
-    "clouds.clouds": BASE | {"clouds.modeling"},
+    "clouds.clouds": BASE | {"clouds.config", "clouds.modeling"},
     "clouds.evaluation": BASE | {"clouds.data"},
     "clouds.visualization": BASE | {"clouds.data"},
     "clouds.generation": BASE | {"clouds.data", "clouds.visualization"},

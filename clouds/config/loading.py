@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # The package, not its names: these are resolved on use, so that commands report a wrong CLOUDS_D2 in one sentence.
 from clouds import d2
-from clouds.config.defaults import DEFAULTS, IGNORED_KEYS, IGNORED_SECTIONS
+from clouds.config.defaults import DEFAULTS
+from clouds.config.detectron2_keys import ignored_name, report_ignored, set_detectron2_keys
 from clouds.config.schema import check, typed
 from clouds.errors import UserError
 from clouds.utils.yaml_files import read_yaml
@@ -18,18 +18,17 @@ from clouds.utils.yaml_files import read_yaml
 if TYPE_CHECKING:
     from clouds.d2 import CfgNode
 
-logger = logging.getLogger(__name__)
-
 COMMAND_LINE = "on the command line"
 
 
 def get_config() -> CfgNode:
     """Return a new config with every default.
 
-    With detectron2 installed the config also holds detectron2's other keys, which are not used.
+    With detectron2 installed the config also holds detectron2's other keys, see `clouds.config.detectron2_keys`.
     """
     cfg = d2.get_cfg()
     _overlay(cfg, d2.CfgNode(DEFAULTS))
+    set_detectron2_keys(cfg)
     return cfg
 
 
@@ -54,7 +53,7 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
     known = dict(_leaves(DEFAULTS))
     sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
     sources: dict[str, str] = {}
-    ignored: dict[str, None] = {}  # an ordered set
+    ignored: list[str] = []
     files = (
         [(f"in {path}", _leaves(tree, keys=known)) for path, tree in _read_files(config_file)] if config_file else []
     )
@@ -65,8 +64,8 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
                     raise UserError(f"The config sets {key} twice {where}: remove one of the lines.")
                 _set(cfg, key, typed(key, value, where))
                 sources[key] = where
-            elif name := _ignored_name(key):
-                ignored[name] = None
+            elif ignored_name(key):
+                ignored.append(key)
             elif key not in sections:
                 raise UserError(
                     f"Unknown config key {key} {where}: the most similar known key is {_nearest(key, known)}."
@@ -74,8 +73,8 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
             elif value not in (None, {}):  # a section whose every line is commented out is None
                 raise UserError(f"{key} {where} is a section of config keys and takes no value ({value!r}).")
     check(cfg, sources)
-    if ignored:
-        logger.warning("Config keys that are not used and were ignored: %s", ", ".join(ignored))
+    set_detectron2_keys(cfg)
+    report_ignored(ignored)
     return cfg
 
 
@@ -158,14 +157,6 @@ def _pairs(opts: Sequence[str]) -> Iterator[tuple[str, str]]:
             f"Config values on the command line are KEY VALUE pairs after all flags: complete {' '.join(opts)}."
         )
     return zip(opts[::2], opts[1::2], strict=True)
-
-
-def _ignored_name(key: str) -> str | None:
-    """Return the name of an ignored key for the log, its section if that is ignored as a whole; None for other keys."""
-    for section in IGNORED_SECTIONS:
-        if f"{key}.".startswith(f"{section}."):
-            return f"{section}.*"
-    return key if key in IGNORED_KEYS else None
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

@@ -204,6 +204,18 @@ class TestErrors:
         with pytest.raises(UserError, match=r"NUM_CLASSES 19"):
             build_model(golden.golden_config("convnext_closed", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 18))
 
+    def test_device_that_is_not_resolved(self):
+        with pytest.raises(UserError, match=r"^MODEL\.DEVICE is auto.*\.resolve_device "):
+            build_model(golden.golden_config("convnext_closed", "MODEL.DEVICE", "auto"))
+
+    @pytest.mark.parametrize("key", ["DATASETS.TRAIN", "DATASETS.TEST"])
+    @pytest.mark.parametrize("source", ["DATASETS.CUSTOM", "DATASETS.MODULES"])
+    def test_classes_that_are_not_known(self, key, source):
+        opts = (key, ("nobody_registered_this",), source, ("mine",))
+        message = rf"^{key} names 'nobody_registered_this', which is not registered.*\.register_datasets "
+        with pytest.raises(UserError, match=message):
+            build_model(golden.golden_config("convnext_closed", *opts))
+
 
 def test_random_tower_says_so(caplog):
     with caplog.at_level(logging.WARNING):
