@@ -3,62 +3,136 @@
 `READERS` has one reader per kind of file; adding one is one entry. `clouds.data.encoding` gives the values a meaning.
 """
 
-import io
+import contextlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from clouds.data.classes import CITYSCAPES_LABELS
 from clouds.errors import UserError
-from clouds.utils.images import explain_read_errors
+from clouds.utils.images import header_orientation, load_upright, open_image, raw_mode
 
 Values = npt.NDArray[np.integer]
+_FORMATS = {"PNG", "TIFF", "BMP", "GIF", "WEBP"}  # lossless, or with a lossless variant; by Pillow's names
+_GRAY_STEP = {"L;2": 85, "L;2R": 85, "L;4": 17, "L;4R": 17}  # Pillow scales gray values of 2 and 4 bits to 0..255
+_INVERTED = re.compile(r"[1L];\d?I")  # raw modes of Pillow
+_SAMPLE_FORMAT, _SIGNED = 339, 2  # TIFF tag, and its value for signed integers
 LabelKind = Literal["train_ids", "ids", "colors", "red_ids", "cityscapes"]
 
 
 def read_ids(path: str) -> Values:
-    """Read the ids in an image of one channel: gray, palette index, or 16 bits.
+    """Read the ids in an image of one channel: gray, palette index, or 1, 2, 4, 16 or 32 bits.
 
     Returns:
         (H, W) array of integers.
 
     Raises:
-        UserError: the file is missing, truncated or corrupt, or has more than one channel.
+        UserError: the file is missing, truncated or corrupt, has more than one channel, or its values are not ids.
     """
-    with explain_read_errors(path, "label map"), Image.open(path) as file:
+    with _decoded(path) as (file, stored):
         mode, values = file.mode, np.asarray(file)
+    if mode == "F":
+        raise UserError(f"The label map {path} has floats, not ids: save it with integers.")
     if values.ndim != 2:
         raise UserError(
             f"{path} is a {mode} image, not a label map: it must have one channel of ids; "
             "if it is the color version, use the one with ids (see datasets/README.md)."
         )
-    return values
+    if values.dtype == np.bool_:
+        return (values.view(np.uint8) != 0).view(np.uint8)  # Pillow's True is 255 in memory
+    return values // _GRAY_STEP[stored] if stored in _GRAY_STEP else values
 
 
 def read_colors(path: str) -> Values:
-    """Read the colors of a label map whose classes are colors: RGB, RGBA or palette.
+    """Read the colors of a label map whose classes are colors: RGB, RGBA (alpha is ignored) or palette.
 
     Returns:
         (H, W) int32 array of `pack_colors` values.
 
     Raises:
-        UserError: the file is missing, truncated or corrupt, or has one channel.
+        UserError: the file is missing, truncated or corrupt, or has one channel or 16 bits.
     """
-    with explain_read_errors(path, "label map"), Image.open(path) as file:
+    with _decoded(path) as (file, stored):
         mode = file.mode
+        file.info.pop("transparency", None)
         colors = np.asarray(file.convert("RGB"))
-    if mode not in ("RGB", "RGBA", "P"):
+    if mode not in ("RGB", "RGBA", "P") or "16" in stored:
+        kind = f"{mode} image{' of 16 bits' if '16' in stored else ''}"
         raise UserError(
-            f"{path} is a {mode} image, but the labels of its data set are colors: if it is the version with ids, set "
+            f"{path} is a {kind}, but the labels of its data set are colors: if it is the version with ids, set "
             "`encoding: ids` or `train_ids`, else use the colored one."
         )
     return pack_colors(colors)
+
+
+def _decode_by_opencv(path: str) -> npt.NDArray[Any] | None:
+    """Return the channels (blue, green, red, alpha) with all their bits; None if OpenCV does not know the format."""
+    with open_image(path, "label map") as file:
+        _check_exact(path, file, raw_mode(file))
+        _check_upright(path, header_orientation(file))
+    with open_image(path, "label map") as file:
+        file.verify()  # OpenCV overlooks damage
+    return cv2.imdecode(np.frombuffer(Path(path).read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+@contextlib.contextmanager
+def _decoded(path: str) -> Iterator[tuple[ImageFile.ImageFile, str]]:
+    """Open and decode a label map; yield the image and Pillow's raw mode, the layout of its pixels in the file."""
+    with open_image(path, "label map") as file:
+        stored = raw_mode(file)
+        _check_exact(path, file, stored)
+        _check_upright(path, load_upright(file))
+        yield file, stored
+
+
+def _check_upright(path: str, orientation: int) -> None:
+    if orientation != 1:
+        raise UserError(
+            f"The label map {path} has the EXIF orientation {orientation}, so that it may not match its image: turn "
+            "the pixels of both as they should be, and remove the orientation."
+        )
+
+
+def _check_exact(path: str, file: ImageFile.ImageFile, stored: str) -> None:
+    """Check that the decoded values will be those that were written.
+
+    Raises:
+        UserError: they may be others.
+    """
+    lossy = "tiff" if file.format == "TIFF" and re.search("jpeg|webp", str(file.info.get("compression"))) else ""
+    if file.format not in _FORMATS or lossy or (file.format == "WEBP" and not _is_lossless_webp(path)):
+        name = "JPEG" if file.format == "MPO" else file.format
+        raise UserError(
+            f"The label map {path} is a {name} file with a compression that may change its values: use the original "
+            "label map as PNG; converting this one does not restore it."
+        )
+    problem = ""
+    if _INVERTED.match(stored):
+        problem = "is stored with inverted gray values (white is 0)"
+    elif isinstance(file, TiffImageFile) and file.mode == "L" and file.tag_v2.get(_SAMPLE_FORMAT) == (_SIGNED,):
+        problem = "has signed 8-bit values, of which Pillow reads -1 as 255"
+    if problem:
+        raise UserError(f"The label map {path} {problem}: save it as PNG with the ids as values.")
+
+
+def _is_lossless_webp(path: str) -> bool:
+    """Whether the pixels of a WebP file are in a chunk "VP8L"."""
+    with Path(path).open("rb") as stream:
+        place = stream.seek(12)  # after "RIFF", the size, and "WEBP"
+        while len(header := stream.read(8)) == 8:
+            if header[:4] in (b"VP8L", b"VP8 "):
+                return header[:4] == b"VP8L"
+            size = int.from_bytes(header[4:], "little")
+            place = stream.seek(place + 8 + size + size % 2)
+    return False
 
 
 def pack_colors(colors: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
@@ -82,11 +156,7 @@ def read_red_ids(path: str) -> Values:
     Raises:
         UserError: the file is missing, truncated or corrupt, or of another format.
     """
-    with explain_read_errors(path, "label map"):
-        content = Path(path).read_bytes()
-        with Image.open(io.BytesIO(content)) as file:
-            file.verify()  # OpenCV, which reads 16-bit colors where Pillow does not, overlooks damage
-        label = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    label = _decode_by_opencv(path)
     if label is None or label.ndim != 3 or label.dtype != np.uint16:
         raise UserError(
             f"{path} is no 16-bit RGB image, as SYNTHIA's label maps are: take those of GT/LABELS from the "

@@ -108,6 +108,9 @@ class SemSegEvaluator(DatasetEvaluator):
             `{"sem_seg": {"mIoU", "fwIoU", "mACC", "pACC", "IoU-road", ..., "ACC-road", ...}}` in percent, with nan for
             classes without a pixel in the ground truth; the names in `subsets`; with `boundary` also "mBIoU", the mean
             over the classes in the ground truth, and "BIoU-road", .... None in all processes but the main one.
+
+        Raises:
+            UserError: there are label maps, but all their pixels are ignored.
         """
         shares = comm.gather((self.images, self.matrix, self.boundaries))
         if not comm.is_main_process():
@@ -115,6 +118,11 @@ class SemSegEvaluator(DatasetEvaluator):
         self.images = sum(images for images, _, _ in shares)
         self.matrix = sum((matrix for _, matrix, _ in shares), np.zeros_like(self.matrix))
         self.boundaries = sum((counts for _, _, counts in shares), np.zeros_like(self.boundaries))
+        if self.images and not self.matrix[:, : len(self.classes)].any():
+            raise UserError(
+                f"{self.dataset_name} cannot be scored: every pixel of its {self.images} label maps is ignored; check "
+                f"it with `python tools/prepare_datasets.py --check {self.dataset_name}`."
+            )
         result = score(self.matrix)
         scores = {"mIoU": result.miou, "fwIoU": result.fwiou, "mACC": result.macc, "pACC": result.pacc}
         scores |= {name: mean_of(result.iou[list(classes)]) for name, classes in self.subsets.items()}

@@ -1,16 +1,31 @@
-"""Reading images; a missing or damaged file is a `UserError` of one sentence."""
+"""Reading images; a missing, damaged or unsupported file is a `UserError` of one sentence.
+
+An image becomes 8-bit RGB by these rules:
+
+* Gray, palette and CMYK images are converted. Transparency, color profiles and gamma values are ignored.
+* An EXIF orientation is applied.
+* 16 bits per channel are divided by 256. A file without any value above 2^14 - 1 is refused: its pixels probably have
+  14, 12 or fewer bits, and would be almost black.
+* Refused are 32-bit and signed integers, floats, other color spaces, files of several frames or pages, camera raw
+  files, and formats other than `FORMATS`. The format is that of the content; the suffix does not matter.
+"""
 
 import contextlib
 import io
+import os
+import re
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from clouds.errors import UserError
+from clouds.utils.file_kinds import HEAD, foreign_kind
 
 # Images are read by Pillow, not OpenCV: as fast, but OpenCV returns a truncated image, grey from some row on, silently.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -19,33 +34,132 @@ DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 """Suffixes of the supported image files, in lower case."""
 
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+"""Formats that are read, by Pillow's names. Pillow knows more, some of which start other programs (EPS)."""
+
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}  # of Pillow, with 8 bits per channel
+_STARTS = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF")  # of formats without unsupported variants
 _PNG_START = b"\x89PNG"
 _PNG_END = b"\x00\x00\x00\x00IEND\xae\x42\x60\x82"  # the last chunk of every PNG
+_PNG_EXIF = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # entries of Pillow's `info`
 _TAIL = 1024  # bytes; some programs append a few to a PNG
+_DARK = 64  # no value of 14 bits reaches it after the division by 256
+_CAMERA_RAW = {330, 50706}  # TIFF tags: the file has further images, the first is often a thumbnail
 
 
-def read_image(path: str) -> Image.Image:
-    """Read an image as 8-bit RGB, upright (EXIF orientation applied) and fully decoded.
+def read_image(path: str, *, labelled: bool = False) -> Image.Image:
+    """Read an image as 8-bit RGB, upright (EXIF orientation applied) and fully decoded, see the rules of this module.
+
+    Args:
+        path: path of the image.
+        labelled: refuse an EXIF orientation, because label maps have none.
 
     Raises:
-        UserError: the file is missing, not an image, truncated or corrupt.
+        UserError: the file is missing, not an image, truncated, corrupt, or of an unsupported kind.
     """
-    with explain_read_errors(path, "image"), Image.open(path) as file:
-        file.load()
-        upright = ImageOps.exif_transpose(file) if file.getexif() else file
-        if upright.mode.startswith("I;16"):  # Pillow would clip at 255 instead of scaling
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        return upright if upright.mode == "RGB" else upright.convert("RGB")
+    with open_image(path, "image") as file:
+        deep = file.mode.startswith("I;16") or "16" in raw_mode(file)
+        orientation = load_upright(file)
+        if labelled and orientation != 1:
+            raise UserError(
+                f"The image {path} has the EXIF orientation {orientation}, but its label map does not, so that the two "
+                "may not match: turn its pixels as those of the label map are, and remove the orientation."
+            )
+        image: Image.Image = file if orientation == 1 else ImageOps.exif_transpose(file)
+        if image.mode.startswith("I;16"):  # Pillow would clip at 255 instead of scaling
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif image.mode not in _MODES:
+            what = {"I": "32-bit or signed integers", "F": "floats"}.get(image.mode, f"the color space {image.mode}")
+            raise UserError(f"The image {path} has {what}, which are not scaled to colors: save it as 8-bit RGB.")
+        image.info.pop("transparency", None)
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        if deep and np.asarray(image).max() < _DARK:
+            raise UserError(
+                f"The image {path} has 16 bits per channel, but no value above {256 * _DARK - 1}: it seems to hold 14 "
+                "bits or fewer and would be almost black; scale it to 8 bits."
+            )
+        return image
 
 
 def image_size(path: str) -> tuple[int, int]:
-    """Return (width, height) of an image file, in pixels, without decoding it.
+    """Return (width, height) of an image, upright (EXIF orientation applied), in pixels, without decoding it.
 
     Raises:
         UserError: the file is missing or not an image.
     """
-    with explain_read_errors(path, "image"), Image.open(path) as file:
-        return file.size
+    with open_image(path, "image") as file:
+        size: tuple[int, int] = file.size
+        turned = file.format != "TIFF" and header_orientation(file) >= 5  # Pillow turns the size of a TIFF itself
+        return size[::-1] if turned else size
+
+
+@contextlib.contextmanager
+def open_image(path: str, kind: str) -> Iterator[ImageFile.ImageFile]:
+    """Open an image file of a supported format and a single frame, without decoding it.
+
+    Args:
+        path: path of the file.
+        kind: "image" or "label map", for error messages.
+
+    Raises:
+        UserError: the file is missing, no image, or of an unsupported kind; decoding it in the block fails.
+    """
+    with explain_read_errors(path, kind):
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  (a Path costs more); reading a pipe would wait
+            raise UserError(f"The {kind} {path} is not a file but a folder, pipe or device: move it away.")
+        with Image.open(path) as file:
+            if file.format not in FORMATS:
+                with Path(path).open("rb") as stream:
+                    other = foreign_kind(stream.read(HEAD))
+                what = f"{other.name}: {other.advice}" if other else f"a {file.format} file: convert it to PNG"
+                raise UserError(f"The {kind} {path} is {what}.")
+            if isinstance(file, TiffImageFile) and _CAMERA_RAW & file.tag_v2.keys():
+                raise UserError(
+                    f"The {kind} {path} is a camera raw file, or a TIFF of several images: save one image as PNG."
+                )
+            # A second image in a JPEG (MPO) is a preview or the other eye's view.
+            if file.format != "MPO" and (frames := getattr(file, "n_frames", 1)) > 1:
+                raise UserError(f"The {kind} {path} has {frames} frames or pages: save each one as a file of its own.")
+            yield file
+
+
+def raw_mode(file: ImageFile.ImageFile) -> str:
+    """Return the layout of the pixels in an opened file that is not decoded yet, such as "L;4" or "RGB;16B".
+
+    These are Pillow's raw modes; empty for formats that do not have one (WebP, GIF).
+    """
+    if not file.tile:
+        return ""
+    args = file.tile[0].args if isinstance(file.tile[0].args, tuple) else (file.tile[0].args,)
+    return args[0] if args and isinstance(args[0], str) else ""
+
+
+def load_upright(file: ImageFile.ImageFile) -> int:
+    """Decode an opened file.
+
+    Returns:
+        Its EXIF orientation, 1 to 8; 1 is upright. Pillow has turned a TIFF already.
+    """
+    turned = _orientation(file) if file.format == "TIFF" else 1
+    file.load()
+    return turned if turned != 1 else _orientation(file)
+
+
+def header_orientation(file: ImageFile.ImageFile) -> int:
+    """Return the EXIF orientation, 1 to 8, that the header of an opened file has; 1 is upright.
+
+    EXIF data after the pixels of a PNG are not seen.
+    """
+    # Without this test Pillow would decode a PNG to find EXIF data that are not there.
+    if file.format == "PNG" and not _PNG_EXIF & file.info.keys():
+        return 1
+    return _orientation(file)
+
+
+def _orientation(file: Image.Image) -> int:
+    orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
 
 
 def is_truncated_png(content: bytes) -> bool:
@@ -89,6 +203,31 @@ def explain_read_errors(path: str, kind: str) -> Iterator[None]:
         ) from None
     except PermissionError:
         raise UserError(f"The {kind} {path} may not be read: see the permissions of the file and its folder.") from None
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))
+        size = f"{int(pixels[0]) / 1e6:.0f} megapixels" if pixels else "too many pixels"
+        limit = f"{2e-6 * (Image.MAX_IMAGE_PIXELS or 0):.0f} megapixels"
+        raise UserError(
+            f"The {kind} {path} has {size}; the limit is {limit}: cut it into tiles or shrink it."
+        ) from error
     except DECODE_ERRORS as error:
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise UserError(f"The {kind} {path} cannot be read ({reason}): copy or download it again.") from error
+        raise UserError(f"The {kind} {path} {_explanation(path, error)}.") from error
+
+
+def _explanation(path: str, error: Exception) -> str:
+    """Return the end of a sentence about a file that cannot be read: what it is and what to do."""
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    try:
+        with Path(path).open("rb") as stream:
+            head = stream.read(HEAD)
+    except (OSError, ValueError):
+        return f"cannot be read ({reason}): copy or download it again"
+    if other := foreign_kind(head):
+        return f"is {other.name}: {other.advice}"
+    if isinstance(error, UnidentifiedImageError):
+        if not head.startswith(_STARTS):
+            return "is damaged or no image of a supported kind: copy or download it again, or convert it to PNG"
+        reason = "its header is damaged"
+    return f"cannot be read ({reason}): copy or download it again"

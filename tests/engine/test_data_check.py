@@ -1,4 +1,4 @@
-"""A training starts without decoding its data sets, and no process gives up while the main process checks them."""
+"""A training starts after decoding one pair of each data set; no process gives up while the main process checks."""
 
 import itertools
 import sys
@@ -36,10 +36,10 @@ def camp(tiny_cfg: CfgNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tiny_cfg
 
 
-def test_by_default_no_image_and_no_label_map_is_opened(camp: CfgNode, tmp_path: Path) -> None:
+def test_by_default_one_pair_of_each_labelled_set_is_opened(camp: CfgNode, tmp_path: Path) -> None:
     OPENED.clear()
     setup.refuse_broken_sets(camp)
-    assert not [path for path in OPENED if path.endswith(".png")]
+    assert len({path for path in OPENED if path.endswith(".png")}) == 2 * 3
     setup.refuse_broken_sets(camp, full=True)
     assert len({path for path in OPENED if path.endswith(".png")}) == 2 * 6 + 2 * 3 + 2 * 4 + 3
 

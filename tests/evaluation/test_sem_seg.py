@@ -180,3 +180,15 @@ def test_agrees_with_the_official_cityscapes_script(streets: str, tmp_path: Path
     named = {name: 100 * value for name, value in theirs["classScores"].items() if f"IoU-{name}" in results}
     assert len(named) == 19
     assert named == pytest.approx({name: results[f"IoU-{name}"] for name in named}, abs=1e-9)
+
+
+def test_a_set_without_a_labelled_pixel_cannot_be_scored(streets: str) -> None:
+    evaluator = SemSegEvaluator(streets)
+    ignored = np.full((4, 4), 255, np.uint8)
+    evaluator.process([sample(ignored)] * 2, [{"sem_seg": scores_of(ignored % 2)}] * 2)
+    with pytest.raises(UserError, match=r"cannot be scored: every pixel of its 2 label maps is ignored; check it with"):
+        evaluator.evaluate()
+    one = ignored.copy()
+    one[0, 0] = 3
+    evaluator.process([sample(one)], [{"sem_seg": scores_of(ignored % 2)}])
+    assert evaluator.evaluate()["sem_seg"]["pACC"] == 0

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import zlib
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from clouds.data.label_readers import read_colors, read_ids
 from clouds.errors import UserError
 from clouds.utils.images import check_png_end, image_size, is_truncated_png, read_image
+from tests.utils.image_files import by_opencv, by_pillow, png
 
 
 def encoded(kind: str, **options: object) -> bytes:
@@ -34,17 +37,131 @@ def test_every_mode_is_read_as_rgb(tmp_path: Path, mode: str) -> None:
     assert image_size(str(tmp_path / f"x.{kind}")) == (7, 5)
 
 
-def test_16_bits_are_scaled_to_8(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 255, 256, 65535]], np.uint16)).save(tmp_path / "x.png")
-    assert np.asarray(read_image(str(tmp_path / "x.png")))[0, :, 0].tolist() == [0, 0, 1, 255]
+RAMP = np.array([[0, 255, 256, 16384, 65535]], np.uint16)
 
 
-def test_exif_orientation_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # stored rotated: a quarter clockwise is upright
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "phone.png", exif=exif)
-    np.testing.assert_array_equal(np.asarray(read_image(str(tmp_path / "phone.png"))), np.rot90(pixels, -1))
+def write(tmp_path: Path, content: bytes) -> str:
+    path = tmp_path / "x.png"  # the suffix does not matter
+    path.write_bytes(content)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        by_opencv(RAMP, ".png"),
+        by_opencv(np.dstack([RAMP] * 3), ".png"),
+        by_opencv(np.dstack([RAMP] * 3 + [RAMP * 0]), ".png"),
+        png([b"".join(int(v).to_bytes(2, "big") + b"\0\0" for v in RAMP[0])], 5, 16, 4),
+        by_opencv(RAMP, ".tif"),
+        by_opencv(np.dstack([RAMP] * 3), ".tif"),
+        by_pillow(Image.fromarray(RAMP), "TIFF"),
+        by_pillow(Image.frombytes("I;16B", (5, 1), RAMP.astype(">u2").tobytes()), "TIFF"),
+    ],
+    ids=["gray", "RGB", "RGBA", "gray and alpha", "gray TIFF", "RGB TIFF", "little-endian TIFF", "big-endian TIFF"],
+)
+def test_16_bits_are_divided_by_256(tmp_path: Path, content: bytes) -> None:
+    assert np.asarray(read_image(write(tmp_path, content)))[0].tolist() == [[v] * 3 for v in (0, 0, 1, 64, 255)]
+
+
+@pytest.mark.parametrize("largest", [0, 255, 4095, 16383])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_fewer_bits_in_16_are_refused_because_they_would_be_dark(
+    tmp_path: Path, largest: int, suffix: str, channels: int
+) -> None:
+    pixels = np.linspace(0, largest, 12).astype(np.uint16).reshape(3, 4)
+    if channels > 1:
+        pixels = np.dstack([pixels] * 3 + [np.full_like(pixels, 65535)] * (channels - 3))
+    path = write(tmp_path, by_opencv(pixels, suffix))
+    with pytest.raises(
+        UserError, match=r"x\.png has 16 bits per channel, but no value above 16383.*scale it to 8 bits"
+    ):
+        read_image(path)
+
+
+def test_12_bits_with_the_chunk_that_says_so_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="16 bits per channel, but no value above 16383"):
+        read_image(write(tmp_path, png([b"\x0f\xff\x01\x00"], 2, 16, 0, (b"sBIT", b"\x0c"))))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (by_opencv(np.full((3, 4), 70000, np.int32), ".tif"), "has 32-bit or signed integers, which are not scaled"),
+        (by_opencv(np.full((3, 4), -5, np.int16), ".tif"), "has 32-bit or signed integers, which are not scaled"),
+        (by_opencv(np.full((3, 4), 0.5, np.float32), ".tif"), "has floats, which are not scaled"),
+        (by_opencv(np.full((3, 4, 3), 0.5, np.float32), ".tif"), "is damaged or no image of a supported kind"),
+        (by_pillow(Image.new("LAB", (4, 3)), "TIFF"), "has the color space LAB"),
+        (by_pillow(Image.new("RGB", (4, 3)), "ICO", sizes=[(4, 3)]), "is a ICO file: convert it to PNG"),
+        (by_pillow(Image.new("RGB", (4, 3)), "EPS"), "is a PostScript document: export it as PNG"),
+        *(
+            (
+                by_pillow(
+                    Image.new("RGB", (4, 3)), kind, save_all=True, append_images=[Image.new("RGB", (4, 3), "red")]
+                ),
+                "has 2 frames or pages: save each one as a file of its own",
+            )
+            for kind in ("GIF", "PNG", "WEBP", "TIFF")
+        ),
+        (by_pillow(Image.new("RGB", (4, 3)), "TIFF", tiffinfo={50706: b"\x01\x04\0\0"}), "is a camera raw file"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_no_rule_scales_or_selects_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(UserError, match=rf"^The image .*x\.png {reason}"):
+        read_image(path)
+
+
+def test_transparency_and_gamma_are_ignored(tmp_path: Path) -> None:
+    palette = (b"PLTE", bytes([10, 20, 30, 40, 50, 60]))
+    content = png([b"\x40"], 2, 1, 3, (b"gAMA", bytes(4)), palette, (b"tRNS", b"\0\x80"))
+    assert np.asarray(read_image(write(tmp_path, content)))[0].tolist() == [[10, 20, 30], [40, 50, 60]]
+    content = png([bytes([1, 2, 3, 0, 4, 5, 6, 255])], 2, 8, 6)
+    assert np.asarray(read_image(write(tmp_path, content)))[0].tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_the_first_image_of_a_stereo_photograph_is_read(tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (8, 8), (200, 0, 0)), Image.new("RGB", (8, 8), (0, 200, 0))
+    path = write(tmp_path, by_pillow(first, "MPO", save_all=True, append_images=[second]))
+    assert Image.open(path).format == "MPO"
+    assert np.asarray(read_image(path))[0, 0, 0] > 190
+
+
+def test_cmyk_photographs_keep_their_colors(tmp_path: Path) -> None:
+    cmyk = Image.new("RGB", (8, 8), (250, 128, 10)).convert("CMYK")
+    for kind in ("JPEG", "TIFF"):  # Pillow writes JPEGs inverted, as Adobe does
+        color = np.asarray(read_image(write(tmp_path, by_pillow(cmyk, kind))))[0, 0]
+        np.testing.assert_allclose(color, (250, 128, 10), atol=3)
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "WEBP"])
+def test_exif_orientation_is_applied(tmp_path: Path, kind: str, orientation: int) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    path = write(tmp_path, by_pillow(Image.fromarray(PIXELS), kind, orientation, **options))
+    turned = {
+        2: PIXELS[:, ::-1],
+        3: PIXELS[::-1, ::-1],
+        4: PIXELS[::-1],
+        5: PIXELS.transpose(1, 0, 2),
+        6: np.rot90(PIXELS, -1),
+        7: np.rot90(PIXELS, 2).transpose(1, 0, 2),
+        8: np.rot90(PIXELS),
+    }.get(orientation, PIXELS)
+    upright = read_image(path)
+    assert image_size(path) == upright.size == turned.shape[1::-1]
+    if kind != "JPEG":
+        np.testing.assert_array_equal(np.asarray(upright), turned)
+    if orientation in range(2, 9):
+        with pytest.raises(UserError, match=rf"EXIF orientation {orientation}, but its label map does not.*turn"):
+            read_image(path, labelled=True)
+    else:  # 0 and 9 mean nothing
+        read_image(path, labelled=True)
 
 
 def test_pixels_are_kept_by_the_conversion(tmp_path: Path) -> None:
@@ -96,12 +213,19 @@ def test_the_end_of_a_png_is_checked_in_the_file(tmp_path: Path, cut: int) -> No
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"text", PNG[:40], PNG[: len(PNG) // 2], encoded("JPEG")[:-30], encoded("TIFF")[:60], encoded("GIF")[:30]],
+    [PNG[:40], PNG[: len(PNG) // 2], encoded("JPEG")[:-30], encoded("JPEG")[:20], encoded("GIF")[:30]],
 )
 def test_damage_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(UserError, match=r"^The image .*x cannot be read \(.+\): copy or download it again\.$"):
         read_image(str(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("content", [encoded("TIFF")[:60], bytes(range(128, 256)), b"\0" * 50])
+def test_other_bytes_are_damaged_or_unsupported(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.png is damaged or no image of a supported kind: copy or .* convert it to"):
+        read_image(str(tmp_path / "x.png"))
 
 
 def test_a_broken_checksum_is_damage(tmp_path: Path) -> None:
@@ -121,3 +245,46 @@ def test_missing_and_forbidden_files(tmp_path: Path) -> None:
     (tmp_path / "x.png").chmod(0)
     with pytest.raises(UserError, match="may not be read: see the permissions"):
         read_image(str(tmp_path / "x.png"))
+
+
+def test_a_folder_or_a_pipe_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("folder.png", "pipe.png"):
+        with pytest.raises(UserError, match=r"\.png is not a file but a folder, pipe or device: move it away"):
+            read_image(str(tmp_path / name))
+
+
+def test_a_huge_image_is_named_with_its_size(tmp_path: Path) -> None:
+    header = PNG[12:16] + struct.pack(">II", 20000, 10000) + PNG[24:29]
+    path = write(tmp_path, PNG[:12] + header + zlib.crc32(header).to_bytes(4, "big") + PNG[33:])
+    with pytest.raises(
+        UserError, match=r"has 200 megapixels; the limit is 179 megapixels: cut it into tiles or shrink"
+    ):
+        read_image(path)
+
+
+SAMPLES = [
+    PNG,
+    by_opencv(RAMP, ".png"),
+    by_opencv(RAMP, ".tif"),
+    by_pillow(Image.fromarray(PIXELS), "PNG", 6),
+    by_pillow(Image.fromarray(PIXELS), "TIFF", 6),
+    *(encoded(kind) for kind in ("JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000")),
+]
+
+
+@given(sample=st.sampled_from(SAMPLES), data=st.data())
+def test_mutated_images_are_read_or_refused_in_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, sample: bytes, data: st.DataObject
+) -> None:
+    content = bytearray(sample)
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "mutated"
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
+    for read in (read_image, image_size, read_ids, read_colors):
+        try:
+            read(str(path))
+        except UserError as error:
+            assert str(path) in str(error) and str(error).endswith(".")

@@ -211,7 +211,7 @@ def short_edge_size(size: Size, short_edge: int) -> Size:
 
 def _read(record: Record, key: str, num_classes: int) -> tuple[Image.Image, TrainIds | None]:
     """Read the image of a record, and the label map under `key` if the record has one."""
-    image = read_image(record["file_name"])
+    image = read_image(record["file_name"], labelled=key in record)
     if key not in record:
         return image, None
     encoding = record.get("label_encoding") if key == "sem_seg_file_name" else None

@@ -1,7 +1,8 @@
 """The check of data sets before training, quick or full.
 
-The quick check lists files: names, pairs, counts. The full check also decodes every file; its result is saved under
-`checks/` in the data root and holds until a file of the data set changes.
+The quick check lists files: names, pairs, counts. It decodes pairs only until it has seen a labelled pixel, which finds
+what is wrong with all of them. The full check decodes every file; its result is saved under `checks/` in the data root
+and holds until a file of the data set changes.
 """
 
 import json
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from clouds.d2 import MetadataCatalog
+from clouds.data.classes import IGNORE_LABEL, short_name
 from clouds.data.datasets.builtin import BUILTIN_DATASETS, DATASET_GROUPS
 from clouds.data.datasets.catalog import dataset_specs, load_dataset
 from clouds.data.datasets.generated import find_generated
@@ -35,8 +37,10 @@ logger = logging.getLogger(__name__)
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
-_VERSION = 2  # raised when the check finds something new; results of earlier versions are not used
+_VERSION = 3  # raised when the check finds something new; results of earlier versions are not used
 _PER_PROCESS = 64  # images; to start a process takes longer than to read fewer
+_FEW_VALUES = 40  # a photograph has more
+_LARGEST_ID = 100  # of a label map that could lie among the images
 
 
 @dataclass
@@ -89,6 +93,7 @@ def check_dataset(
             result.pixels += pixels
             result.counts[Path(record["sem_seg_file_name"])] = class_counts(pixels, len(files.classes))
         on_progress()
+    result.problems += _label_problems(files.name, files.classes, result.pixels, labelled=_labelled(result.records))
     _save(files, fingerprint, result)
     return result
 
@@ -118,7 +123,7 @@ def find_problem(
     processes: int = 1,
     on_progress: Callable[[], None] = lambda: None,
 ) -> str:
-    """Check data sets and describe the first one that has a problem.
+    """Check data sets, log every problem, and describe the first data set that has one.
 
     The result of an earlier full check is used if it still holds. A data set that is missing is not a problem here:
     loading it raises an error that says where it should be.
@@ -127,13 +132,14 @@ def find_problem(
         names: names of data sets or of groups of them.
         custom: YAML files that describe further data sets.
         modules: plug-in modules with further data sets, for the message; they are registered already.
-        full: decode every file; by default files are only listed.
+        full: decode every file; by default files are listed, and few are decoded.
         processes: number of worker processes of the full check.
-        on_progress: called regularly during the full check.
+        on_progress: called regularly while files are decoded.
 
     Returns:
         The beginning of an error message; empty if there is no problem.
     """
+    first = ""
     for files in _existing(names, custom):
         problems = saved_problems(files)
         if problems is None and full:
@@ -142,12 +148,60 @@ def find_problem(
         elif problems is None:
             listing = files.scan()
             problems = listing.problems + missing_files(listing.records)
-        if problems:
-            return (
+            problems = problems or _common_problems(files, listing.records, on_progress)
+        for problem in problems:
+            logger.error("%s", problem)
+        if problems and not first:
+            first = (
                 f"The data set {files.name} has {len(problems)} problem(s), first: {problems[0].rstrip('.')}. "
                 f"See them all with `{_check_command(files.name, custom, modules)}` and mend them"
             )
-    return ""
+    return first
+
+
+def _common_problems(files: DatasetFiles, records: Sequence[Record], on_progress: Callable[[], None]) -> list[str]:
+    """Decode pairs until their labels show no more common problem, usually one pair; return the problems."""
+    labelled = _labelled(records)
+    seen = np.zeros(256, np.int64)
+    problems: list[str] = []
+    for record in labelled:
+        _, pixels, problems = _check_record(len(files.classes), record)
+        if problems:
+            return problems
+        if pixels is not None:
+            seen += pixels
+        on_progress()
+        if not (problems := _label_problems(files.name, files.classes, seen, labelled=labelled)):
+            break
+    return problems
+
+
+def _label_problems(
+    name: str, classes: Sequence[str], pixels: npt.NDArray[np.int64], *, labelled: Sequence[Record]
+) -> list[str]:
+    """Return a problem if a labelled data set has no pixel of a class, or hides one of two classes as ignored.
+
+    Args:
+        name: name of the data set.
+        classes: class names by train id.
+        pixels: (256,) number of pixels by train id.
+        labelled: records with a label map.
+    """
+    present = np.flatnonzero(pixels[: len(classes)])
+    if not labelled or not pixels.any() or len(present) > 1 or (len(present) == 1 and len(classes) != 2):
+        return []
+    hint = f"{IGNORE_LABEL} means ignored: if it is a class, set `encoding: ids` and `values: [{IGNORE_LABEL}]` for it"
+    if not present.size:
+        return [f"{name}: no pixel of its label maps has a class, all are ignored ({hint})."]
+    encoding = labelled[0].get("label_encoding")
+    if not pixels[IGNORE_LABEL] or (encoding is not None and encoding.kind not in ("ids", "train_ids")):
+        return []
+    absent = short_name(classes[1 - present[0]])
+    return [f"{name}: no pixel of its label maps has the class {absent}, but some are ignored ({hint})."]
+
+
+def _labelled(records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if "sem_seg_file_name" in record]
 
 
 def _check_command(name: str, custom: Sequence[str], modules: Sequence[str]) -> str:
@@ -197,12 +251,12 @@ def _check_record(num_classes: int, record: Record) -> tuple[Size | None, npt.ND
     path, problems = record["file_name"], list[str]()
     image = pixels = None
     try:
-        image = read_image(path)
+        image = read_image(path, labelled=not {"sem_seg_file_name", "truth_file_name"}.isdisjoint(record))
         check_png_end(path)
         with Image.open(path) as file:
-            if file.mode in ("1", "L", "P", "I;16"):
+            if file.mode in ("1", "L", "P") and _looks_like_ids(file):
                 problems.append(
-                    f"{path} has one channel ({file.mode}), not three colors: a label map in the place of an image?"
+                    f"{path} has one channel ({file.mode}) of few values: a label map in the place of an image?"
                 )
     except UserError as error:
         problems.append(str(error))
@@ -220,3 +274,11 @@ def _check_record(num_classes: int, record: Record) -> tuple[Size | None, npt.ND
         except UserError as error:
             problems.append(str(error))
     return None if image is None else (image.height, image.width), pixels, problems
+
+
+def _looks_like_ids(image: Image.Image) -> bool:
+    """Whether an image of one channel has as few and as small values as a label map."""
+    if image.getcolors(_FEW_VALUES) is None:
+        return False
+    values = np.asarray(image)
+    return not ((values > _LARGEST_ID) & (values != IGNORE_LABEL)).any()

@@ -115,7 +115,8 @@ class RegisteredFiles(DatasetFiles):
         return Listing([*self.records], len(self.records))
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr((self.classes, [sorted(record) for record in self.records])).encode())
+        encodings = sorted({repr(record.get("label_encoding")) for record in self.records})
+        digest = hashlib.sha256(repr((self.classes, encodings, [sorted(record) for record in self.records])).encode())
         digest.update(_file_states(record[key] for record in self.records for key in FILE_KEYS if key in record))
         return digest.hexdigest()
 

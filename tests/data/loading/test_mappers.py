@@ -14,6 +14,7 @@ from clouds.data.loading.augmentation import TrainAugmentation
 from clouds.data.loading.mappers import TestMapper, TrainMapper, short_edge_size
 from clouds.errors import UserError
 from tests.data.conftest import label_map, save, smooth_image
+from tests.utils.image_files import by_pillow
 
 RNG = np.random.default_rng(0)
 
@@ -214,3 +215,16 @@ def test_different_sizes_name_both_files_and_sizes(record: dict, cfg: CfgNode) -
             mapped()
         for part in (record["file_name"], "40x64", record["sem_seg_file_name"], "40x60"):
             assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "mapper", [train_mapper(), TestMapper(short_edge=0, protocol="full_resolution", num_classes=19)]
+)
+def test_a_turned_image_has_no_label_map_that_fits(record: dict, mapper: TrainMapper | TestMapper) -> None:
+    arguments = (RNG,) if isinstance(mapper, TrainMapper) else ()
+    Path(record["file_name"]).write_bytes(by_pillow(smooth_image(1), "PNG", 3))
+    with pytest.raises(UserError, match="has the EXIF orientation 3, but its label map does not"):
+        mapper(record, *arguments)
+    del record["sem_seg_file_name"]
+    mapped = mapper({**record, "is_generated": True}, *arguments)
+    np.testing.assert_array_equal(mapped["image"].flip(1, 2).numpy().transpose(1, 2, 0), np.asarray(smooth_image(1)))

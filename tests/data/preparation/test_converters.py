@@ -199,7 +199,7 @@ def test_each_fault_is_logged_and_the_rest_is_converted(tmp_path: Path, caplog: 
     )
     assert f"{labels / '00012.png'} cannot be read" in logged
     assert "00013.png is a RGB image, not a label map" in logged
-    assert f"{labels / '00014.png'} cannot be read" in logged
+    assert f"{labels / '00014.png'} is an empty file" in logged
     assert {file for file in labels.iterdir() if file.name.endswith("Ids.png")} == set(expected)
 
 
