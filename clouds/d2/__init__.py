@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # the types in either mode
     from .bundled.evaluation import inference_on_dataset as inference_on_dataset
     from .bundled.events import CommonMetricPrinter as CommonMetricPrinter
     from .bundled.events import EventStorage as EventStorage
-    from .bundled.events import JSONWriter as JSONWriter
     from .bundled.events import TensorboardXWriter as TensorboardXWriter
     from .bundled.events import get_event_storage as get_event_storage
     from .bundled.files import PathManager as PathManager
@@ -68,7 +67,6 @@ _NAMES: dict[str, tuple[str, str]] = {
     "HookBase": ("engine", "train_loop"),
     "EventStorage": ("utils.events", "events"),
     "get_event_storage": ("utils.events", "events"),
-    "JSONWriter": ("utils.events", "events"),
     "TensorboardXWriter": ("utils.events", "events"),
     "CommonMetricPrinter": ("utils.events", "events"),
     "DatasetEvaluator": ("evaluation", "evaluation"),

@@ -16,8 +16,8 @@ from clouds.d2 import (
     CfgNode,
     CommonMetricPrinter,
     DatasetEvaluator,
+    EventStorage,
     HookBase,
-    JSONWriter,
     TensorboardXWriter,
     TrainerBase,
     build_model,
@@ -32,7 +32,7 @@ from clouds.engine.amp import Precision
 from clouds.engine.checkpoint import Checkpointer, build_checkpointer, load_for_inference
 from clouds.engine.parallel import data_parallel
 from clouds.engine.setup import code_version, seed_everything
-from clouds.engine.writers import build_wandb_writer
+from clouds.engine.writers import MetricsWriter, build_wandb_writer
 from clouds.errors import UserError, check_name
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.tables import Provenance, format_table
@@ -121,11 +121,18 @@ class Trainer(TrainerBase):
             )
 
     def train(self) -> hooks.Results:  # type: ignore[override]
-        """Train from ``start_iter`` to ``SOLVER.MAX_ITER`` and return the results of the last evaluation."""
+        """Train from ``start_iter`` to ``SOLVER.MAX_ITER`` and return the results of the last evaluation.
+
+        A run that has finished is evaluated; its record is completed if it was killed before the last evaluation.
+        """
+        self.model.train()
         if self.start_iter >= self.max_iter:
             logger.info(f"Nothing left to train: iteration {self.start_iter} of {self.max_iter} is reached")
-            return self.evaluate()
-        self.model.train()
+            self.iter = self.max_iter = self.start_iter
+            with EventStorage(self.start_iter) as self.storage:
+                self.before_train()
+                self.after_train()
+            return self.results
         self._batches: Iterator[list[dict[str, Any]]] = iter(self.data_loader)
         super().train(self.start_iter, self.max_iter)
         del self._batches  # ends the loader's workers
@@ -325,7 +332,7 @@ class Trainer(TrainerBase):
         return [
             hooks.IterationTimer(),
             hooks.LearningRate(self.scheduler),
-            hooks.Continuation(metrics, evaluation, record),
+            hooks.Continuation(metrics, cfg.DATASETS.TEST, evaluation, record),
             *self.build_self_training_hooks(),
             hooks.PeriodicCheckpoint(self.checkpointer, checkpoint_period),
             evaluation,
@@ -343,8 +350,9 @@ class Trainer(TrainerBase):
 
     def build_writers(self) -> Sequence[Any]:
         """Build the writers: console, ``metrics.json``, TensorBoard and, if ``WANDB.PROJECT`` is set, W&B."""
-        output = self.cfg.OUTPUT_DIR
-        writers = [CommonMetricPrinter(self.max_iter), JSONWriter(f"{output}/metrics.json"), TensorboardXWriter(output)]
+        output = Path(self.cfg.OUTPUT_DIR)
+        metrics = MetricsWriter(output / "metrics.json")
+        writers = [CommonMetricPrinter(self.max_iter), metrics, TensorboardXWriter(str(output))]
         return [*writers, build_wandb_writer(self.cfg)] if self.cfg.WANDB.PROJECT else writers
 
 

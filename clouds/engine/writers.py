@@ -1,6 +1,9 @@
-"""Training curves on Weights & Biases (W&B), if ``WANDB.PROJECT`` is set."""
+"""Writers of training curves: ``metrics.json``, and Weights & Biases (W&B) if ``WANDB.PROJECT`` is set."""
 
 import importlib.util
+import json
+import math
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -8,8 +11,76 @@ from typing import Any
 import yaml
 
 from clouds.d2 import CfgNode, get_event_storage
+from clouds.engine.metrics import LOSS
 from clouds.engine.record import read_record
 from clouds.errors import UserError
+
+
+class NewRows:
+    """Collects the scalars of the event storage that were put since the last call, as rows of a record.
+
+    There is one row for each iteration, and two for iteration 0 if an evaluation precedes it: the second has the
+    losses. Once an iteration has its row, further scalars of this iteration are left out.
+    """
+
+    def __init__(self, window_size: int = 20) -> None:
+        """
+        Args:
+            window_size: number of iterations whose median is returned for noisy scalars.
+        """
+        self._window_size = window_size
+        self._newest = (-1, False)  # iteration of the newest row, and whether it has losses
+        self._seen: dict[str, tuple[int, int]] = {}  # name -> iteration and number of its values
+
+    def take(self) -> list[tuple[int, dict[str, float]]]:
+        """Return (iteration, finite scalars by name) of every new row, oldest first."""
+        storage = get_event_storage()
+        rows: dict[int, dict[str, float]] = defaultdict(dict)
+        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window_size).items():
+            seen = (iteration, len(storage.history(name).values()))
+            # JSON has no NaN.
+            if seen != self._seen.get(name) and math.isfinite(value):
+                rows[iteration][name] = value
+            self._seen[name] = seen
+        new = [(i, row) for i, row in sorted(rows.items()) if (i, LOSS in row) > self._newest]
+        if new:
+            iteration, row = new[-1]
+            self._newest = (iteration, LOSS in row)
+        return new
+
+
+class MetricsWriter:
+    """Writer that appends the new scalars to ``metrics.json`` as strict JSON, one row for each iteration.
+
+    Every row is on the disk when `write` returns.
+    """
+
+    def __init__(self, path: Path, *, window_size: int = 20) -> None:
+        """
+        Args:
+            path: path of the file, which is continued if it exists.
+            window_size: number of iterations whose median is written for noisy scalars.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        try:
+            self._file = path.open("ab")
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror}): move it away.") from error
+        self._rows = NewRows(window_size)
+
+    def write(self) -> None:
+        """Append the scalars that were put since the last call."""
+        lines = [json.dumps({**row, "iteration": i}, sort_keys=True, allow_nan=False) for i, row in self._rows.take()]
+        if lines:
+            self._file.write("".join(f"{line}\n" for line in lines).encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def check_wandb(cfg: CfgNode) -> None:
@@ -51,18 +122,12 @@ class WandbWriter:
         self._run = wandb.init(
             project=project, name=name or None, config=config, dir=folder, id=run_id, resume="allow" if run_id else None
         )
-        self._window_size = window_size
-        self._last_write = -1
+        self._rows = NewRows(window_size)
 
     def write(self) -> None:
         """Send the scalars that were added since the last call."""
-        rows: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
-            if iteration > self._last_write:
-                rows[iteration][name] = value
-        for iteration, row in sorted(rows.items()):  # W&B ignores rows that are older than its newest step
+        for iteration, row in self._rows.take():  # in order: W&B ignores rows that are older than its newest step
             self._run.log(row, step=iteration)
-        self._last_write = max(rows, default=self._last_write)
 
     def close(self) -> None:
         """End the W&B run."""

@@ -1,11 +1,9 @@
 """EventStorage and the three writers."""
 
-import json
-
 import pytest
 import torch
 
-from clouds.d2 import CommonMetricPrinter, EventStorage, JSONWriter, TensorboardXWriter, get_event_storage
+from clouds.d2 import CommonMetricPrinter, EventStorage, TensorboardXWriter, get_event_storage
 
 
 def test_storage():
@@ -30,21 +28,6 @@ def test_storage():
         storage.history("absent")
     with pytest.raises(AssertionError, match="smoothing_hint"):
         storage.put_scalar("lr", 1.0)
-
-
-def test_json(tmp_path):
-    path = tmp_path / "metrics.json"
-    path.write_text('{"iteration": 0}\n')  # row of the run that is resumed
-    writer = JSONWriter(str(path))
-    with EventStorage(1) as storage:
-        for iteration in (1, 2):
-            storage.iter = iteration
-            storage.put_scalar("loss", float(iteration), smoothing_hint=False)
-            writer.write()
-            writer.write()  # nothing new: no second line
-    writer.close()
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert rows == [{"iteration": 0}, {"iteration": 1, "loss": 1.0}, {"iteration": 2, "loss": 2.0}]
 
 
 def test_tensorboard(tmp_path):

@@ -2,13 +2,10 @@
 
 import datetime
 import itertools
-import json
 import logging
-import os
 import time
 from collections import defaultdict
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,30 +109,6 @@ class EventWriter:
 
     def close(self) -> None:
         """Close the files of the writer."""
-
-
-class JSONWriter(EventWriter):
-    """Appends one JSON object per iteration and line to a file: {"iteration": ..., name: value, ...}."""
-
-    def __init__(self, json_file: str) -> None:
-        self._file = Path(json_file).open("a")  # noqa: SIM115 - open until close()
-        self._last_write = -1
-
-    def write(self) -> None:
-        """Append the scalars that were put since the last call."""
-        rows: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(_WINDOW).items():
-            if iteration > self._last_write:
-                rows[iteration][name] = value
-        for iteration, row in rows.items():
-            self._file.write(json.dumps({**row, "iteration": iteration}, sort_keys=True) + "\n")
-        self._last_write = max(rows, default=self._last_write)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 class TensorboardXWriter(EventWriter):

@@ -13,13 +13,19 @@ Results = dict[str, dict[str, dict[str, float]]]
 class PeriodicEvaluation(HookBase):
     """Evaluates before iteration 0, after every `period` iterations and at the end, never twice on one state.
 
-    With period 0 it evaluates at the end only. A resumed run begins with training.
+    With period 0 it evaluates at the end only. A resumed run begins with training; one that has finished evaluates
+    again, and records the results unless they are on record.
 
     Args:
         period: iterations between two evaluations; 0 = only at the end.
         evaluate: returns the results, empty outside the main process.
         writers: write the results at once, since later results replace them in the storage.
+
+    Attributes:
+        recorded: number of iterations after which the results are on record; set by `Continuation`, otherwise None.
     """
+
+    recorded: int | None = None
 
     def __init__(self, period: int, evaluate: Callable[[], Results], writers: Sequence[Any] = ()) -> None:
         self.period = period
@@ -36,7 +42,11 @@ class PeriodicEvaluation(HookBase):
 
     def after_train(self) -> None:
         # Also called when training failed; only a finished run has counted up to max_iter.
-        if self.trainer.iter >= self.trainer.max_iter:
+        if self.trainer.iter < self.trainer.max_iter:
+            return
+        if self.recorded == self.trainer.iter:
+            self.evaluate()
+        else:
             self.run()
 
     def due(self, done: int) -> bool:

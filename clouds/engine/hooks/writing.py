@@ -9,7 +9,10 @@ SMOOTHED = 20  # iterations over which writers take the median
 
 
 class PeriodicWriter(HookBase):
-    """Calls the writers every `period` iterations and at the end, then closes them. It must be the last hook."""
+    """Calls the writers every `period` iterations and at the end, then closes them. It must be the last hook.
+
+    A training that fails is not written down further: its record ends like that of a killed one.
+    """
 
     def __init__(self, writers: Sequence[Any], period: int = SMOOTHED) -> None:
         self.writers = writers
@@ -20,7 +23,8 @@ class PeriodicWriter(HookBase):
             self.write()
 
     def after_train(self) -> None:
-        self.write()  # the last evaluation came after the last step
+        if self.trainer.iter >= self.trainer.max_iter:
+            self.write()  # the last evaluation came after the last step
         for writer in self.writers:
             writer.close()
 

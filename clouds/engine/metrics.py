@@ -1,0 +1,89 @@
+"""Rows of ``metrics.json``, the record of a training: which there are, and how a resumed training repairs it.
+
+A row is a JSON object with an ``iteration``, an integer of at least 0, and finite numbers by name. Losses have the
+iteration that they were computed in, and an evaluation after this iteration is in the same row. An evaluation before
+the first or after the last iteration has a row of its own, without losses. A line that is no such row is skipped: the
+end of a file that is being written, or the line of another program.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from clouds.utils.jsonl import Line, Row, scan_lines
+
+LOSS = "total_loss"
+"""Name of the scalar that every iteration of a training has."""
+
+
+class Recorded(NamedTuple):
+    """Rows of a file about the state of a network after a number of iterations.
+
+    Attributes:
+        losses: whether there is a row with the losses of the last of these iterations.
+        scores: whether there is a row with scores of this state.
+    """
+
+    losses: bool = False
+    scores: bool = False
+
+
+def iterations_before(row: Row) -> int:
+    """Return the number of iterations after which the network was in the state that a row describes."""
+    evaluation = LOSS not in row and any(name.count("/") > 1 for name in row)  # <test set>/<task>/<metric>
+    iteration: int = row["iteration"]
+    return iteration if evaluation else iteration + 1
+
+
+def read_training(path: Path) -> list[Row]:
+    """Return the rows of the newest training in a ``metrics.json``; none if there is no such file."""
+    return [row for row, _ in _newest_training(scan_lines(path))]
+
+
+def repair(path: Path, start: int, test_sets: Sequence[str]) -> Recorded:
+    """Remove the rows of iteration `start` and later from a ``metrics.json``, and damaged lines at its end.
+
+    The file is shortened in one step and in place, since a writer may have it open. Only rows of the newest training in
+    the file are considered. With `start` 0, a new training follows: only an incomplete last line is removed.
+
+    Args:
+        path: path of the file; it need not exist.
+        start: number of iterations after which the training is continued.
+        test_sets: names of the test sets.
+
+    Returns:
+        What the file has about the state after `start` iterations.
+    """
+    if not path.is_file():
+        return Recorded()
+    lines = [line for line in scan_lines(path) if line.is_complete]
+    rows = _newest_training(lines)
+    end = max((line.end for line in lines), default=0)
+    if start > 0:
+        end = min([end, *(line.start for row, line in rows if iterations_before(row) > start)])
+        kept = max((line.end for _, line in rows if line.end <= end), default=end)
+        end = min([end, *(line.start for line in lines if line.row is None and line.start >= kept)])
+    os.truncate(path, end)
+    here = [row for row, _ in rows if iterations_before(row) == start]
+    return Recorded(
+        losses=any(LOSS in row for row in here),
+        scores=any(name.startswith(f"{each}/") for row in here for name in row for each in test_sets),
+    )
+
+
+def _newest_training(lines: Iterable[Line]) -> list[tuple[Row, Line]]:
+    found: list[tuple[Row, Line]] = []
+    for line in lines:
+        row = line.row
+        if row is None or not _is_iteration(row.get("iteration")):
+            continue
+        before = iterations_before(row)
+        if before == 0 or (found and before < iterations_before(found[-1][0])):
+            found.clear()  # training begins anew
+        found.append((row, line))
+    return found
+
+
+def _is_iteration(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
