@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "datasets/README.md", *(ROOT / "benchmarks").glob("*.md")])
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        ROOT / "datasets/README.md",
+        *(ROOT / "benchmarks").glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+    ]
+)
 # Folders of this repository; what a command writes or a user brings is elsewhere.
 OURS = re.compile(r"(?<![\w/.])(?:configs|tools|benchmarks|projects|clouds|tests)/[\w./-]*\w")
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from clouds import d2
 from clouds.config.defaults import DEFAULTS
 from clouds.config.detectron2_keys import ignored_name, report_ignored, set_detectron2_keys
-from clouds.config.schema import check, typed
+from clouds.config.schema import check
+from clouds.config.values import shown, typed
 from clouds.errors import UserError
 from clouds.utils.yaml_files import read_yaml
 
@@ -71,7 +72,7 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
                     f"Unknown config key {key} {where}: the most similar known key is {_nearest(key, known)}."
                 )
             elif value not in (None, {}):  # a section whose every line is commented out is None
-                raise UserError(f"{key} {where} is a section of config keys and takes no value ({value!r}).")
+                raise UserError(f"{key} {where} is a section of config keys and takes no value ({shown(value)}).")
     check(cfg, sources)
     set_detectron2_keys(cfg)
     report_ignored(ignored)

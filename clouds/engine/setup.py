@@ -23,6 +23,7 @@ from clouds.engine.launch import failure_elsewhere
 from clouds.engine.record import Kind, code_version, write_record
 from clouds.engine.writers import check_wandb
 from clouds.errors import UserError
+from clouds.utils.devices import is_usable
 
 logger = logging.getLogger(__name__)
 
@@ -104,17 +105,18 @@ def resolve_device(cfg: CfgNode) -> None:
     """Replace the value "auto" of ``MODEL.DEVICE`` by "cuda" or "cpu", in place.
 
     Raises:
-        UserError: the device is a GPU and torch finds none, or torch does not know the device.
+        UserError: torch does not know the device or does not find it.
     """
-    available = torch.cuda.is_available()
     if cfg.MODEL.DEVICE == "auto":
-        cfg.MODEL.DEVICE = "cuda" if available else "cpu"
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+        return
     try:
         device = torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
         raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which torch does not know: use auto or cpu.") from error
-    if device.type == "cuda" and not available:
-        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU: use auto or cpu.")
+    if not is_usable(device):
+        wanted = "GPU" if device.type == "cuda" else "device"
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no such {wanted}: use auto or cpu.")
 
 
 def refuse_broken_sets(cfg: CfgNode, *, full: bool = False) -> None:

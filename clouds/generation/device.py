@@ -3,6 +3,7 @@
 import torch
 
 from clouds.errors import UserError, check_name
+from clouds.utils.devices import is_usable
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Name on the command line -> torch type."""
@@ -34,6 +35,8 @@ def resolve_device(name: str, local_rank: int = 0) -> str:
                 f"--device {name} asks for GPU {index}, but torch {found}; check the driver, or use --device cpu."
             )
         return f"cuda:{index}"
+    if not is_usable(device):
+        raise UserError(f"--device {name} is not on this machine; use auto, cpu, cuda or cuda:1.")
     return str(device)
 
 

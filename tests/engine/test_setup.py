@@ -18,10 +18,20 @@ def test_device(monkeypatch, wanted, gpu, resolved):
     assert cfg.MODEL.DEVICE == resolved
 
 
-def test_device_missing(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="no GPU"):
-        resolve_device(load_config(None, ["MODEL.DEVICE", "cuda:0"]))
+@pytest.mark.parametrize("name", ["cuda:0", "cuda", "cuda:7", "mps", "xpu", "meta"])
+def test_device_missing(monkeypatch, name):
+    for module in (torch.cuda, torch.mps, torch.xpu):
+        monkeypatch.setattr(module, "is_available", lambda: False)
+    with pytest.raises(UserError, match=f"MODEL.DEVICE is {name}, but torch finds no such (GPU|device): use auto"):
+        resolve_device(load_config(None, ["MODEL.DEVICE", name]))
+
+
+def test_device_beyond_the_last_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    resolve_device(load_config(None, ["MODEL.DEVICE", "cuda:1"]))
+    with pytest.raises(UserError, match="cuda:2, but torch finds no such GPU"):
+        resolve_device(load_config(None, ["MODEL.DEVICE", "cuda:2"]))
 
 
 def test_device_unknown():

@@ -152,6 +152,8 @@ def test_devices_and_types() -> None:
         resolve_dtype("fp16", "cpu")
     with pytest.raises(UserError, match="--device gpu is no device"):
         resolve_device("gpu")
+    with pytest.raises(UserError, match="--device meta is not on this machine"):
+        resolve_device("meta")
     if not torch.cuda.is_available():
         assert resolve_device("auto") == "cpu"
         with pytest.raises(UserError, match="asks for GPU 0, but torch finds no GPU"):

@@ -172,6 +172,11 @@ class TestErrors:
             ("MODEL.SEM_SEG_HEAD.NAME", "CloudsHead", "SEM_SEG_HEAD.NAME .* CLOUDSHead"),
             ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttn", "PIXEL_DECODER_NAME .* MSDeformAttnPixelDecoder"),
             ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res4", "res6"], "IN_FEATURES names 'res6'"),
+            (
+                "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES",
+                ["res2"],
+                r"ENCODER_IN_FEATURES is \['res2'\]; .* COMMON_STRIDE 4 it must give 3 feature maps or more",
+            ),
             ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "Decoder", "DECODER_NAME names 'Decoder'"),
         ],
     )

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.d2 import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec, configurable
-from clouds.errors import check_name
+from clouds.errors import UserError, check_name
 from clouds.modeling.layers import GROUPS, ConvNorm, sine_position_embedding, xavier_init
 from clouds.modeling.pixel_decoder.ops import ms_deform_attn
 
 Shapes = Sequence[tuple[int, int]]
+
+NUM_MAPS = 3  # feature maps for the transformer decoder
 
 
 class MSDeformAttn(nn.Module):
@@ -131,6 +133,18 @@ def pixel_centers(height: int, width: int, like: Tensor) -> Tensor:
     return torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1).flatten(0, 1)
 
 
+def pyramid_features(strides: dict[str, int], encoder_in_features: Sequence[str], common_stride: int) -> list[str]:
+    """Return the features that are finer than the encoder's, down to the stride `common_stride`, from fine to coarse.
+
+    Args:
+        strides: stride of each backbone feature.
+        encoder_in_features: features that the deformable encoder takes; others than those in `strides` do not count.
+        common_stride: stride of the mask features.
+    """
+    finest = min((strides[name] for name in encoder_in_features if name in strides), default=0)
+    return sorted((name for name in strides if common_stride <= strides[name] < finest), key=strides.__getitem__)
+
+
 @SEM_SEG_HEADS_REGISTRY.register()
 class MSDeformAttnPixelDecoder(nn.Module):
     """Turns the backbone's maps into mask features at stride 4 and three coarser maps for the transformer decoder."""
@@ -184,8 +198,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             channels[name], strides[name] = shape.channels, shape.stride
         fine_to_coarse = sorted(input_shape, key=strides.__getitem__)
         self.encoder_in_features = [name for name in reversed(fine_to_coarse) if name in encoder_in_features]
-        finest = min(strides[name] for name in self.encoder_in_features)
-        self.pyramid_features = [name for name in fine_to_coarse if common_stride <= strides[name] < finest]
+        self.pyramid_features = pyramid_features(strides, encoder_in_features, common_stride)
         self.input_proj = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channels[name], conv_dim, 1), nn.GroupNorm(GROUPS, conv_dim))
             for name in self.encoder_in_features
@@ -211,6 +224,13 @@ class MSDeformAttnPixelDecoder(nn.Module):
         head = cfg.MODEL.SEM_SEG_HEAD
         for name in head.IN_FEATURES:
             check_name("MODEL.SEM_SEG_HEAD.IN_FEATURES", name, input_shape)
+        key, coarse = "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES
+        strides = {name: input_shape[name].stride or 1 for name in head.IN_FEATURES}
+        if len(coarse) + len(pyramid_features(strides, coarse, head.COMMON_STRIDE)) < NUM_MAPS:
+            raise UserError(
+                f"MODEL.SEM_SEG_HEAD.{key} is {coarse}; with the finer features of "
+                f"IN_FEATURES down to COMMON_STRIDE {head.COMMON_STRIDE} it must give {NUM_MAPS} feature maps or more."
+            )
         return {
             "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
             "conv_dim": head.CONVS_DIM,
@@ -245,4 +265,4 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 lateral = self.get_submodule(f"adapter_{i}")(features[name].float())
                 up = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
                 maps.append(self.get_submodule(f"layer_{i}")(lateral + up))
-            return self.mask_features(maps[-1]), maps[:3]
+            return self.mask_features(maps[-1]), maps[:NUM_MAPS]
