@@ -88,7 +88,15 @@ def check_weights(path: str) -> None:
     Raises:
         UserError: there is no such file.
     """
-    if path and not path.startswith(("http://", "https://")) and not Path(path).is_file():
+    if not path or path.startswith(("http://", "https://")):
+        return
+    try:
+        found, folder = Path(path).is_file(), Path(path).is_dir()
+    except OSError:  # a name that the file system does not take
+        found = folder = False
+    if folder:
+        raise UserError(f"Weights not found: '{path}' is a folder (MODEL.WEIGHTS); name a file in it.")
+    if not found:
         raise UserError(f"Weights not found: there is no file '{path}' (MODEL.WEIGHTS).")
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,19 @@ import torch
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 from torch import nn
 
+from clouds.clouds import class_names
 from clouds.config import check_weights
 from clouds.d2 import CfgNode, comm
-from clouds.engine.weights import BACKBONE, StateDict, frozen_keys, load_weights, read_checkpoint, weights_digest
+from clouds.engine.origin import Origin, check_test_classes
+from clouds.engine.states import fitted_state
+from clouds.engine.weights import frozen_keys, load_weights, read_checkpoint
 from clouds.errors import UserError
 from clouds.modeling.backbone import SegmentationBackbone
 from clouds.utils.atomic import atomic_file, write_atomically
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_NAME = 255  # bytes, of a file
 
 
 class Checkpointer(FvcoreCheckpointer):
@@ -29,10 +35,13 @@ class Checkpointer(FvcoreCheckpointer):
         save_frozen: whether to store the `frozen_keys`, as the published checkpoints do.
         reloadable: whether the backbone loads its frozen weights from their own source (see `SegmentationBackbone`).
             If not, checkpoints always hold them.
-        complete: whether to refuse weights that leave a parameter of the model untrained (see `load_weights`).
+        complete: whether the model is only evaluated: weights that leave a parameter untrained (see `load_weights`), or
+            that were trained otherwise (see `Origin`), are refused.
         keep: number of ``model_<iteration>.pth`` that are kept when a newer one is written; 0 = all. Other files are
             never deleted.
         save_to_disk: whether this process writes; only the main process does.
+        classes: names of the classes that the model is trained on; empty = unknown.
+        evaluated: class names by the name of each data set that predictions are compared with.
         checkpointables: other objects with ``state_dict`` and ``load_state_dict``, such as the optimizer.
     """
 
@@ -46,6 +55,8 @@ class Checkpointer(FvcoreCheckpointer):
         complete: bool = False,
         keep: int = 0,
         save_to_disk: bool = True,
+        classes: Sequence[str] = (),
+        evaluated: Mapping[str, Sequence[str]] | None = None,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
@@ -54,19 +65,23 @@ class Checkpointer(FvcoreCheckpointer):
         self.reloadable = reloadable
         self.complete = complete
         self.keep = keep
+        self.origin = Origin(model, reloadable=reloadable, classes=classes, evaluated=evaluated)
 
     def save(self, name: str, **extra: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` with ``model``, every checkpointable, and `extra` (tensors, plain values).
 
-        The entry ``tower`` is the digest of the weights that are left out of ``model``.
+        What the weights depend on is stored, too, see `Origin`.
         """
         if not self.save_dir or not self.save_to_disk:
             return
         state = dict(self.model.state_dict())
         left_out = {} if self.save_frozen else {key: state.pop(key) for key in frozen_keys(self.model)}
-        content: dict[str, Any] = {"model": state, "tower": weights_digest(left_out)}
+        content: dict[str, Any] = {"model": state, **self.origin.entries(left_out)}
         content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         target = Path(self.save_dir) / f"{name}.pth"
+        for path in (target, Path(self.save_dir) / "last_checkpoint"):
+            if path.is_dir():
+                raise UserError(f"{path} cannot be written, a folder has its name: move it away.")
         self.logger.info(f"Saving checkpoint to {target}")
         with atomic_file(target) as part_file, part_file.open("wb") as file:
             torch.save(content | extra, file)
@@ -76,7 +91,8 @@ class Checkpointer(FvcoreCheckpointer):
         outdated = self.numbered(up_to=target.name)[self.keep :] if self.keep else []
         stray = (path for name in ("model_*", "last_checkpoint*") for path in Path(self.save_dir).glob(f"{name}.part"))
         for path in [*outdated, *stray]:
-            path.unlink(missing_ok=True)
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
     def numbered(self, up_to: str) -> list[Path]:
         """Return every ``model_<iteration>.pth`` up to the iteration in the name `up_to`, newest first.
@@ -86,8 +102,20 @@ class Checkpointer(FvcoreCheckpointer):
         """
         numbers = {path: _iteration(path.name) for path in Path(self.save_dir).glob("model_*.pth")}
         last = _iteration(up_to)
-        known = {path: n for path, n in numbers.items() if n >= 0 and not 0 <= last < n}
+        known = {path: n for path, n in numbers.items() if n >= 0 and not 0 <= last < n and path.is_file()}
         return sorted(known, key=known.__getitem__, reverse=True)
+
+    def get_checkpoint_file(self) -> str:
+        """Return the path of the checkpoint that ``last_checkpoint`` names; "" if it names no file of the folder."""
+        note = Path(self.save_dir) / "last_checkpoint"
+        try:
+            with note.open("rb") as file:
+                name = file.read(_LONGEST_NAME + 1).decode().strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+        whole = len(name.encode()) <= _LONGEST_NAME and name.isprintable()
+        path = Path(self.save_dir) / name
+        return str(path) if whole and path.name == name and path.suffix == ".pth" else ""
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of a checkpoint to ``last_checkpoint``."""
@@ -110,19 +138,27 @@ class Checkpointer(FvcoreCheckpointer):
         """
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
-        newest = Path(self.get_checkpoint_file())
+        newest = self.get_checkpoint_file()
+        candidates = [Path(newest)] if newest else []
+        candidates += self.numbered(up_to=Path(newest).name)
+        if not newest:
+            candidates += [final for final in Path(self.save_dir).glob("model_final.pth") if final.is_file()]
+            self.logger.warning(
+                f"{self.save_dir}/last_checkpoint is damaged: it names no checkpoint. The newest one is tried."
+            )
         tried = 0
-        for candidate in dict.fromkeys([newest, *self.numbered(up_to=newest.name)]):
+        for candidate in dict.fromkeys(candidates):
             tried += 1
             try:
-                content = read_checkpoint(candidate, verify=True)
+                content = read_checkpoint(candidate)
             except UserError as error:
                 self.logger.warning(f"{error} The previous checkpoint is tried.")
                 continue
             return self._restore(content, str(candidate))
         raise UserError(
-            f"None of the checkpoints in {self.save_dir} can be read ({tried} tried, {newest.name} first): restore one "
-            "from a copy, or start again without --resume."
+            f"None of the checkpoints in {self.save_dir} can be read ({tried} tried, "
+            f"{candidates[0].name if candidates else 'none'} first): restore one from a copy, or start again without "
+            "--resume."
         )
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
@@ -152,45 +188,24 @@ class Checkpointer(FvcoreCheckpointer):
     ) -> dict[str, Any]:
         weights = content.pop("model")
         continues = checkpointables is None and bool(self.checkpointables)
-        self._check_tower(weights, content.pop("tower", ""), source, binding=self.complete or continues)
-        report = load_weights(self.model, weights, source=source, complete=self.complete, reloadable=self.reloadable)
-        for line in report:
-            self.logger.info(line)
+        self.origin.check(content, weights, source, evaluates=self.complete, continues=continues)
+        states: dict[str, Any] = {}
         for key in self.checkpointables if checkpointables is None else checkpointables:
             if key not in content:
                 self.logger.warning(f"{source} holds no state of the {key}: it starts from its initial state")
                 continue
             try:
-                self.checkpointables[key].load_state_dict(content.pop(key))
-            except (ValueError, KeyError) as error:
+                states[key] = fitted_state(self.checkpointables[key], content.pop(key), self.model, key)
+            except ValueError as error:
                 raise UserError(f"{source} cannot be continued with this config: {error}.") from error
+        # From here on the model changes: everything is checked, `load_weights` checks before it copies.
+        report = load_weights(self.model, weights, source=source, complete=self.complete, reloadable=self.reloadable)
+        self.origin.forget(weights)
+        for line in report:
+            self.logger.info(line)
+        for key, state in states.items():
+            self.checkpointables[key].load_state_dict(state)
         return content
-
-    def _check_tower(self, weights: StateDict, trained_on: str, source: str, *, binding: bool) -> None:
-        """Compare the frozen backbone with the one that the weights were trained on.
-
-        A checkpoint that holds the backbone needs no comparison.
-
-        Args:
-            weights: weights of the file.
-            trained_on: digest of the frozen weights that the file leaves out, "" = none.
-            source: name of the file, for messages.
-            binding: whether a difference is an error; otherwise a warning is logged.
-
-        Raises:
-            UserError: the backbones differ, and `binding` is True.
-        """
-        if not trained_on or not self.reloadable:
-            return
-        here = {k: v for k, v in self.model.state_dict().items() if k.startswith(BACKBONE) and k not in weights}
-        if weights_digest(here) == trained_on:
-            return
-        difference = f"{source} was trained on other frozen backbone weights than this model has"
-        if binding:
-            raise UserError(
-                f"{difference}: set MODEL.BACKBONE and MODEL.CLOUDS.CLIP_* as in the config.yaml beside the file."
-            )
-        self.logger.warning(f"{difference}: its head has to learn their features again")
 
 
 def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:
@@ -201,6 +216,7 @@ def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -
         save_frozen=cfg.SOLVER.CHECKPOINT_FROZEN,
         reloadable=has_reloadable_backbone(model),
         keep=cfg.SOLVER.CHECKPOINTS_KEPT,
+        classes=class_names(cfg.DATASETS.TRAIN) if cfg.DATASETS.TRAIN else (),
         save_to_disk=comm.is_main_process(),
         **checkpointables,
     )
@@ -217,7 +233,14 @@ def load_for_inference(cfg: CfgNode, model: nn.Module, *, resume: bool = False) 
     Returns:
         The other entries of the file.
     """
-    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, reloadable=has_reloadable_backbone(model), complete=True)
+    check_test_classes(cfg, model)
+    checkpointer = Checkpointer(
+        model,
+        cfg.OUTPUT_DIR,
+        reloadable=has_reloadable_backbone(model),
+        complete=True,
+        evaluated={name: class_names((name,)) for name in cfg.DATASETS.TEST or cfg.DATASETS.TRAIN},
+    )
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         logger.warning("MODEL.WEIGHTS is empty: the head is untrained and its predictions are meaningless")
         return {}

@@ -159,13 +159,13 @@ def learning_rate_factor(cfg: CfgNode) -> Callable[[int], float]:
 class Schedule(LambdaLR):
     """Scheduler that also sets the learning rates when its state is loaded. Load it after the optimizer.
 
-    The rates in an optimizer's state come from the schedule it was saved under. A run may continue under another one,
+    The base rates and the schedule are those of this training, not those in the state: a run may continue under others,
     for example with a larger ``MAX_ITER``.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue on this schedule at the iteration in `state_dict`."""
-        super().load_state_dict(state_dict)
+        super().load_state_dict({**state_dict, "base_lrs": self.base_lrs})
         for group, rate, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
             group["lr"] = rate * factor(self.last_epoch)
 

@@ -30,6 +30,7 @@ from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_load
 from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
 from clouds.engine.checkpoint import Checkpointer, build_checkpointer, load_for_inference
+from clouds.engine.origin import check_test_classes
 from clouds.engine.parallel import data_parallel
 from clouds.engine.setup import code_version, seed_everything
 from clouds.engine.writers import MetricsWriter, build_wandb_writer
@@ -74,6 +75,7 @@ class Trainer(TrainerBase):
         # SAM precedes the model, so that its missing weights are reported before the model is built.
         self.self_training = self.build_self_training(cfg) if cfg.MODEL.CLOUDS.SAM.MINIBATCH else None
         self.model = self.build_model(cfg)
+        check_test_classes(cfg, self.model)
         self.optimizer = self.build_optimizer(cfg, self.model)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         self.clip_gradients = optimizer.build_gradient_clipper(cfg)

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clouds.engine.entries import find_wrong_entry
 from clouds.errors import UserError
+from clouds.utils.tensors import find_unusable
 from clouds.utils.torch_files import read_tensors
 
 StateDict = dict[str, Tensor]
@@ -32,11 +34,10 @@ def frozen_keys(model: nn.Module, prefix: str = BACKBONE) -> set[str]:
     return keys & model.state_dict().keys()
 
 
-def weights_digest(weights: StateDict, samples: int = 1024) -> str:
-    """Return 16 hexadecimal digits that differ between weights of two trainings; "" for no weights.
+def sampled_digest(weights: StateDict, samples: int = 1024) -> str:
+    """Return the digest of a frozen backbone that older checkpoints hold: 16 hexadecimal digits; "" for no weights.
 
-    The digest covers names, shapes and about `samples` evenly spread values of each tensor. Two trainings agree on
-    hardly any value, and reading all values of a tower would take seconds.
+    It covers names, shapes and about `samples` evenly spread values of each tensor, see `tensors_sha256` for all.
     """
     if not weights:
         return ""
@@ -48,33 +49,39 @@ def weights_digest(weights: StateDict, samples: int = 1024) -> str:
     return digest.hexdigest()
 
 
-def read_checkpoint(path: str | Path, *, verify: bool = False) -> dict[str, Any]:
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint: a ``.safetensors`` file or a torch file with tensors and plain values only.
+
+    The file is compared with its checksums, see `clouds.utils.torch_files`.
 
     Args:
         path: path of the file.
-        verify: whether to check the checksums in a torch file.
 
     Returns:
         A dict with the state dict under ``"model"`` and everything else that the file holds. The file may also hold a
         state dict alone.
 
     Raises:
-        UserError: the file cannot be read or holds no weights.
+        UserError: the file cannot be read, holds no weights or weights that are not finite, or one of its other entries
+            (`clouds.engine.entries`) has a wrong type.
     """
     path = Path(path)
     try:
-        content = read_tensors(path, verify=verify)
+        content = read_tensors(path)
     except ValueError as error:
         raise UserError(
             f"Cannot read weights from {path}: the file is damaged, or holds more than tensors and plain values "
             f"({error})."
         ) from error
-    if isinstance(content, dict) and _is_state_dict(content.get("model")):
-        return content
-    if _is_state_dict(content):
-        return {"model": content}
-    raise UserError(f"{path} holds no model weights: neither a state dict nor a dict with one under 'model'.")
+    if not (isinstance(content, dict) and _is_state_dict(content.get("model"))):
+        if not _is_state_dict(content):
+            raise UserError(f"{path} holds no model weights: neither a state dict nor a dict with one under 'model'.")
+        content = {"model": content}
+    problem = find_unusable(content["model"]) or find_wrong_entry(content)
+    if problem:
+        raise UserError(f"{path} cannot be used: {problem}; take another checkpoint.")
+    # Data-parallel training adds the prefix.
+    return {**content, "model": {key.removeprefix("module."): value for key, value in content["model"].items()}}
 
 
 def _is_state_dict(content: Any) -> bool:
@@ -88,7 +95,7 @@ def load_weights(
 
     Args:
         model: model to change in place.
-        weights: tensors by key; a prefix ``module.`` is ignored.
+        weights: tensors by key.
         source: name of their file, for messages.
         complete: whether every parameter must be among the weights, as for evaluation.
         reloadable: whether the backbone loads its frozen weights from their own source. If so, `weights` need not hold
@@ -100,7 +107,6 @@ def load_weights(
     Raises:
         UserError: the weights belong to another model; the model is unchanged.
     """
-    weights = {key.removeprefix("module."): value for key, value in weights.items()}
     own, tower = model.state_dict(), frozen_keys(model)
     frozen = tower if reloadable else set()
     expected = own.keys() - frozen
@@ -114,6 +120,11 @@ def load_weights(
             raise UserError(
                 f"{source} is a checkpoint of another model: '{key}' is {tuple(value.shape)} in the file and "
                 f"{tuple(own[key].shape)} in the model; {advice}."
+            )
+        if value.is_floating_point() != own[key].is_floating_point():
+            raise UserError(
+                f"{source} is a checkpoint of another model: '{key}' is {value.dtype} in the file and "
+                f"{own[key].dtype} in the model; {advice}."
             )
     if not reloadable and known and tower and tower.isdisjoint(known):
         raise UserError(

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from clouds.engine.checkpoint import Checkpointer
-from clouds.engine.weights import frozen_keys, load_weights, read_checkpoint, weights_digest
+from clouds.engine.weights import frozen_keys, load_weights, read_checkpoint, sampled_digest
 from clouds.errors import UserError
 
 
@@ -278,15 +278,15 @@ class TestTower:
 def test_a_fingerprint_sees_names_shapes_and_values(position: int, name: str) -> None:
     weights = {"small": torch.arange(100.0), "large": torch.arange(5000.0)}
     same = {key: weights[key].clone() for key in ("large", "small")}
-    assert weights_digest(weights) == weights_digest(same)
-    assert len(weights_digest(weights)) == 16
+    assert sampled_digest(weights) == sampled_digest(same)
+    assert len(sampled_digest(weights)) == 16
     others = [{**weights, name: weights[name] + 1}, {**weights, name: weights[name][None]}, {f"{name}r": weights[name]}]
     if name == "small":
         changed = weights[name].clone()
         changed[position % 100] += 1e-3  # the digest covers every value of a small tensor
         others.append({**weights, name: changed})
-    assert len({weights_digest(other) for other in [weights, *others]}) == len(others) + 1
-    assert weights_digest({}) == ""
+    assert len({sampled_digest(other) for other in [weights, *others]}) == len(others) + 1
+    assert sampled_digest({}) == ""
 
 
 class TestSeveralCheckpoints:

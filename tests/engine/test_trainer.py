@@ -85,7 +85,8 @@ def test_checkpoints_come_every_fifth_evaluation_and_at_the_end(tiny_cfg: CfgNod
     output = Path(tiny_cfg.OUTPUT_DIR)
     assert sorted(path.name for path in output.glob("*.pth")) == ["model_0000004.pth", "model_final.pth"]
     content = torch.load(output / "model_final.pth", weights_only=True)
-    assert content.keys() == {"model", "tower", "optimizer", "scheduler", "data", "iteration", "seed", "history"}
+    parts = {"optimizer", "scheduler", "data"}
+    assert content.keys() == {"model", "tower_sha256", "classes", *parts, "iteration", "seed", "history"}
     trained = {"norm.weight", "norm.bias", "sem_seg_head.weight", "sem_seg_head.bias", "needed"}
     assert content["model"].keys() == trained
     assert (content["iteration"], content["seed"], content["data"]["position"]) == (6, 3, 28)
