@@ -30,7 +30,7 @@ class _Difference(NamedTuple):
 
 
 class Origin:
-    """What weights depend on and do not hold: writes it into a checkpoint, and compares it when one is loaded.
+    """Record of everything that weights depend on and do not hold, written into checkpoints and compared on loading.
 
     Args:
         model: model whose weights are saved and loaded.
