@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: command line without the program's name; default `sys.argv`.
 
     Returns:
-        The exit code; 130 if the command was interrupted.
+        The exit code: 1 if images are missing and no other process generates them, 130 if the command was interrupted.
     """
     args = parse_arguments(argv)
     folder = set_folder(args)
@@ -43,19 +43,21 @@ def main(argv: list[str] | None = None) -> int:
     # A scheduler ends a job with SIGTERM: it is handled like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        run(args, folder)
+        return run(args, folder)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped. Run the same command again to go on; what is written stays.\n")
         return 130
-    return 0
 
 
-def run(args: argparse.Namespace, folder: Path) -> None:
+def run(args: argparse.Namespace, folder: Path) -> int:
     """Call the function of the library that the flags ask for.
 
     Args:
         args: parsed command line, see `parse_arguments`.
         folder: folder of the set.
+
+    Returns:
+        The exit code: 1 if images are missing and no other process generates them.
     """
     from clouds.generation import painting, statistics
 
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
             folder, Path(args.from_manifest), images=args.images, model=args.model, execution=execution
         )
     else:
-        painting.paint_set(
+        coverage = painting.paint_set(
             folder,
             painting_settings(args),
             prompts=args.input,
@@ -77,6 +79,9 @@ def run(args: argparse.Namespace, folder: Path) -> None:
             gate=gate_settings(args),
             execution=execution,
         )
+        sys.stdout.write(f"{folder}: {coverage}.\n")
+        return 0 if coverage.is_fine else 1
+    return 0
 
 
 def painting_settings(args: argparse.Namespace) -> PaintingSettings:

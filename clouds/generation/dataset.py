@@ -30,14 +30,14 @@ from PIL import Image, PngImagePlugin
 from clouds.errors import UserError
 from clouds.generation.card import dataset_card
 from clouds.generation.plan import image_file_name
+from clouds.generation.records import CHUNK, belongs, read_description, read_manifest, read_record, read_rejected
+from clouds.generation.shares import Shares
 from clouds.utils.atomic import write_atomically
-from clouds.utils.images import DECODE_ERRORS, is_truncated_png
-from clouds.utils.jsonl import Row, read_rows, write_rows
+from clouds.utils.jsonl import Row, write_rows
+from clouds.utils.world import World
 
 logger = logging.getLogger(__name__)
 
-CHUNK = "clouds"
-"""Keyword of the PNG text chunk with the record of an image."""
 STALE_SECONDS = 600
 """Age from which a `.part` file belongs to a process that no longer runs: no image takes that long to write."""
 
@@ -51,6 +51,7 @@ class GeneratedSet:
         manifest_file: rows of all images.
         rejected_file: rows of rejected images.
         description_file: settings, prompts, licence and runs.
+        shares: processes that are at work on the set.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,7 +60,9 @@ class GeneratedSet:
         self.manifest_file = folder / "manifest.jsonl"
         self.rejected_file = folder / "rejected.jsonl"
         self.description_file = folder / "dataset.json"
+        self.shares = Shares(folder / ".shares")
         self._known: dict[str, Row] = {}
+        self._identity: tuple[list[str], int] | None = None  # prompts and seed of the set, known after `begin`
 
     def make_folder(self) -> None:
         """Create the folder, so that a folder that is not writable is reported before a model is loaded.
@@ -71,6 +74,29 @@ class GeneratedSet:
             self.image_folder.mkdir(parents=True, exist_ok=True)
         with self.lock():
             pass
+
+    def begin_share(self, part: str, world: World) -> None:
+        """Declare that this process is at work on its share of a part, until `end_share` or its end.
+
+        Args:
+            part: identifies the part, as a file name.
+            world: position of this process.
+
+        Raises:
+            UserError: the share is that of another process at work, or the folder is not writable.
+        """
+        with self.lock(), _writing(self.folder):
+            self.shares.take(part, world)
+
+    def end_share(self) -> None:
+        """Declare that this process has ended its share. Does nothing if it has none."""
+        with self.lock():
+            self.shares.release()
+
+    def has_others(self, part: str) -> bool:
+        """Return whether another process is at work on a part."""
+        with self.lock():
+            return self.shares.others(part)
 
     def begin(self, settings: Mapping[str, Any], prompts: list[str], licence: str) -> None:
         """Start a new set, or check that the existing set has the same settings.
@@ -94,7 +120,8 @@ class GeneratedSet:
                 )
             else:
                 self._write_json({"settings": dict(settings), "prompts": prompts, "licence": licence, "runs": []})
-        self._known = {row["file_name"]: row for row in read_manifest(self.manifest_file)}
+        self._identity = prompts, int(settings["seed"])
+        self._known = {row["file_name"]: row for row in read_manifest(self.manifest_file) if self._owns(row)}
         for stray in self.image_folder.glob("*.part"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - stray.stat().st_mtime > STALE_SECONDS:
@@ -143,7 +170,7 @@ class GeneratedSet:
 
     def rejected(self) -> dict[tuple[int, int], Row]:
         """Return the rows of rejected images by (index, attempt)."""
-        return {(row["index"], row["attempt"]): row for row in read_manifest(self.rejected_file)}
+        return {(row["index"], row["attempt"]): row for row in read_rejected(self.rejected_file)}
 
     def reject(self, rows: Iterable[Row]) -> None:
         """Add rows to the rejected images. Takes the lock, which the caller must not hold."""
@@ -155,25 +182,31 @@ class GeneratedSet:
         all_rows = self.rejected() | {(row["index"], row["attempt"]): row for row in rows}
         self._write_rows(self.rejected_file, [all_rows[key] for key in sorted(all_rows)])
 
-    def finish(self, run: Mapping[str, Any]) -> int:
+    def finish(self, run: Mapping[str, Any]) -> list[Row]:
         """Rebuild the manifest and the card from the images, and add an entry for this run.
+
+        Takes the lock, which the caller must not hold.
 
         Args:
             run: JSON values that describe the run.
 
         Returns:
-            The number of images in the set.
+            The rows of the manifest.
         """
         with self.lock():
-            rows = self.all_rows()
-            self._write_rows(self.manifest_file, rows)
-            content = self.description()
-            content["runs"].append(dict(run))
-            self._write_json(content)
-            with _writing(self.folder):
-                card = dataset_card(self.folder.name, content, rows, list(self.rejected().values()))
-                write_atomically(self.folder / "README.md", f"{card}\n")
-        return len(rows)
+            return self.finish_locked(run)
+
+    def finish_locked(self, run: Mapping[str, Any]) -> list[Row]:
+        """Do the work of `finish`. The caller must hold the lock."""
+        rows = self.all_rows()
+        self._write_rows(self.manifest_file, rows)
+        content = self.description()
+        content["runs"].append(dict(run))
+        self._write_json(content)
+        with _writing(self.folder):
+            card = dataset_card(self.folder.name, content, rows, list(self.rejected().values()))
+            write_atomically(self.folder / "README.md", f"{card}\n")
+        return rows
 
     def all_rows(self) -> list[Row]:
         """Return the rows of all images that are not damaged, sorted by index."""
@@ -198,12 +231,20 @@ class GeneratedSet:
         if known is not None and known["sha256"] == hashlib.sha256(data).hexdigest():
             return known
         record = read_record(data)
-        if record is None or path.name != image_file_name(record["index"], record["prompt_index"]):
+        if (
+            record is None
+            or path.name != image_file_name(record["index"], record["prompt_index"])
+            or not self._owns(record)
+        ):
             logger.warning(f"{path} is damaged or does not belong to this set.")
             return None
         row = self._as_row(path, data, record)
         self._known[row["file_name"]] = row
         return row
+
+    def _owns(self, record: Row) -> bool:
+        """Return whether an image has the prompt and the seed that its index has in this set."""
+        return self._identity is None or belongs(record, *self._identity)
 
     def _as_row(self, path: Path, data: bytes, record: Row) -> Row:
         digest = hashlib.sha256(data).hexdigest()
@@ -230,43 +271,6 @@ class GeneratedSet:
     def _write_rows(self, path: Path, rows: list[Row]) -> None:
         with _writing(path):
             write_rows(path, rows)
-
-
-def read_record(data: bytes) -> Row | None:
-    """Return the record in the bytes of a PNG file; None if the image is damaged or has no record."""
-    if is_truncated_png(data):
-        return None
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            record = json.loads(image.info[CHUNK])
-    except (*DECODE_ERRORS, KeyError):
-        return None
-    return record if isinstance(record, dict) and {"index", "prompt_index"} <= record.keys() else None
-
-
-def read_manifest(path: Path) -> list[Row]:
-    """Return the rows of a `manifest.jsonl` or `rejected.jsonl`; an empty list if there is no such file.
-
-    Raises:
-        UserError: a line is not a JSON object.
-    """
-    return read_rows(path, "delete it, and the next run makes it from the images")
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """Return the content of a `dataset.json`.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"There is no {path}, which records how a generated set was made.") from error
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); restore it from a copy.") from error
-    return content
 
 
 @contextlib.contextmanager

@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from clouds.errors import UserError
-from clouds.generation.dataset import GeneratedSet, read_description, read_manifest
+from clouds.generation.dataset import GeneratedSet
 from clouds.generation.device import resolve_device, resolve_dtype
 from clouds.generation.gate import Gate
 from clouds.generation.painter import Painter
-from clouds.generation.plan import blocks, parse_indices
+from clouds.generation.plan import MAX_IMAGES, blocks, parse_indices
 from clouds.generation.prompts import find_prompts, read_prompts
+from clouds.generation.records import check_belongs, read_description, read_manifest
 from clouds.generation.run import Run, choose, repaint
 from clouds.generation.settings import Execution, GateSettings, PaintingSettings
+from clouds.generation.shares import Coverage, coverage
 from clouds.generation.similarity import ClipSimilarity
 from clouds.utils.world import World, world_from
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = 30.0
+"""Seconds that a process without work waits for the other processes of its launcher to begin."""
 
 
 def paint_set(
@@ -33,8 +38,10 @@ def paint_set(
     seed: int = 0,
     gate: GateSettings | None = None,
     execution: Execution,
-) -> None:
+) -> Coverage:
     """Generate this process's share of a part of a set. Images that exist already are kept.
+
+    The part is divided among the processes that a launcher has started, see `clouds.utils.world`.
 
     Args:
         folder: folder of the set.
@@ -46,16 +53,63 @@ def paint_set(
         gate: settings of the quality gate; None for no gate.
         execution: device and batches.
 
+    Returns:
+        The images of the part that exist now.
+
     Raises:
-        UserError: a file cannot be read or written, a model cannot be loaded, or the folder holds another set.
+        UserError: a file cannot be read or written, a model cannot be loaded, the folder holds another set, or another
+            process is at work on the same share.
         KeyboardInterrupt: the process was stopped; the manifest is written first.
     """
+    if (part + 1) * num_images > MAX_IMAGES or seed >= 2**63:
+        raise UserError(f"--num-images, --part or --seed is too large: a set has at most {MAX_IMAGES:,} images.")
     texts = read_prompts(find_prompts(prompts))
     world = world_from()
     images = GeneratedSet(folder)
     images.make_folder()
-    painter = load_painter(painting, execution, world.local_rank)
-    for index, text in painter.truncated_prompts(texts).items():
+    name = f"part_{part}_of_{num_images}"
+    images.begin_share(name, world)
+    try:
+        painter = load_painter(painting, execution, world.local_rank)
+        judge = _begin(images, painter, texts, seed, gate)
+        run = Run(
+            target=images,
+            paint=painter,
+            prompts=texts,
+            seed=seed,
+            blocks=blocks(part, num_images, execution.batch_size, world),
+            part=blocks(part, num_images, execution.batch_size, World()),
+            gate=judge,
+            attempts=(gate or GateSettings()).attempts,
+            duplicate_distance=gate.duplicate_distance if gate is not None else None,
+            rank=world.rank,
+        )
+        started, stopped = time.time(), False
+        try:
+            run()
+        except KeyboardInterrupt:
+            stopped = True
+        entry = _entry(painter, started, run.written, part=part, num_images=num_images, world=world)
+        wanted = range(part * num_images, (part + 1) * num_images)
+        with images.lock():
+            rows = images.finish_locked(entry)
+            found = coverage(wanted, [row["index"] for row in rows], run.given_up(), images.shares.others(name))
+            images.shares.release()  # under the same lock, so that of two processes that end, the second is the last
+    finally:
+        images.end_share()
+    _log_speed(images, entry, len(rows))
+    if stopped:
+        raise KeyboardInterrupt
+    if found.missing and not found.others and world.size > 1 and _others_appear(images, name):
+        found = dataclasses.replace(found, others=True)
+    return found
+
+
+def _begin(
+    images: GeneratedSet, painter: Painter, prompts: list[str], seed: int, gate: GateSettings | None
+) -> Gate | None:
+    """Begin or continue the set, and load the gate."""
+    for index, text in painter.truncated_prompts(prompts).items():
         logger.warning(f"Prompt {index} is too long for the model, which does not read its end: {text!r}")
     judge = load_gate(gate, painter.device) if gate is not None else None
     images.begin(
@@ -65,29 +119,19 @@ def paint_set(
             "seed": seed,
             "gate": dataclasses.asdict(gate) if gate is not None else None,
         },
-        texts,
+        prompts,
         painter.licence(),
     )
-    run = Run(
-        target=images,
-        paint=painter,
-        prompts=texts,
-        seed=seed,
-        blocks=blocks(part, num_images, execution.batch_size, world),
-        part=blocks(part, num_images, execution.batch_size, World()),
-        gate=judge,
-        attempts=(gate or GateSettings()).attempts,
-        duplicate_distance=gate.duplicate_distance if gate is not None else None,
-        rank=world.rank,
-    )
-    started, stopped = time.time(), False
-    try:
-        run()
-    except KeyboardInterrupt:
-        stopped = True
-    _finish(images, painter, started, run.written, part=part, num_images=num_images, world=world)
-    if stopped:
-        raise KeyboardInterrupt
+    return judge
+
+
+def _others_appear(images: GeneratedSet, part: str) -> bool:
+    """Wait for processes of the same launcher that have not begun yet; return whether there is one."""
+    logger.info(f"Images are missing: waiting up to {PATIENCE:g} s for the other processes to begin.")
+    end = time.monotonic() + PATIENCE
+    while not (found := images.has_others(part)) and time.monotonic() < end:
+        time.sleep(0.2)
+    return found
 
 
 def repaint_set(
@@ -105,6 +149,8 @@ def repaint_set(
     Raises:
         UserError: a file cannot be read or written, the model cannot be loaded, or the folder holds another set.
     """
+    if world_from().size > 1:
+        raise UserError("--from-manifest works in one process: start it without torchrun, mpirun or srun.")
     manifest = source / "manifest.jsonl" if source.is_dir() else source
     if not manifest.is_file():
         raise UserError(
@@ -114,31 +160,35 @@ def repaint_set(
         raise UserError(f"--from-manifest names {folder} itself; give another --folder.")
     description = read_description(manifest.parent / "dataset.json")
     settings: dict[str, Any] = description["settings"]
-    rows = choose(read_manifest(manifest), parse_indices(images) if images else None)
+    rows = read_manifest(manifest)
+    check_belongs(manifest, rows, description["prompts"], settings["seed"])
+    rows = choose(rows, parse_indices(images) if images else None)
     painting = PaintingSettings(**{field.name: settings[field.name] for field in dataclasses.fields(PaintingSettings)})
     if model is not None:
         painting = dataclasses.replace(painting, model=model)
     if not execution.compile:
         largest = max((len(row["batch"]) for row in rows), default=1)
         execution = dataclasses.replace(execution, batch_size=largest)
+    copy = GeneratedSet(folder)
+    copy.make_folder()
     painter = load_painter(painting, execution)
     if painter.model_id() != settings["fingerprint"]:
         logger.warning(
             f"{painting.model} ({painter.model_id()[:12]}) is not the model of {manifest} "
             f"({settings['fingerprint'][:12]}): the images will differ."
         )
-    copy = GeneratedSet(folder)
     copy.begin(
         {**settings, **dataclasses.asdict(painter.settings), "fingerprint": painter.model_id()},
         description["prompts"],
         description["licence"],
     )
     started = time.time()
-    different = repaint(copy, painter, rows, description["prompts"], settings["seed"])
-    _finish(copy, painter, started, len(rows), part=0, num_images=len(rows), world=World())
-    logger.info(f"{len(rows) - len(different):,} of {len(rows):,} images are bit for bit those of the manifest.")
-    for row in different[:10]:
+    made, different = repaint(copy, painter, rows, description["prompts"], settings["seed"])
+    entry = _entry(painter, started, made, part=0, num_images=len(rows), world=World())
+    _log_speed(copy, entry, len(copy.finish(entry)))
+    for row in different:
         logger.warning(f"This image differs from the manifest: {row['file_name']}")
+    logger.info(f"{len(rows) - len(different):,} of {len(rows):,} images are bit for bit those of the manifest.")
 
 
 def load_painter(painting: PaintingSettings, execution: Execution, local_rank: int = 0) -> Painter:
@@ -168,29 +218,28 @@ def load_gate(settings: GateSettings, device: str) -> Gate:
     return Gate(settings, ClipSimilarity(settings.clip, settings.clip_weights, device=device))
 
 
-def _finish(
-    images: GeneratedSet, painter: Painter, started: float, made: int, *, part: int, num_images: int, world: World
-) -> None:
-    """Write the manifest, the card and the entry of this run, and log the speed."""
-    seconds = time.time() - started
-    total = images.finish(
-        {
-            "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
-            "part": part,
-            "num_images": num_images,
-            "rank": world.rank,
-            "world_size": world.size,
-            "batch_size": painter.batch_size,
-            "compile": painter.compile,
-            "device": painter.device_name(),
-            "host": socket.gethostname(),
-            "versions": painter.versions(),
-            "images": made,
-            "seconds": round(seconds, 2),
-            "peak_memory": painter.peak_memory(),
-        }
-    )
+def _entry(painter: Painter, started: float, made: int, *, part: int, num_images: int, world: World) -> dict[str, Any]:
+    """Return the entry of a run in `dataset.json`."""
+    return {
+        "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
+        "part": part,
+        "num_images": num_images,
+        "rank": world.rank,
+        "world_size": world.size,
+        "batch_size": painter.batch_size,
+        "compile": painter.compile,
+        "device": painter.device_name(),
+        "host": socket.gethostname(),
+        "versions": painter.versions(),
+        "images": made,
+        "seconds": round(time.time() - started, 2),
+        "peak_memory": painter.peak_memory(),
+    }
+
+
+def _log_speed(images: GeneratedSet, entry: dict[str, Any], total: int) -> None:
+    made, seconds = entry["images"], entry["seconds"]
     logger.info(
-        f"{made:,} images painted in {seconds:.1f} s ({made / seconds:.2f} images/s), peak memory "
-        f"{painter.peak_memory() / 2**30:.2f} GiB; {images.folder} now has {total:,}."
+        f"{made:,} images painted in {seconds:.1f} s ({made / max(seconds, 0.01):.2f} images/s), peak memory "
+        f"{entry['peak_memory'] / 2**30:.2f} GiB; {images.folder} now has {total:,}."
     )

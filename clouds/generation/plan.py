@@ -7,6 +7,11 @@ import numpy as np
 from clouds.errors import UserError
 from clouds.utils.world import World
 
+MAX_IMAGES = 10**8
+"""Bound of the index of an image: no set is larger, so a larger number in a file or on a command line is an error."""
+MAX_PROMPTS = 10**6
+"""Largest number of prompts of a set."""
+
 
 def image_seed(base: int, index: int, attempt: int) -> int:
     """Return the seed of an image, 0..2^63-1.
@@ -51,9 +56,12 @@ def parse_indices(text: str) -> list[int]:
     found: set[int] = set()
     for word in text.split(","):
         first, dash, last = word.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise UserError(f"--images {text!r} is not a list of numbers and ranges such as 3,17,40-60.")
-        found.update(range(int(first), int(last or first) + 1))
+        last = last if dash else first
+        if not (_is_index(first) and _is_index(last) and int(first) <= int(last)):
+            raise UserError(
+                f"--images {text[:80]!r} is not a list of numbers below {MAX_IMAGES:,} and ranges such as 3,17,40-60."
+            )
+        found.update(range(int(first), int(last) + 1))
     return sorted(found)
 
 
@@ -61,3 +69,7 @@ def prompt_of(index: int, prompts: Sequence[str]) -> tuple[int, str]:
     """Return the index and the text of an image's prompt; prompts are used in turn."""
     prompt_index = index % len(prompts)
     return prompt_index, prompts[prompt_index]
+
+
+def _is_index(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < MAX_IMAGES

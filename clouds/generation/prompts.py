@@ -3,16 +3,22 @@
 import difflib
 import logging
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from clouds.errors import UserError
+from clouds.generation.plan import MAX_PROMPTS
 
 logger = logging.getLogger(__name__)
 
 MAX_LINE_WORDS = 300  # more than any text encoder reads: a longer line means that the file holds something else
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+MAX_LINE_CHARACTERS = 3000
+# Separators of lines in Unicode, but not in files: one prompt that contains one stays one prompt.
+_SEPARATORS = re.compile("[\x85\u2028\u2029]")
+# A byte order mark inside the text comes from files that were joined.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
 
 
 def find_prompts(name: str) -> Path:
@@ -41,8 +47,12 @@ def find_prompts(name: str) -> Path:
 def read_prompts(path: Path) -> list[str]:
     """Return the prompts of a file in their order, without surrounding spaces and blank lines.
 
+    A line ends with a line feed, before which a carriage return is dropped. Other line separators of Unicode become
+    spaces.
+
     Raises:
-        UserError: the file cannot be read, is not UTF-8 text, has no prompt, or has a line that is too long.
+        UserError: the file cannot be read, is not UTF-8 text, has no prompt or too many, or has a line that is too long
+            or contains a control character.
     """
     try:
         data = path.read_bytes()
@@ -56,24 +66,37 @@ def read_prompts(path: Path) -> list[str]:
             f"Prompt file {path} is not UTF-8 text: see line {line}, byte {error.start}; save it as UTF-8."
         ) from error
     prompts = []
-    for number, words in enumerate(text.splitlines(), 1):
-        if found := _CONTROL.search(words):
-            raise UserError(
-                f"Prompt file {path} has the control character {found.group()!r} in line {number}; is it a text file?"
-            )
-        if (count := len(words.split())) > MAX_LINE_WORDS:
-            raise UserError(
-                f"Prompt file {path} has {count} words in line {number}, and a prompt has at most {MAX_LINE_WORDS}; "
-                "put one prompt on each line."
-            )
-        if prompt := words.strip():
+    for number, line in enumerate(text.split("\n"), 1):
+        prompt = _SEPARATORS.sub(" ", line).strip()
+        _check_line(path, number, prompt)
+        if prompt:
             prompts.append(prompt)
     if not prompts:
         raise UserError(f"Prompt file {path} has no prompt; put one prompt on each line.")
-    twice = [prompt for prompt, count in Counter(prompts).items() if count > 1]
+    if len(prompts) > MAX_PROMPTS:
+        raise UserError(f"Prompt file {path} has {len(prompts):,} prompts, and a set has at most {MAX_PROMPTS:,}.")
+    # Text encoders read the composed and the decomposed form of a letter alike.
+    counts = Counter(unicodedata.normalize("NFC", prompt) for prompt in prompts)
+    twice = [prompt for prompt, count in counts.items() if count > 1]
     if twice:
         logger.warning(f"{path}: {len(twice)} prompt(s) occur more than once, the first is {twice[0]!r}.")
     return prompts
+
+
+def _check_line(path: Path, number: int, prompt: str) -> None:
+    if found := _CONTROL.search(prompt):
+        raise UserError(
+            f"Prompt file {path} has the control character {found.group()!r} in line {number}; is it a text file?"
+        )
+    for count, bound, unit in (
+        (len(prompt), MAX_LINE_CHARACTERS, "characters"),
+        (len(prompt.split()), MAX_LINE_WORDS, "words"),
+    ):
+        if count > bound:
+            raise UserError(
+                f"Prompt file {path} has {count} {unit} in line {number}, and a prompt has at most {bound}; put one "
+                "prompt on each line."
+            )
 
 
 def truncated_text(tokenizer: Any, prompt: str) -> str:

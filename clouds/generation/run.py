@@ -68,7 +68,7 @@ class Run:
         Raises:
             UserError: an image cannot be generated or written.
         """
-        given_up = self._given_up()
+        given_up = self.given_up()
         missing = {block: [i for i in block if i not in given_up and not self._exists(i)] for block in self.blocks}
         total, wanted_total = sum(map(len, self.blocks)), sum(map(len, missing.values()))
         if existing := total - wanted_total:
@@ -81,6 +81,13 @@ class Run:
         if self.duplicate_distance is not None:
             self._replace_duplicates(self.duplicate_distance)
         return self.written
+
+    def given_up(self) -> set[int]:
+        """Return the indices of the images that were rejected in every attempt."""
+        attempts: dict[int, int] = defaultdict(int)
+        for index, _ in self.target.rejected():
+            attempts[index] += 1
+        return {index for index, count in attempts.items() if count >= self.attempts}
 
     def _paint_block(self, block: Sequence[int], wanted: set[int], on_written: Callable[[], object]) -> None:
         """Generate a block until its wanted images are accepted; each attempt repeats the rejected images only."""
@@ -142,12 +149,6 @@ class Run:
             for image, verdict in zip(painted, verdicts, strict=True)
         ]
 
-    def _given_up(self) -> set[int]:
-        attempts: dict[int, int] = defaultdict(int)
-        for index, _ in self.target.rejected():
-            attempts[index] += 1
-        return {index for index, count in attempts.items() if count >= self.attempts}
-
     def _exists(self, index: int) -> bool:
         return self.target.row(index, prompt_of(index, self.prompts)[0]) is not None
 
@@ -161,7 +162,7 @@ class Run:
         while True:
             with self.target.lock():
                 rows = {row["index"]: row for row in self.target.all_rows()}
-                if not block_of.keys() <= rows.keys() | self._given_up():
+                if not block_of.keys() <= rows.keys() | self.given_up():
                     return
                 near = near_duplicates([(index, row["dhash"]) for index, row in rows.items()], distance)
                 again = [index for index in near if index in block_of]
@@ -175,14 +176,16 @@ class Run:
                 return
             logger.info(f"{len(again)} image(s) are near-duplicates of earlier ones and are generated again.")
             wanted: dict[range, set[int]] = defaultdict(set)
-            for index in set(again) - self._given_up():
+            for index in set(again) - self.given_up():
                 wanted[block_of[index]].add(index)
             with tqdm(total=len(again), unit="image", desc="near-duplicates") as progress:
                 for block in sorted(wanted, key=lambda block: block.start):
                     self._paint_block(block, wanted[block], progress.update)
 
 
-def repaint(target: GeneratedSet, paint: Paint, rows: Sequence[Row], prompts: Sequence[str], seed: int) -> list[Row]:
+def repaint(
+    target: GeneratedSet, paint: Paint, rows: Sequence[Row], prompts: Sequence[str], seed: int
+) -> tuple[int, list[Row]]:
     """Generate the images of a manifest again, each in its recorded batch; images that exist are kept.
 
     Args:
@@ -193,7 +196,7 @@ def repaint(target: GeneratedSet, paint: Paint, rows: Sequence[Row], prompts: Se
         seed: seed of the set with the manifest.
 
     Returns:
-        The rows whose image is not bit for bit the recorded one.
+        The number of images written, and the rows whose image is not bit for bit the recorded one.
 
     Raises:
         UserError: an image cannot be generated or written.
@@ -206,7 +209,8 @@ def repaint(target: GeneratedSet, paint: Paint, rows: Sequence[Row], prompts: Se
             batches[tuple(row["batch"]), row["attempt"]].append(row)
         elif existing["sha256"] != row["sha256"]:
             different.append(row)
-    with tqdm(total=sum(map(len, batches.values())), unit="image") as progress:
+    missing = sum(map(len, batches.values()))
+    with tqdm(total=missing, unit="image") as progress:
         for (batch, attempt), wanted in batches.items():
             painted = paint(
                 [prompt_of(index, prompts)[1] for index in batch], [image_seed(seed, index, attempt) for index in batch]
@@ -216,7 +220,7 @@ def repaint(target: GeneratedSet, paint: Paint, rows: Sequence[Row], prompts: Se
                 if new["sha256"] != row["sha256"]:
                     different.append(row)
                 progress.update()
-    return different
+    return missing, different
 
 
 def choose(rows: Iterable[Row], indices: Sequence[int] | None) -> list[Row]:
@@ -230,7 +234,11 @@ def choose(rows: Iterable[Row], indices: Sequence[int] | None) -> list[Row]:
         return rows
     by_index = {row["index"]: row for row in rows}
     if absent := [index for index in indices if index not in by_index]:
-        raise UserError(f"--images asks for {absent[0]}, which the manifest does not have ({len(rows)} rows).")
+        more = f" and {len(absent) - 10:,} more" if len(absent) > 10 else ""
+        raise UserError(
+            f"--images asks for {', '.join(map(str, absent[:10]))}{more}, which the manifest does not have "
+            f"({len(rows)} rows)."
+        )
     return [by_index[index] for index in indices]
 
 

@@ -11,14 +11,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from clouds.errors import UserError
-from clouds.generation.dataset import read_description, read_manifest, read_record
+from clouds.generation.records import CHUNK, read_description, read_manifest, read_reasons, read_record
 from clouds.utils.atomic import atomic_file
 from clouds.utils.images import DECODE_ERRORS, IMAGE_SUFFIXES
 from clouds.utils.jsonl import Row
 from clouds.visualization.contact_sheet import contact_sheet
 
 SHEET = "contact_sheet.jpg"
-_NAME = re.compile(r"im_(\d+)_p(\d+)$")
+_NAME = re.compile(r"im_([0-9]{1,8})_p([0-9]{1,6})$")  # numbers up to the bounds in `plan`
 _MAX_SHOWN = 60  # images on the contact sheet
 _CELL_WIDTH = 240  # pixels
 
@@ -49,7 +49,7 @@ def report(folder: Path) -> str:
     if not files:
         raise UserError(f"There is no readable image in {folder / 'images'}; see that --folder names a generated set.")
     rows = read_manifest(folder / "manifest.jsonl")
-    rejected = read_manifest(folder / "rejected.jsonl")
+    rejected = read_reasons(folder / "rejected.jsonl")
     has_description = (folder / "dataset.json").is_file()
     prompts: list[str] = read_description(folder / "dataset.json")["prompts"] if has_description else []
     sizes = Counter((file.width, file.height) for file in files)
@@ -82,7 +82,7 @@ def _read(folder: Path) -> tuple[list[_ImageFile], list[tuple[Path, str]]]:
         except DECODE_ERRORS as error:
             damaged.append((path, str(error).replace(str(path), path.name)))
             continue
-        record = read_record(data) if b"clouds" in data[:4096] else None
+        record = read_record(data) if CHUNK.encode() in data[:4096] else None
         name = _NAME.search(path.stem)
         index, prompt_index = (int(name[1]), int(name[2])) if name else (None, None)
         if record is not None:
@@ -115,9 +115,9 @@ def _similarity_lines(rows: Sequence[Row]) -> list[str]:
     return ["similarity to the prompt: " + ", ".join(f"{share} % below {value:.3f}" for share, value in quantiles)]
 
 
-def _reasons(rejected: Sequence[Row]) -> list[tuple[str, int]]:
+def _reasons(rejected: Sequence[str]) -> list[tuple[str, int]]:
     """Count the reasons for rejection, without the numbers in them."""
-    return Counter(re.split(r" \(| \d| of image| -?\.?\d", str(row.get("reason")))[0] for row in rejected).most_common()
+    return Counter(re.split(r" \(| \d| of image| -?\.?\d", reason)[0] for reason in rejected).most_common()
 
 
 def _manifest_lines(folder: Path, files: Sequence[_ImageFile], rows: Sequence[Row]) -> list[str]:

@@ -96,7 +96,7 @@ def request(instruction: str, count: int, seed: int, turn: int, index: int) -> s
 def parse_reply(reply: str) -> list[str]:
     """Return the lines of a reply without numbers, bullets and quotes; lines that end in a colon are left out."""
     found = []
-    for line in reply.splitlines():
+    for line in reply.split("\n"):
         text = " ".join(_LEAD.sub("", line).split()).strip(_QUOTES).strip()
         if text and not text.endswith(":"):
             found.append(text)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from clouds.commands import generate as command
-from clouds.generation.dataset import read_manifest
+from clouds.generation.records import read_manifest, read_rejected
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,7 +85,7 @@ def test_gate_and_statistics(
     assert len(set(similarities)) == 4
     least = sum(sorted(similarities)[1:3]) / 2
     assert command.main(flags("gated", *with_clip, str(least))) == 0
-    kept, rejected = rows(sets / "gated"), read_manifest(sets / "gated" / "rejected.jsonl")
+    kept, rejected = rows(sets / "gated"), read_rejected(sets / "gated" / "rejected.jsonl")
     assert [row["index"] for row in kept] == [index for index, value in enumerate(similarities) if value > least]
     assert [row["index"] for row in rejected] == [index for index, value in enumerate(similarities) if value < least]
     assert all(row["reason"].startswith("similarity to its prompt") for row in rejected)
@@ -98,10 +98,10 @@ def test_gate_and_statistics(
 
 
 def test_gate_that_nothing_passes(flags: Callable[..., list[str]], tmp_path: Path) -> None:
-    assert command.main(flags("bare", "--num-images", "2", "--gate", "--min-contrast", "127", "--attempts", "2")) == 0
+    assert command.main(flags("bare", "--num-images", "2", "--gate", "--min-contrast", "127", "--attempts", "2")) == 1
     bare = tmp_path / "stable_diffusion" / "bare"
     assert rows(bare) == []
-    assert [row["attempt"] for row in read_manifest(bare / "rejected.jsonl")] == [0, 1, 0, 1]
+    assert [row["attempt"] for row in read_rejected(bare / "rejected.jsonl")] == [0, 1, 0, 1]
 
 
 def start(arguments: list[str], **environment: str) -> "subprocess.Popen[str]":

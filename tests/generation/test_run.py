@@ -10,10 +10,11 @@ import numpy.typing as npt
 import pytest
 
 from clouds.errors import UserError
-from clouds.generation.dataset import STALE_SECONDS, GeneratedSet, read_manifest, read_record
+from clouds.generation.dataset import STALE_SECONDS, GeneratedSet
 from clouds.generation.gate import Verdict, difference_hash
 from clouds.generation.painter import Painted
 from clouds.generation.plan import blocks, image_seed
+from clouds.generation.records import read_manifest, read_record, read_rejected
 from clouds.generation.run import FLAGGED, Run, choose, repaint
 from clouds.utils.world import World
 
@@ -145,7 +146,7 @@ def reject_first(images: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[str]
 
 def test_rejected_images_are_painted_with_the_next_seed(tmp_path: Path) -> None:
     target = run(tmp_path / "set", gate=reject_first, attempts=20)
-    rows, rejected = read_manifest(target.manifest_file), read_manifest(target.rejected_file)
+    rows, rejected = read_manifest(target.manifest_file), read_rejected(target.rejected_file)
     assert [row["index"] for row in rows] == list(range(10))
     assert {row["reason"] for row in rejected} == {"bright"}
     assert len(rejected) > 2
@@ -158,11 +159,11 @@ def test_rejected_images_are_painted_with_the_next_seed(tmp_path: Path) -> None:
     for rank in (1, 0):
         other = run(tmp_path / "ranks", gate=reject_first, attempts=20, world=World(rank, 2))
     assert contents(other) == contents(target)
-    assert read_manifest(other.rejected_file) == rejected
+    assert read_rejected(other.rejected_file) == rejected
     (target.image_folder / "im_4_p1.png").unlink()
     assert contents(run(tmp_path / "set", gate=reject_first, attempts=20)) == contents(other)
     again = begin(tmp_path / "again")
-    assert repaint(again, paint, rows, PROMPTS, 3) == []
+    assert repaint(again, paint, rows, PROMPTS, 3) == (10, [])
     again.finish({"seconds": 1.0, "versions": {}})
     assert contents(again) == contents(target)
 
@@ -183,7 +184,7 @@ def test_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         target = run(tmp_path / "set", gate=never, attempts=3, paint=counted)
         assert [row["index"] for row in read_manifest(target.manifest_file)] == [0, 2, 3, 5, 6, 8, 9]
-        assert len(read_manifest(target.rejected_file)) == 9
+        assert len(read_rejected(target.rejected_file)) == 9
     assert "were rejected 3 times and are left out" in caplog.text
     # In the blocks 0-3, 4-7, 8-9 the images 1, 4 and 7 are rejected; the second run generates nothing.
     assert calls == [4, 1, 1, 4, 2, 2, 2]
@@ -195,7 +196,7 @@ def test_the_safety_checker_needs_no_gate(tmp_path: Path) -> None:
         return [Painted(p.pixels, seed in first) for p, seed in zip(paint(prompts, seeds), seeds, strict=True)]
 
     target = run(tmp_path / "set", images=4, paint=offended)
-    assert [(row["index"], row["reason"]) for row in read_manifest(target.rejected_file)] == [
+    assert [(row["index"], row["reason"]) for row in read_rejected(target.rejected_file)] == [
         (1, FLAGGED),
         (2, FLAGGED),
     ]
@@ -213,7 +214,7 @@ def test_near_duplicates_are_painted_again(tmp_path: Path) -> None:
     rows = {row["index"]: row for row in read_manifest(one.manifest_file)}
     assert sorted(rows) == list(range(10))
     assert [rows[index]["attempt"] for index in (2, 7, 9)] == [0, 2, 1]
-    reasons = {(row["index"], row["attempt"]): row["reason"] for row in read_manifest(one.rejected_file)}
+    reasons = {(row["index"], row["attempt"]): row["reason"] for row in read_rejected(one.rejected_file)}
     assert reasons.keys() == {(7, 0), (7, 1), (9, 0)}
     assert reasons[9, 0] == "near-duplicate of image 2 (0 of 64 bits differ, more than 2 asked)"
     # With two processes, the first one to end cannot detect the duplicates.
