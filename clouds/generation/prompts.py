@@ -66,8 +66,8 @@ def read_prompts(path: Path) -> list[str]:
             f"Prompt file {path} is not UTF-8 text: see line {line}, byte {error.start}; save it as UTF-8."
         ) from error
     prompts = []
-    for number, line in enumerate(text.split("\n"), 1):
-        prompt = _SEPARATORS.sub(" ", line).strip()
+    for number, words in enumerate(text.split("\n"), 1):
+        prompt = _SEPARATORS.sub(" ", words).strip()
         _check_line(path, number, prompt)
         if prompt:
             prompts.append(prompt)
