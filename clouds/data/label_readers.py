@@ -74,12 +74,14 @@ def read_colors(path: str) -> Values:
 
 
 def _decode_by_opencv(path: str) -> npt.NDArray[Any] | None:
-    """Return the channels (blue, green, red, alpha) with all their bits; None if OpenCV does not know the format."""
+    """Return the channels (blue, green, red, alpha) of a PNG with all their bits; None for another format."""
     with open_image(path, "label map") as file:
         _check_exact(path, file, raw_mode(file))
         _check_upright(path, header_orientation(file))
+        if file.format != "PNG":
+            return None
     with open_image(path, "label map") as file:
-        file.verify()  # OpenCV overlooks damage
+        file.verify()  # OpenCV overlooks damage, Pillow finds it in a PNG by the checksums
     return cv2.imdecode(np.frombuffer(Path(path).read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
 
 

@@ -4,15 +4,16 @@ import io
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
-from clouds.data.label_readers import read_colors, read_ids
+from clouds.data.label_readers import read_colors, read_ids, read_red_ids
 from clouds.errors import UserError
 from clouds.utils.images import check_png_end, image_size, is_truncated_png, read_image
 from tests.utils.image_files import by_opencv, by_pillow, png
@@ -255,6 +256,15 @@ def test_a_folder_or_a_pipe_is_not_read(tmp_path: Path) -> None:
             read_image(str(tmp_path / name))
 
 
+@pytest.mark.parametrize("read", [read_image, read_ids])
+def test_a_tiff_whose_second_page_is_damaged_is_refused(tmp_path: Path, read: Callable[[str], object]) -> None:
+    content = bytearray(by_pillow(Image.fromarray(PIXELS), "TIFF"))
+    count = int.from_bytes(content[8:10], "little")
+    content[10 + 12 * count] = 1  # offset of the next page: the middle of this one; Pillow raises a TypeError
+    with pytest.raises(UserError, match=r"cannot be read \(TypeError: Missing dimensions\): copy or download it again"):
+        read(write(tmp_path, bytes(content)))
+
+
 def test_a_huge_image_is_named_with_its_size(tmp_path: Path) -> None:
     header = PNG[12:16] + struct.pack(">II", 20000, 10000) + PNG[24:29]
     path = write(tmp_path, PNG[:12] + header + zlib.crc32(header).to_bytes(4, "big") + PNG[33:])
@@ -270,7 +280,9 @@ SAMPLES = [
     by_opencv(RAMP, ".tif"),
     by_pillow(Image.fromarray(PIXELS), "PNG", 6),
     by_pillow(Image.fromarray(PIXELS), "TIFF", 6),
+    by_pillow(Image.fromarray(PIXELS), "TIFF", compression="tiff_lzw"),
     *(encoded(kind) for kind in ("JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000")),
+    *([encoded("AVIF")] if features.check("avif") else []),
 ]
 
 
@@ -280,10 +292,12 @@ def test_mutated_images_are_read_or_refused_in_one_sentence(
 ) -> None:
     content = bytearray(sample)
     for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        start = data.draw(st.integers(0, len(content) - 1))
+        # Replaces, inserts or removes bytes.
+        content[start : start + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
     path = tmp_path_factory.getbasetemp() / "mutated"
     path.write_bytes(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
-    for read in (read_image, image_size, read_ids, read_colors):
+    for read in (read_image, image_size, read_ids, read_colors, read_red_ids):
         try:
             read(str(path))
         except UserError as error:
