@@ -3,7 +3,7 @@
 A row is a JSON object with an ``iteration``, an integer of at least 0, and finite numbers by name. Losses have the
 iteration that they were computed in, and an evaluation after this iteration is in the same row. An evaluation before
 the first or after the last iteration has a row of its own, without losses. A line that is no such row is skipped: the
-end of a file that is being written, or the line of another program.
+end of a file that is being written, or the line of another program. In a row, what is not a number is skipped.
 """
 
 import os
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from clouds.utils.jsonl import Line, Row, scan_lines
+from clouds.utils.jsonl import Line, Row, last_row, scan_lines
 
 LOSS = "total_loss"
 """Name of the scalar that every iteration of a training has."""
@@ -38,7 +38,28 @@ def iterations_before(row: Row) -> int:
 
 def read_training(path: Path) -> list[Row]:
     """Return the rows of the newest training in a ``metrics.json``; none if there is no such file."""
-    return [row for row, _ in _newest_training(scan_lines(path))]
+    return [{k: v for k, v in row.items() if _is_number(v)} for row, _ in _newest_training(scan_lines(path))]
+
+
+def read_scores(path: Path) -> dict[str, dict[str, float]]:
+    """Return the scores of the evaluation that ends the newest training in a ``metrics.json``.
+
+    Returns:
+        Test set -> name of a score -> percent; a score without a value is missing. Empty if the last row is not an
+        evaluation: the training still runs or was interrupted.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    for key, value in (read_training(path) or [{}])[-1].items():
+        name, kind, score = (*key.split("/", 2), "", "")[:3]
+        if kind == "sem_seg":
+            scores.setdefault(name, {})[score] = float(value)
+    return scores
+
+
+def newest_iteration(path: Path) -> int:
+    """Return the iteration of the last row of a ``metrics.json`` that may be large and still be written; 0 without."""
+    row = last_row(path) or {}
+    return row["iteration"] if _is_iteration(row.get("iteration")) else 0
 
 
 def repair(path: Path, start: int, test_sets: Sequence[str]) -> Recorded:
@@ -85,5 +106,9 @@ def _newest_training(lines: Iterable[Line]) -> list[tuple[Row, Line]]:
     return found
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _is_iteration(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53

@@ -5,6 +5,7 @@ Lengths are in units of the drawing, which is `WIDTH` wide and is scaled to the 
 
 import contextlib
 import io
+import math
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ _MANY_BARS, _BAR_GAP, _GROUP_GAP = 9, 1.5, 10
 _ABOVE, _BELOW, _RIGHT = 34, 54, 24  # margins
 _LINES_HEIGHT, _LINES_LEFT = 352, 60
 _DASHES = ("-", (0, (5, 4)), (0, (1.5, 2.5)), (0, (7, 3, 1.5, 3)))
+_LARGEST = 1e100  # matplotlib computes with the squares and differences of values
 _DOTS = 40  # lines of at most this many points show each of them
 
 # matplotlib knows no CSS variables: it draws in these colors, which the SVG then replaces.
@@ -120,7 +122,7 @@ def line_chart(
     """Draw curves.
 
     Args:
-        series: name -> x, 0 or more, and y of its points; a point that is NaN breaks the line.
+        series: name -> x, 0 or more, and y of its points; a point that is NaN or beyond 1e100 breaks the line.
         x_label: label of the horizontal axis, for example "iteration".
         y_label: label of the vertical axis, for example "loss".
         name: unique name of the drawing in its page.
@@ -130,7 +132,8 @@ def line_chart(
         for index, (x, y) in enumerate(series.values()):
             dashes = _DASHES[index // SERIES % len(_DASHES)]
             marker = "o" if len(x) <= _DOTS else ""
-            axes.plot(x, y, color=_COLORS[index % SERIES], linestyle=dashes, marker=marker, clip_on=False)
+            drawn = [value if abs(value) <= _LARGEST else math.nan for value in y]
+            axes.plot(x, drawn, color=_COLORS[index % SERIES], linestyle=dashes, marker=marker, clip_on=False)
         axes.spines["bottom"].set_visible(True)
         axes.tick_params(axis="x", length=4, width=1)
         axes.tick_params(axis="y", labelcolor=_INK, pad=6)

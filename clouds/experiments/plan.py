@@ -95,6 +95,7 @@ def build_jobs(
             needs=needs,
             steps=configs[variant.key].SOLVER.MAX_ITER,
             inputs=digest(inputs[variant.key], *(jobs[each].inputs for each in needs)),
+            is_evaluated=bool(configs[variant.key].DATASETS.TEST),
         )
     return list(jobs.values())
 

@@ -15,13 +15,14 @@ from clouds.d2 import MetadataCatalog
 from clouds.data.classes import short_name
 from clouds.data.datasets.catalog import load_dataset
 from clouds.data.encoding import read_train_ids
+from clouds.engine.metrics import LOSS, read_training
 from clouds.evaluation.label_files import file_stem
 from clouds.evaluation.tables import UNSEEN_MEAN, mean_of
 from clouds.experiments.conclusion import conclude, verdict
 from clouds.experiments.figures import SERIES, Chart, bar_chart, line_chart
 from clouds.experiments.images import Embedded, embed_labels, embed_photo, embed_sheet
 from clouds.experiments.plan import Variant, run_folder
-from clouds.experiments.results import Results, metric_means, read_metrics
+from clouds.experiments.results import Results, metric_means
 from clouds.experiments.statistics import Difference, Summary, summarize
 from clouds.experiments.tables import ScoreTable, deviation, number
 from clouds.utils.atomic import write_atomically
@@ -217,7 +218,7 @@ def _pseudo_labels(report: Report) -> ScoreTable | None:
 def _panels(report: Report) -> list[tuple[Embedded, str]]:
     """(sheet, caption) of some pseudo-labels of the last shown variant that has any."""
     for variant in reversed(report.shown_variants):
-        files = sorted((report.folder(variant.key) / "pseudo_label_panels").glob("*.png"))
+        files = sorted((report.folder(variant.key) / "pseudo_label_panels").glob("[0-9]*[0-9].png"))
         if files:
             captions = {file: f"{variant.title}, iteration {int(file.stem):,}" for file in _spread(files, _PANELS)}
             return [(embed_sheet(file, f"Pseudo-labels: {text}", _SHEET), text) for file, text in captions.items()]
@@ -235,8 +236,8 @@ def _curves(report: Report) -> list[tuple[str, Chart]]:
     for position, (caption, group) in enumerate(groups.items()):
         series = {}
         for variant in group:
-            rows = [row for row in read_metrics(report.folder(variant.key)) if "total_loss" in row]
-            series[variant.title] = ([row["iteration"] for row in rows], [row["total_loss"] for row in rows])
+            rows = [row for row in read_training(report.folder(variant.key) / "metrics.json") if LOSS in row]
+            series[variant.title] = ([row["iteration"] for row in rows], [row[LOSS] for row in rows])
         if series:
             charts.append((caption, line_chart(series, "iteration", "loss", name=f"loss-{position}")))
     return charts

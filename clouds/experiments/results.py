@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
+from clouds.engine.metrics import read_scores, read_training
 from clouds.errors import UserError
 from clouds.experiments.plan import Variant, run_folder
 from clouds.experiments.statistics import Difference, paired_difference
-from clouds.utils.jsonl import Row, last_row, valid_rows
 
 RunScores = Mapping[str, Mapping[str, float]]
 """Scores of one run: test set -> name of a score -> percent."""
@@ -66,44 +66,47 @@ def read_results(
     """Read the scores of all runs in `output`; arguments as in `Results`.
 
     Raises:
-        UserError: a run has no evaluation.
+        UserError: a run has no evaluation, see `read_run`.
     """
-    scores = {each.key: {seed: read_scores(run_folder(output, each.key, seed)) for seed in seeds} for each in variants}
+    scores = {
+        each.key: {seed: read_run(run_folder(output, each.key, seed), test_sets) for seed in seeds} for each in variants
+    }
     return Results(variants, seeds, test_sets, unseen, scores, baselines, comparisons)
 
 
-def read_scores(folder: Path) -> dict[str, dict[str, float]]:
-    """Return the scores of the last evaluation that a training in `folder` recorded, in percent.
+def read_run(folder: Path, test_sets: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Return the scores of the evaluation at the end of the training in `folder`, in percent.
+
+    Returns:
+        Test set -> name of a score -> percent; mIoU and fwIoU are NaN if they have no value.
 
     Raises:
-        UserError: there is none.
+        UserError: the last row is not an evaluation, it lacks a test set, or a score is not a percentage.
     """
-    scores: dict[str, dict[str, float]] = {}
-    for key, value in (last_row(folder / "metrics.json") or {}).items():
-        name, kind, score = (*key.split("/", 2), "", "")[:3]
-        if kind == "sem_seg":
-            scores.setdefault(name, {})[score] = math.nan if value is None else float(value)
+    file = folder / "metrics.json"
+    scores = read_scores(file)
     if not scores:
-        raise UserError(f"{folder / 'metrics.json'} has no evaluation: was the training interrupted?")
+        raise UserError(f"{file} has no evaluation at its end: continue the training with --resume, which adds it.")
+    for name in test_sets:
+        if name not in scores:
+            raise UserError(f"The last evaluation in {file} has no score of {name}: evaluate this data set, too.")
+    for name, values in scores.items():
+        for score, value in values.items():
+            if not 0 <= value <= 100:
+                raise UserError(f"{name}/sem_seg/{score} in {file} is {value:g}, which is not a percentage.")
+        values |= {score: math.nan for score in ("mIoU", "fwIoU") if score not in values}
     return scores
 
 
-def read_metrics(folder: Path) -> list[Row]:
-    """Return the rows of a training's `metrics.json`, from its last start at iteration 0 on; none without a file."""
-    rows: list[Row] = []
-    for row in valid_rows(folder / "metrics.json"):
-        if rows and row["iteration"] < rows[-1]["iteration"]:
-            rows.clear()
-        rows.append(row)
-    return rows
-
-
 def metric_means(folder: Path, prefix: str) -> dict[str, float]:
-    """Return the mean over a training of every metric whose name begins with `prefix`, without NaN."""
+    """Return the mean over a training of every percentage whose name begins with `prefix`.
+
+    A value outside of 0..100 is skipped.
+    """
     values: dict[str, list[float]] = {}
-    for row in read_metrics(folder):
+    for row in read_training(folder / "metrics.json"):
         for key, value in row.items():
-            if key.startswith(prefix) and isinstance(value, int | float) and not math.isnan(value):
+            if key.startswith(prefix) and 0 <= value <= 100:
                 values.setdefault(key, []).append(value)
     return {key: fmean(each) for key, each in values.items()}
 

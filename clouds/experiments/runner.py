@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -21,13 +22,16 @@ from typing import Any
 
 from tqdm import tqdm
 
+from clouds.engine.metrics import newest_iteration, read_scores
 from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically
 from clouds.utils.hashing import model_digest
-from clouds.utils.jsonl import last_row
+from clouds.utils.json_files import parse_json
 
 logger = logging.getLogger(__name__)
 
+_STATE = "job.json"
+_CONSOLE = "console.txt"
 _POLL = 1.0  # seconds
 _LOGGED = 30.0  # seconds between two lines of progress where stderr is a file
 
@@ -43,6 +47,8 @@ class Job:
         needs: names of the jobs that must be done before.
         steps: amount of work, in iterations or images.
         inputs: digest of everything else that its results depend on: settings and files that the command only names.
+        is_evaluated: whether the command is a training that is done only with an evaluation at the end of its
+            `metrics.json`; without, the command is given again.
     """
 
     name: str
@@ -51,26 +57,40 @@ class Job:
     needs: tuple[str, ...] = ()
     steps: int = 1
     inputs: str = ""
+    is_evaluated: bool = False
 
     @property
     def is_done(self) -> bool:
         """Whether this command has succeeded in this folder with these inputs."""
-        return self._owns_folder and not math.isnan(self.seconds)
+        if not self._owns_folder or math.isnan(self.seconds):
+            return False
+        return not self.is_evaluated or bool(read_scores(self.folder / "metrics.json"))
 
     @property
     def seconds(self) -> float:
         """Duration of the last run that succeeded; NaN if there is none."""
         seconds = self._record().get("seconds")
-        return math.nan if seconds is None else float(seconds)
+        return float(seconds) if isinstance(seconds, int | float) else math.nan
 
     def begin(self) -> None:
-        """Take the folder; one that another command or other inputs have filled is renamed to `<folder>.<n>`."""
-        if self._record() and not self._owns_folder:
-            aside = next(path for n in itertools.count(1) if not (path := Path(f"{self.folder}.{n}")).exists())
-            logger.warning("%s is of another command or other inputs and becomes %s", self.folder, aside)
-            self.folder.rename(aside)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._write(None)
+        """Take the folder; one that another command or other inputs have filled is renamed to `<folder>.<n>`.
+
+        So is one whose `job.json` is damaged, because nobody knows which command has filled it.
+
+        Raises:
+            UserError: the folder cannot be renamed or created.
+        """
+        try:
+            if (self.folder / _STATE).exists() and not self._owns_folder:
+                aside = next(path for n in itertools.count(1) if not (path := Path(f"{self.folder}.{n}")).exists())
+                logger.warning("%s is of another command or other inputs and becomes %s", self.folder, aside)
+                self.folder.rename(aside)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write(None)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} cannot be the folder of {self.name} ({error.strerror}): move it away."
+            ) from error
 
     def finish(self, seconds: float) -> None:
         """Record that the job is done and how long it took."""
@@ -80,9 +100,8 @@ class Job:
         """Return the number of finished steps, read from the files in the folder: 0..steps."""
         if self.is_done:
             return self.steps
-        row = last_row(self.folder / "metrics.json")
         images = self.folder / "images"
-        done = int(row.get("iteration", 0)) if row else 0
+        done = newest_iteration(self.folder / "metrics.json")
         return min(self.steps, done or (len(list(images.glob("*.png"))) if images.is_dir() else 0))
 
     @property
@@ -91,15 +110,16 @@ class Job:
         return (record.get("command"), record.get("inputs")) == (list(self.command), self.inputs)
 
     def _record(self) -> dict[str, Any]:
+        """The content of `job.json`; empty if there is none or it is damaged."""
         try:
-            content: dict[str, Any] = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
+            content = parse_json((self.folder / _STATE).read_bytes())
         except (OSError, ValueError):
             return {}
-        return content
+        return content if isinstance(content, dict) else {}
 
     def _write(self, seconds: float | None) -> None:
         record = {"command": list(self.command), "inputs": self.inputs, "seconds": seconds}
-        write_atomically(self.folder / "job.json", json.dumps(record))
+        write_atomically(self.folder / _STATE, json.dumps(record))
 
 
 def run_jobs(
@@ -137,14 +157,14 @@ def run_jobs(
             for job in ready[: workers - len(running)]:
                 waiting.remove(job)
                 running[job] = (_start(job, environment, working_folder), time.perf_counter())
-                logger.info("%s: started, %s", job.name, job.folder / "console.txt")
+                logger.info("%s: started, %s", job.name, job.folder / _CONSOLE)
             time.sleep(_POLL)
             for job, (process, began) in list(running.items()):
                 if process.poll() is None:
                     continue
                 del running[job]
                 if process.returncode:
-                    raise UserError(f"{job.name} failed: {_last_words(job)} ({job.folder / 'console.txt'} has it all).")
+                    raise UserError(f"{job.name} failed: {_reason(job, process.returncode)}.")
                 job.finish(time.perf_counter() - began)
                 done.add(job.name)
                 logger.info("%s: done in %.0f s", job.name, job.seconds)
@@ -171,15 +191,33 @@ def digest(*parts: str | Path) -> str:
 
 def _start(job: Job, environment: Mapping[str, str], folder: Path | None) -> subprocess.Popen[bytes]:
     job.begin()
-    with (job.folder / "console.txt").open("ab") as console:
-        console.write(f"$ {shlex.join(job.command)}\n".encode())
-        console.flush()
-        return subprocess.Popen(
-            job.command, stdout=console, stderr=subprocess.STDOUT, env=dict(environment), cwd=folder
-        )
+    try:
+        with (job.folder / _CONSOLE).open("ab") as console:
+            console.write(_heading(job).encode(errors="replace"))
+            console.flush()
+            return subprocess.Popen(
+                job.command, stdout=console, stderr=subprocess.STDOUT, env=dict(environment), cwd=folder
+            )
+    except OSError as error:
+        raise UserError(f"{job.name} cannot be started: {error.filename} ({error.strerror}).") from error
 
 
-def _last_words(job: Job) -> str:
-    """The last line that a failed job printed."""
-    lines = (job.folder / "console.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("error: ").rstrip(".") if lines else "it printed nothing"
+def _reason(job: Job, exit_code: int) -> str:
+    """Why a job failed: the signal that ended it, and the last line that it printed."""
+    file = job.folder / _CONSOLE
+    output = file.read_text(encoding="utf-8", errors="replace").rpartition(_heading(job))[2].strip()
+    said = output.splitlines()[-1].removeprefix("error: ").rstrip(".") if output else "it printed nothing"
+    if exit_code < 0:
+        said = f"it was ended by {_signal_name(-exit_code)}, and at last: {said}"
+    return f"{said} ({file} has it all)"
+
+
+def _heading(job: Job) -> str:
+    return f"$ {shlex.join(job.command)}\n"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -32,7 +32,7 @@ def write_run(folder: Path, scores: dict[str, list[float]], **metrics: float) ->
     names = ("mIoU", "fwIoU", *(f"IoU-{name}" for name in CLASSES))
     last = {f"{each}/sem_seg/{k}": v for each, values in scores.items() for k, v in zip(names, values, strict=True)}
     rows = [{"iteration": step, "total_loss": 9.0 - step, **metrics} for step in range(3)]
-    lines = map(json.dumps, [*rows, {"iteration": 2, **last}])
+    lines = map(json.dumps, [*rows, {"iteration": 3, **last}])
     (folder / "metrics.json").write_text("".join(f"{line}\n" for line in lines))
 
 

@@ -1,6 +1,7 @@
 """The page as a whole, on a tiny experiment."""
 
 import glob
+import json
 import re
 import tomllib
 from dataclasses import replace
@@ -185,3 +186,11 @@ def test_style_uses_only_what_it_defines() -> None:
     used, defined = set(re.findall(r"var\((--[\w-]+)\)", STYLE)), set(re.findall(r"(--[\w-]+):", STYLE))
     assert used - {"--characters", "--color"} <= defined
     assert CLASSES[0] not in STYLE
+
+
+@pytest.mark.parametrize("values", [(1e308, -1e308), (10**300, 1.0), (5e-324, 0.0)])
+def test_losses_of_any_size_are_drawn(report: Report, folder: Path, values: tuple[float, ...]) -> None:
+    file = folder / "runs/plain/seed1/metrics.json"
+    before = [{"iteration": 0, "total_loss": value} for value in (*values, "large", None)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in before) + file.read_text())
+    assert "<svg" in written(report, folder)

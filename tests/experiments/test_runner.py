@@ -1,5 +1,7 @@
 """Jobs: order, failure, continuation."""
 
+import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -76,6 +78,69 @@ def test_a_failure_ends_the_others_and_keeps_what_is_done(tmp_path: Path) -> Non
     assert "$ " in (tmp_path / "bad/console.txt").read_text()
 
 
+def test_a_failure_without_words_names_the_signal(tmp_path: Path) -> None:
+    killed = job(tmp_path, "a", "import os, signal\nprint('step 7', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)")
+    for _ in range(2):  # given again, it says it again
+        with pytest.raises(UserError, match="a failed: it was ended by SIGKILL, and at last: step 7 "):
+            run_jobs([killed])
+    silent = job(tmp_path, "b", "raise SystemExit(3)")
+    with pytest.raises(UserError, match=r"b failed: it printed nothing \("):
+        run_jobs([silent])
+
+
+def test_a_training_whose_evaluation_was_lost_is_completed(tmp_path: Path) -> None:
+    """Its process ended well, but the record has no evaluation: the command is given again, with --resume."""
+    losses, scores = '{"iteration": 3, "total_loss": 1}', '{"iteration": 4, "val/sem_seg/mIoU": 30}'
+    code = f"open(here + '/a/metrics.json', 'a').write({scores!r} + chr(10)); {APPEND.format('a')}"
+    training = dataclasses.replace(job(tmp_path, "a", code), is_evaluated=True)
+    training.begin()
+    training.finish(1.0)
+    (training.folder / "metrics.json").write_text(losses + "\n")
+    assert not training.is_done
+    run_jobs([training])
+    assert training.is_done
+    run_jobs([training])
+    assert (tmp_path / "order").read_text() == "a"
+    assert (training.folder / "metrics.json").read_text() == f"{losses}\n{scores}\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[1]", "null", '{"command"', "[" * 100_000, '{"seconds": "long"}', '{"seconds": NaN}', "\udcff", "1e999"],
+)
+def test_a_damaged_state_belongs_to_nobody(tmp_path: Path, content: str) -> None:
+    one = job(tmp_path, "a", APPEND.format("a"))
+    one.begin()
+    (one.folder / "checkpoint").touch()
+    (one.folder / "job.json").write_bytes(content.encode(errors="surrogateescape"))
+    assert not one.is_done
+    run_jobs([one])
+    assert one.is_done
+    assert not (one.folder / "checkpoint").exists()
+    assert (tmp_path / "a.1/checkpoint").exists()
+
+
+def test_seconds_of_another_type_are_none(tmp_path: Path) -> None:
+    one = job(tmp_path, "a", "")
+    one.begin()
+    state = json.loads((one.folder / "job.json").read_text())
+    for seconds in ("long", [], {}, None):
+        (one.folder / "job.json").write_text(json.dumps(state | {"seconds": seconds}))
+        assert not one.is_done
+        assert one.steps_done() == 0
+
+
+def test_what_cannot_be_started_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a file")
+    with pytest.raises(UserError, match=r"a cannot be the folder of a \(File exists\): move it away"):
+        run_jobs([job(tmp_path, "a", "")])
+    (tmp_path / "b/console.txt").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"b cannot be started: .*console\.txt \(Is a directory\)"):
+        run_jobs([job(tmp_path, "b", "")])
+    with pytest.raises(UserError, match=r"c cannot be started: no-such-program \(No such file"):
+        run_jobs([Job("c", ("no-such-program",), tmp_path / "c")])
+
+
 def test_a_need_that_is_no_job(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="jobs: a needs nothing of the kind, which never gets done"):
         run_jobs([job(tmp_path, "a", "", "nothing of the kind")])
@@ -87,6 +152,9 @@ def test_progress_is_read_from_the_files(tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
     (tmp_path / "t/metrics.json").write_text('{"iteration": 19}\n{"iteration": 39}\n{"itera')
     assert training.steps_done() == 39
+    for row in ('{"iteration": "a"}', '{"iteration": 1e400}', '{"iteration": -3}', '{"iteration": [1]}', '{"a": 1}'):
+        (tmp_path / "t/metrics.json").write_text(row)
+        assert training.steps_done() == 0
     training.finish(1.0)
     assert training.steps_done() == 50
     painting = Job("p", ("x",), tmp_path / "p", steps=9)
