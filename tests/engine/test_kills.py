@@ -133,7 +133,7 @@ class Mortal(Trainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, *, seed: int | None = None) -> dict:
         KILLER.point("evaluation")
-        return {"day_val": {"sem_seg": {"mIoU": model.line.weight.item(), "IoU-none": float("nan")}}}
+        return {"tiny_val": {"sem_seg": {"mIoU": model.line.weight.item(), "IoU-none": float("nan")}}}
 
     def build_writers(self) -> list[MetricsWriter]:
         writer = MetricsWriter(Path(self.cfg.OUTPUT_DIR) / "metrics.json")
@@ -155,7 +155,6 @@ class Mortal(Trainer):
 @pytest.fixture
 def cfg(tiny_cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> CfgNode:
     tiny_cfg.MODEL.META_ARCHITECTURE = "Line"
-    tiny_cfg.DATASETS.TEST = ("day_val",)
     tiny_cfg.SOLVER.CHECKPOINTS_KEPT = 2
     monkeypatch.setattr(record, "git_state", lambda: ({"commit": "none"}, b""))  # these two take most of the time
     monkeypatch.setattr(record, "versions", dict)
@@ -211,7 +210,7 @@ def test_killed_anywhere_and_resumed(
     scheduled(cfg, schedule, monkeypatch)
     points = run(cfg, tmp_path / "straight")
     expected = rows(tmp_path / "straight")
-    assert expected[-1].keys() == {"iteration", "day_val/sem_seg/mIoU"}
+    assert expected[-1].keys() == {"iteration", "tiny_val/sem_seg/mIoU"}
     assert points.count("replace") > 3
     assert points.count("half") == len(expected)
     for at in range(len(points)):
@@ -294,7 +293,7 @@ def test_a_shorter_training_than_the_checkpoint_is_evaluated_and_recorded(
 def test_every_evaluation_has_scores_on_record(cfg: CfgNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduled(cfg, (3, 1, 0, 20), monkeypatch)
     run(cfg, tmp_path)
-    found = [(row["iteration"], LOSS in row, "day_val/sem_seg/mIoU" in row) for row in rows(tmp_path)]
+    found = [(row["iteration"], LOSS in row, "tiny_val/sem_seg/mIoU" in row) for row in rows(tmp_path)]
     assert found == [(0, False, True), (0, True, True), (1, True, True), (2, True, False), (3, False, True)]
 
 
