@@ -1,0 +1,97 @@
+"""Files that are given by a URL. Each URL is downloaded once, into a cache."""
+
+import hashlib
+import http.client
+import logging
+import os
+import re
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock
+
+from clouds.errors import UserError
+from clouds.utils.atomic import atomic_file
+from clouds.utils.file_kinds import HEAD, foreign_kind
+
+logger = logging.getLogger(__name__)
+
+_SCHEMES = ("http://", "https://")
+_TIMEOUT = 60.0  # seconds without an answer
+_ZIP = b"PK"  # files of `torch.save` are ZIP archives
+
+
+def is_url(path: str) -> bool:
+    """Return whether a path is a URL that can be downloaded."""
+    return path.lower().startswith(_SCHEMES)
+
+
+def local_file(path: str) -> Path:
+    """Return the local path of a file that is given by a path or a URL; a URL is downloaded unless it is in the cache.
+
+    The cache is the folder `$FVCORE_CACHE`, by default `~/.torch/iopath_cache`. The name of a file in it contains the
+    digest of the whole URL: two hosts or two queries never share a file, and no URL leads out of the folder.
+
+    Args:
+        path: local path, or URL of a weight file.
+
+    Raises:
+        UserError: the file cannot be downloaded or written, or is a web page or a text instead of a weight file.
+    """
+    if not is_url(path):
+        return Path(path)
+    folder = Path(os.environ.get("FVCORE_CACHE") or "~/.torch/iopath_cache").expanduser()
+    target = folder / _cache_name(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not target.is_file():
+                _download(path, target)
+    except urllib.error.HTTPError as error:
+        raise UserError(
+            f"Cannot download {path}: the server answers {error.code} ({error.reason}); check the URL, or download the "
+            "file by other means and give its path."
+        ) from error
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"Cannot download {path} ({reason}): check the URL and the network, or download the file by other means "
+            "and give its path."
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"Cannot write the download of {path} to {folder} ({error.strerror or error}): make room, or set "
+            "FVCORE_CACHE to another folder."
+        ) from error
+    return target
+
+
+def _cache_name(url: str) -> str:
+    """Return the name of a URL's file: a digest of the URL, and the readable part of its own name."""
+    try:
+        name = Path(unquote(urlsplit(url).path)).name
+    except ValueError as error:
+        raise UserError(f"{url} is not a URL ({error}): check it.") from error
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:32]}_{re.sub('[^A-Za-z0-9._-]', '_', name)[-80:]}"
+
+
+def _download(url: str, target: Path) -> None:
+    logger.info(f"Downloading {url}")
+    with atomic_file(target) as part:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer, part.open("wb") as file:
+            shutil.copyfileobj(answer, file)
+            announced = answer.headers.get("Content-Length", "")
+        size = part.stat().st_size
+        if announced.isdecimal() and size != int(announced):
+            raise http.client.HTTPException(f"the connection ended after {size:,} of {int(announced):,} bytes")
+        with part.open("rb") as file:
+            head = file.read(HEAD)
+        if not head.startswith(_ZIP) and (kind := foreign_kind(head)) is not None:
+            raise UserError(
+                f"{url} is {kind.name} instead of a weight file: check the URL, or download the file by other means "
+                "and give its path."
+            )
+    logger.info(f"Saved {size:,} bytes to {target}")
