@@ -13,7 +13,7 @@ INSTALL = "pip install -r requirements.txt -e ."
 
 # Import names of the packages in requirements.txt.
 DEPENDENCIES = frozenset((
-    "PIL", "accelerate", "cv2", "diffusers", "fvcore", "huggingface_hub", "iopath", "jinja2", "markupsafe",
+    "PIL", "accelerate", "cv2", "diffusers", "filelock", "fvcore", "huggingface_hub", "jinja2", "markupsafe",
     "matplotlib", "numpy", "open_clip", "safetensors", "scipy", "segment_anything", "tensorboard", "termcolor", "timm",
     "torch", "torchvision", "tqdm", "transformers", "yaml",
 ))  # fmt: skip

@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # the types in either mode
     from .bundled.events import EventStorage as EventStorage
     from .bundled.events import TensorboardXWriter as TensorboardXWriter
     from .bundled.events import get_event_storage as get_event_storage
-    from .bundled.files import PathManager as PathManager
     from .bundled.launch import launch as launch
     from .bundled.logger import setup_logger as setup_logger
     from .bundled.modeling import BACKBONE_REGISTRY as BACKBONE_REGISTRY
@@ -75,7 +74,6 @@ _NAMES: dict[str, tuple[str, str]] = {
     "default_argument_parser": ("engine", "arguments"),
     "launch": ("engine", "launch"),
     "comm": ("utils.comm", "comm"),
-    "PathManager": ("utils.file_io", "files"),
 }
 
 __all__ = ["MODE", *_NAMES]

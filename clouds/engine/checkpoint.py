@@ -20,6 +20,7 @@ from clouds.engine.weights import frozen_keys, load_weights, read_checkpoint
 from clouds.errors import UserError
 from clouds.modeling.backbone import SegmentationBackbone
 from clouds.utils.atomic import atomic_file, write_atomically
+from clouds.utils.downloads import local_file
 
 logger = logging.getLogger(__name__)
 
@@ -177,11 +178,7 @@ class Checkpointer(FvcoreCheckpointer):
         if not path:
             return {}
         check_weights(path)
-        try:
-            local = self.path_manager.get_local_path(path)
-        except OSError as error:
-            raise UserError(f"Weights not found: {path} cannot be fetched ({error}).") from error
-        return self._restore(read_checkpoint(local), path, checkpointables)
+        return self._restore(read_checkpoint(local_file(path)), path, checkpointables)
 
     def _restore(
         self, content: dict[str, Any], source: str, checkpointables: list[str] | None = None

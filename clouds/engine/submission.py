@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clouds.clouds import class_names
-from clouds.d2 import CfgNode, PathManager
+from clouds.d2 import CfgNode
 from clouds.data.classes import CITYSCAPES_CLASSES, short_name
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.datasets.spec import data_root
@@ -18,6 +18,7 @@ from clouds.engine.predictor import Predictor, predict_each
 from clouds.engine.setup import resolve_device, start_log
 from clouds.errors import UserError
 from clouds.evaluation.submission import BENCHMARKS, find_images, is_whole, keep_origin, write_archive, write_labels
+from clouds.utils.downloads import local_file
 from clouds.utils.hashing import file_sha256
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def origin(cfg: CfgNode) -> dict[str, Any]:
             "Cityscapes: give DATASETS.TEST \"('cityscapes_val',)\"."
         )
     try:
-        digest = file_sha256(Path(PathManager.get_local_path(cfg.MODEL.WEIGHTS)))
+        digest = file_sha256(local_file(cfg.MODEL.WEIGHTS))
     except OSError as error:
         raise UserError(f"Weights not found: {cfg.MODEL.WEIGHTS} cannot be read ({error}).") from error
     left_out = ("MODEL.WEIGHTS", "MODEL.DEVICE")

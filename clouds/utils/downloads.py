@@ -26,7 +26,7 @@ _ZIP = b"PK"  # files of `torch.save` are ZIP archives
 
 def is_url(path: str) -> bool:
     """Return whether a path is a URL that can be downloaded."""
-    return path.lower().startswith(_SCHEMES)
+    return path.startswith(_SCHEMES)
 
 
 def local_file(path: str) -> Path:

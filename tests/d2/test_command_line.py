@@ -1,11 +1,11 @@
-"""Flags, logging, launch in this process, PathManager."""
+"""Flags, logging, launch in this process."""
 
 import logging
 import uuid
 
 import pytest
 
-from clouds.d2 import PathManager, comm, default_argument_parser, launch, setup_logger
+from clouds.d2 import comm, default_argument_parser, launch, setup_logger
 
 
 def test_flags():
@@ -70,10 +70,3 @@ def test_one_process():
     comm.synchronize()
     assert comm.all_gather("a") == comm.gather("a") == ["a"]
     assert 0 <= comm.shared_random_seed() < 2**31
-
-
-def test_paths(tmp_path):
-    with PathManager.open(str(tmp_path / "a.txt"), "w") as file:
-        file.write("text")
-    assert PathManager.exists(str(tmp_path / "a.txt"))
-    assert PathManager.get_local_path(str(tmp_path / "a.txt")) == str(tmp_path / "a.txt")

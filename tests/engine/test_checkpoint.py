@@ -1,5 +1,8 @@
 """Content of checkpoints, and loading with its messages."""
 
+import functools
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -406,3 +409,21 @@ def test_resume_with_another_optimizer_is_one_sentence(tmp_path: Path) -> None:
     other = torch.optim.SGD([{"params": [p]} for p in model.head.parameters()], lr=1.0)
     with pytest.raises(UserError, match=r"m\.pth cannot be continued with this config: .*parameter group"):
         Checkpointer(model, str(tmp_path), optimizer=other).resume_or_load("", resume=True)
+
+
+def test_weights_of_two_hosts_with_one_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    found = []
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        folder = tmp_path / name / "shared"
+        folder.mkdir(parents=True)
+        torch.save({"model": {"weight": torch.full((1, 1), value), "bias": torch.zeros(1)}}, folder / "model.pth")
+        handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / name))
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+            model = nn.Linear(1, 1)
+            Checkpointer(model).load(f"http://127.0.0.1:{server.server_port}/shared/model.pth")
+            found.append(model.weight.item())
+            server.shutdown()
+    assert found == [1.0, 2.0]

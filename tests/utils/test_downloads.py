@@ -83,7 +83,7 @@ def files(folder: Path) -> list[Path]:
 
 def test_a_path_is_itself() -> None:
     assert local_file("weights/a.pth") == Path("weights/a.pth")
-    assert [is_url(path) for path in ("http://a/b", "HTTPS://a/b", "file:///a", "a/http://b", "")] == [
+    assert [is_url(path) for path in ("http://a/b", "https://a/b", "file:///a", "a/http://b", "")] == [
         True,
         True,
         False,
