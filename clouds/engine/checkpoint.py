@@ -192,7 +192,7 @@ class Checkpointer(FvcoreCheckpointer):
                 self.logger.warning(f"{source} holds no state of the {key}: it starts from its initial state")
                 continue
             try:
-                states[key] = fitted_state(self.checkpointables[key], content.pop(key), self.model, key)
+                states[key] = fitted_state(self.checkpointables[key], content.pop(key), key, self.model)
             except ValueError as error:
                 raise UserError(f"{source} cannot be continued with this config: {error}.") from error
         # From here on the model changes: everything is checked, `load_weights` checks before it copies.

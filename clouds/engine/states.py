@@ -23,6 +23,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from clouds.self_training.teacher import Teacher
 from clouds.utils.tensors import unusable
 
+# Settings of an optimizer that a scheduler may change, and that are thus part of its state.
+_SCHEDULED = {"lr", "initial_lr", "momentum", "betas"}
+
 
 def fitted(loaded: Any, own: Any, name: str, *, needed: Collection[str] | None = None) -> Any:
     """Return a state from a file if it has the structure of an object's own state.
@@ -78,14 +81,14 @@ def is_number(value: Any) -> bool:
 
 
 @functools.singledispatch
-def fitted_state(part: Any, state: Any, model: nn.Module, name: str) -> Any:
+def fitted_state(part: Any, state: Any, name: str, model: nn.Module | None = None) -> Any:
     """Return the state of a part of a training from a file if `part` can load it.
 
     Args:
         part: object with ``state_dict`` and ``load_state_dict``.
         state: its state in the file.
-        model: model that is trained.
         name: name of the part, for messages.
+        model: model that is trained; needed for a `Teacher` only.
 
     Raises:
         ValueError: `part` cannot load the state.
@@ -94,37 +97,39 @@ def fitted_state(part: Any, state: Any, model: nn.Module, name: str) -> Any:
 
 
 @fitted_state.register
-def _(part: LRScheduler, state: Any, model: nn.Module, name: str) -> Any:
+def _(part: LRScheduler, state: Any, name: str, model: nn.Module | None = None) -> Any:
     return fitted(state, part.state_dict(), name, needed={"last_epoch"})
 
 
 @fitted_state.register
-def _(part: GradScaler, state: Any, model: nn.Module, name: str) -> Any:
+def _(part: GradScaler, state: Any, name: str, model: nn.Module | None = None) -> Any:
     found = fitted(state, part.state_dict(), name, needed={"scale", "_growth_tracker"})
     _require(found["scale"] > 0, found["scale"], f"{name}.scale", "above 0")
     return found
 
 
 @fitted_state.register
-def _(part: Teacher, state: Any, model: nn.Module, name: str) -> Any:
+def _(part: Teacher, state: Any, name: str, model: nn.Module | None = None) -> Any:
     # The teacher is a copy of the student's head, and gets its structure from there when the training starts.
-    head: Any = model.sem_seg_head
+    head: nn.Module = dict(model.named_children())["sem_seg_head"] if model else part.head
     return fitted(state, head.state_dict(), name)
 
 
 @fitted_state.register
-def _(part: Optimizer, state: Any, model: nn.Module, name: str) -> Any:
-    """Take the state of each parameter from the file; the settings, such as the weight decay, are those of `part`."""
+def _(part: Optimizer, state: Any, name: str, model: nn.Module | None = None) -> Any:
+    """Take the state of each parameter and `_SCHEDULED` from the file; other settings are those of `part`."""
     own = part.state_dict()["param_groups"]
     _require(isinstance(state, Mapping) and {"state", "param_groups"} <= state.keys(), state, name, "its state")
     groups = state["param_groups"]
     if not isinstance(groups, list) or len(groups) != len(own):
         count = len(groups) if isinstance(groups, list) else "no"
         raise ValueError(f"{name} has {count} parameter groups in the file and {len(own)} here")
+    settings = []
     for number, (group, mine) in enumerate(zip(groups, own, strict=True)):
         found = fitted(group, mine, f"{name}.param_groups[{number}]", needed={"params"})
         if found["params"] != mine["params"]:
             raise ValueError(f"{name}.param_groups[{number}] has other parameters in the file than here")
+        settings.append({**mine, **{key: found[key] for key in _SCHEDULED & found.keys()}})
     tensors = [(parameter, group) for group in part.param_groups for parameter in group["params"]]
     kept = state["state"]
     _require(isinstance(kept, Mapping), kept, f"{name}.state", "a dict")
@@ -139,7 +144,7 @@ def _(part: Optimizer, state: Any, model: nn.Module, name: str) -> Any:
         for entry in ("step", "exp_avg_sq", "max_exp_avg_sq"):  # a count, and means of squares
             negative = entry in result[key] and result[key][entry].numel() and result[key][entry].min() < 0
             _require(not negative, "negative", f"{name}.state[{key}].{entry}", "at least 0")
-    return {"state": result, "param_groups": own}
+    return {"state": result, "param_groups": settings}
 
 
 def _state_of_one_tensor(optimizer: Optimizer, group: dict[str, Any]) -> Callable[[Tensor], dict[str, Any]]:

@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+_ABOUT_THE_MODEL = (".md", ".png", ".jpg", ".sha256")
+
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 digest of a file's content, 64 hexadecimal digits.
@@ -17,10 +19,11 @@ def file_sha256(path: Path) -> str:
 def model_digest(folder: Path) -> str:
     """Return the SHA-256 digest of all files of a model's folder and their names, 64 hexadecimal digits.
 
-    Hidden files, Markdown files and images are left out: a model card may change without changing the model.
+    Hidden files, Markdown files, images and records of digests (``*.sha256``) are left out: a model card may change
+    without changing the model.
     """
     digest = hashlib.sha256()
-    files = (file for file in folder.rglob("*") if file.is_file() and file.suffix not in (".md", ".png", ".jpg"))
+    files = (file for file in folder.rglob("*") if file.is_file() and file.suffix not in _ABOUT_THE_MODEL)
     for file in sorted(files):
         if any(part.startswith(".") for part in file.relative_to(folder).parts):
             continue

@@ -91,18 +91,23 @@ def verify(path: Path) -> None:
         logger.info(f"{path} is not verified: it has no checksum, neither in the file nor in {path.name}{RECORD}")
 
 
-def verify_folder(folder: Path) -> None:
-    """Compare every weight file of a model's folder and its sub-folders with its record (see `verify`).
+def verify_model(model: str | Path) -> None:
+    """Compare a weight file, or all weight files of a model's folder and its sub-folders, with their records.
+
+    Args:
+        model: path of the file or of the folder; other names, such as those of models of a hub, are not checked.
 
     Raises:
         ValueError: a file differs from its record. The message begins with its path.
     """
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in WEIGHT_SUFFIXES and path.is_file():
+    path = Path(model).expanduser()
+    folder = path.is_dir()
+    for file in sorted(path.rglob("*")) if folder else [path]:
+        if file.is_file() and (not folder or file.suffix in WEIGHT_SUFFIXES):
             try:
-                verify(path)
+                verify(file)
             except ValueError as error:
-                raise ValueError(f"{path} is damaged ({error})") from error
+                raise ValueError(f"{file} is damaged ({error})") from error
 
 
 def write_record(path: Path) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from clouds.clouds import CLOUDS
 from clouds.config import get_config, load_config
 from clouds.d2 import Instances, build_model
 from clouds.errors import UserError
 from clouds.modeling.backbone.clip import CLIP, load_open_clip
+from clouds.utils.torch_files import write_record
 from tests.parity import golden
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -146,6 +148,39 @@ class TestErrors:
             load_open_clip(str(golden.ROOT / "clip_configs" / "RN_h2tiny.json"), str(tmp_path / "other.pt"))
         assert "\n" not in str(error.value)
 
+    @pytest.mark.parametrize("form", ["torch", "safetensors", "folder"])
+    def test_weights_with_changed_bytes(self, tmp_path, form):
+        source = golden.ROOT / "clip_configs" / "convnext_h2tiny.json"
+        state = load_open_clip(str(source)).state_dict()
+        if form == "folder":
+            name, pretrained, path = tmp_path, "", tmp_path / "open_clip_model.safetensors"
+            config = {"model_cfg": json.loads(source.read_text())}
+            (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+        else:
+            name, pretrained = source, str(tmp_path / ("w.pt" if form == "torch" else "w.safetensors"))
+            path = Path(pretrained)
+        if form == "torch":
+            torch.save(state, path)
+        else:
+            save_file(state, path)
+            write_record(path)
+        load_open_clip(str(name), pretrained)
+        content = path.read_bytes()
+        at = content.index(state["positional_embedding"].numpy().tobytes())
+        path.write_bytes(content[:at] + bytes(byte ^ 1 for byte in content[at : at + 64]) + content[at + 64 :])
+        with pytest.raises(
+            UserError, match=r"could not be loaded \(ValueError: .* is damaged \(its checksum differs\)\)"
+        ):
+            load_open_clip(str(name), pretrained)
+
+    def test_weights_that_are_not_finite(self, tmp_path):
+        source = golden.ROOT / "clip_configs" / "convnext_h2tiny.json"
+        state = load_open_clip(str(source)).state_dict()
+        state["visual.trunk.stem.0.bias"][1] = float("inf")
+        torch.save(state, tmp_path / "w.pt")
+        with pytest.raises(UserError, match=r"'visual\.trunk\.stem\.0\.bias' is not finite"):
+            load_open_clip(str(source), str(tmp_path / "w.pt"))
+
     def test_a_folder_needs_weights(self, tmp_path):
         vision = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "mlp", "image_size": 64}
         text = {"context_length": 77, "vocab_size": 99, "width": 16, "heads": 2, "layers": 1}
@@ -241,6 +276,7 @@ def test_random_tower_says_so(caplog):
 def test_the_activation_is_the_one_that_the_weights_were_trained_with(monkeypatch, name, tag, quick):
     asked = []
     monkeypatch.setattr(open_clip, "create_model", lambda name, **options: asked.append(options) or torch.nn.Identity())
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda tagged: "not downloaded")
     load_open_clip(name, tag)
     load_open_clip(name)
     assert asked[0]["force_quick_gelu"] is quick

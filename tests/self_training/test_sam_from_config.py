@@ -151,12 +151,24 @@ class TestMistakes:
     def test_half_of_the_weights(self, folder, length):
         content = (folder / WEIGHTS).read_bytes()
         (folder / WEIGHTS).write_bytes(content[:length])
-        self.fails(folder, rf"{WEIGHTS} are damaged .*copy the folder again")
+        self.fails(folder, rf"{WEIGHTS} cannot be read \(the file is damaged .*copy the folder again")
+
+    def test_changed_bytes(self, folder):
+        content = (folder / WEIGHTS).read_bytes()
+        (folder / WEIGHTS).write_bytes(content[:-64] + bytes(byte ^ 1 for byte in content[-64:]))
+        self.fails(folder, rf"{WEIGHTS} cannot be read \(.*its checksum differs\): copy the folder again")
+
+    def test_weights_that_are_not_finite(self, folder):
+        network = build_network(TINY)
+        network.mask_decoder.iou_token.weight.data[0, 0] = float("nan")
+        save_folder(network, TINY, folder)
+        self.fails(folder, rf"{WEIGHTS} cannot be used \('mask_decoder.iou_token.weight' is not finite\)")
 
     def test_weights_of_another_network(self, folder, tmp_path):
         other = dataclasses.replace(TINY, encoder_depth=3)
         save_folder(build_network(other), other, tmp_path / "other")
-        (folder / WEIGHTS).write_bytes((tmp_path / "other" / WEIGHTS).read_bytes())
+        for name in (WEIGHTS, f"{WEIGHTS}.sha256"):
+            (folder / name).write_bytes((tmp_path / "other" / name).read_bytes())
         self.fails(folder, f"not of the sizes in {DESCRIPTION}")
         rewrite(folder, encoder_embed_dim=32)
         self.fails(folder, f"not of the sizes in {DESCRIPTION}")

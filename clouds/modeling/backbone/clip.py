@@ -13,6 +13,7 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.modified_resnet import ModifiedResNet
+from open_clip.pretrained import download_pretrained_from_hf
 from timm.models import ConvNeXt
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +23,8 @@ from clouds.errors import UserError, check_name
 from clouds.modeling.backbone.base import SegmentationBackbone, TextTower
 from clouds.modeling.layers import full_precision, mask_pool
 from clouds.modeling.text_classifier import TextClassifier, build_text_classifier
+from clouds.utils.tensors import find_unusable
+from clouds.utils.torch_files import verify_model
 
 # Mean and standard deviation of R, G and B in 0..1 that OpenAI trained CLIP with; open_clip's towers keep them.
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
@@ -58,7 +61,8 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
         device: device on which the model is built; on "meta" no weights are loaded.
 
     Raises:
-        UserError: the model is unknown, or its weights cannot be read or belong to another model.
+        UserError: the model is unknown, or its weights cannot be read, differ from their record, are not finite, or
+            belong to another model.
     """
     model_name = _resolve_model_name(name)
     options: dict[str, Any] = {
@@ -76,6 +80,11 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
         comm.synchronize()
     try:
         model = open_clip.create_model(model_name, **options)
+        if options.get("require_pretrained"):
+            for source in _weight_sources(model_name, pretrained):
+                verify_model(source)
+            if problem := find_unusable(model.state_dict()):
+                raise ValueError(problem)
     except Exception as error:  # open_clip raises exceptions of many types on files that do not fit
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 240)
         raise UserError(
@@ -87,6 +96,22 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
     if not options.get("require_pretrained"):
         _open_residual_branches(model)
     return model
+
+
+def _weight_sources(model_name: str, pretrained: str) -> list[str]:
+    """Return the files and folders from which open_clip has read the weights of a model.
+
+    Args:
+        model_name: name of the model for open_clip.
+        pretrained: tag or file.
+    """
+    schema, _, place = model_name.partition(":")
+    if schema == "local-dir":
+        return [place]
+    if schema == "hf-hub":
+        return [download_pretrained_from_hf(place)]
+    tagged = open_clip.get_pretrained_cfg(model_name, pretrained)
+    return [open_clip.download_pretrained(tagged) if tagged else pretrained]  # downloaded before: read from the cache
 
 
 def _open_residual_branches(model: nn.Module) -> None:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling import Sam as SamModules
 from torch import nn
@@ -24,6 +23,8 @@ from clouds.errors import UserError
 from clouds.self_training.sam.base import SAM_REGISTRY, network_options
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.segment_anything import SegmentAnything, set_image_size
+from clouds.self_training.sam.weights import read_weights
+from clouds.utils.torch_files import write_record
 
 DESCRIPTION = "segment_anything.json"
 WEIGHTS = "model.safetensors"
@@ -190,9 +191,9 @@ def load_network(folder: Path, architecture: SamArchitecture) -> SamModules:
         raise UserError(f"SAM's weights are missing: there is no file {file}; copy the folder again.")
     network = build_network(architecture)
     try:
-        state = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"SAM's weights {file} are damaged ({error}): copy the folder again.") from error
+        state = read_weights(file)
+    except ValueError as error:
+        raise UserError(f"SAM's weights {error}: copy the folder again.") from error
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -203,8 +204,9 @@ def load_network(folder: Path, architecture: SamArchitecture) -> SamModules:
 
 
 def save_folder(network: SamModules, architecture: SamArchitecture, folder: Path) -> None:
-    """Write `DESCRIPTION` and, in float16, `WEIGHTS` to a folder, which is created if it does not exist."""
+    """Write `DESCRIPTION` and, in float16, `WEIGHTS` with its record to a folder, created if it does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).write_text(json.dumps(dataclasses.asdict(architecture), indent=4) + "\n", encoding="utf-8")
     weights = {name: value.detach().half().cpu().contiguous() for name, value in network.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
+    write_record(folder / WEIGHTS)

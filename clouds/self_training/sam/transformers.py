@@ -11,6 +11,8 @@ from clouds.d2 import CfgNode
 from clouds.errors import UserError
 from clouds.self_training.sam.base import SAM_REGISTRY, NetworkSam, network_options
 from clouds.self_training.sam.frame import Frame
+from clouds.utils.tensors import find_unusable
+from clouds.utils.torch_files import verify_model
 
 # Model type in the folder's config.json -> class that segments images. Published folders of SAM 2 and EdgeTAM often
 # hold the video model, which contains the image model.
@@ -80,6 +82,7 @@ def load_folder(folder: Path) -> tuple[Any, str]:
             raise UserError(
                 f"The model in {folder} is of the type {model_type!r}; SAM can be one of {', '.join(CLASSES)}."
             )
+        verify_model(folder)
         network, report = getattr(library, CLASSES[model_type]).from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
         )
@@ -93,4 +96,6 @@ def load_folder(folder: Path) -> tuple[Any, str]:
         raise UserError(
             f"The weights in {folder} lack {count} tensors of the {model_type} model: copy the folder again."
         )
+    if problem := find_unusable(network.state_dict()):
+        raise UserError(f"The weights in {folder} cannot be used ({problem}): copy the folder again.")
     return network, model_type

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from clouds.d2 import CfgNode
 from clouds.errors import UserError
+from clouds.utils.tensors import find_unusable
 from clouds.utils.torch_files import read_tensors
 
 WEIGHTS = {
@@ -51,17 +53,32 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
     Args:
         network: network to change in place.
-        path: path of a file of `torch.save`.
+        path: path of the file.
 
     Raises:
-        ValueError: the file is damaged, is not a state dict, or belongs to another network. The message begins with
-            the path.
+        ValueError: see `read_weights`, or the file belongs to another network. The message begins with the path.
     """
-    try:
-        state = read_tensors(path)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read (the file is damaged or no state dict)") from error
+    state = read_weights(path)
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} are those of another network") from error
+
+
+def read_weights(path: Path) -> Any:
+    """Read the weights of a network and compare them with their record, see `clouds.utils.torch_files`.
+
+    Args:
+        path: path of a ``.safetensors`` file or of a file of `torch.save`.
+
+    Raises:
+        ValueError: the file is damaged or holds numbers that are not finite. The message begins with the path.
+    """
+    try:
+        state = read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read (the file is damaged or no state dict: {error})") from error
+    tensors = state if isinstance(state, dict) else {}
+    if problem := find_unusable({key: value for key, value in tensors.items() if isinstance(value, Tensor)}):
+        raise ValueError(f"{path} cannot be used ({problem})")
+    return state

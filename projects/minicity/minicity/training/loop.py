@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from clouds.engine.states import fitted_state
 from clouds.errors import UserError
 from clouds.utils.atomic import atomic_file
+from clouds.utils.torch_files import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +185,12 @@ def _restore(file: Path, stateful: Mapping[str, Any], steps: int, identity: Mapp
     """Load a saved state into the objects; return the number of steps done and the seconds that they took."""
     if not file.is_file():
         return 0, 0.0
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        state = read_tensors(file)
+    except ValueError as error:
+        raise _mismatch(file, f"it is damaged ({error})") from error
+    if not isinstance(state, dict) or not {"step", "seconds", *stateful} <= state.keys():
+        raise _mismatch(file, "it is not the state of a training")
     before = state.get("identity")
     if before is None:
         raise _mismatch(file, "it does not hold its settings")
@@ -193,10 +200,11 @@ def _restore(file: Path, stateful: Mapping[str, Any], steps: int, identity: Mapp
     if state["step"] > steps:
         raise _mismatch(file, f"it has done {state['step']} steps, not {steps}")
     try:
-        for name, part in stateful.items():
-            part.load_state_dict(state[name])
-    except RuntimeError as error:
-        raise _mismatch(file, "its network differs") from error
+        states = {name: fitted_state(part, state[name], name) for name, part in stateful.items()}
+    except ValueError as error:
+        raise _mismatch(file, f"its network differs: {error}") from error
+    for name, part in stateful.items():
+        part.load_state_dict(states[name])
     logger.info("Resuming at step %d from %s", state["step"], file.name)
     return int(state["step"]), float(state["seconds"])
 

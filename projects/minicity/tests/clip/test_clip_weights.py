@@ -30,7 +30,8 @@ def name(request: pytest.FixtureRequest) -> str:
 def test_it_is_small_and_open_clip_loads_it(name: str):
     folder = PROJECT / "weights" / name
     files = [file for file in folder.iterdir() if file.is_file()]
-    assert {file.name for file in files} == {"README.md", "open_clip_config.json", "open_clip_model.safetensors"}
+    weights = "open_clip_model.safetensors"
+    assert {file.name for file in files} == {"README.md", "open_clip_config.json", weights, f"{weights}.sha256"}
     assert sum(file.stat().st_size for file in files) < 14e6
     model = open_clip.create_model(f"local-dir:{folder}")
     assert model.encode_image(torch.zeros(1, 3, 64, 64)).shape == (1, 128)
