@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from clouds.commands.entry import user_errors
 from clouds.config import check_weights, load_config
 from clouds.errors import UserError
+from clouds.utils.folders import image_files
 
 if TYPE_CHECKING:
     from clouds.d2 import CfgNode
@@ -109,7 +110,7 @@ def plan(inputs: Sequence[Path], output: Path) -> dict[Path, Path]:
         if entry.is_file():
             found[entry] = Path(entry.name)
         elif entry.is_dir():
-            files = sorted(path for path in entry.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            files = image_files(entry, SUFFIXES)
             # The results of an earlier run may be inside the input folder.
             found |= {path: path.relative_to(entry) for path in files if not path.is_relative_to(output)}
         else:

@@ -1,7 +1,7 @@
 """The meaning of the values in label files, and the conversion of a file to train ids."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -96,13 +96,19 @@ class LabelEncoding:
         )
 
 
-def read_train_ids(path: str, num_classes: int, encoding: LabelEncoding | None = None) -> TrainIds:
+LabelReader = Callable[[str], npt.NDArray[np.integer]]
+"""Function of the path of a label file that returns (H, W) train ids, 255 for ignored pixels. It is called in worker
+processes, so it must be defined at the top of a module."""
+
+
+def read_train_ids(path: str, num_classes: int, encoding: LabelEncoding | LabelReader | None = None) -> TrainIds:
     """Read the train ids of a label map.
 
     Args:
         path: path of the label map.
         num_classes: number of classes without void.
-        encoding: meaning of the values; None for train ids in an image of one channel (gray, palette, or 16 bits).
+        encoding: meaning of the values, or a function that reads the file; None for train ids in an image of one
+            channel (gray, palette, or 16 bits).
 
     Returns:
         (H, W) uint8 array of 0 to `num_classes` - 1, and 255 for ignored pixels.
@@ -126,7 +132,7 @@ def read_train_ids(path: str, num_classes: int, encoding: LabelEncoding | None =
                 f"{IGNORE_LABEL} (ignore): convert the labels to train ids (see datasets/README.md)."
             )
         return label.astype(np.uint8, copy=False)
-    train_ids = encoding.read(path)
+    train_ids = encoding.read(path) if isinstance(encoding, LabelEncoding) else _read_with(encoding, path)
     if (beyond := train_ids[(train_ids >= num_classes) & (train_ids != IGNORE_LABEL)]).size:
         raise UserError(
             f"{path} has the class {beyond[0]}, but the network has {num_classes} classes: set its number of "
@@ -152,6 +158,18 @@ def check_same_size(image: Image.Image, image_path: str, label: TrainIds, label_
             f"{image_path} is {image.height}x{image.width} (height x width), but its label map {label_path} is "
             f"{height}x{width}: remove the pair or replace one of them."
         )
+
+
+def _read_with(reader: LabelReader, path: str) -> TrainIds:
+    label = reader(path)
+    if not isinstance(label, np.ndarray) or label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
+        found = f"{label.dtype} {label.shape}" if isinstance(label, np.ndarray) else type(label).__name__
+        raise UserError(f"The label_encoding of {path} returned {found}, but it must return (height, width) integers.")
+    if label.size and not 0 <= label.min() <= label.max() <= IGNORE_LABEL:
+        raise UserError(
+            f"The label_encoding of {path} returned the values {label.min()} to {label.max()}, not 0 to 255."
+        )
+    return label.astype(np.uint8, copy=False)
 
 
 def _contains(labels: TrainIds, label: int) -> bool:

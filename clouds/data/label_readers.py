@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -25,7 +26,25 @@ _FORMATS = {"PNG", "TIFF", "BMP", "GIF", "WEBP"}  # lossless, or with a lossless
 _GRAY_STEP = {"L;2": 85, "L;2R": 85, "L;4": 17, "L;4R": 17}  # Pillow scales gray values of 2 and 4 bits to 0..255
 _INVERTED = re.compile(r"[1L];\d?I")  # raw modes of Pillow
 _SAMPLE_FORMAT, _SIGNED = 339, 2  # TIFF tag, and its value for signed integers
-LabelKind = Literal["train_ids", "ids", "colors", "red_ids", "cityscapes"]
+LabelKind = Literal[
+    "train_ids",
+    "ids",
+    "colors",
+    "red_ids",
+    "red_channel",
+    "green_channel",
+    "blue_channel",
+    "alpha_channel",
+    "cityscapes",
+]
+
+CHANNELS: dict[str, LabelKind] = {
+    "red": "red_channel",
+    "green": "green_channel",
+    "blue": "blue_channel",
+    "alpha": "alpha_channel",
+}
+"""Kind of file whose ids are in one of its channels, by channel, in the order red, green, blue, alpha."""
 
 
 def read_ids(path: str) -> Values:
@@ -168,6 +187,31 @@ def read_red_ids(path: str) -> Values:
     return np.asarray(cv2.extractChannel(label, label.shape[2] - 1), np.uint16)
 
 
+def read_channel(index: int, path: str) -> Values:
+    """Read the ids in one channel of an RGB or RGBA image of 8 or 16 bits, such as the tags of CARLA.
+
+    Args:
+        index: 0 for red, 1 for green, 2 for blue, 3 for alpha.
+        path: path of the file.
+
+    Returns:
+        (H, W) array of integers.
+
+    Raises:
+        UserError: the file is missing, truncated or corrupt, or does not have the channel.
+    """
+    label = _decode_by_opencv(path)
+    with open_image(path, "label map") as file:
+        mode = file.mode  # Pillow's, because OpenCV turns palette images into colors
+    if label is None or mode not in ("RGB", "RGBA") or len(mode) <= index:
+        raise UserError(
+            f"{path} is a {mode} image, but the labels of its data set are in the {[*CHANNELS][index]} channel: use "
+            "the original files, or remove `channel` if they have only one."
+        )
+    # OpenCV's order is blue, green, red, alpha.
+    return np.asarray(cv2.extractChannel(label, 2 - index if index < 3 else index))
+
+
 def read_cityscapes_ids(path: str) -> Values:
     """Read the label ids of a Cityscapes `*_labelIds.png` or `*_polygons.json`.
 
@@ -222,6 +266,7 @@ READERS: dict[LabelKind, Callable[[str], Values]] = {
     "ids": read_ids,
     "colors": read_colors,
     "red_ids": read_red_ids,
+    **{kind: functools.partial(read_channel, index) for index, kind in enumerate(CHANNELS.values())},
     "cityscapes": read_cityscapes_ids,
 }
 """Reader of the values in a label file, by the kind of file."""

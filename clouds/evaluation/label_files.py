@@ -1,5 +1,6 @@
 """Predictions as PNG files, to look at or to train on."""
 
+import hashlib
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from PIL import Image
 
 from clouds.data.classes import IGNORE_LABEL
 from clouds.utils.atomic import atomic_file
+
+_MAX_PART = 200  # bytes; file systems allow 255, and the endings of label files and temporary files come on top
 
 
 class LabelWriter:
@@ -46,14 +49,22 @@ class LabelWriter:
 
 
 def file_stem(image_id: str) -> str:
-    """Return a relative path that is unique to an image id and stays inside its folder."""
+    """Return a relative path that is unique to an image id and stays inside its folder.
+
+    Ordinary ids remain as they are. Characters that file systems do not allow are percent-encoded, and a name that is
+    too long for a file system ends in its hash.
+    """
     return "/".join(_quoted(part) for part in image_id.split("/"))
 
 
 def _quoted(part: str) -> str:
     if not part.strip("."):  # "", "." and ".." are folders
         return part.replace(".", "%2E") or "%"
-    return urllib.parse.quote(part, safe=" !#$&'()+,;=@[]^{}")
+    quoted = urllib.parse.quote(part, safe=" !#$&'()+,;=@[]^{}", errors="surrogatepass")
+    if len(quoted) <= _MAX_PART:
+        return quoted
+    # No quoted name has a % before a ~, so this is the name of no other part.
+    return f"{quoted[: _MAX_PART - 34]}%~{hashlib.sha256(quoted.encode()).hexdigest()[:32]}"
 
 
 def _save(image: Image.Image, path: Path) -> None:

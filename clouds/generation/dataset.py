@@ -33,6 +33,7 @@ from clouds.generation.plan import image_file_name
 from clouds.generation.records import CHUNK, belongs, read_description, read_manifest, read_record, read_rejected
 from clouds.generation.shares import Shares
 from clouds.utils.atomic import write_atomically
+from clouds.utils.folders import is_hidden
 from clouds.utils.jsonl import Row, write_rows
 from clouds.utils.world import World
 
@@ -113,7 +114,7 @@ class GeneratedSet:
         with self.lock():
             if self.description_file.is_file():
                 self._check_same(dict(settings), prompts)
-            elif any(self.image_folder.glob("*.png")):
+            elif any(self._images()):
                 raise UserError(
                     f"{self.image_folder} holds images, but {self.description_file} is missing, so their settings are "
                     "not known; use another --folder."
@@ -210,8 +211,11 @@ class GeneratedSet:
 
     def all_rows(self) -> list[Row]:
         """Return the rows of all images that are not damaged, sorted by index."""
-        found = (self._row(path) for path in self.image_folder.glob("*.png"))
+        found = (self._row(path) for path in self._images())
         return sorted((row for row in found if row is not None), key=lambda row: row["index"])
+
+    def _images(self) -> Iterator[Path]:
+        return (path for path in self.image_folder.glob("*.png") if not is_hidden(path.name))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from clouds.errors import UserError
 from clouds.generation.records import CHUNK, read_description, read_manifest, read_reasons, read_record
 from clouds.utils.atomic import atomic_file
-from clouds.utils.images import DECODE_ERRORS, IMAGE_SUFFIXES
+from clouds.utils.folders import image_files
+from clouds.utils.images import DECODE_ERRORS
 from clouds.utils.jsonl import Row
 from clouds.visualization.contact_sheet import contact_sheet
 
@@ -71,7 +72,7 @@ def report(folder: Path) -> str:
 
 def _read(folder: Path) -> tuple[list[_ImageFile], list[tuple[Path, str]]]:
     """Decode all images; return those that are whole, sorted by index, and (path, reason) of the damaged ones."""
-    paths = sorted(path for path in (folder / "images").rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = image_files(folder / "images")
     files, damaged = [], []
     for path in tqdm(paths, unit="image", desc="reading", disable=not paths):
         data = path.read_bytes()

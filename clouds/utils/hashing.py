@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from clouds.utils.folders import is_hidden
+
 _ABOUT_THE_MODEL = (".md", ".png", ".jpg", ".sha256")
 
 
@@ -25,7 +27,7 @@ def model_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     files = (file for file in folder.rglob("*") if file.is_file() and file.suffix not in _ABOUT_THE_MODEL)
     for file in sorted(files):
-        if any(part.startswith(".") for part in file.relative_to(folder).parts):
+        if any(map(is_hidden, file.relative_to(folder).parts)):
             continue
         digest.update(file.relative_to(folder).as_posix().encode())
         digest.update(bytes.fromhex(file_sha256(file)))

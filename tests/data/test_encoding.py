@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from PIL import Image
 
 from clouds.data.classes import CITYSCAPES_ID_TO_TRAIN_ID, GTA5_IDS, SYNTHIA_ID_TO_TRAIN_ID, SYNTHIA_IDS, lookup_table
 from clouds.data.encoding import LabelEncoding, read_train_ids
-from clouds.data.label_readers import pack_colors, unpack_color
+from clouds.data.label_readers import CHANNELS, LabelKind, pack_colors, unpack_color
 from clouds.errors import UserError
 from tests.data.conftest import label_map, save, smooth_image
 from tests.data.official import blocks, cityscapes_polygons, palette_png, synthia_png
@@ -200,3 +201,60 @@ def test_color_image_is_not_a_label_map(tmp_path: Path) -> None:
 def test_a_missing_label_map(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"The label map .*gone\.png does not exist"):
         read_train_ids(str(tmp_path / "gone.png"), 19)
+
+
+@pytest.mark.parametrize("bits", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("kind", "index"), [("red_channel", 0), ("green_channel", 1), ("blue_channel", 2)])
+def test_ids_in_one_channel(tmp_path: Path, kind: LabelKind, index: int, bits: type) -> None:
+    ids = blocks(0, range(29), 40, 64)
+    channels = np.full((40, 64, 3), 199, bits)
+    channels[..., index] = ids * (1 if bits == np.uint8 else 256 + 1)
+    cv2.imwrite(str(tmp_path / "x.png"), channels[..., ::-1])
+    meaning = (
+        {int(value): value % 20 for value in range(29)} if bits == np.uint8 else {v * 257: v % 20 for v in range(29)}
+    )
+    encoding = LabelEncoding(kind, tuple(meaning.items()))
+    np.testing.assert_array_equal(encoding.read(str(tmp_path / "x.png")), ids % 20)
+
+
+def test_ids_in_a_channel_beside_alpha_and_in_alpha(tmp_path: Path) -> None:
+    channels = np.dstack([np.full((4, 4), value, np.uint8) for value in (7, 8, 9, 10)])
+    save(tmp_path / "x.png", channels)
+    for kind, value in zip(CHANNELS.values(), (7, 8, 9, 10), strict=True):
+        assert (LabelEncoding(kind, ((value, 1),)).read(str(tmp_path / "x.png")) == 1).all()
+
+
+def test_files_without_the_channel_are_errors(tmp_path: Path) -> None:
+    """OpenCV would read the colors of a palette, and a gray image three times."""
+    palette_png(tmp_path / "p.png", np.ones((4, 4)))
+    for mode in ("L", "LA", "I;16", "1", "RGB"):
+        Image.new(mode, (4, 4)).save(tmp_path / f"{mode}.png")
+    for name, kind, channel in (
+        *((name, "red_channel", "red") for name in ("p", "L", "LA", "I;16", "1")),
+        ("RGB", "alpha_channel", "alpha"),
+    ):
+        with pytest.raises(UserError, match=rf"the labels of its data set are in the {channel} channel"):
+            LabelEncoding(kind, ((0, 0),)).read(str(tmp_path / f"{name}.png"))
+
+
+def test_a_function_may_read_the_label_files(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", label_map(0).astype(np.int32))
+    np.testing.assert_array_equal(read_train_ids(str(tmp_path / "x.npy"), 19, np.load), label_map(0))
+    assert read_train_ids(str(tmp_path / "x.npy"), 19, np.load).dtype == np.uint8
+    with pytest.raises(UserError, match=r"has the class .*, but the network has 3 classes"):
+        read_train_ids(str(tmp_path / "x.npy"), 3, np.load)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (np.zeros((4, 4)), r"returned float64 \(4, 4\), but it must return \(height, width\) integers"),
+        (np.zeros((4, 4, 3), np.uint8), r"returned uint8 \(4, 4, 3\), but"),
+        (None, "returned NoneType, but"),
+        (np.array([[-1, 300]]), "returned the values -1 to 300, not 0 to 255"),
+        (np.array([[256]]), "returned the values 256 to 256, not 0 to 255"),
+    ],
+)
+def test_a_function_that_returns_something_else(returned: object, message: str) -> None:
+    with pytest.raises(UserError, match=f"The label_encoding of a.png {message}"):
+        read_train_ids("a.png", 19, lambda path: returned)  # type: ignore[arg-type,return-value]

@@ -8,6 +8,8 @@ from PIL import Image
 
 from clouds.data.classes import CITYSCAPES_COLORS
 from clouds.data.datasets.catalog import pair_by_stem
+from clouds.data.datasets.pairing import pair_files
+from clouds.data.datasets.patterns import FilePattern
 from clouds.data.encoding import read_train_ids
 from clouds.evaluation.label_files import LabelWriter, file_stem
 
@@ -40,7 +42,35 @@ def test_a_killed_process_leaves_the_older_file(tmp_path: Path, monkeypatch: pyt
     assert not read_train_ids(str(tmp_path / "a_labelTrainIds.png"), 19).any()
 
 
-ODD = ["a", "a/b", "a%2Fb", "a//b", "/a", "..", "../a", "a/../a", ".", "", "%", "a.b", "ü ?*:", "a\\b", "a/", "%2E"]
+LONG = "x" * 400
+ODD = [
+    LONG,
+    LONG + "y",
+    f"{LONG}/{LONG}",
+    "ü" * 90,
+    "a.",
+    "a..",
+    "A",
+    "a~",
+    "%~",
+    "\udcfc",
+    "a",
+    "a/b",
+    "a%2Fb",
+    "a//b",
+    "/a",
+    "..",
+    "../a",
+    "a/../a",
+    ".",
+    "",
+    "%",
+    "a.b",
+    "ü ?*:",
+    "a\\b",
+    "a/",
+    "%2E",
+]
 
 
 @given(st.lists(st.one_of(st.sampled_from(ODD), st.text("a./%\\ \x00ü", max_size=6)), min_size=2, max_size=8))
@@ -50,6 +80,28 @@ def test_every_image_has_a_file_of_its_own_inside_the_folder(ids: list[str]) -> 
     for name in names.values():
         assert not name.startswith("/") and "\x00" not in name and "\\" not in name
         assert not {"", ".", ".."} & set(name.split("/"))
+        assert max(len(part) for part in name.split("/")) <= 200
+        assert name.isascii()
+
+
+@pytest.mark.parametrize("image_id", ODD)
+def test_label_files_of_any_id_are_written_inside_the_folder(image_id: str, tmp_path: Path) -> None:
+    LabelWriter(tmp_path / "labels", CITYSCAPES_COLORS).write(image_id, np.zeros((2, 2), np.uint8))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 2
+    assert all(path.resolve().is_relative_to(tmp_path / "labels") for path in files)
+
+
+def test_label_files_of_sequences_are_read_as_a_set(tmp_path: Path) -> None:
+    writer = LabelWriter(tmp_path / "labels", CITYSCAPES_COLORS)
+    for number, image_id in enumerate(("Scene01/clone/00001", "Scene02/clone/00001")):
+        writer.write(image_id, np.full((2, 2), number, np.uint8))
+        (tmp_path / "images" / image_id).parent.mkdir(parents=True)
+        (tmp_path / "images" / f"{image_id}.jpg").touch()
+    images = FilePattern.parse(tmp_path, "images/**/*.jpg")
+    records = pair_files("mine", images, FilePattern.parse(tmp_path, "labels/**/*_labelTrainIds.png"))
+    assert [record["image_id"] for record in records] == ["Scene01/clone/00001", "Scene02/clone/00001"]
+    assert [read_train_ids(record["sem_seg_file_name"], 19).max() for record in records] == [0, 1]
 
 
 def test_ordinary_names_stay_as_they_are() -> None:

@@ -21,7 +21,7 @@ from clouds.data.datasets.custom import read_custom
 from clouds.data.datasets.generated import GENERATE_COMMAND, find_generated, list_generated
 from clouds.data.datasets.pairing import pair_by_stem
 from clouds.data.datasets.record import Record
-from clouds.data.datasets.spec import DatasetSpec, data_root
+from clouds.data.datasets.spec import DatasetSpec, data_root, name_fault
 from clouds.errors import UserError
 
 __all__ = [
@@ -33,6 +33,8 @@ __all__ = [
     "register",
     "register_datasets",
 ]
+
+_MAX_ID = 1024  # bytes; a path has at most 4096, and percent-encoding triples the length
 
 
 def register_datasets(root: Path | None = None, modules: Sequence[str] = (), custom: Sequence[str] = ()) -> None:
@@ -55,7 +57,8 @@ def register_datasets(root: Path | None = None, modules: Sequence[str] = (), cus
     for name, members in DATASET_GROUPS.items():
         register(name, functools.partial(_load_group, [spec for spec in specs if spec.name in members], root))
     for name, folders in find_generated(root).items():
-        register(name, functools.partial(list_generated, name, folders))
+        # Not checked: the name is that of a folder, so it cannot lead out of one.
+        _register(name, functools.partial(list_generated, name, folders), CITYSCAPES_CLASSES, CITYSCAPES_COLORS)
     for module in modules:
         _import_plugin(module)(root)
 
@@ -94,7 +97,18 @@ def register(
         load: function that returns the records; called once, when they are first needed.
         classes: class names by train id, synonyms separated by commas.
         colors: RGB colors, 0 to 255, by train id.
+
+    Raises:
+        UserError: the name is invalid, see `clouds.data.datasets.spec.name_fault`.
     """
+    if fault := name_fault(name):
+        raise UserError(f"The name of a data set {fault}: rename it where it is registered.")
+    _register(name, load, classes, colors)
+
+
+def _register(
+    name: str, load: Callable[[], list[Record]], classes: Sequence[str], colors: Sequence[Sequence[int]]
+) -> None:
     # detectron2's catalogs refuse a second registration and a changed value, so the old entry is removed first.
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
@@ -130,6 +144,17 @@ def load_dataset(name: str) -> list[Record]:
     records: list[Record] = DatasetCatalog.get(name)
     if not records:
         raise UserError(f"Data set {name} has no images: check where its registration looks for them.")
+    _check_ids(name, records)
+    return records
+
+
+def _check_ids(name: str, records: Sequence[Record]) -> None:
+    for image_id in (record.get("image_id") for record in records):
+        if image_id is not None and not (isinstance(image_id, str) and _size(image_id) <= _MAX_ID):
+            raise UserError(
+                f"Data set {name}: the image_id {image_id!r:.50} must be a str of at most {_MAX_ID} bytes, because "
+                "outputs are named after it."
+            )
     ids = Counter(record.get("image_id") for record in records)
     worst = None if None in ids else ids.most_common(1)[0][0]
     if worst is None or ids[worst] > 1:
@@ -137,7 +162,10 @@ def load_dataset(name: str) -> list[Record]:
             f"Data set {name}: {ids[worst]} record(s) with image_id {worst!r}; each needs one of its own, because "
             "outputs are named after it."
         )
-    return records
+
+
+def _size(image_id: str) -> int:
+    return len(image_id) if image_id.isascii() else len(image_id.encode(errors="surrogatepass"))
 
 
 def _load_group(specs: Sequence[DatasetSpec], root: Path) -> list[Record]:

@@ -4,15 +4,18 @@
     folder: camvid                     # under the data root, or absolute; default: the name
     splits:                            # each is a data set: camvid_train and camvid_val
       train: {images: "train/*.png", labels: "train_labels/*_L.png"}
-      val: {images: "val/*.png", labels: "val_labels/*_L.png"}
+      val: {images: "val/*.png", labels: "val_labels/*_L.png"}   # patterns: clouds.data.datasets.patterns
+      test: {list: test.txt}           # in the folder, see clouds.data.datasets.lists
     encoding: colors                   # of the label maps: train_ids (default), ids or colors
+    channel: red                       # with ids, for label maps of several channels: the one with the ids
     ignore: [[0, 0, 0]]                # values of ignored pixels; 255 is always one for train_ids and ids
     rest: error                        # meaning of any other value: error (default) or ignore
-    classes:                           # by train id; "cityscapes" for its 19 classes with their ids
+    classes:                           # by train id; "cityscapes" for its 19 classes with their ids or colors
       - {name: "sky,clouds", color: [128, 128, 128]}                  # synonyms after commas; RGB for visualization
       - {name: building, color: [128, 0, 0], values: [[128, 0, 0], [64, 192, 0]]}   # default: the color
 
-With `encoding: ids` every class has its `values: [7, 9]`. A split without `labels` can be predicted, not scored.
+With `encoding: ids` every class has its `values: [7, 9]`. With `classes: cityscapes`, a mapping `values` beside it
+gives the values of each class, `{road: [1, 24], ...}`. A split without `labels` can be predicted, not scored.
 """
 
 from collections.abc import Sequence
@@ -20,18 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, IGNORE_LABEL
-from clouds.data.datasets.spec import DatasetSpec
+from clouds.data.datasets.patterns import pattern_fault, wildcards
+from clouds.data.datasets.spec import DatasetSpec, name_fault
 from clouds.data.encoding import LabelEncoding, format_value
-from clouds.data.label_readers import LabelKind, pack_colors
+from clouds.data.label_readers import CHANNELS, LabelKind, pack_colors
 from clouds.errors import UserError, check_name
+from clouds.utils.images import IMAGE_SUFFIXES
+from clouds.utils.yaml_files import read_yaml
 
 Values = list[int]
 
-_KEYS = ("name", "folder", "splits", "encoding", "ignore", "rest", "classes")
+_KEYS = ("name", "folder", "splits", "encoding", "channel", "ignore", "rest", "classes", "values")
 _KINDS: tuple[LabelKind, ...] = ("train_ids", "ids", "colors")
+_ID_KINDS: tuple[LabelKind, ...] = ("ids", *CHANNELS.values())
 _CITYSCAPES = "cityscapes"
 
 
@@ -41,13 +47,7 @@ def read_custom(file: Path) -> list[DatasetSpec]:
     Raises:
         UserError: the file is missing, not YAML, or does not describe a data set.
     """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"The data set {file} cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The data set {file} is not YAML: {' '.join(str(error).split())}") from error
-    return _Parser(file, content).specs()
+    return list(_read_splits(file).values())
 
 
 def dataset_settings(file: Path) -> list[str]:
@@ -62,13 +62,17 @@ def dataset_settings(file: Path) -> list[str]:
     Raises:
         UserError: see `read_custom`.
     """
-    specs = read_custom(file)
-    by_split = {spec.name.rpartition("_")[2]: spec for spec in specs}
-    settings = ["DATASETS.CUSTOM", str((str(file),)), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", str(len(specs[0].classes))]
+    by_split = _read_splits(file)
+    num_classes = len(next(iter(by_split.values())).classes)
+    settings = ["DATASETS.CUSTOM", str((str(file),)), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", str(num_classes)]
     for key, splits in (("DATASETS.TRAIN", ("train",)), ("DATASETS.TEST", ("val", "test"))):
         names = [by_split[split].name for split in splits if split in by_split][:1]
         settings += [key, str(tuple(names))] if names else []
     return settings
+
+
+def _read_splits(file: Path) -> dict[str, DatasetSpec]:
+    return _Parser(file, read_yaml(file, "The data set")).specs()
 
 
 class _Parser:
@@ -81,51 +85,98 @@ class _Parser:
             if key not in self.content:
                 raise self._error(f"it has no {key}")
 
-    def specs(self) -> list[DatasetSpec]:
-        name = self.content["name"]
-        if not isinstance(name, str) or not name.isidentifier():
-            raise self._error(f"its name is {name!r}, which must be letters, digits and _")
-        folder = str(self.content.get("folder", name)).rstrip("/")
+    def specs(self) -> dict[str, DatasetSpec]:
+        """Return the data set of each split."""
+        name = self._name(self.content["name"], "its name")
+        folder = self.content.get("folder", name)
+        if not isinstance(folder, str) or not folder or {*"*{}\\"} & {*folder}:
+            raise self._error(f"its folder is {folder!r}, which must be a path without *, {{, }} and \\")
         classes, colors, encoding = self._classes()
-        specs = []
         splits = self._mapping(self.content["splits"], "splits", None)
         if not splits:
             raise self._error("it has no splits")
-        for split, value in splits.items():
-            patterns = self._mapping(value, f"split {split}", ("images", "labels"))
-            if "images" not in patterns:
-                raise self._error(f"split {split} has no images")
-            specs.append(
-                DatasetSpec(
-                    f"{name}_{split}",
-                    (self._pattern(folder, split, patterns["images"]),),
-                    (self._pattern(folder, split, patterns["labels"]),) if "labels" in patterns else (),
-                    encoding=encoding,
-                    classes=classes,
-                    colors=colors,
-                )
+        return {
+            split: DatasetSpec(
+                self._name(f"{name}_{self._name(split, 'the name of a split')}", "the name of a split with its own"),
+                **self._files(folder.rstrip("/"), split, value),
+                encoding=encoding,
+                classes=classes,
+                colors=colors,
             )
-        return specs
+            for split, value in splits.items()
+        }
+
+    def _files(self, folder: str, split: str, value: Any) -> dict[str, Any]:
+        """Return the arguments of `DatasetSpec` that say where the files of a split are."""
+        given = self._mapping(value, f"split {split}", ("images", "labels", "list"))
+        if "list" in given:
+            path = given["list"]
+            if len(given) > 1:
+                raise self._error(
+                    f"split {split} has a list, which replaces images and labels; remove one or the other"
+                )
+            if not isinstance(path, str) or not path:
+                raise self._error(f"split {split} has the list {path!r}, which must be a path in its folder")
+            endings = ",".join(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
+            return {"images": (f"{folder}/**/*.{{{endings}}}",), "labels": (), "list_path": f"{folder}/{path}"}
+        if "images" not in given:
+            raise self._error(f"split {split} has no images")
+        images = self._pattern(folder, split, given["images"])
+        if "labels" not in given:
+            return {"images": (images,), "labels": ()}
+        labels = self._pattern(folder, split, given["labels"])
+        if wildcards(images) != wildcards(labels):
+            raise self._error(
+                f"split {split} has the patterns {given['images']!r} and {given['labels']!r}; what * and ** match makes"
+                " the pairs, so both need the same number of * and of **, in the same order"
+            )
+        return {"images": (images,), "labels": (labels,)}
 
     def _pattern(self, folder: str, split: str, pattern: Any) -> str:
-        text = str(pattern)
-        if text.count("*") != 1 or "/" in text.partition("*")[2]:
-            raise self._error(
-                f"split {split} has the pattern {text!r}; a pattern is folder/*.png, with one * where file names differ"
-            )
-        return f"{folder}/{text}"
+        fault = pattern_fault(pattern) if isinstance(pattern, str) else "is no text"
+        if fault:
+            raise self._error(f"split {split} has the pattern {pattern!r}, which {fault}; an example is folder/*.png")
+        return f"{folder}/{pattern}"
 
-    def _classes(self) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...], LabelEncoding | None]:
-        kind: LabelKind = self.content.get("encoding", "train_ids")
+    def _name(self, name: Any, what: str) -> str:
+        fault = name_fault(name) if isinstance(name, str) else f"is {name!r}, which must be a text"
+        if fault:
+            raise self._error(f"{what} {fault}")
+        return str(name)
+
+    def _kind(self) -> LabelKind:
+        kind, channel = self.content.get("encoding", "train_ids"), self.content.get("channel")
         if kind not in _KINDS:
             raise self._error(f"its encoding is {kind!r}, which must be one of {', '.join(_KINDS)}")
-        rows = self.content["classes"]
-        if rows == _CITYSCAPES:
-            ids: dict[int, Values] = {train_id: [label] for label, train_id in CITYSCAPES_ID_TO_TRAIN_ID.items()}
-            rows = [
-                {"name": name, "color": list(color)} | ({"values": ids[c]} if kind == "ids" else {})
-                for c, (name, color) in enumerate(zip(CITYSCAPES_CLASSES, CITYSCAPES_COLORS, strict=True))
-            ]
+        if channel is None:
+            return kind
+        if kind != "ids":
+            raise self._error("it has a channel, which only encoding: ids needs")
+        if channel not in CHANNELS:
+            raise self._error(f"its channel is {channel!r}, which must be one of {', '.join(CHANNELS)}")
+        return CHANNELS[channel]
+
+    def _rows(self, kind: LabelKind) -> Any:
+        """Return the list of classes, with those of Cityscapes written out."""
+        rows, given = self.content["classes"], self.content.get("values")
+        if rows != _CITYSCAPES:
+            if given is not None:
+                raise self._error("its values belong to its classes, unless these are the word cityscapes")
+            return rows
+        names = [name.split(",")[0] for name in CITYSCAPES_CLASSES]
+        values: dict[str, Any] = {}
+        if given is not None:
+            values = {name: [] for name in names} | self._mapping(given, "values", names)
+        elif kind in _ID_KINDS:
+            values = {names[train_id]: [label] for label, train_id in CITYSCAPES_ID_TO_TRAIN_ID.items()}
+        return [
+            {"name": long, "color": list(color)} | ({"values": values[name]} if name in values else {})
+            for name, long, color in zip(names, CITYSCAPES_CLASSES, CITYSCAPES_COLORS, strict=True)
+        ]
+
+    def _classes(self) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...], LabelEncoding | None]:
+        kind = self._kind()
+        rows = self._rows(kind)
         if not isinstance(rows, list) or not 1 <= len(rows) < IGNORE_LABEL:
             raise self._error(f"its classes must be a list of 1 to {IGNORE_LABEL - 1} of them, or the word cityscapes")
         names, colors, train_ids = [], [], dict[int, int]()
@@ -152,7 +203,7 @@ class _Parser:
             if "values" in row:
                 raise self._error(f"class {name} has values, which train_ids do not need: set encoding")
             return []
-        if kind == "ids" and "values" not in row:
+        if kind in _ID_KINDS and "values" not in row:
             raise self._error(f"class {name} has no values (the ids it has in the label files)")
         return self._value_list(kind, row.get("values", [row.get("color")]), f"class {name}")
 

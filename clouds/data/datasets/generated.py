@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clouds.data.datasets.record import Record
 from clouds.errors import UserError
-from clouds.utils.images import IMAGE_SUFFIXES
+from clouds.utils.folders import image_files, is_hidden
 
 PUBLISHED_GENERATED = "sd_llama70b_v2"
 """Name of the generated set that the published joint configs train on."""
@@ -26,14 +26,14 @@ def find_generated(root: Path) -> dict[str, list[Path]]:
     parent = root / "stable_diffusion"
     folders: dict[str, list[Path]] = {}
     for entry in sorted(parent.iterdir()) if parent.is_dir() else ():
-        if entry.is_dir():
+        if entry.is_dir() and not is_hidden(entry.name):
             folders.setdefault(f"sd_{entry.name.removeprefix('sd_')}", []).append(entry)
     folders.setdefault(PUBLISHED_GENERATED, [parent / PUBLISHED_GENERATED])
     return folders
 
 
 def list_generated(name: str, folders: Sequence[Path]) -> list[Record]:
-    """Return a record for each PNG and JPEG file below the sub-folder `images`; other files are ignored.
+    """Return a record for each PNG and JPEG file below the sub-folder `images`; hidden and other files are ignored.
 
     Args:
         name: name of the set, for error messages.
@@ -48,7 +48,7 @@ def list_generated(name: str, folders: Sequence[Path]) -> list[Record]:
     if len(folders) > 1:
         raise UserError(f"{name}: {' and '.join(map(str, folders))} both go by this name; rename one of them.")
     images = folders[0] / "images"
-    files = sorted(file for file in images.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = image_files(images)
     if not files:
         what = "no image in" if images.is_dir() else "there is no folder"
         raise UserError(

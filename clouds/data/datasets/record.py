@@ -8,7 +8,8 @@ Record = dict[str, Any]
 * `file_name`: path of the image.
 * `image_id`: str, unique in the data set. Outputs for the image are named after it.
 * `sem_seg_file_name`: path of the label map. Missing for an image without labels.
-* `label_encoding`: `clouds.data.encoding.LabelEncoding` of the label map. Missing where it holds train ids.
+* `label_encoding`: `clouds.data.encoding.LabelEncoding` of the label map, or a function that reads it,
+  `clouds.data.encoding.LabelReader`. Missing where it holds train ids.
 * `is_generated`: True for a generated image, which is trained on with pseudo-labels. Default: False.
 * `truth_file_name`: path of the true label map of a generated image (train ids). It only measures pseudo-labels and is
   never trained on.

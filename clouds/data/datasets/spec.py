@@ -1,16 +1,19 @@
 """The description of a data set on disk: where its files lie under the data root, and what its labels mean."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS
-from clouds.data.datasets.pairing import FilePattern, files_by_stem, pair_files
+from clouds.data.datasets.lists import read_list
+from clouds.data.datasets.pairing import files_by_id, pair_files
+from clouds.data.datasets.patterns import FilePattern
 from clouds.data.datasets.record import Record
 from clouds.data.encoding import LabelEncoding
-from clouds.errors import UserError
-from clouds.utils.atomic import write_atomically
+
+_MAX_NAME = 100
 
 
 def data_root() -> Path:
@@ -22,10 +25,12 @@ def data_root() -> Path:
 class DatasetSpec:
     """Location and labels of one data set.
 
-    A pattern "<folder>/<prefix>*<suffix>" matches all files `<folder>/**/<prefix><stem><suffix>`. An image and a label
-    map with the same stem are a pair, whatever sub-folders (cities, sequences, or none) the two lie in. Archives unpack
-    to different folders, so several patterns may be given: the first one whose folder exists is used. A list
-    `lists/<name>.txt` under the data root, see `read_list`, replaces the search.
+    `clouds.data.datasets.patterns` has the rules of the patterns. An image and a label map with the same id are a pair.
+    Archives unpack to different folders, so several patterns may be given: the first one whose folder exists is used. A
+    list `lists/<name>.txt` under the data root, see `read_list`, replaces the search.
+
+    Raises:
+        ValueError: the name is invalid, see `name_fault`.
     """
 
     name: str
@@ -41,13 +46,21 @@ class DatasetSpec:
     converter: str | None = None
     """Key in `converters.FORMATS` of the converter that makes the label maps; None if they need no conversion."""
     omitted: frozenset[str] = frozenset()
-    """Stems that do not belong to the data set."""
+    """Ids that do not belong to the data set."""
+    list_path: str | None = None
+    """Path of a list that comes with the data set, relative to the data root; its lines are relative to the folder of
+    `images`. None if the folders are searched."""
     encoding: LabelEncoding | None = None
     """Meaning of the values in the label maps; None for train ids."""
     classes: tuple[str, ...] = CITYSCAPES_CLASSES
     """Names by train id, synonyms separated by commas."""
     colors: tuple[tuple[int, int, int], ...] = CITYSCAPES_COLORS
     """RGB colors, 0 to 255, by train id."""
+
+    def __post_init__(self) -> None:
+        """Check the name."""
+        if fault := name_fault(self.name):
+            raise ValueError(f"name {fault}")
 
     def image_pattern(self, root: Path) -> FilePattern:
         """Return the pattern of the images: the first one whose folder exists, or the first one."""
@@ -74,8 +87,14 @@ class DatasetSpec:
         return self.folder(root) if self.converter else root / "statistics" / self.name
 
     def list_file(self, root: Path) -> Path:
-        """Return the path of the optional list of the data set's files."""
+        """Return the path of the optional list in the data root, which replaces the data set's own definition."""
         return root / "lists" / f"{self.name}.txt"
+
+    def used_list(self, root: Path) -> tuple[Path, Path] | None:
+        """Return the list that defines the data set and the folder of its paths; None if the folders are searched."""
+        if self.list_file(root).is_file():
+            return self.list_file(root), root
+        return (root / self.list_path, self.image_pattern(root).folder) if self.list_path else None
 
     def load(self, root: Path) -> list[Record]:
         """Return the records of the data set, from its list if there is one, else by searching its folders.
@@ -84,68 +103,30 @@ class DatasetSpec:
             UserError: a folder or file is missing, see `pair_files`, or the list has an invalid line.
         """
         images, labels = self.image_pattern(root), self.label_pattern(root)
-        if self.list_file(root).is_file():
-            records = read_list(self.list_file(root), root, images)
+        if used := self.used_list(root):
+            records = read_list(*used, images)
         elif labels:
             records = pair_files(self.name, images, labels, self.omitted)
         else:
-            files = files_by_stem(self.name, "images", images)
-            records = [{"file_name": file, "image_id": stem} for stem, file in sorted(files.items())]
+            files = files_by_id(self.name, "images", images)
+            records = [{"file_name": file, "image_id": image_id} for image_id, file in sorted(files.items())]
         if self.encoding:
             records = [{**record, "label_encoding": self.encoding} for record in records]
         return records
 
 
-def read_list(file: Path, root: Path, images: FilePattern) -> list[Record]:
-    """Read the records of a list file: one line `image<tab>label map` per pair, or `image` alone.
+def name_fault(name: str) -> str | None:
+    """Return what is wrong with the name of a data set, the end of a sentence, or None if it is valid.
 
-    Args:
-        file: path of the list.
-        root: data root, to which the paths in the list are relative.
-        images: pattern that the image names must match.
-
-    Raises:
-        UserError: a line has another form.
+    Files and folders are named after data sets, so a name must not lead out of a folder.
     """
-    records: list[Record] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        image, tab, label = line.partition("\t")
-        stem = images.stem(Path(image).name)
-        if stem is None or bool(tab) != bool(label):
-            raise UserError(
-                f"{file}, line {number}: {line!r} is no image ({images.glob}) with its label map after a "
-                "tab; write the list again with: python tools/prepare_datasets.py --check --write-lists NAME."
-            )
-        record = {"file_name": str(root / image), "image_id": stem}
-        records.append(record | ({"sem_seg_file_name": str(root / label)} if label else {}))
-    return records
-
-
-def write_list(file: Path, root: Path, records: Sequence[Record]) -> None:
-    """Write a list file that `read_list` reads.
-
-    Args:
-        file: path of the list; its folder is created.
-        root: data root, to which the written paths are relative.
-        records: records to write.
-
-    Raises:
-        UserError: a file of a record is not below the data root.
-    """
-    lines = []
-    for record in records:
-        paths = [Path(record[key]) for key in ("file_name", "sem_seg_file_name") if key in record]
-        if outside := [path for path in paths if not path.is_relative_to(root)]:
-            raise UserError(f"{outside[0]} is not below {root}, so it cannot stand in a list of that data root.")
-        lines.append("\t".join(path.relative_to(root).as_posix() for path in paths))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, "".join(f"{line}\n" for line in lines))
+    if re.fullmatch(r"\w[\w.-]*", name) and len(name) <= _MAX_NAME:
+        return None
+    return (
+        f"is {name[:_MAX_NAME]!r}, which must be 1 to {_MAX_NAME} letters, digits, _, - and ., and begin with no - or ."
+    )
 
 
 def _first_existing(root: Path, patterns: Sequence[str]) -> FilePattern:
-    candidates = []
-    for pattern in patterns:
-        folder, _, names = pattern.rpartition("/")
-        prefix, _, suffix = names.partition("*")
-        candidates.append(FilePattern(root / folder, suffix, prefix))
+    candidates = [FilePattern.parse(root, pattern) for pattern in patterns]
     return next((candidate for candidate in candidates if candidate.folder.is_dir()), candidates[0])

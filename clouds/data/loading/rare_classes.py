@@ -106,6 +106,13 @@ class RareClassSampler(WeightedTrainingSampler):
     def from_config(cls, cfg: CfgNode, datasets: Datasets) -> dict[str, Any]:
         options = cfg.DATALOADER.RARE_CLASS
         counts = labelled_counts(datasets, cfg.DATASETS.CUSTOM)
+        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        if beyond := {train_id for count in counts.values() for train_id in count if train_id >= num_classes}:
+            raise UserError(
+                f"Rare-class sampling: the class statistics have the train id {max(beyond)}, but there are "
+                f"{num_classes} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES): make the statistics again with "
+                "tools/prepare_datasets.py."
+            )
         try:
             rare = RareClasses.from_counts(counts, temperature=options.TEMPERATURE, min_pixels=options.MIN_PIXELS)
         except ValueError as error:
@@ -130,8 +137,7 @@ class RareClassSampler(WeightedTrainingSampler):
 def labelled_counts(datasets: Datasets, custom: Sequence[str] = ()) -> dict[int, ClassCounts]:
     """Read the class statistics of the labelled records.
 
-    Label maps are looked up by file name, which is unique in a data set. So statistics of the published converters,
-    which have paths of another machine, can be used.
+    See `ClassStatistics` for statistics of the published converters, which have paths of another machine.
 
     Args:
         datasets: training sets; records without labels need no statistics.
@@ -141,14 +147,14 @@ def labelled_counts(datasets: Datasets, custom: Sequence[str] = ()) -> dict[int,
         Pixels by train id, by index of the record among those of all sets.
 
     Raises:
-        UserError: a data set has no class statistics, or a label map is missing from them.
+        UserError: a data set has no class statistics, these are damaged, or a label map is missing from them.
     """
     root = data_root()
     files = {spec.name: spec.statistics_folder(root) / STATISTICS_FILE for spec in dataset_specs(custom)}
     counts, first = dict[int, ClassCounts](), 0
     for name, records in datasets:
         label_maps = {
-            first + number: Path(record["sem_seg_file_name"]).name
+            first + number: Path(record["sem_seg_file_name"])
             for number, record in enumerate(records)
             if "sem_seg_file_name" in record
         }
@@ -166,11 +172,12 @@ def labelled_counts(datasets: Datasets, custom: Sequence[str] = ()) -> dict[int,
                 f"{name} has no class statistics {files[name]}, which rare-class sampling needs; make them with: "
                 f"{remedy}."
             )
-        by_name = read_class_statistics(files[name])
-        if missing := [label_map for label_map in label_maps.values() if label_map not in by_name]:
+        statistics = read_class_statistics(files[name])
+        found = {index: statistics.find(label_map, root) for index, label_map in label_maps.items()}
+        if missing := [label_maps[index] for index, count in found.items() if count is None]:
             raise UserError(
                 f"The class statistics {files[name]} lack {len(missing)} label maps of {name}, first {missing[0]}; "
                 f"make them again with: {remedy}."
             )
-        counts |= {index: by_name[label_map] for index, label_map in label_maps.items()}
+        counts |= {index: count for index, count in found.items() if count is not None}
     return counts

@@ -1,6 +1,7 @@
 """Class statistics: the pixels of each class in each label map of a data set, as rare-class sampling needs them."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clouds.data.classes import IGNORE_LABEL
 from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically
+from clouds.utils.json_files import read_json
 
 ClassCounts = dict[int, int]
 """Number of pixels by train id, of the classes that occur."""
 
 STATISTICS_FILE = "sample_class_stats.json"
+
+_MAX_PIXELS = 10**12  # of one label map; sums over a data set then fit 64 bits
 
 
 def count_values(label: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -69,24 +74,68 @@ def write_class_statistics(folder: Path, root: Path, counts: Mapping[Path, Class
     _write_json(folder / "samples_with_class.json", dict(sorted(by_class.items())))
 
 
-def read_class_statistics(file: Path) -> dict[str, ClassCounts]:
+class ClassStatistics:
+    """Counts of the label maps of a data set, as `read_class_statistics` reads them.
+
+    A label map is known by its path relative to the data root. Statistics of the published converters have paths of
+    another machine; in these a label map is found by its name, if only one has this name.
+    """
+
+    def __init__(self, counts: Mapping[str, ClassCounts]) -> None:
+        """
+        Args:
+            counts: counts by path, with slashes.
+        """
+        self._by_path = dict(counts)
+        self._by_name: dict[str, list[str]] = {}
+        for path in counts:
+            self._by_name.setdefault(path.rpartition("/")[2], []).append(path)
+
+    def find(self, file: Path, root: Path) -> ClassCounts | None:
+        """Return the counts of a label map, or None if they are missing or it is not clear which these are.
+
+        Args:
+            file: path of the label map.
+            root: data root.
+        """
+        if file.is_relative_to(root) and (counts := self._by_path.get(file.relative_to(root).as_posix())) is not None:
+            return counts
+        paths = self._by_name.get(file.name, [])
+        return self._by_path[paths[0]] if len(paths) == 1 else None
+
+
+def read_class_statistics(file: Path) -> ClassStatistics:
     """Read a `sample_class_stats.json`.
 
-    Files of the published converters, which have paths of another machine, can be read as well.
-
-    Returns:
-        Counts by name of the label map, without its folder.
-
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, a train id or a number of pixels is not one, or a label map is listed
+            twice.
     """
-    try:
-        return {
-            Path(row["file"]).name: {int(key): int(value) for key, value in row.items() if key != "file"}
-            for row in json.loads(file.read_text(encoding="utf-8"))
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"The class statistics {file} cannot be read ({error!r}): make them again.") from error
+    counts: dict[str, ClassCounts] = {}
+    for number, row in enumerate(read_json(file, list, "make them again"), 1):
+        try:
+            path = row.pop("file")
+            if not isinstance(path, str) or path in counts:
+                raise ValueError(f"file is {path!r}, which is no text or occurs twice")
+            counts[path] = {_train_id(key): _pixels(value) for key, value in row.items()}
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            reason = f"there is no {error}" if isinstance(error, KeyError) else error
+            raise UserError(
+                f"The class statistics {file} are damaged in entry {number} ({reason}): make them again."
+            ) from error
+    return ClassStatistics(counts)
+
+
+def _train_id(key: str) -> int:
+    if not re.fullmatch(r"\d{1,3}", key, re.ASCII) or int(key) >= IGNORE_LABEL:
+        raise ValueError(f"{key!r} is no train id")
+    return int(key)
+
+
+def _pixels(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_PIXELS:
+        raise ValueError(f"{value!r} is no number of pixels")
+    return value
 
 
 def _write_json(file: Path, content: Any) -> None:

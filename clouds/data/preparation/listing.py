@@ -3,11 +3,13 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType
 
-from clouds.data.datasets.pairing import FilePattern, exclude_label_maps, files_by_stem, list_files
+from clouds.data.datasets.pairing import exclude_label_maps, find_files, list_files
+from clouds.data.datasets.patterns import FilePattern
 from clouds.data.datasets.record import Record
 from clouds.data.datasets.spec import DatasetSpec
 from clouds.errors import UserError
@@ -71,7 +73,7 @@ class DescribedFiles(DatasetFiles):
 
     def scan(self) -> Listing:
         spec = self.spec
-        if spec.list_file(self.root).is_file():
+        if spec.used_list(self.root):
             try:
                 records = spec.load(self.root)
             except UserError as error:
@@ -87,18 +89,21 @@ class DescribedFiles(DatasetFiles):
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr(self.spec).encode())
-        list_file = self.spec.list_file(self.root)
-        if list_file.is_file():
-            digest.update(list_file.read_bytes())
-        for pattern in self.spec.patterns(self.root):
-            suffixes = (pattern.suffix, *IMAGE_SUFFIXES)
-            try:
-                paths = [path for path in list_files(self.name, pattern.folder) if path.endswith(suffixes)]
-            except UserError as error:
-                digest.update(str(error).encode())
+        try:
+            if used := self.spec.used_list(self.root):
+                digest.update(used[0].read_bytes())
+                digest.update(_record_states(self.spec.load(self.root)))
             else:
-                digest.update(_file_states(paths))
+                for pattern in self.spec.patterns(self.root):
+                    digest.update(_file_states(self._relevant_files(pattern)))
+        except (UserError, OSError) as error:
+            digest.update(str(error).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+    def _relevant_files(self, pattern: FilePattern) -> Iterator[str]:
+        for path in list_files(self.name, pattern.folder, pattern.covers):
+            if path.lower().endswith(IMAGE_SUFFIXES) or pattern.image_id(path) is not None:
+                yield path
 
 
 class RegisteredFiles(DatasetFiles):
@@ -115,9 +120,11 @@ class RegisteredFiles(DatasetFiles):
         return Listing([*self.records], len(self.records))
 
     def fingerprint(self) -> str:
-        encodings = sorted({repr(record.get("label_encoding")) for record in self.records})
-        digest = hashlib.sha256(repr((self.classes, encodings, [sorted(record) for record in self.records])).encode())
-        digest.update(_file_states(record[key] for record in self.records for key in FILE_KEYS if key in record))
+        digest = hashlib.sha256(repr((self.classes, [sorted(record) for record in self.records])).encode())
+        encodings = {id(encoding): encoding for encoding in (record.get("label_encoding") for record in self.records)}
+        for encoding in encodings.values():
+            digest.update(_described(encoding).encode())
+        digest.update(_record_states(self.records))
         return digest.hexdigest()
 
 
@@ -137,44 +144,66 @@ def _search(spec: DatasetSpec, root: Path) -> Listing:
     images, labels = spec.image_pattern(root), spec.label_pattern(root)
     image_files = _files(found, spec, "images", images)
     label_files = _files(found, spec, "label maps", labels) if labels else {}
-    image_files = exclude_label_maps(image_files, label_files)
+    found.num_images = len(image_files)
+    try:
+        image_files = exclude_label_maps(spec.name, image_files, label_files)
+    except UserError as error:
+        found.problems.append(str(error))
+        return found
     found.num_images = len(image_files)
     if image_files:
         found.problems += _misnamed(spec.name, images, set(label_files.values()))
-    image_files = {stem: file for stem, file in image_files.items() if stem not in spec.omitted}
+    image_files = {image_id: file for image_id, file in image_files.items() if image_id not in spec.omitted}
     if labels is None:
-        found.records = [{"file_name": file, "image_id": stem} for stem, file in sorted(image_files.items())]
+        found.records = [{"file_name": file, "image_id": image_id} for image_id, file in sorted(image_files.items())]
         return found
     if not image_files or not label_files:  # reported already, and not once more for each file of the other kind
         return found
-    for stem in sorted(image_files.keys() | label_files.keys() - spec.omitted):
-        if stem not in label_files:
-            expected = labels.glob.replace("*", stem)
-            found.problems.append(f"{image_files[stem]} has no label map {expected} under {labels.folder}.")
-        elif stem not in image_files:
-            expected = images.glob.replace("*", stem)
-            found.problems.append(f"{label_files[stem]} has no image {expected} under {images.folder}.")
+    for image_id in sorted(image_files.keys() | label_files.keys() - spec.omitted):
+        if image_id not in label_files:
+            expected = labels.name_of(image_id)
+            found.problems.append(f"{image_files[image_id]} has no label map {expected} under {labels.folder}.")
+        elif image_id not in image_files:
+            expected = images.name_of(image_id)
+            found.problems.append(f"{label_files[image_id]} has no image {expected} under {images.folder}.")
         else:
-            record = {"file_name": image_files[stem], "sem_seg_file_name": label_files[stem], "image_id": stem}
+            record = {
+                "file_name": image_files[image_id],
+                "sem_seg_file_name": label_files[image_id],
+                "image_id": image_id,
+            }
             found.records.append(record | ({"label_encoding": spec.encoding} if spec.encoding else {}))
     return found
 
 
 def _files(found: Listing, spec: DatasetSpec, kind: str, pattern: FilePattern) -> dict[str, str]:
     try:
-        return files_by_stem(spec.name, kind, pattern)
+        files, problems = find_files(spec.name, kind, pattern)
     except UserError as error:
-        found.problems.append(str(error))
-        return {}
+        files, problems = {}, [str(error)]
+    found.problems += problems
+    return files
 
 
 def _misnamed(name: str, images: FilePattern, label_files: set[str]) -> list[str]:
-    """Return a problem for each image in the folder of the images that does not match their pattern."""
+    """Return a problem for each image in the folders of the images that does not match their pattern."""
     return [
-        f"{path} is an image among the images, but images are called {images.glob} here: move it away."
-        for path in sorted(list_files(name, images.folder))
-        if path.lower().endswith(IMAGE_SUFFIXES) and images.stem(Path(path).name) is None and path not in label_files
+        f"{path} is an image among the images, but images are called {images.names} here: move it away."
+        for path in sorted(list_files(name, images.folder, images.covers))
+        if path.lower().endswith(IMAGE_SUFFIXES)
+        and images.image_id(path) is None
+        and path not in label_files
+        and images.has_beside(path)
     ]
+
+
+def _described(encoding: object) -> str:
+    """Return what identifies an encoding; the representation of a function is another one in each process."""
+    return f"{encoding.__module__}.{encoding.__qualname__}" if isinstance(encoding, FunctionType) else repr(encoding)
+
+
+def _record_states(records: Sequence[Record]) -> bytes:
+    return _file_states(record[key] for record in records for key in FILE_KEYS if key in record)
 
 
 def _file_states(paths: Iterable[str]) -> bytes:

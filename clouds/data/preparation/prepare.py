@@ -9,7 +9,8 @@ from clouds.data.classes import IGNORE_LABEL, short_name
 from clouds.data.datasets.builtin import BUILTIN_DATASETS, DATASET_GROUPS
 from clouds.data.datasets.catalog import dataset_specs, load_dataset, register_datasets
 from clouds.data.datasets.generated import find_generated
-from clouds.data.datasets.spec import DatasetSpec, data_root, write_list
+from clouds.data.datasets.lists import write_list
+from clouds.data.datasets.spec import DatasetSpec, data_root
 from clouds.data.preparation.check import CheckResult, check_dataset
 from clouds.data.preparation.class_statistics import write_class_statistics
 from clouds.data.preparation.converters import SHOWN, convert_folder

@@ -11,6 +11,7 @@ from clouds.data.classes import CITYSCAPES_CLASSES
 from clouds.data.datasets import catalog
 from clouds.data.datasets.builtin import BUILTIN_DATASETS, GTA5_OMITTED
 from clouds.data.datasets.catalog import load_dataset, register, register_datasets
+from clouds.data.datasets.spec import DatasetSpec
 from clouds.errors import UserError
 
 # Image and label map of a pair in the published folder layout of every data set, and the image id.
@@ -208,7 +209,7 @@ def test_missing_and_empty_folders_are_named_with_the_files_they_should_have(nam
     register_datasets(tmp_path)
     rules = next(spec for spec in BUILTIN_DATASETS if spec.name == name)
     image, label = tmp_path / PAIRS[name][0], tmp_path / PAIRS[name][1]
-    (images, image_suffix, _), (labels, label_suffix, _) = rules.patterns(tmp_path)
+    (images, image_names), (labels, label_names) = ((part.folder, part.names) for part in rules.patterns(tmp_path))
 
     def message() -> str:
         with pytest.raises(UserError) as error:
@@ -217,14 +218,14 @@ def test_missing_and_empty_folders_are_named_with_the_files_they_should_have(nam
         assert "datasets/README.md" in str(error.value)
         return str(error.value)
 
-    for what, folder, suffix, file in (
-        ("images", images, image_suffix, image),
-        ("label maps", labels, label_suffix, label),
+    for what, folder, names, file in (
+        ("images", images, image_names, image),
+        ("label maps", labels, label_names, label),
     ):
-        assert f"there is no folder {folder}, where its {what} (*{suffix}) should lie" in message()
+        assert f"there is no folder {folder}, where its {what} ({names}) should lie" in message()
         assert "set DETECTRON2_DATASETS" in message()
         touch(folder / "readme.txt")
-        assert f"no {what} in {folder}, where files *{suffix} should lie" in message()
+        assert f"no {what} in {folder}, where files {names} should lie" in message()
         touch(file)
     assert len(load_dataset(name)) == 1
 
@@ -257,6 +258,21 @@ def test_records_need_ids_of_their_own(ids: tuple[str | None, ...]) -> None:
     register("twins", lambda: [{"file_name": f"{n}/0.png", "image_id": image_id} for n, image_id in enumerate(ids)])
     with pytest.raises(UserError, match=rf"twins: {1 + (None not in ids)} record\(s\) with image_id ('a'|None);"):
         load_dataset("twins")
+
+
+@pytest.mark.parametrize("image_id", [5, b"a", "a" * 1025, "ü" * 513, ("a",), ["a"]])
+def test_ids_that_name_no_output(image_id: object) -> None:
+    register("strange", lambda: [{"file_name": "0.png", "image_id": image_id}])
+    with pytest.raises(UserError, match=r"strange: the image_id .* must be a str of at most 1024 bytes"):
+        load_dataset("strange")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "", ".hidden", "-flag", "a\x00", "a\nb", "a" * 101, "a b"])
+def test_names_that_lead_out_of_a_folder_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"The name of a data set is .*, which must be 1 to 100 letters, digits"):
+        register(name, list)
+    with pytest.raises(ValueError, match=r"name is .*, which must be"):
+        DatasetSpec(name, ("*.png",), ())
 
 
 def test_a_set_without_images_is_an_error() -> None:

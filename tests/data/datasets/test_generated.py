@@ -17,6 +17,11 @@ def test_folders_of_generated_images_are_sets(tmp_path: Path) -> None:
     # Files of older code or of the user: none of them is read.
     (places / "sd_one/train_dict.json").write_text('[{"file_name": "/gone.png"}]')
     touch(places / "sd_one/images/notes.txt", places / "sd_one/labels/im_0_p0_labelTrainIds.png", places / "readme.md")
+    # Left behind by programs: not data.
+    touch(
+        *(places / "sd_one/images" / name for name in ("._im_0_p0.png", ".ipynb_checkpoints/x.png", "__MACOSX/y.jpg"))
+    )
+    touch(places / ".cache/images/im_0.png", places / ".DS_Store")
     touch(places / "two/images/im_5_p0.png")
     register_datasets(tmp_path)
     assert DatasetCatalog.get("sd_one") == [

@@ -1,0 +1,38 @@
+"""Listing folders. Hidden files are not data, wherever files are listed."""
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from clouds.utils.images import IMAGE_SUFFIXES
+
+_LITTER = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is one that programs leave behind and not data.
+
+    These are names that begin with a dot (`.DS_Store`, `._a.png` of macOS, `.ipynb_checkpoints`), and `Thumbs.db`,
+    `desktop.ini` and `__MACOSX`.
+    """
+    return name[:1] == "." or name.lower() in _LITTER
+
+
+def walk_files(folder: str | Path) -> Iterator[Path]:
+    """Yield the visible files in a folder and its sub-folders, in any order; links to folders are not followed."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = [inner for inner in folders if not is_hidden(inner)]
+        yield from (Path(where, file) for file in files if not is_hidden(file))
+
+
+def image_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """Return the visible images in a folder and its sub-folders.
+
+    Args:
+        folder: folder to search. If there is none, the list is empty.
+        suffixes: endings of the images, in lower case; those of the files may be in any case.
+
+    Returns:
+        Paths in sorted order.
+    """
+    return sorted(file for file in walk_files(folder) if file.suffix.lower() in suffixes)
