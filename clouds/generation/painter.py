@@ -3,7 +3,6 @@
 import importlib.metadata
 import inspect
 import logging
-import os
 import resource
 import sys
 from collections.abc import Sequence
@@ -21,9 +20,11 @@ from safetensors import SafetensorError
 
 from clouds.errors import UserError, check_name
 from clouds.generation.device import DTYPES
+from clouds.generation.hub import advice, is_out_of_memory
 from clouds.generation.prompts import truncated_text
 from clouds.generation.settings import PaintingSettings
 from clouds.utils.hashing import model_digest
+from clouds.utils.json_files import read_json
 from clouds.utils.yaml_files import parse_yaml
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {}),
 }
 """Name on the command line -> class in diffusers, and settings that replace the model's own."""
+MAX_SIDE = 16384
+"""Largest height and width of an image, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,15 @@ class Painter:
         self.compile = compile
         self.pipeline = _load(settings)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.pipeline.to(device)
+        try:
+            self.pipeline.to(device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"{device} has not enough memory for {settings.model}; use another --device, a smaller --dtype, or a "
+                "smaller model."
+            ) from error
         self._arguments = self._call_arguments()
         # Decodes one image after the other: as fast, and the peak memory of a batch is then that of its denoising.
         if hasattr(getattr(self.pipeline, "vae", None), "enable_slicing"):
@@ -111,7 +122,9 @@ class Painter:
             arguments["negative_prompt"] = [self.settings.negative_prompt] * len(prompts)
         try:
             output = self.pipeline(prompt=prompts, generator=generators, output_type="np", **arguments)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise UserError(
                 f"{self.device} has not enough memory for {len(prompts)} images at once; lower --batch-size"
                 + ("." if len(prompts) > 1 else ", --height and --width, or use another --dtype.")
@@ -199,8 +212,10 @@ class Painter:
             raise UserError(f"{name} ({settings.model}) does not support --negative-prompt; leave it out.")
         factor = getattr(self.pipeline, "vae_scale_factor", 8)
         for flag, value in (("--height", settings.height), ("--width", settings.width)):
-            if value is not None and (value <= 0 or value % factor):
-                raise UserError(f"{flag} is {value}; for {name} it must be a multiple of {factor} pixels.")
+            if value is not None and (not 0 < value <= MAX_SIDE or value % factor):
+                raise UserError(
+                    f"{flag} is {value}; for {name} it must be a multiple of {factor} pixels, at most {MAX_SIDE}."
+                )
         arguments = {
             "num_inference_steps": settings.steps,
             "guidance_scale": settings.guidance,
@@ -220,18 +235,18 @@ def _load(settings: PaintingSettings) -> Any:
         raise UserError(
             f"--model {settings.model} is a folder without model_index.json; name the folder of a diffusers pipeline."
         )
+    if local.is_dir():
+        read_json(local / "model_index.json", dict, "copy or download the folder again")
     try:
         pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(
             str(local) if local.is_dir() else settings.model, revision=settings.revision, dtype=DTYPES[settings.dtype]
         )
     # Raised by the hub's client, diffusers and safetensors for a model that does not exist or cannot be read.
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        where = "" if local.is_dir() else f" at revision {settings.revision}" if settings.revision else ""
-        offline = " (HF_HUB_OFFLINE is set: only models in the cache are found)" if _offline() else ""
-        hint = "check its files" if local.is_dir() else f"name a local folder or a model of the hub{offline}"
-        reason = " ".join(str(error).split())[:300]
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError, MemoryError) as error:
+        where = f" at revision {settings.revision}" if settings.revision and not local.is_dir() else ""
         raise UserError(
-            f"The text-to-image model {settings.model!r}{where} cannot be loaded; {hint}. ({reason})"
+            f"The text-to-image model {settings.model!r}{where} cannot be loaded: "
+            f"{advice(error, settings.model, settings.revision)}."
         ) from error
     if settings.scheduler != "default":
         _set_scheduler(pipeline, settings)
@@ -248,7 +263,10 @@ def _set_scheduler(pipeline: Any, settings: PaintingSettings) -> None:
             f"{settings.model} comes with {own}, which --scheduler {settings.scheduler} cannot replace; use default."
         )
     pipeline.scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config, **options)
-
-
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "yes", "true")
+    try:
+        pipeline.scheduler.set_timesteps(settings.steps)
+    except (ValueError, IndexError, ZeroDivisionError) as error:  # more or fewer steps than the scheduler can make
+        raise UserError(
+            f"--steps {settings.steps} does not fit --scheduler {settings.scheduler} of {settings.model}: use another "
+            "number of steps, 50 or fewer for lcm."
+        ) from error

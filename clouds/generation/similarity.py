@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from clouds.errors import UserError
+from clouds.generation.hub import advice
 
 
 class ClipSimilarity:
@@ -37,10 +38,9 @@ class ClipSimilarity:
             self._tokenizer: Any = open_clip.get_tokenizer(name)
         # Raised by open_clip and the hub's client for unknown names and for files and folders without a model.
         except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())[:300]
             raise UserError(
-                f"The gate's CLIP {model!r} with weights {weights!r} cannot be loaded ({reason}); check --clip and "
-                "--clip-weights, or leave out --min-similarity."
+                f"The gate's CLIP {model!r} with weights {weights!r} cannot be loaded: {advice(error, model)}; or "
+                "leave out --min-similarity."
             ) from error
         self._model.eval().requires_grad_(False)
         self._device = device

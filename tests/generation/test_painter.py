@@ -123,7 +123,7 @@ def test_a_model_of_the_hub(stable_diffusion: Path, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model": "no/such_model"}, "'no/such_model' cannot be loaded; name a local folder or a model of the hub"),
+        ({"model": "no/such_model"}, "'no/such_model' cannot be loaded: name a local folder or a model of the hub"),
         ({"scheduler": "eular"}, "--scheduler names 'eular'.*euler"),
         ({"height": 33}, r"--height is 33; for StableDiffusionPipeline it must be a multiple of 4 pixels"),
     ],
@@ -139,7 +139,7 @@ def test_folders_that_hold_something_else(stable_diffusion: Path, tmp_path: Path
     broken = Path(shutil.copytree(stable_diffusion, tmp_path / "broken"))
     weights = next((broken / "unet").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match="cannot be loaded; check its files"):
+    with pytest.raises(UserError, match="cannot be loaded: check its files"):
         painter(broken)
 
 
