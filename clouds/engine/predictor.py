@@ -1,7 +1,8 @@
 """Prediction with a trained network: from image files to label maps."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from clouds.engine.setup import config_with_dataset, resolve_device, start_log
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.evaluation.sem_seg import predicted_labels
+from clouds.utils.failures import raise_failures
 from clouds.utils.images import read_image
 from clouds.visualization.palette import overlay
 
@@ -86,6 +88,15 @@ def predict_each(
     return unreadable
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Report a failure to write to `path`, such as a full disk or missing permissions, as a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Cannot write {path} (--output): {error.strerror or error}.") from error
+
+
 def write_predictions(
     jobs: Mapping[Path, Path],
     cfg: CfgNode,
@@ -114,12 +125,12 @@ def write_predictions(
     predict = Predictor(cfg)
 
     def write(source: Path, target: Path, labels: npt.NDArray[np.uint8]) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(labels).save(f"{target}_labels.png")
         colored = overlay(np.asarray(read_image(str(source))), labels, predict.colors)
-        Image.fromarray(colored).save(f"{target}_overlay.jpg", quality=90)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(labels).save(f"{target}_labels.png")
+            Image.fromarray(colored).save(f"{target}_overlay.jpg", quality=90)
 
     unreadable = predict_each(predict, jobs.items(), write)
-    if unreadable:
-        raise UserError(f"{len(unreadable)} of {len(jobs)} images failed, the others are done; first: {unreadable[0]}")
+    raise_failures(unreadable, f"{len(unreadable)} of {len(jobs)} images failed, the others are done", logger)
     logger.info(f"{len(jobs)} images labelled")

@@ -1,8 +1,7 @@
 """Submissions to the test servers of Cityscapes and ACDC: predictions of a whole split and the checked zip file."""
 
-import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ from clouds.d2 import CfgNode
 from clouds.data.classes import CITYSCAPES_CLASSES, short_name
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.datasets.spec import data_root
-from clouds.engine.predictor import Predictor, predict_each
+from clouds.engine.predictor import Predictor, predict_each, writing
 from clouds.engine.setup import resolve_device, start_log
 from clouds.errors import UserError
 from clouds.evaluation.submission import BENCHMARKS, find_images, is_whole, keep_origin, write_archive, write_labels
 from clouds.utils.downloads import local_file
+from clouds.utils.failures import raise_failures
 from clouds.utils.hashing import file_sha256
 
 logger = logging.getLogger(__name__)
@@ -49,14 +49,14 @@ def make_submission(cfg: CfgNode, benchmark: str, split: str, output: Path) -> N
     folder, archive = output / name, output / f"{name}.zip"
     register_datasets(modules=cfg.DATASETS.MODULES, custom=cfg.DATASETS.CUSTOM)
     settings = origin(cfg)
-    with _writing(output):
+    with writing(output):
         output.mkdir(parents=True, exist_ok=True)
         keep_origin(output / f"{name}.json", settings, folder)
         folder.mkdir(exist_ok=True)
     missing = {file: image for file, image in images.items() if not is_whole(folder / file, image, server.ids)}
     if missing:
         _predict(cfg, missing, folder, server.ids)
-    with _writing(archive):
+    with writing(archive):
         size = write_archive(archive, server, folder, images)
     logger.info(
         f"{archive} is complete and checked: {len(images)} predictions, {len(missing)} of them new, {size / 1e6:.1f} MB"
@@ -104,28 +104,19 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
     return found
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Report a failure to write, such as a full disk or missing permissions, as a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"Cannot write {path} (--output): {error.strerror or error}.") from error
-
-
 def _predict(cfg: CfgNode, missing: dict[str, Path], folder: Path, ids: tuple[int, ...]) -> None:
     """Write the missing predictions; images that cannot be read are reported at the end."""
     resolve_device(cfg)
     cfg.freeze()
 
     def write(source: Path, target: Path, labels: npt.NDArray[np.uint8]) -> None:
-        with _writing(target):
+        with writing(target):
             write_labels(target, labels, ids)
 
     jobs = [(image, folder / file) for file, image in missing.items()]
     unreadable = predict_each(Predictor(cfg), jobs, write)
-    if unreadable:
-        raise UserError(
-            f"{len(unreadable)} of {len(missing)} images failed, the others are labelled; mend them and give the same "
-            f"command again, which then makes the zip; first: {unreadable[0]}"
-        )
+    summary = (
+        f"{len(unreadable)} of {len(missing)} images failed, the others are labelled; mend them and give the same "
+        "command again, which then makes the zip"
+    )
+    raise_failures(unreadable, summary, logger)

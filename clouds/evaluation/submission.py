@@ -14,6 +14,7 @@ Requirements of the servers, and how reliable this information is:
 
 import io
 import json
+import logging
 import re
 import zipfile
 from collections import Counter
@@ -31,7 +32,10 @@ from clouds.data.classes import CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
 from clouds.data.datasets.spec import DatasetSpec
 from clouds.errors import UserError
 from clouds.utils.atomic import atomic_file, write_atomically
-from clouds.utils.images import DECODE_ERRORS, image_size, is_truncated_png
+from clouds.utils.failures import raise_failures
+from clouds.utils.images import DECODE_ERRORS, image_size, is_truncated_png, pillow_errors
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,21 +125,23 @@ def find_images(benchmark: Benchmark, split: str, root: Path) -> dict[str, Path]
             the test split is incomplete.
     """
     found: dict[str, Path] = {}
+    faults = []
     for spec in benchmark.specs(split):
         for record in spec.load(root):
             stem, path = record["image_id"], Path(record["file_name"])
             if not benchmark.stem.fullmatch(stem):
-                raise UserError(
+                faults.append(
                     f"{path} is not named like an image of {benchmark.title}, so the server would not find "
                     "its prediction: restore its name, or move it out of the folder."
                 )
             name = f"{stem}{benchmark.ending}"
             if name in found:
-                raise UserError(
+                faults.append(
                     f"{path} and {found[name]} have the same name, but the server takes one prediction: "
                     "remove one of them."
                 )
             found[name] = path
+    raise_failures(faults, f"{len(faults)} of the images in the {split} split cannot be submitted", logger)
     if split == "test" and len(found) != benchmark.test_images:
         raise UserError(
             f"The test split of {benchmark.title} has {benchmark.test_images} images, but {len(found)} were found "
@@ -209,7 +215,7 @@ def fault_of(content: bytes, size: tuple[int, int], ids: tuple[int, ...]) -> str
         The first fault, as the end of a sentence about the file; None if there is no fault.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with pillow_errors(), Image.open(io.BytesIO(content)) as image:
             kind, mode, labels = image.format, image.mode, np.asarray(image)
     except DECODE_ERRORS as error:
         return f"is damaged ({error})"

@@ -108,7 +108,7 @@ def open_image(path: str, kind: str) -> Iterator[ImageFile.ImageFile]:
     with explain_read_errors(path, kind):
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  (a Path costs more); reading a pipe would wait
             raise UserError(f"The {kind} {path} is not a file but a folder, pipe or device: move it away.")
-        with _odd_errors():
+        with pillow_errors():
             file = Image.open(path)
         with file:
             if file.format not in FORMATS:
@@ -121,7 +121,7 @@ def open_image(path: str, kind: str) -> Iterator[ImageFile.ImageFile]:
                     f"The {kind} {path} is a camera raw file, or a TIFF of several images: save one image as PNG."
                 )
             # A second image in a JPEG (MPO) is a preview or the other eye's view.
-            with _odd_errors():
+            with pillow_errors():
                 frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
             if frames > 1:
                 raise UserError(f"The {kind} {path} has {frames} frames or pages: save each one as a file of its own.")
@@ -145,7 +145,7 @@ def load_upright(file: ImageFile.ImageFile) -> int:
     Returns:
         Its EXIF orientation, 1 to 8; 1 is upright. Pillow has turned a TIFF already.
     """
-    with _odd_errors():
+    with pillow_errors():
         turned = _orientation(file) if file.format == "TIFF" else 1
         file.load()
         return turned if turned != 1 else _orientation(file)
@@ -159,7 +159,7 @@ def header_orientation(file: ImageFile.ImageFile) -> int:
     # Without this test Pillow would decode a PNG to find EXIF data that are not there.
     if file.format == "PNG" and not _PNG_EXIF & file.info.keys():
         return 1
-    with _odd_errors():
+    with pillow_errors():
         return _orientation(file)
 
 
@@ -169,7 +169,7 @@ def _orientation(file: Image.Image) -> int:
 
 
 @contextlib.contextmanager
-def _odd_errors() -> Iterator[None]:
+def pillow_errors() -> Iterator[None]:
     """Turn further exceptions of Pillow on damaged files, which elsewhere would be defects, into an `OSError`."""
     try:
         yield

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from clouds.commands import predict, train
+from clouds.engine import predictor
 from clouds.engine.setup import code_version
 from tests.engine.conftest import CLASSES, COLORS
 
@@ -80,7 +81,11 @@ def scores(folder: Path) -> list[float]:
 
 
 def test_train_evaluate_predict(
-    config: Callable[..., str], tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Callable[..., str],
+    tiny_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file, run, weights = config(), tmp_path / "run", str(tmp_path / "run" / "model_final.pth")
     assert train.main(["--config-file", file, "OUTPUT_DIR", str(run)]) == 0
@@ -122,11 +127,17 @@ def test_train_evaluate_predict(
 
     # The good images are labelled, and the broken one is reported.
     (source / "broken.png").write_bytes(b"not an image")
+    (source / "empty.png").touch()
     (output / "alpha_labels.png").unlink()
+    logged: list[str] = []
+    monkeypatch.setattr(predictor.logger, "error", lambda form, *values: logged.append(form % values))
     assert predict.main(words) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: 1 of 3 images failed, the others are done; first: ")
-    assert "broken.png" in error
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith("error: 2 of 4 images failed, the others are done; first: The image ")
+    assert "broken.png is a text file that begins with 'not an image'" in err.splitlines()[-1]
+    assert [line.partition(".png is ")[0] for line in logged] == [
+        f"The image {source}/{n}" for n in ("broken", "empty")
+    ]
     assert (output / "alpha_labels.png").exists()
 
     # The same weights for another network.

@@ -22,9 +22,6 @@ from clouds.utils.processes import parallel_map
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 20
-"""Number of problems that are listed."""
-
 _NUM_CLASSES = len(CITYSCAPES_CLASSES)
 # Rows unfiltered, where OpenCV has the option: label maps get smaller by it and are read in half the time.
 _PNG = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE] if hasattr(cv2, "IMWRITE_PNG_FILTER") else []
@@ -99,14 +96,11 @@ def convert_folder(
         out_dir,
     )
     if done.problems:
-        problems = list(done.problems.values())
-        for problem in problems[:SHOWN]:
+        for problem in done.problems.values():
             logger.error("%s", problem)
-        if len(problems) > SHOWN:
-            logger.error("... and %d more.", len(problems) - SHOWN)
         raise UserError(
-            f"{len(problems)} of {len(files)} label files of {form.name} could not be converted; repair them and run "
-            "the same command again, which converts only what is missing."
+            f"{len(done.problems)} of {len(files)} label files of {form.name} could not be converted; repair them and "
+            "run the same command again, which converts only what is missing."
         )
     return done
 

@@ -13,11 +13,13 @@ from clouds.data.datasets.lists import write_list
 from clouds.data.datasets.spec import DatasetSpec, data_root
 from clouds.data.preparation.check import CheckResult, check_dataset
 from clouds.data.preparation.class_statistics import write_class_statistics
-from clouds.data.preparation.converters import SHOWN, convert_folder
+from clouds.data.preparation.converters import convert_folder
 from clouds.data.preparation.listing import DatasetFiles, DescribedFiles, RegisteredFiles
 from clouds.errors import UserError, check_name
 
 logger = logging.getLogger(__name__)
+
+_SHOWN = 20  # problems of a data set that are logged by default
 
 
 def prepare(
@@ -189,10 +191,10 @@ def _write_statistics(spec: DatasetSpec, root: Path, result: CheckResult) -> Non
 
 def _log_problems(result: CheckResult, *, show_all: bool) -> None:
     """Log each problem in a line."""
-    for problem in result.problems[: None if show_all else SHOWN]:
+    for problem in result.problems[: None if show_all else _SHOWN]:
         logger.error("%s", problem)
-    if len(result.problems) > SHOWN and not show_all:
-        more = len(result.problems) - SHOWN
+    if len(result.problems) > _SHOWN and not show_all:
+        more = len(result.problems) - _SHOWN
         logger.error("... and %d more of %s; --all-problems shows them.", more, result.name)
 
 
