@@ -1,6 +1,7 @@
 """The command ``tools/predict.py``: predict the label maps of images."""
 
 import argparse
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ INPUT is an image or a folder, which is searched with its sub-folders. For each 
 sub-folder of DIR: NAME_labels.png (8-bit train ids) and NAME_overlay.jpg (the image with the colors of its classes).
 """
 
+_MAX_NAME = 255 - len("_overlay.jpg")  # bytes; file systems allow 255
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")
 
@@ -103,7 +105,8 @@ def plan(inputs: Sequence[Path], output: Path) -> dict[Path, Path]:
         Path of each image, in sorted order, mapped to the path of its results without their endings.
 
     Raises:
-        UserError: an input does not exist, there is no image, or two images would share their results.
+        UserError: an input does not exist, there is no image, two images would share their results, or the name of an
+            image is too long for them.
     """
     found: dict[Path, Path] = {}
     for entry in inputs:
@@ -125,4 +128,7 @@ def plan(inputs: Sequence[Path], output: Path) -> dict[Path, Path]:
     twice = [str(name) for name, count in Counter(names.values()).items() if count > 1]
     if twice:
         raise UserError(f"Two inputs are called {twice[0]}: label their folders one at a time, each with its --output.")
+    long = [source for source, name in names.items() if len(os.fsencode(name.name)) > _MAX_NAME]
+    if long:
+        raise UserError(f"The name of {long[0]} is too long for its results: give it at most {_MAX_NAME} bytes.")
     return {source: output / name for source, name in names.items()}

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from clouds.engine.metrics import newest_iteration, read_scores
 from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically
+from clouds.utils.folders import image_files
 from clouds.utils.hashing import model_digest
 from clouds.utils.json_files import parse_json
 
@@ -102,7 +103,7 @@ class Job:
             return self.steps
         images = self.folder / "images"
         done = newest_iteration(self.folder / "metrics.json")
-        return min(self.steps, done or (len(list(images.glob("*.png"))) if images.is_dir() else 0))
+        return min(self.steps, done or len(image_files(images)))
 
     @property
     def _owns_folder(self) -> bool:

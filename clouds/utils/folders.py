@@ -3,7 +3,9 @@
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import NoReturn
 
+from clouds.errors import UserError
 from clouds.utils.images import IMAGE_SUFFIXES
 
 _LITTER = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
@@ -18,9 +20,18 @@ def is_hidden(name: str) -> bool:
     return name[:1] == "." or name.lower() in _LITTER
 
 
-def walk_files(folder: str | Path) -> Iterator[Path]:
-    """Yield the visible files in a folder and its sub-folders, in any order; links to folders are not followed."""
-    for where, folders, files in os.walk(folder):
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield the visible files in a folder and its sub-folders, in any order; links to folders are not followed.
+
+    Args:
+        folder: folder to search. If there is none, nothing is yielded.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    if not folder.is_dir():
+        return
+    for where, folders, files in os.walk(folder, onerror=_raise_unlisted):
         folders[:] = [inner for inner in folders if not is_hidden(inner)]
         yield from (Path(where, file) for file in files if not is_hidden(file))
 
@@ -34,5 +45,12 @@ def image_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> lis
 
     Returns:
         Paths in sorted order.
+
+    Raises:
+        UserError: a folder cannot be listed.
     """
     return sorted(file for file in walk_files(folder) if file.suffix.lower() in suffixes)
+
+
+def _raise_unlisted(error: OSError) -> NoReturn:
+    raise UserError(f"The folder {error.filename} cannot be listed ({error.strerror}): see its permissions.")

@@ -1,10 +1,12 @@
 """Hidden files are not data, wherever folders are listed."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from clouds.commands.predict import plan
+from clouds.errors import UserError
 from clouds.generation.statistics import report
 from clouds.utils.folders import image_files, is_hidden
 from clouds.utils.hashing import model_digest
@@ -36,6 +38,23 @@ def test_images_of_a_folder(folder: Path) -> None:
     assert image_files(folder) == [folder / "a.jpg", folder / "b/1.PNG"]
     assert image_files(folder, (".jpg",)) == [folder / "a.jpg"]
     assert image_files(folder / "none") == []
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(path: str) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"The folder .*/images cannot be listed \(Permission denied\)"):
+        image_files(folder)
+
+
+def test_predict_names_images_whose_results_would_have_no_name(tmp_path: Path) -> None:
+    for length in (243, 244):
+        save(tmp_path / str(length) / f"{'x' * length}.jpg", smooth_image(0))
+    assert len(plan([tmp_path / "243"], tmp_path / "out")) == 1
+    with pytest.raises(UserError, match="is too long for its results: give it at most 243 bytes"):
+        plan([tmp_path / "244"], tmp_path / "out")
 
 
 def test_predict_leaves_hidden_files_out(folder: Path, tmp_path: Path) -> None:

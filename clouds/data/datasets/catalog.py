@@ -48,7 +48,8 @@ def register_datasets(root: Path | None = None, modules: Sequence[str] = (), cus
         custom: paths of YAML files that describe data sets, see `clouds.data.datasets.custom`.
 
     Raises:
-        UserError: a module does not exist or has no function `register`, or a YAML file is invalid.
+        UserError: a module does not exist or has no function `register`, or a YAML file is invalid or describes a data
+            set whose name is taken.
     """
     root = Path(root or data_root()).expanduser().absolute()
     specs = dataset_specs(custom)
@@ -57,6 +58,8 @@ def register_datasets(root: Path | None = None, modules: Sequence[str] = (), cus
     for name, members in DATASET_GROUPS.items():
         register(name, functools.partial(_load_group, [spec for spec in specs if spec.name in members], root))
     for name, folders in find_generated(root).items():
+        if any(spec.name == name for spec in specs):
+            raise UserError(f"A YAML file describes the data set {name}, but {folders[0]} has this name; rename one.")
         # Not checked: the name is that of a folder, so it cannot lead out of one.
         _register(name, functools.partial(list_generated, name, folders), CITYSCAPES_CLASSES, CITYSCAPES_COLORS)
     for module in modules:

@@ -152,7 +152,7 @@ class _Parser:
             return kind
         if kind != "ids":
             raise self._error("it has a channel, which only encoding: ids needs")
-        if channel not in CHANNELS:
+        if not isinstance(channel, str) or channel not in CHANNELS:
             raise self._error(f"its channel is {channel!r}, which must be one of {', '.join(CHANNELS)}")
         return CHANNELS[channel]
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clouds.d2 import CfgNode, MetadataCatalog
 from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
@@ -16,7 +18,7 @@ from clouds.data.loading.mappers import TestMapper, TrainMapper
 from clouds.data.preparation.check import check_dataset
 from clouds.data.preparation.listing import DescribedFiles
 from clouds.errors import UserError
-from tests.data.conftest import label_map, save, smooth_image
+from tests.data.conftest import label_map, save, smooth_image, write_generated
 from tests.data.official import palette_png
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "configs/datasets"
@@ -227,6 +229,60 @@ def test_a_missing_file_and_a_name_that_is_taken(tmp_path: Path) -> None:
     content = {**GARDEN, "name": "cityscapes", "splits": {"val": GARDEN["splits"]["val"]}}
     with pytest.raises(UserError, match="describes the data set cityscapes_val, but there is one already"):
         register_datasets(tmp_path, custom=[str(write(tmp_path, content))])
+
+
+def test_the_folder_of_a_generated_set_has_the_name_of_a_split(tmp_path: Path) -> None:
+    write_generated(tmp_path, 1, "sd_mine")
+    path = write(tmp_path, {**GARDEN, "name": "sd", "splits": {"mine": GARDEN["splits"]["val"]}})
+    with pytest.raises(
+        UserError, match=r"describes the data set sd_mine, but .*/stable_diffusion/sd_mine has this name"
+    ):
+        register_datasets(tmp_path, custom=[str(path)])
+
+
+def test_a_split_is_known_by_its_whole_name(tmp_path: Path) -> None:
+    splits = {"not_train": GARDEN["splits"]["test"], "pre_val": GARDEN["splits"]["val"]}
+    settings = dataset_settings(write(tmp_path, {**GARDEN, "splits": splits}))
+    assert "DATASETS.TRAIN" not in settings and "DATASETS.TEST" not in settings
+
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 300)
+    | st.floats()
+    | st.sampled_from(
+        [
+            "cityscapes",
+            "road",
+            "red",
+            "ids",
+            "colors",
+            "train_ids",
+            "ignore",
+            "*.png",
+            "a/*.{png,jpg}",
+            "..",
+            "",
+            "\x00",
+        ]
+    )
+)
+keys = st.sampled_from(["name", "color", "values", "images", "labels", "list", "train", "road", "../x"])
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3))
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys((*GARDEN, "folder", "channel", "rest", "values"), values)))
+def test_any_content_is_read_or_one_sentence(tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any]) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    for content in (changes, GARDEN | changes, {**GARDEN, **dict([*changes.items()][:1])}):
+        path.write_text(yaml.safe_dump(content))
+        try:
+            specs = read_custom(path)
+        except UserError:
+            continue
+        assert all(spec.list_file(Path("/data")).parent == Path("/data/lists") for spec in specs)
+        assert all(spec.statistics_folder(Path("/data")).parent == Path("/data/statistics") for spec in specs)
 
 
 def test_more_classes_than_the_network_has(tmp_path: Path, cfg: CfgNode) -> None:
