@@ -7,6 +7,7 @@ with the first one any more; they stay silent and wait until the process that st
 import argparse
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,17 +18,19 @@ from typing import Any
 
 import torch
 from torch import distributed
+from torch.distributed import DistNetworkError, DistStoreError
 from torch.distributed.rendezvous import rendezvous
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from clouds import d2
 from clouds.d2 import comm
+from clouds.engine.launch_checks import TORCHRUN, check_flags, check_torchrun, refuse_part_of_torchrun
 from clouds.errors import UserError
 
 Work = Callable[..., None]
 
-TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
 TIMEOUT = timedelta(minutes=30)  # maximum wait of a process for the others
+JOINING = timedelta(minutes=5)  # maximum wait for the others at the start, under torchrun
 PATIENCE = 60.0  # seconds after which a process that waits to be ended exits by itself
 USER_ERROR = 2  # exit code
 
@@ -51,18 +54,23 @@ def launch(work: Work, flags: argparse.Namespace, device: str, args: tuple[Any, 
         args: picklable arguments of `work`.
 
     Raises:
-        UserError: flags, environment and machine contradict each other; or ``work`` raised it in the first process to
-            fail. Under torchrun it is raised in that process only.
+        UserError: flags, environment and machine contradict each other; the processes cannot connect; or ``work``
+            raised it in the first process to fail. Under torchrun it is raised in that process only.
     """
+    check_flags(flags)
     processes = flags.num_gpus * flags.num_machines
     if os.environ.keys() >= TORCHRUN:
+        check_torchrun(os.environ)
         if processes != 1:
             raise UserError(
                 f"torchrun has started {os.environ['WORLD_SIZE']} process(es), but --num-gpus and --num-machines ask "
                 f"for {processes}: leave these two out under torchrun."
             )
         _join_torchrun(work, device, args)
-    elif processes > 1:
+        return
+    if flags.num_machines == 1:  # with several machines, some schedulers set these variables for each machine
+        refuse_part_of_torchrun(os.environ)
+    if processes > 1:
         _start(work, flags, device, args)
     else:
         work(*args)
@@ -86,28 +94,31 @@ def _join_torchrun(work: Work, device: str, args: tuple[Any, ...]) -> None:
     on_gpu = _on_gpu(device, processes_here)
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    store, rank, _ = next(rendezvous("env://", int(os.environ["RANK"]), world_size))
     backend = "nccl" if on_gpu else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    try:
+        store, rank, _ = next(rendezvous("env://", int(os.environ["RANK"]), world_size, timeout=JOINING))
+        store.set_timeout(TIMEOUT)
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    except (DistNetworkError, DistStoreError) as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(_no_connection(f"{address} (MASTER_ADDR, MASTER_PORT)", str(error))) from error
     comm.create_local_process_group(processes_here)
     _one_of_several(distributed.PrefixStore("clouds", store), work, args)
 
 
 def _start(work: Work, flags: argparse.Namespace, device: str, args: tuple[Any, ...]) -> None:
-    if flags.num_machines > 1 and flags.dist_url == "auto":
-        raise UserError(
-            "--num-machines needs --dist-url tcp://HOST:PORT, with the address and a free port of machine 0."
-        )
     on_gpu = _on_gpu(device, flags.num_gpus)
     with tempfile.TemporaryDirectory(prefix="clouds-") as folder, _gpus_hidden(not on_gpu), _torch_quiet():
         report_file = str(Path(folder) / "report")
+        # On one machine the processes meet in a file: another program cannot take it, as it can a free port.
+        dist_url = (Path(folder) / "meeting").as_uri() if flags.dist_url == "auto" else flags.dist_url
         try:
             d2.launch(
                 _started,
                 flags.num_gpus,
                 num_machines=flags.num_machines,
                 machine_rank=flags.machine_rank,
-                dist_url=flags.dist_url,
+                dist_url=dist_url,
                 args=(report_file, work, args),
             )
         except ProcessExitedException as error:
@@ -115,6 +126,11 @@ def _start(work: Work, flags: argparse.Namespace, device: str, args: tuple[Any, 
             if error.exit_code == USER_ERROR and failure.check([_FAILURE]):
                 raise UserError(failure.get(_FAILURE).decode().partition("\n")[2]) from None
             raise
+        except ProcessRaisedException as error:
+            problem = re.search(r"^torch\.distributed\.Dist(?:Network|Store)Error: (.*)", str(error), re.MULTILINE)
+            if not problem or distributed.FileStore(report_file, -1).check([_FAILURE]):
+                raise
+            raise UserError(_no_connection(f"{flags.dist_url} (--dist-url)", problem[1])) from None
 
 
 def _started(report_file: str, work: Work, args: tuple[Any, ...]) -> None:
@@ -133,6 +149,7 @@ def _one_of_several(report: distributed.Store, work: Work, args: tuple[Any, ...]
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
     try:
         work(*args)
+        comm.synchronize()  # a process that leaves early closes connections that another one still reads from
     except Exception as error:
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         own = f"{comm.get_rank()}\n{said}"
@@ -145,6 +162,11 @@ def _one_of_several(report: distributed.Store, work: Work, args: tuple[Any, ...]
         time.sleep(PATIENCE)
         raise SystemExit(USER_ERROR) from None
     distributed.destroy_process_group()
+
+
+def _no_connection(address: str, problem: str) -> str:
+    reason = problem.partition("\n")[0].rstrip(".")
+    return f"The processes cannot meet at {address}; use the address and a free port of the first machine: {reason}."
 
 
 def _on_gpu(device: str, processes: int) -> bool:

@@ -351,8 +351,10 @@ def test_what_cannot_be_started(
 def test_torchrun_and_num_gpus_contradict_each_other(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for variable in launching.TORCHRUN:
-        monkeypatch.setenv(variable, "4")
+    for variable, value in {**dict.fromkeys(launching.TORCHRUN, "4"), "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     assert train_command.main(["--config-file", str(folder / "c.yaml"), "--num-gpus", "2"]) == 2
     assert capsys.readouterr().err == (
         "error: torchrun has started 4 process(es), but --num-gpus and --num-machines ask for 2: leave these two out "
@@ -362,7 +364,7 @@ def test_torchrun_and_num_gpus_contradict_each_other(
 
 def test_one_process_under_torchrun_is_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in launching.TORCHRUN:
-        monkeypatch.setenv(variable, "1")
+        monkeypatch.setenv(variable, "0" if variable.endswith("RANK") else "1")
     called = []
     launch(called.append, flags(), "cpu", ("here",))
     assert called == ["here"]

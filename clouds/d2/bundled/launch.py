@@ -1,8 +1,9 @@
 """Start of the processes of a run."""
 
-import socket
+import tempfile
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,8 +32,8 @@ def launch(
         num_gpus_per_machine: number of processes on each machine.
         num_machines: number of machines.
         machine_rank: rank of this machine, from 0.
-        dist_url: address at which the processes connect, such as "tcp://host:port"; "auto" (one machine only) picks a
-            free port.
+        dist_url: address at which the processes connect, such as "tcp://host:port"; "auto" (one machine only) is a
+            temporary file, which no other program can take in the meantime, as it can a free port.
         args: positional arguments of `main_func`.
     """
     world_size = num_machines * num_gpus_per_machine
@@ -41,19 +42,14 @@ def launch(
         return
     if dist_url == "auto":
         assert num_machines == 1, "dist_url 'auto' is for one machine: give tcp://host:port of machine 0"
-        dist_url = f"tcp://127.0.0.1:{_free_port()}"
-    mp.start_processes(
-        _worker,
-        nprocs=num_gpus_per_machine,
-        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args),
-        daemon=False,
-    )
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.bind(("", 0))  # 0: the system chooses a free port
-        return int(sock.getsockname()[1])
+    with tempfile.TemporaryDirectory(prefix="clouds-") as folder:
+        url = Path(folder, "meeting").as_uri() if dist_url == "auto" else dist_url
+        mp.start_processes(
+            _worker,
+            nprocs=num_gpus_per_machine,
+            args=(main_func, world_size, num_gpus_per_machine, machine_rank, url, args),
+            daemon=False,
+        )
 
 
 def _worker(
