@@ -34,6 +34,7 @@ from clouds.errors import UserError
 from clouds.utils.atomic import atomic_file, write_atomically
 from clouds.utils.failures import raise_failures
 from clouds.utils.images import DECODE_ERRORS, image_size, is_truncated_png, pillow_errors
+from clouds.utils.json_files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def keep_origin(note: Path, origin: Mapping[str, Any], folder: Path) -> None:
         return
     expected = json.loads(text)  # tuples become lists
     try:
-        recorded = dict(json.loads(note.read_text(encoding="utf-8")))
+        recorded = dict(parse_json(note.read_bytes()))
     except (OSError, ValueError, TypeError):
         reason = "cannot be read"
     else:

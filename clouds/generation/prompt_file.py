@@ -15,8 +15,10 @@ from tqdm import tqdm
 from clouds.errors import UserError
 from clouds.generation.chat import ChatModel
 from clouds.generation.settings import ChatSettings
-from clouds.generation.writing import INSTRUCTION, Turn, write_prompts
-from clouds.utils.atomic import write_atomically
+from clouds.generation.writing import INSTRUCTION, write_prompts
+from clouds.utils.atomic import atomic_file, write_atomically
+from clouds.utils.jsonl import Row, read_rows, write_rows
+from clouds.utils.world import world_from
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +49,13 @@ def write_prompt_file(
     Raises:
         UserError: a file cannot be read or written, the model cannot be loaded, or it wrote too few prompts.
     """
-    unfinished = output.with_name(f"{output.name}.unfinished")
-    done = _read_unfinished(unfinished, output)
+    if world_from().size > 1:
+        raise UserError("Prompts are written by one process: start it without torchrun, mpirun or srun.")
     instruction = _read_instruction(instruction_file) if instruction_file else INSTRUCTION
-    prompts = [prompt for _, prompt in done][:num_prompts]
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    recipe = {**dataclasses.asdict(dataclasses.replace(chat, device="")), "seed": seed, "batch_size": batch_size}
+    rows = _read_unfinished(unfinished, output, recipe | {"instruction": instruction})
+    prompts = [row["prompt"] for row in rows[1:]][:num_prompts]
     if prompts:
         logger.info(f"{len(prompts)} prompts exist already, in {unfinished}.")
     tokenizer = open_clip.SimpleTokenizer()
@@ -61,7 +66,7 @@ def write_prompt_file(
         seed=seed,
         instruction=instruction,
         taken=prompts,
-        first_turn=done[-1][0] + 1 if done else 0,
+        first_turn=rows[-1]["turn"] + 1 if prompts else 0,
         max_turns=max_turns,
         requests=batch_size,
         count_tokens=lambda text: len(tokenizer.encode(text)),
@@ -70,7 +75,9 @@ def write_prompt_file(
         for turn in turns:
             prompts += turn.taken
             refused += turn.refused
-            _append(unfinished, turn)
+            rows += [{"turn": turn.number, "prompt": prompt} for prompt in turn.taken]
+            if turn.taken:
+                _write(unfinished, rows)
             progress.update(len(turn.taken))
     for reason, count in refused.most_common():
         logger.info(f"{count:>6} refused: {reason}")
@@ -92,30 +99,50 @@ def write_prompt_file(
 def _finish(output: Path, prompts: Sequence[str], record: dict[str, Any], unfinished: Path) -> None:
     """Write the prompts and their record, and remove the unfinished file."""
     record_file = output.with_name(f"{output.name}.json")
-    write_atomically(record_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    write_atomically(output, "".join(f"{prompt}\n" for prompt in prompts))
+    try:
+        write_atomically(record_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(output, "".join(f"{prompt}\n" for prompt in prompts))
+    except OSError as error:
+        raise UserError(f"Cannot write {output}: {error.strerror}; the prompts are kept in {unfinished}.") from error
     unfinished.unlink(missing_ok=True)
     logger.info(f"{len(prompts)} prompts in {output}")
 
 
-def _read_unfinished(unfinished: Path, output: Path) -> list[tuple[int, str]]:
-    """Read the turn and the text of every prompt that an interrupted call has accepted."""
+def _read_unfinished(unfinished: Path, output: Path, recipe: dict[str, Any]) -> list[Row]:
+    """Return the rows of an interrupted call: its recipe, then turn and text of every prompt that it accepted.
+
+    Without such a file, the recipe is the only row.
+    """
+    remedy = "delete it, and the prompts are written from the beginning"
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.touch()
-        lines = unfinished.read_text(encoding="utf-8").splitlines()
+        with atomic_file(unfinished) as part:  # reports a folder that is not writable before a model is loaded
+            part.write_bytes(unfinished.read_bytes() if unfinished.is_file() else b"")
     except OSError as error:
         raise UserError(f"Cannot write {output} (--output): {error.strerror}; check its folder.") from error
-    rows = [line.split("\t", 1) for line in lines if "\t" in line]
+    rows = read_rows(unfinished, remedy)
     if not rows:
         unfinished.unlink()
-    return [(int(turn), prompt) for turn, prompt in rows]
+        return [{"recipe": recipe}]
+    kinds = {"turn": int, "prompt": str}
+    if not isinstance(rows[0].get("recipe"), dict) or any(
+        type(row.get(key)) is not kinds[key] for row in rows[1:] for key in kinds
+    ):
+        raise UserError(f"{unfinished} is damaged; {remedy}.")
+    if differing := [key for key, value in recipe.items() if rows[0]["recipe"].get(key) != value]:
+        raise UserError(
+            f"{unfinished} holds prompts that were written with another {differing[0]}: give the same settings to "
+            "continue, or delete it."
+        )
+    return rows
 
 
-def _append(unfinished: Path, turn: Turn) -> None:
-    """Add the accepted prompts of a turn to the file that an interrupted call continues from."""
-    with unfinished.open("a", encoding="utf-8") as stream:
-        stream.writelines(f"{turn.number}\t{prompt}\n" for prompt in turn.taken)
+def _write(unfinished: Path, rows: list[Row]) -> None:
+    """Write the file that an interrupted call continues from."""
+    try:
+        write_rows(unfinished, rows)
+    except OSError as error:
+        raise UserError(f"Cannot write {unfinished}: {error.strerror}; what is in it stays.") from error
 
 
 def _read_instruction(name: str) -> str:

@@ -145,3 +145,64 @@ def test_mistakes(
     flags = ["--model", str(babbler), "--output", str(tmp_path / "p.txt"), *more]
     assert sentence(command.main, *flags).startswith(says)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_of_an_interrupted_call(
+    babbler: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sentence: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def reply(self: ChatModel, requests: Sequence[str], seed: int) -> list[str]:
+        if seed == 1:
+            raise KeyboardInterrupt
+        return [f"A view of the road with bus{place} near shop{place} today" for place in range(len(requests))]
+
+    monkeypatch.setattr(ChatModel, "__call__", reply)
+    output = tmp_path / "p.txt"
+    unfinished = tmp_path / "p.txt.unfinished"
+    flags = ["--model", str(babbler), "--output", str(output), "--num-prompts", "10"]
+    with pytest.raises(KeyboardInterrupt):
+        command.main(flags)
+    kept = unfinished.read_bytes()
+    capsys.readouterr()
+    assert kept.count(b"\n") == 5
+    # Prompts of other settings are not mixed.
+    (tmp_path / "instruction.txt").write_text("Write {count} prompts.")
+    for more, name in (
+        (["--seed", "1"], "seed"),
+        (["--temperature", "0.5"], "temperature"),
+        (["--instruction", str(tmp_path / "instruction.txt")], "instruction"),
+    ):
+        assert f"written with another {name}: give the same settings" in sentence(command.main, *flags, *more)
+    # A damaged file is not continued.
+    for damage in (kept[:-5], kept + b"\xff\n", kept + b"{}\n", b"{}\n", b'{"recipe": 3}\n', b"0\tA street\n"):
+        unfinished.write_bytes(damage)
+        assert "p.txt.unfinished is damaged" in sentence(command.main, *flags)
+    unfinished.write_bytes(kept)
+    monkeypatch.setattr(
+        ChatModel,
+        "__call__",
+        lambda self, requests, seed: [
+            f"A view of the road with car{place}x{seed} near house{seed}{place} today" for place in range(len(requests))
+        ],
+    )
+    assert command.main(flags) == 0
+    prompts = read_prompts(output)
+    assert len(prompts) == 10
+    assert prompts[0] == "A view of the road with bus0 near shop0 today"
+    assert not unfinished.exists()
+
+
+def test_prompts_are_written_by_one_process(
+    babbler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sentence: Callable[..., str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = sentence(command.main, "--model", str(babbler), "--output", str(tmp_path / "p.txt"))
+    assert said.startswith("Prompts are written by one process")
+
+
+def test_a_reply_with_line_separators_of_unicode() -> None:
+    assert parse_reply("A wet\u2028road\x85at dusk.\r\nA tram.") == ["A wet road at dusk.", "A tram."]

@@ -178,9 +178,13 @@ class TestMistakes:
         (folder / DESCRIPTION).write_bytes(text)
         self.fails(folder, rf"{DESCRIPTION} is damaged.*copy the folder again")
 
-    @pytest.mark.parametrize("text", ["[]", "3", "null", "{}"])
+    @pytest.mark.parametrize("text", ["[]", "3", "null"])
     def test_another_json(self, folder, text):
         (folder / DESCRIPTION).write_text(text)
+        self.fails(folder, rf"{DESCRIPTION} does not hold a JSON object: copy the folder again")
+
+    def test_an_empty_object(self, folder):
+        (folder / DESCRIPTION).write_text("{}")
         self.fails(folder, "does not describe a SAM: decoder_depth is missing")
 
     @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from clouds.self_training.sam.base import SAM_REGISTRY, network_options
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.segment_anything import SegmentAnything, set_image_size
 from clouds.self_training.sam.weights import read_weights
+from clouds.utils.json_files import read_json
 from clouds.utils.torch_files import write_record
 
 DESCRIPTION = "segment_anything.json"
@@ -131,12 +132,9 @@ def read_architecture(file: Path) -> SamArchitecture:
     """
     if not file.is_file():
         raise UserError(f"There is no description of a SAM in {file.parent}: the file {file} is missing.")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged, it is not JSON ({error}): copy the folder again.") from error
+    content = read_json(file, dict, "copy the folder again")
     keys = {field.name for field in dataclasses.fields(SamArchitecture)}
-    found = set(content) if isinstance(content, dict) else set()
+    found = set(content)
     if found != keys:
         wrong = [*(f"{key} is missing" for key in keys - found), *(f"{key} is unknown" for key in found - keys)]
         raise UserError(f"{file} does not describe a SAM: {', '.join(sorted(wrong))}.")

@@ -89,7 +89,7 @@ def load_folder(folder: Path) -> tuple[Any, str]:
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"transformers cannot load the SAM in {folder} ({reason}): copy the folder again.") from error
     if report["missing_keys"] or report["mismatched_keys"]:
         count = len(report["missing_keys"]) + len(report["mismatched_keys"])
