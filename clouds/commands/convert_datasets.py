@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from clouds.commands.entry import user_errors
-from clouds.utils.arguments import add_processes
+from clouds.utils.arguments import CommandParser, add_processes
 
 DESCRIPTION = """\
 Convert the label files of {title} to label maps of train ids, *_labelTrainIds.png.
@@ -53,7 +53,7 @@ def parse_arguments(name: str, argv: list[str] | None) -> argparse.Namespace:
     """Parse the flags of the command for one format."""
     title, content = FORMATS[name]
     description = DESCRIPTION.format(title=title, name=name, content=content)
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description)
     add = parser.add_argument
     add("path", type=Path, metavar="PATH", help="folder of the unpacked data set")
     add("--gt-dir", metavar="DIR", help="sub-folder of the label files, if it is not the one named above")

@@ -10,7 +10,16 @@ from pathlib import Path
 from clouds.commands.entry import user_errors
 from clouds.errors import UserError
 from clouds.generation.settings import Execution, GateSettings, PaintingSettings
-from clouds.utils.arguments import non_negative_float, non_negative_int, positive_int
+from clouds.utils.arguments import (
+    CommandParser,
+    float_from,
+    int_from,
+    non_negative_float,
+    non_negative_int,
+    pixels,
+    positive_int,
+    seed,
+)
 
 DESCRIPTION = """\
 Generate an unlabelled set of street images from a file of prompts.
@@ -135,7 +144,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     Raises:
         UserError: ``--images`` is given without ``--from-manifest``.
     """
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(DESCRIPTION)
     add = parser.add_argument
     add("--num-images", type=positive_int, default=5000, metavar="N", help="images of this part (default: 5000)")
     add(
@@ -151,26 +160,31 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--scheduler", default="euler", help="euler (published), euler-a, ddim, dpm++, trailing, turbo, lcm or default")
     add("--steps", type=positive_int, default=50, help="number of denoising steps (default: 50)")
     add("--guidance", type=non_negative_float, default=7.5, help="weight of classifier-free guidance (default: 7.5)")
-    add("--height", type=int, help="image height in pixels (default: the model's own, 768 for Stable Diffusion 2)")
-    add("--width", type=int, help="image width in pixels (default: the model's own)")
+    add("--height", type=pixels, help="image height in pixels (default: the model's own, 768 for Stable Diffusion 2)")
+    add("--width", type=pixels, help="image width in pixels (default: the model's own)")
     add("--negative-prompt", default="", metavar="TEXT", help="content that the images should not show")
     add("--batch-size", type=positive_int, default=4, metavar="B", help="images denoised at once (default: 4)")
     add("--dtype", default="auto", help="fp32, fp16, bf16, or auto: fp16 on a GPU, else fp32 (default: auto)")
-    add("--seed", type=non_negative_int, default=0, help="seed of the set (default: 0)")
+    add("--seed", type=seed, default=0, help="seed of the set (default: 0)")
     add("--compile", action="store_true", help="compile the denoiser: worth it for many images on a GPU")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     add("--output-root", metavar="DIR", help="default: $DETECTRON2_DATASETS, else datasets")
     add_gate = parser.add_argument_group("quality gate").add_argument
     add_gate("--gate", action="store_true", help="generate blank images and near-duplicates again")
     add_gate(
-        "--min-contrast", type=float, default=6.0, help="minimum spread of the luminance, of 255 levels (default: 6)"
+        "--min-contrast",
+        type=float_from(0, 255),
+        default=6.0,
+        help="minimum spread of the luminance, of 255 levels (default: 6)",
     )
-    add_gate("--min-similarity", type=float, help="minimum CLIP similarity to the prompt; switches the gate on")
+    add_gate(
+        "--min-similarity", type=float_from(-1, 1), help="minimum CLIP similarity to the prompt; switches the gate on"
+    )
     add_gate("--clip", default="ViT-B-32", help="CLIP model of the gate: open_clip name or local folder")
     add_gate("--clip-weights", default="laion2b_s34b_b79k", help="open_clip tag or file of its weights")
     add_gate(
         "--duplicate-distance",
-        type=int,
+        type=int_from(-1, 64),
         default=4,
         help="differing bits, of 64, of a near-duplicate; -1: off (default: 4)",
     )

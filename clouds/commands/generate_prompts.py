@@ -8,7 +8,7 @@ from pathlib import Path
 from clouds.commands.entry import user_errors
 from clouds.errors import UserError
 from clouds.generation.settings import ChatSettings
-from clouds.utils.arguments import positive_float, positive_int
+from clouds.utils.arguments import CommandParser, float_from, positive_float, positive_int, seed
 
 DESCRIPTION = """\
 Let a chat model write a file of prompts for generate_txt_im.py.
@@ -81,20 +81,25 @@ def run(
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse the flags."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(DESCRIPTION)
     add = parser.add_argument
     add("--model", required=True, metavar="NAME", help="hub name or local folder of a chat model of transformers")
     add("--revision", help="branch, tag or commit of the model on the hub")
     add("--output", required=True, type=Path, metavar="FILE", help="file to write, one prompt per line")
     add("--force", action="store_true", help="replace FILE if it exists")
     add("--num-prompts", type=positive_int, default=100, metavar="N", help="number of prompts (default: 100)")
-    add("--seed", type=int, default=0, help="seed of scenes and replies (default: 0)")
+    add("--seed", type=seed, default=0, help="seed of scenes and replies (default: 0)")
     add("--instruction", metavar="FILE", help="instruction to the model, with the braces of the built-in text")
     add("--batch-size", type=positive_int, default=4, metavar="B", help="requests answered at once (default: 4)")
     add("--max-turns", type=positive_int, default=200, help="batches of requests before giving up (default: 200)")
     add("--max-new-tokens", type=positive_int, default=400, help="maximum length of a reply in tokens (default: 400)")
     add("--temperature", type=positive_float, default=0.9, help="sampling temperature (default: 0.9)")
-    add("--top-p", type=positive_float, default=0.95, help="probability mass to sample from, up to 1 (default: 0.95)")
+    add(
+        "--top-p",
+        type=float_from(0, 1, above=True),
+        default=0.95,
+        help="probability mass to sample from, up to 1 (default: 0.95)",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     add("--dtype", default="auto", help="auto (that of the weights), float32, bfloat16 or float16 (default: auto)")
     return parser.parse_args(argv)

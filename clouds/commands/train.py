@@ -7,6 +7,7 @@ from clouds import d2
 from clouds.commands.entry import user_errors
 from clouds.config import check_weights, load_config
 from clouds.errors import UserError
+from clouds.utils.arguments import MOST_PROCESSES, CommandParser
 
 if TYPE_CHECKING:
     from clouds.d2 import CfgNode
@@ -56,13 +57,21 @@ def run(cfg: "CfgNode", args: argparse.Namespace) -> None:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse detectron2's flags and ours; ``opts`` has the KEY VALUE pairs."""
-    parser = d2.default_argument_parser(epilog=EPILOG)
+    parser = CommandParser(epilog=EPILOG, parents=[d2.default_argument_parser(epilog="")])
     parser.set_defaults(dist_url="auto")  # detectron2's default is a fixed port: one run per machine
     add = parser.add_argument
     add("--dataset", metavar="FILE", help="YAML file that describes a data set of your own to train and test on")
     add("--check-data", action="store_true", help="read every image and label map before the training starts")
     add("--force", action="store_true", help="train even if a data set is damaged or incomplete")
     args = parser.parse_args(argv)
+    # detectron2's parser takes any whole number.
+    for flag, low in (("num_gpus", 1), ("num_machines", 1), ("machine_rank", 0)):
+        value = getattr(args, flag)
+        if not low <= value <= MOST_PROCESSES:
+            name = flag.replace("_", "-")
+            parser.error(f"argument --{name}: must be a whole number from {low} to {MOST_PROCESSES:,}, not {value}")
+    if args.machine_rank >= args.num_machines:
+        parser.error(f"argument --machine-rank: must be below --num-machines, {args.num_machines}")
     if not args.config_file:
         raise UserError("Give a config, for example --config-file configs/warmup/gta/train_gta.yaml.")
     return args

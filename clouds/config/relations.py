@@ -23,6 +23,11 @@ def check_relations(cfg: CfgNode) -> None:
 
 def _check_decoders(cfg: CfgNode) -> None:
     former, head = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD
+    if head.NAME == head.PIXEL_DECODER_NAME:  # both are looked up in the registry of heads
+        raise UserError(
+            f"MODEL.SEM_SEG_HEAD.NAME and MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME are both {head.NAME!r}: name a head, "
+            "such as CLOUDSHead, and a pixel decoder, such as MSDeformAttnPixelDecoder."
+        )
     if former.HIDDEN_DIM % former.NHEADS:
         raise UserError(
             f"MODEL.MASK_FORMER.HIDDEN_DIM is {former.HIDDEN_DIM}; it must be a multiple of MODEL.MASK_FORMER.NHEADS, "

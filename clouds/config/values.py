@@ -78,5 +78,5 @@ def _literal(text: str, wanted: type) -> Any:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the documented ones
-        return text
+        return float(text) if wanted is float and text in ("inf", "-inf", "nan") else text
     return text if wanted is str and not isinstance(value, str) else value

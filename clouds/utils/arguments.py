@@ -1,75 +1,112 @@
-"""Argument types for command-line parsers: a value that does not fit ends the command with exit code 2."""
+"""Parser and argument types of the command lines: a value that does not fit ends the command with exit code 2."""
 
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from clouds.errors import one_line
+
+# Upper end of numbers without a natural one. A larger number is a mistake.
+_MOST = 1_000_000_000
+MOST_PROCESSES = 1024
 
 
-def positive_int(text: str) -> int:
-    """Parse a whole number of at least 1.
+class CommandParser(argparse.ArgumentParser):
+    """Parser whose errors are one line, as those of `UserError`, and whose help keeps the lines of its texts.
 
-    Raises:
-        argparse.ArgumentTypeError: the text is no such number.
+    Args:
+        description: text of the help before the flags.
+        epilog: text of the help after the flags.
+        parents: parsers whose arguments this one also has; their own help flag is used.
     """
-    return _whole_number(text, minimum=1)
+
+    def __init__(
+        self,
+        description: str | None = None,
+        *,
+        epilog: str | None = None,
+        parents: Sequence[argparse.ArgumentParser] = (),
+    ) -> None:
+        super().__init__(
+            description=description,
+            epilog=epilog,
+            parents=list(parents),
+            add_help=not parents,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Print a message in one line and exit with code 2."""
+        self.exit(2, f"error: {one_line(f'{message}; see {self.prog} --help')}\n")
 
 
-def non_negative_int(text: str) -> int:
-    """Parse a whole number of at least 0.
+def int_from(low: int, high: int) -> Callable[[str], int]:
+    """Return a function that parses a whole number from `low` to `high`, both included.
 
-    Raises:
-        argparse.ArgumentTypeError: the text is no such number.
+    It raises `argparse.ArgumentTypeError` for other texts.
     """
-    return _whole_number(text, minimum=0)
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high:,}, not {text!r}")
+        return value
+
+    return parse
 
 
-def positive_float(text: str) -> float:
-    """Parse a finite number above 0.
+def float_from(low: float, high: float, *, above: bool = False) -> Callable[[str], float]:
+    """Return a function that parses a number from `low` to `high`, both included; with `above`, without `low`.
 
-    Raises:
-        argparse.ArgumentTypeError: the text is no such number.
+    It raises `argparse.ArgumentTypeError` for other texts.
     """
-    return _number(text, "above 0", lambda value: value > 0)
+    wanted = f"above {low}, up to {high:,}" if above else f"from {low} to {high:,}"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or (above and value == low):
+            raise argparse.ArgumentTypeError(f"must be a number {wanted}, not {text!r}")
+        return value
+
+    return parse
 
 
-def non_negative_float(text: str) -> float:
-    """Parse a finite number of at least 0.
+positive_int = int_from(1, _MOST)
+"""Parse a whole number of at least 1."""
 
-    Raises:
-        argparse.ArgumentTypeError: the text is no such number.
-    """
-    return _number(text, "of at least 0", lambda value: value >= 0)
+non_negative_int = int_from(0, _MOST)
+"""Parse a whole number of at least 0."""
+
+positive_float = float_from(0, _MOST, above=True)
+"""Parse a number above 0."""
+
+non_negative_float = float_from(0, _MOST)
+"""Parse a number of at least 0."""
+
+seed = int_from(0, 2**63 - 1)
+"""Parse the seed of a random generator."""
+
+pixels = int_from(1, 16_384)
+"""Parse the height or width of an image."""
+
+number_of_processes = int_from(1, MOST_PROCESSES)
+"""Parse a number of processes on one machine."""
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Add ``--nproc``, the number of worker processes; default: the number of CPU cores."""
     parser.add_argument(
         "--nproc",
-        type=positive_int,
+        type=number_of_processes,
         default=os.cpu_count() or 1,
         metavar="N",
         help="number of worker processes (default: one per CPU core, %(default)s on this machine)",
     )
-
-
-def _whole_number(text: str, *, minimum: int) -> int:
-    message = f"must be a whole number of at least {minimum}, not {text!r}"
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(message) from None
-    if value < minimum:
-        raise argparse.ArgumentTypeError(message)
-    return value
-
-
-def _number(text: str, wanted: str, fits: Callable[[float], bool]) -> float:
-    message = f"must be a number {wanted}, not {text!r}"
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(message) from None
-    if not (math.isfinite(value) and fits(value)):
-        raise argparse.ArgumentTypeError(message)
-    return value

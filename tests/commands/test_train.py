@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from clouds.commands import train
+from clouds.errors import MESSAGE_LENGTH
 
 ROOT = Path(__file__).resolve().parents[2]
 GTA = str(ROOT / "configs/warmup/gta/train_gta.yaml")
@@ -40,6 +41,48 @@ def test_the_config_is_read_once(
     config.write_text(f"_BASE_: {GTA}\nINPUT: {{FORMAT: RGB}}\n")
     assert train.main(["--config-file", str(config)]) == 0
     assert [record.getMessage().count("INPUT.FORMAT") for record in caplog.records] == [1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("SOLVER.MAX_ITER", "0"), ("INPUT.CROP_SIZE", "(0, 0)"), ("DATALOADER.NUM_WORKERS", "-1")),
+        *(("SOLVER.BASE_LR", "{[]:1}"), ("SOLVER.BASE_LR", "-" * 20_000), ("SOLVER.WARMUP_FACTOR", "-3")),
+    ],
+)
+def test_values_are_checked_first(sentence: Callable[..., str], tmp_path: Path, key: str, value: str) -> None:
+    folder = tmp_path / "run"
+    message = sentence(train.main, "--config-file", GTA, "OUTPUT_DIR", str(folder), key, value)
+    assert message.startswith(f"{key} on the command line must be ")
+    assert len(message) <= MESSAGE_LENGTH
+    assert not folder.exists()
+
+
+def test_a_file_that_refers_to_itself(sentence: Callable[..., str], tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("DATASETS:\n  TRAIN: &a [*a]\n")
+    assert (
+        sentence(train.main, "--config-file", str(config)) == f"Config file {config}, line 2: a value refers to itself."
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--num-gpus", "0", "must be a whole number from 1 to 1,024, not 0"),
+        ("--num-gpus", str(10**30), f"must be a whole number from 1 to 1,024, not {10**30}"),
+        ("--num-machines", "-2", "must be a whole number from 1 to 1,024, not -2"),
+        ("--machine-rank", "-1", "must be a whole number from 0 to 1,024, not -1"),
+        ("--machine-rank", "1", "must be below --num-machines, 1"),
+        ("--num-gpus", "two", "invalid int value: 'two'"),
+    ],
+)
+def test_flags_out_of_range(flag: str, value: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--config-file", GTA, f"{flag}={value}"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: argument {flag}: {message}; see ")
 
 
 @pytest.mark.parametrize("flags", [[], ["--eval-only"]])

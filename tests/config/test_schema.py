@@ -49,16 +49,14 @@ FROM_0 = {1: SHARES, 1000: FACTORS, 1_000_000: LOSS_WEIGHTS, 10**9: PERIODS} | {
 FROM_0[1000] += "DATALOADER.NUM_WORKERS MODEL.CLOUDS.SAM.EROSION_SIZE"
 FROM_1 = {
     254: "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
-    100: "MODEL.MASK_FORMER.DEC_LAYERS",
-    1000: "MODEL.MASK_FORMER.OVERSAMPLE_RATIO",
+    100: "MODEL.MASK_FORMER.DEC_LAYERS MODEL.MASK_FORMER.OVERSAMPLE_RATIO",
     1024: HEADS,
     4096: CHANNELS,
     10_000: "MODEL.CLOUDS.SAM.NUM_POINTS MODEL.MASK_FORMER.NUM_OBJECT_QUERIES",
     16_384: "INPUT.INITIAL_HEIGHT INPUT.INITIAL_WIDTH",
     65_536: WIDE,
     100_000: "SOLVER.IMS_PER_BATCH",
-    1_000_000: "MODEL.CLOUDS.SAM.PROMPTS_AT_ONCE",
-    10_000_000: "MODEL.MASK_FORMER.TRAIN_NUM_POINTS",
+    1_000_000: "MODEL.CLOUDS.SAM.PROMPTS_AT_ONCE MODEL.MASK_FORMER.TRAIN_NUM_POINTS",
     10**9: "MODEL.CLOUDS.ITERATION_UPDATE DATALOADER.RARE_CLASS.MIN_PIXELS SOLVER.MAX_ITER",
 }
 ABOVE_0 = {
@@ -214,6 +212,10 @@ def test_lists_and_texts(key):
         (["INPUT.CROP_SIZE", "(768,)"], r"must be 2 numbers, each from 1 to 16,384, not \(768,\)"),
         (["MODEL.PIXEL_STD", "[1, 2]"], r"must be empty or 3 numbers, each above 0, up to 1,000, not \[1\.0, 2\.0\]"),
         (["DATASETS.TARGET_FACTOR", "0"], "leave their set out of DATASETS.TRAIN"),
+        (["MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "CLOUDSHead"], "NAME are both 'CLOUDSHead': name a head, such as"),
+        (["MODEL.SEM_SEG_HEAD.NAME", "MSDeformAttnPixelDecoder"], "NAME are both 'MSDeformAttnPixelDecoder'"),
+        (["SOLVER.BASE_LR", "inf"], r"BASE_LR on the command line must be above 0, up to 1,000, not inf\.$"),
+        (["SOLVER.BASE_LR", "nan"], r"must be above 0, up to 1,000, not nan\.$"),
         (["MODEL.MASK_FORMER.NHEADS", "7"], "HIDDEN_DIM is 256; it must be a multiple of MODEL.MASK_FORMER.NHEADS, 7"),
         (["MODEL.SEM_SEG_HEAD.CONVS_DIM", "72"], "CONVS_DIM is 72; .* it must be a multiple of 32"),
         (["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res4', 'res5']"], "ENCODER_IN_FEATURES names 'res3', .* res4"),
@@ -244,6 +246,10 @@ def test_the_file_with_the_value_is_named(tmp_path):
 
 def test_factors_only_matter_to_a_weighted_sampler():
     load_config(None, ["DATASETS.SOURCE_FACTOR", "0.5", "DATASETS.TARGET_FACTOR", "0.7"])
+
+
+def test_a_norm_may_be_infinite():
+    assert load_config(None, ["SOLVER.CLIP_GRADIENTS.NORM_TYPE", "inf"]).SOLVER.CLIP_GRADIENTS.NORM_TYPE == math.inf
 
 
 def test_another_pixel_decoder_has_its_own_widths():

@@ -192,14 +192,21 @@ def test_mistakes(
 @pytest.mark.parametrize(
     ("flag", "value", "says"),
     [
-        ("--num-images", "0", "must be a whole number of at least 1, not '0'"),
-        ("--batch-size", "four", "must be a whole number of at least 1, not 'four'"),
-        ("--part", "-1", "must be a whole number of at least 0, not '-1'"),
-        ("--guidance", "nan", "must be a number of at least 0, not 'nan'"),
+        ("--num-images", "0", "must be a whole number from 1 to 1,000,000,000, not '0'"),
+        ("--batch-size", "four", "must be a whole number from 1 to 1,000,000,000, not 'four'"),
+        ("--part", "-1", "must be a whole number from 0 to 1,000,000,000, not '-1'"),
+        ("--guidance", "nan", "must be a number from 0 to 1,000,000,000, not 'nan'"),
+        ("--num-images", str(10**30), f"must be a whole number from 1 to 1,000,000,000, not '{10**30}'"),
+        ("--seed", "-1", "must be a whole number from 0 to 9,223,372,036,854,775,807, not '-1'"),
+        ("--height", "-8", "must be a whole number from 1 to 16,384, not '-8'"),
+        ("--min-similarity", "nan", "must be a number from -1 to 1, not 'nan'"),
+        ("--min-contrast", "-1", "must be a number from 0 to 255, not '-1'"),
+        ("--duplicate-distance", "65", "must be a whole number from -1 to 64, not '65'"),
     ],
 )
 def test_numbers_out_of_range(flag: str, value: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         command.main(["--folder", "set", f"{flag}={value}"])
     assert stop.value.code == 2
-    assert f"argument {flag}: {says}" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: argument {flag}: {says}; see ")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from clouds.utils.arguments import positive_int
+from clouds.utils.arguments import CommandParser, positive_int
 
 DEFAULT = "(default: %(default)s)"
 """End of a help text."""
@@ -17,7 +17,7 @@ def training_parser(description: str | None, *, cache: Path, scenes: int) -> arg
         cache: default of `--cache`.
         scenes: default of `--scenes`.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description)
     add = parser.add_argument
     add("--cache", type=Path, default=cache, metavar="DIR", help=f"folder of drawn scenes and saved states {DEFAULT}")
     add("--scenes", type=positive_int, default=scenes, metavar="N", help=f"number of training scenes {DEFAULT}")

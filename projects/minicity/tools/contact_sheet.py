@@ -3,7 +3,6 @@
 python projects/minicity/tools/contact_sheet.py [--output FILE] [--scenes N] [--seed N]
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +11,13 @@ from minicity.arguments import DEFAULT
 from minicity.paths import PROJECT
 
 from clouds.commands.entry import user_errors
-from clouds.utils.arguments import non_negative_int, positive_int
+from clouds.utils.arguments import CommandParser, non_negative_int, positive_int
 
 
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, then draw and write the sheet; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     add(
         "--output",

@@ -17,7 +17,7 @@ from pathlib import Path
 from minicity.paths import PROJECT
 
 from clouds.commands.entry import user_errors
-from clouds.utils.arguments import positive_int
+from clouds.utils.arguments import CommandParser, non_negative_float, positive_int
 
 
 @user_errors
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; exit with a message if it is invalid."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     add("world", choices=["minicity"], help="world of the experiment")
     add("--full", action="store_true", help="all rows of the ablation, three seeds")
@@ -57,8 +57,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="folder of the diffusers pipeline that generates the images (default: the miniature)",
     )
     add("--prompts", type=Path, default=PROJECT / "configs/prompts.txt", help="file with one prompt on each line")
-    add("--steps", type=int, default=20, help="number of denoising steps (default: %(default)s)")
-    add("--guidance", type=float, default=3.0, help="guidance scale (default: %(default)s)")
+    add("--steps", type=positive_int, default=20, help="number of denoising steps (default: %(default)s)")
+    add("--guidance", type=non_negative_float, default=3.0, help="guidance scale (default: %(default)s)")
     add("--images", type=positive_int, default=1 << 20, help="maximum number of generated images (default: no limit)")
     add("--num-train", type=positive_int, help="number of drawn images of the training set (default: all)")
     add("--num-val", type=positive_int, help="number of drawn images of each validation set (default: all)")

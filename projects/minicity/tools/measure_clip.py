@@ -5,7 +5,6 @@
 Prints the two tables of the model's card in Markdown.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +14,13 @@ from minicity.paths import PROJECT
 
 from clouds.commands.entry import user_errors
 from clouds.errors import UserError
-from clouds.utils.arguments import positive_int
+from clouds.utils.arguments import CommandParser, positive_int
 
 
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and check the arguments, then measure and print; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument(
         "folder",
         type=Path,

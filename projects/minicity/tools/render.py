@@ -14,13 +14,13 @@ from minicity.arguments import DEFAULT
 from minicity.world.sets import DRAWN_SETS, NUM_GENERATED, NUM_TRAIN, NUM_VAL, SIZE
 
 from clouds.commands.entry import user_errors
-from clouds.utils.arguments import positive_int
+from clouds.utils.arguments import CommandParser, positive_int
 
 
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, then write the data sets; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     root = Path(os.environ.get("DETECTRON2_DATASETS") or "datasets")
     add("--root", type=Path, default=root, metavar="DIR", help=f"folder of all data sets {DEFAULT}")
