@@ -85,10 +85,12 @@ def _is_name(text: str) -> bool:
 
 
 def _is_path(text: str) -> bool:
-    """Return whether a file system can have this path. The parts of a URL may be longer."""
-    if not _is_text(text):
-        return False
-    return "://" in text or all(len(part.encode()) <= 255 for part in text.split("/"))
+    """Return whether a file system can have this path. A URL is none."""
+    return _is_text(text) and "://" not in text and all(len(part.encode()) <= 255 for part in text.split("/"))
+
+
+def _is_path_or_url(text: str) -> bool:
+    return _is_path(text) or (_is_text(text) and "://" in text)
 
 
 def _is_module(text: str) -> bool:
@@ -112,7 +114,7 @@ RULES: dict[str, Rule] = {
     "OUTPUT_DIR": Rule("the name of a folder", lambda text: bool(text) and _is_path(text)),
     "SEED": Rule("at most 2,147,483,647 (negative: random)", lambda seed: -(2**31) <= seed < 2**31),
     "MODEL.META_ARCHITECTURE": registered("architectures"),
-    "MODEL.WEIGHTS": Rule("empty, a path or a URL", _is_path),
+    "MODEL.WEIGHTS": Rule("empty, a path or a URL", _is_path_or_url),
     "MODEL.DEVICE": Rule("auto, cpu, cuda or a GPU such as cuda:1", lambda name: _DEVICE.fullmatch(name) is not None),
     "MODEL.PIXEL_MEAN": numbers(within(-1000, 1000), 0, 3),
     "MODEL.PIXEL_STD": numbers(above(0, 1000), 0, 3),

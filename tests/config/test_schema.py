@@ -106,7 +106,7 @@ LISTS = {
 }
 LONG = ["x" * 256, "a/" * 3000, "a\0b", "a\nb", "\ud800", "\u202e"]
 TEXTS = {
-    "OUTPUT_DIR": (["a b", "/tmp/ä"], ["", *LONG]),
+    "OUTPUT_DIR": (["a b", "/tmp/ä"], ["", "https://a.b/c", *LONG]),
     "MODEL.DEVICE": (
         ["auto", "cpu", "cuda", "cuda:1", "meta", "mps"],
         ["gpu", "cuda:", "cpu:x", "Cuda", "", "cuda:9999"],
@@ -115,7 +115,7 @@ TEXTS = {
     "MODEL.CLOUDS.CLIP_MODEL_NAME": (["RN50", "hf-hub:a/b", "a/b"], ["", *LONG]),
     **dict.fromkeys(
         ("MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS", "MODEL.CLOUDS.SAM.WEIGHTS", "MODEL.CLOUDS.SAM.CACHE_DIR"),
-        (["", "a/b", "laion2b_s29b"], LONG),
+        (["", "a/b", "laion2b_s29b"], ["https://a.b/c", *LONG]),
     ),
     **dict.fromkeys(("WANDB.PROJECT", "WANDB.NAME"), (["", "a b"], ["a\0", "a\nb", "x" * 5000])),
     # The registry checks that the name exists.
