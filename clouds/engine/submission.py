@@ -107,6 +107,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
 def _predict(cfg: CfgNode, missing: dict[str, Path], folder: Path, ids: tuple[int, ...]) -> None:
     """Write the missing predictions; images that cannot be read are reported at the end."""
     resolve_device(cfg)
+    cfg.DATASETS.TEST = cfg.DATASETS.TEST or ("cityscapes_val",)  # the classes that the network must have
     cfg.freeze()
 
     def write(source: Path, target: Path, labels: npt.NDArray[np.uint8]) -> None:

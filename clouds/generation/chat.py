@@ -11,6 +11,7 @@ from clouds.errors import UserError
 from clouds.generation.device import resolve_device
 from clouds.generation.hub import advice
 from clouds.generation.settings import ChatSettings
+from clouds.utils.torch_files import verify_model
 
 
 class ChatModel:
@@ -27,6 +28,7 @@ class ChatModel:
         device = resolve_device(settings.device)
         name, revision = settings.model, settings.revision
         try:
+            verify_model(name)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left")
             loaded: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=settings.dtype)
         # Raised by transformers and the hub's client for a model that does not exist, is damaged or is no text model.

@@ -25,6 +25,7 @@ from clouds.generation.prompts import truncated_text
 from clouds.generation.settings import PaintingSettings
 from clouds.utils.hashing import model_digest
 from clouds.utils.json_files import read_json
+from clouds.utils.torch_files import verify_model
 from clouds.utils.yaml_files import parse_yaml
 
 logger = logging.getLogger(__name__)
@@ -238,6 +239,7 @@ def _load(settings: PaintingSettings) -> Any:
     if local.is_dir():
         read_json(local / "model_index.json", dict, "copy or download the folder again")
     try:
+        verify_model(settings.model)
         pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(
             str(local) if local.is_dir() else settings.model, revision=settings.revision, dtype=DTYPES[settings.dtype]
         )

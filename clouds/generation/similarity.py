@@ -12,6 +12,7 @@ from PIL import Image
 
 from clouds.errors import UserError
 from clouds.generation.hub import advice
+from clouds.utils.torch_files import verify_model
 
 
 class ClipSimilarity:
@@ -32,6 +33,7 @@ class ClipSimilarity:
         if Path(model).is_dir():
             name, pretrained = f"local-dir:{model}", None
         try:
+            verify_model(model if Path(model).is_dir() else weights)
             self._model, self._transform = open_clip.create_model_from_pretrained(
                 name, pretrained=pretrained, device=device
             )

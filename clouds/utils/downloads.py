@@ -16,6 +16,7 @@ from filelock import FileLock
 from clouds.errors import UserError
 from clouds.utils.atomic import atomic_file
 from clouds.utils.file_kinds import HEAD, foreign_kind
+from clouds.utils.hashing import write_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -94,4 +95,6 @@ def _download(url: str, target: Path) -> None:
                 f"{url} is {kind.name} instead of a weight file: check the URL, or download the file by other means "
                 "and give its path."
             )
+    if not head.startswith(_ZIP):  # a ZIP archive has checksums of its own
+        write_sha256(target)
     logger.info(f"Saved {size:,} bytes to {target}")

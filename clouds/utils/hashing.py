@@ -3,9 +3,13 @@
 import hashlib
 from pathlib import Path
 
+from clouds.utils.atomic import write_atomically
 from clouds.utils.folders import is_hidden
 
-_ABOUT_THE_MODEL = (".md", ".png", ".jpg", ".sha256")
+RECORD = ".sha256"
+"""Ending that the record of a file's digest adds to its name. It holds one line, in the format of ``sha256sum``."""
+
+_ABOUT_THE_MODEL = (".md", ".png", ".jpg", RECORD)
 
 
 def file_sha256(path: Path) -> str:
@@ -16,6 +20,15 @@ def file_sha256(path: Path) -> str:
     """
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_sha256(path: Path) -> None:
+    """Write the SHA-256 digest of a file beside it, as its `RECORD`.
+
+    Raises:
+        OSError: the file cannot be read or its record cannot be written.
+    """
+    write_atomically(path.with_name(path.name + RECORD), f"{file_sha256(path)}  {path.name}\n")
 
 
 def model_digest(folder: Path) -> str:

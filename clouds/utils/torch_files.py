@@ -16,13 +16,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from clouds.utils.atomic import write_atomically
-from clouds.utils.hashing import file_sha256
+from clouds.utils.hashing import RECORD, file_sha256
 
 logger = logging.getLogger(__name__)
-
-RECORD = ".sha256"
-"""Ending that the record of a file adds to its name. It holds one line, in the format of ``sha256sum``."""
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
@@ -95,24 +91,19 @@ def verify_model(model: str | Path) -> None:
     """Compare a weight file, or all weight files of a model's folder and its sub-folders, with their records.
 
     Args:
-        model: path of the file or of the folder; other names, such as those of models of a hub, are not checked.
+        model: path of the file or of the folder; other names, such as those of models of a hub, and "" are not checked.
 
     Raises:
         ValueError: a file differs from its record. The message begins with its path.
     """
     path = Path(model).expanduser()
-    folder = path.is_dir()
+    folder = path.is_dir() and model != ""  # "" would be the working directory
     for file in sorted(path.rglob("*")) if folder else [path]:
         if file.is_file() and (not folder or file.suffix in WEIGHT_SUFFIXES):
             try:
                 verify(file)
             except ValueError as error:
                 raise ValueError(f"{file} is damaged ({error})") from error
-
-
-def write_record(path: Path) -> None:
-    """Write the SHA-256 digest of a file beside it, in the format of ``sha256sum``."""
-    write_atomically(path.with_name(path.name + RECORD), f"{file_sha256(path)}  {path.name}\n")
 
 
 def _recorded_sha256(path: Path) -> str:

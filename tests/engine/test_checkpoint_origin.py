@@ -1,5 +1,6 @@
 """Weights are compared with their checksums and with the model that they were trained as, before they are loaded."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,18 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from clouds.config import get_config
+from clouds.d2 import CfgNode
+from clouds.data.datasets import catalog
+from clouds.data.datasets.catalog import load_dataset
 from clouds.engine import origin
 from clouds.engine.checkpoint import Checkpointer
-from clouds.engine.origin import differing_classes
+from clouds.engine.origin import check_test_classes, differing_classes
+from clouds.engine.trainer import Trainer
 from clouds.engine.weights import sampled_digest
 from clouds.errors import UserError
+from clouds.utils.hashing import write_sha256
 from clouds.utils.tensors import tensors_sha256
-from clouds.utils.torch_files import write_record
 
 CLASSES = ("road,street", "wall", "sky")
 
@@ -68,7 +74,7 @@ class TestRecords:
         else:
             torch.save({"model": model.state_dict()}, path, _use_new_zipfile_serialization=form == "zip")
         if form != "zip":
-            write_record(path)
+            write_sha256(path)
         content = path.read_bytes()
         at = content.index(model.backbone[0].weight.numpy().tobytes()) + 1000
         path.write_bytes(content[:at] + bytes(byte ^ 1 for byte in content[at : at + 64]) + content[at + 64 :])
@@ -101,7 +107,7 @@ class TestRecords:
         caplog.set_level("INFO")
         path = tmp_path / "w.safetensors"
         save_file(Model().state_dict(), path)
-        write_record(path)
+        write_sha256(path)
         Checkpointer(Model()).load(str(path))
         Checkpointer(Model()).load(str(save(tmp_path, Model(), save_frozen=True)))
         assert not lines(caplog, "is not verified")
@@ -116,7 +122,7 @@ class TestRecords:
     def test_the_hubs_cache_names_files_by_their_digest(self, tmp_path: Path) -> None:
         good, blobs = tmp_path / "good.safetensors", tmp_path / "blobs"
         save_file(Model().state_dict(), good)
-        write_record(good)
+        write_sha256(good)
         digest = (tmp_path / "good.safetensors.sha256").read_text().split()[0]
         blobs.mkdir()
         good.rename(blobs / digest)
@@ -247,6 +253,41 @@ class TestClasses:
     def test_differences(self) -> None:
         assert differing_classes(CLASSES, CLASSES) == ""
         assert differing_classes(CLASSES, CLASSES[:2]) == "3 in training and 2 there"
+
+
+class TestTestSets:
+    """A test set has the classes that the model predicts, also without a checkpoint."""
+
+    def config(self, **sets: tuple[str, ...]) -> CfgNode:
+        cfg = get_config()
+        for name, classes in sets.items():
+            catalog.register(name, list, classes=classes, colors=[(0, 0, 0)] * len(classes))
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("trained",), tuple(sets)[1:]
+        return cfg
+
+    def test_a_head_without_text_predicts_those_of_training(self) -> None:
+        check_test_classes(self.config(trained=CLASSES, a_val=CLASSES, b_val=("Street", "wall", "clouds,sky")), Model())
+        cfg = self.config(trained=CLASSES, a_val=CLASSES, b_val=("road", "sky", "wall"))
+        with pytest.raises(
+            UserError, match=r"b_val \(DATASETS.TEST\) has other classes than trained \(DATASETS.TRAIN\)"
+        ):
+            check_test_classes(cfg, Model())
+
+    def test_a_text_head_predicts_those_of_the_first_test_set(self) -> None:
+        check_test_classes(self.config(trained=CLASSES, a_val=("tree", "car")), Model(text=True))
+        cfg = self.config(trained=CLASSES, a_val=("tree", "car"), b_val=("car", "tree"))
+        with pytest.raises(
+            UserError, match=r"b_val .* than a_val \(DATASETS.TEST\), class 0 is 'tree' .*evaluate it alone"
+        ):
+            check_test_classes(cfg, Model(text=True))
+
+
+def test_a_training_stops_before_it_is_tested_on_other_classes(tiny_cfg: CfgNode) -> None:
+    images = partial(load_dataset, "tiny_val")
+    catalog.register("other_val", images, classes=("grass", "road", "sky"), colors=[(0, 0, 0)] * 3)
+    tiny_cfg.DATASETS.TEST = ("other_val",)
+    with pytest.raises(UserError, match=r"other_val .* has other classes than tiny_train"):
+        Trainer(tiny_cfg)
 
 
 def test_what_is_not_recorded_is_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

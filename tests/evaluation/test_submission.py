@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from clouds.commands import make_submission
 from clouds.config import load_config
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, inference_on_dataset
-from clouds.data.classes import CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
+from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
 from clouds.data.datasets.catalog import register_datasets
 from clouds.engine import submission
 from clouds.engine.predictor import Predictor
@@ -312,6 +312,22 @@ def test_classes_of_another_set(run: Run, root: Path, tmp_path: Path, capsys: py
         patch.syspath_prepend(str(tmp_path))
         code = run("cityscapes", "DATASETS.MODULES", "('my_nineteen',)", "DATASETS.TEST", "('mine',)")
     assert "label by the classes of mine (DATASETS.TEST), which are not those of Cityscapes" in sentence(capsys, code)
+
+
+@pytest.mark.parametrize("test_set", ["()", "('cityscapes_val',)"])
+def test_a_network_of_other_classes(
+    run: Run, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], test_set: str
+) -> None:
+    write_cityscapes(root, "test")
+    content = torch.load(tmp_path / "model_final.pth")
+    names = [*CITYSCAPES_CLASSES[:3], CITYSCAPES_CLASSES[4], CITYSCAPES_CLASSES[3], *CITYSCAPES_CLASSES[5:]]
+    torch.save({**content, "classes": names}, tmp_path / "model_final.pth")
+    said = sentence(capsys, run("cityscapes", "DATASETS.TEST", test_set))
+    assert (
+        "was trained on other classes than cityscapes_val has (class 3 is 'fence' in training and 'wall' there)" in said
+    )
+    torch.save({**content, "classes": list(CITYSCAPES_CLASSES)}, tmp_path / "model_final.pth")
+    assert run("cityscapes", "DATASETS.TEST", test_set) == 0
 
 
 def test_names_that_two_images_share(root: Path) -> None:

@@ -1,5 +1,7 @@
 """Quality gate: blank images, similarity to the prompt, near-duplicates."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from clouds.generation.gate import (
 )
 from clouds.generation.settings import GateSettings
 from clouds.generation.similarity import ClipSimilarity
+from clouds.utils.hashing import write_sha256
 
 
 def noise(seed: int, level: int = 128, spread: int = 2) -> np.ndarray:
@@ -115,3 +118,14 @@ def test_no_such_clip(tmp_path: Path) -> None:
     for model, weights in (("ViT-B-99", ""), ("ViT-B-32", "no_such_tag"), (str(tmp_path), "")):
         with pytest.raises(UserError, match=r"The gate's CLIP .* cannot be loaded"):
             ClipSimilarity(model, weights, device="cpu")
+
+
+def test_a_clip_that_differs_from_its_record(clip: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(clip, tmp_path / "clip"))
+    write_sha256(copied / "open_clip_model.safetensors")
+    ClipSimilarity(str(copied), "", device="cpu")
+    with (copied / "open_clip_model.safetensors").open("r+b") as file:
+        file.seek(-64, os.SEEK_END)
+        file.write(bytes(64))
+    with pytest.raises(UserError, match=r"cannot be loaded \(.* is damaged \(its checksum differs\)\)"):
+        ClipSimilarity(str(copied), "", device="cpu")

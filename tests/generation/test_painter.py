@@ -12,6 +12,7 @@ from clouds.errors import UserError
 from clouds.generation.device import resolve_device, resolve_dtype
 from clouds.generation.painter import SCHEDULERS, Painted, Painter
 from clouds.generation.settings import PaintingSettings
+from clouds.utils.hashing import write_sha256
 from tests.generation.pipelines import SIZE, write_stable_diffusion
 
 PROMPTS = ["a busy street", "bus in rain", "snow and fog", "people at night"]
@@ -141,6 +142,17 @@ def test_folders_that_hold_something_else(stable_diffusion: Path, tmp_path: Path
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot be loaded: check its files"):
         painter(broken)
+
+
+def test_weights_that_differ_from_their_record(stable_diffusion: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(stable_diffusion, tmp_path / "copied"))
+    weights = next((copied / "unet").glob("*.safetensors"))
+    write_sha256(weights)
+    painter(copied)
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-64] + bytes(byte ^ 1 for byte in content[-64:]))
+    with pytest.raises(UserError, match=r"check its files\. \(.*\.safetensors is damaged \(its checksum differs\)\)"):
+        painter(copied)
 
 
 def test_devices_and_types() -> None:

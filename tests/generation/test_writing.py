@@ -1,6 +1,8 @@
 """Prompts by a chat model: requests, accepted prompts, and a tiny model of transformers."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from clouds.generation.chat import ChatModel
 from clouds.generation.prompts import read_prompts
 from clouds.generation.settings import ChatSettings
 from clouds.generation.writing import INSTRUCTION, parse_reply, refusal, request, write_prompts
+from clouds.utils.hashing import write_sha256
 from tests.generation.pipelines import tokenizer
 
 TOKENS = open_clip.SimpleTokenizer().encode
@@ -91,6 +94,19 @@ def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
         LlamaConfig(vocab_size=len(words), max_position_embeddings=4096, bos_token_id=0, eos_token_id=1, **sizes)
     ).save_pretrained(folder)
     return folder
+
+
+def test_a_model_that_differs_from_its_record(babbler: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(babbler, tmp_path / "babbler"))
+    write_sha256(copied / "model.safetensors")
+    ChatModel(ChatSettings(str(copied), device="cpu"))
+    with (copied / "model.safetensors").open("r+b") as file:
+        file.seek(-64, os.SEEK_END)
+        file.write(bytes(64))
+    with pytest.raises(
+        UserError, match=r"The chat model .* cannot be loaded \(.* is damaged \(its checksum differs\)\)"
+    ):
+        ChatModel(ChatSettings(str(copied), device="cpu"))
 
 
 def test_a_model_that_babbles(babbler: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

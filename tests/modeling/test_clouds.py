@@ -14,7 +14,7 @@ from clouds.config import get_config, load_config
 from clouds.d2 import Instances, build_model
 from clouds.errors import UserError
 from clouds.modeling.backbone.clip import CLIP, load_open_clip
-from clouds.utils.torch_files import write_record
+from clouds.utils.hashing import write_sha256
 from tests.parity import golden
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -163,7 +163,7 @@ class TestErrors:
             torch.save(state, path)
         else:
             save_file(state, path)
-            write_record(path)
+            write_sha256(path)
         load_open_clip(str(name), pretrained)
         content = path.read_bytes()
         at = content.index(state["positional_embedding"].numpy().tobytes())

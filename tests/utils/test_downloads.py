@@ -9,6 +9,7 @@ import pytest
 
 from clouds.errors import UserError
 from clouds.utils.downloads import is_url, local_file
+from clouds.utils.torch_files import verify
 
 WEIGHTS = b"PK\x03\x04weights of "
 PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
@@ -41,6 +42,8 @@ class Answer(BaseHTTPRequestHandler):
             content = b"Quota exceeded"
         elif "empty" in self.path:
             content = b""
+        elif "raw" in self.path:
+            content = b"\x80\x02" + WEIGHTS
         elif "cut" in self.path:
             length = len(content) + 1000
         elif "moved" in self.path:
@@ -104,6 +107,16 @@ def test_hosts_and_queries_never_share_a_file(servers: list[Server], cache: Path
     before = len(servers[0].requests)
     assert {url: local_file(url) for url in urls} == found
     assert len(servers[0].requests) == before
+
+
+def test_a_file_without_checksums_gets_a_record(servers: list[Server], cache: Path) -> None:
+    file = local_file(servers[0].url("/raw.pth"))
+    verify(file)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="its checksum differs"):
+        verify(local_file(servers[0].url("/raw.pth")))
+    file.with_name(f"{file.name}.sha256").unlink()
+    verify(file)
 
 
 @pytest.mark.parametrize(

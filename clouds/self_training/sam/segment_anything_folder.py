@@ -24,8 +24,8 @@ from clouds.self_training.sam.base import SAM_REGISTRY, network_options
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.segment_anything import SegmentAnything, set_image_size
 from clouds.self_training.sam.weights import read_weights
+from clouds.utils.hashing import write_sha256
 from clouds.utils.json_files import read_json
-from clouds.utils.torch_files import write_record
 
 DESCRIPTION = "segment_anything.json"
 WEIGHTS = "model.safetensors"
@@ -207,4 +207,4 @@ def save_folder(network: SamModules, architecture: SamArchitecture, folder: Path
     (folder / DESCRIPTION).write_text(json.dumps(dataclasses.asdict(architecture), indent=4) + "\n", encoding="utf-8")
     weights = {name: value.detach().half().cpu().contiguous() for name, value in network.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
-    write_record(folder / WEIGHTS)
+    write_sha256(folder / WEIGHTS)

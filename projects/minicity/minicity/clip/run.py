@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from clouds.generation.device import resolve_device
 from clouds.modeling.backbone.clip import CLIP, load_open_clip
-from clouds.utils.torch_files import write_record
+from clouds.utils.hashing import write_sha256
 from minicity.cards import command_line, environment_of, render, write_card
 from minicity.clip.evaluation import CropAccuracy, crop_accuracy, measure_scenes
 from minicity.clip.pool import CROP_SIZE, STORED_SIZE, draw_pool
@@ -149,4 +149,4 @@ def write_folder(model: Any, model_config: Path, folder: Path) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=4) + "\n")
     weights = {name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / "open_clip_model.safetensors")
-    write_record(folder / "open_clip_model.safetensors")
+    write_sha256(folder / "open_clip_model.safetensors")

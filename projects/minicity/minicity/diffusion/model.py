@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipe
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from clouds.utils.torch_files import write_record
+from clouds.utils.hashing import write_sha256
 from minicity.diffusion.tokenizer import CONTEXT_LENGTH, WORDS, build_tokenizer, build_vocabulary
 
 
@@ -166,7 +166,7 @@ def write_folder(model: DiffusionModel, folder: Path) -> None:
     )
     pipeline.save_pretrained(folder)
     for file in folder.rglob("*.safetensors"):
-        write_record(file)
+        write_sha256(file)
     # transformers loads the precision of the config, diffusers loads float32: make both float32.
     config = folder / "text_encoder/config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
