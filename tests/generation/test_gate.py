@@ -127,5 +127,5 @@ def test_a_clip_that_differs_from_its_record(clip: Path, tmp_path: Path) -> None
     with (copied / "open_clip_model.safetensors").open("r+b") as file:
         file.seek(-64, os.SEEK_END)
         file.write(bytes(64))
-    with pytest.raises(UserError, match=r"cannot be loaded \(.* is damaged \(its checksum differs\)\)"):
+    with pytest.raises(UserError, match=r"cannot be loaded: .* is damaged \(its checksum differs\)"):
         ClipSimilarity(str(copied), "", device="cpu")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from clouds.utils.torch_files import read_tensors
+from clouds.utils.torch_files import read_tensors, verify_model
 
 STATE = {"weight": torch.arange(600.0), "bias": torch.ones(2)}
 
@@ -55,3 +55,14 @@ def test_checksums_count(tmp_path: Path) -> None:
     assert not torch.equal(torch.load(path)["weight"], STATE["weight"]), "torch ignores the checksums"
     with pytest.raises(ValueError, match="its checksum differs"):
         read_tensors(path)
+
+
+def test_names_that_are_no_files_are_not_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_file(STATE, tmp_path / "x.safetensors")
+    (tmp_path / "x.safetensors.sha256").write_text("0" * 64)
+    for name in ("", "owner/model", "a_tag"):
+        verify_model(name)
+    for model in (tmp_path, tmp_path / "x.safetensors", "x.safetensors"):
+        with pytest.raises(ValueError, match=r"x\.safetensors is damaged \(its checksum differs\)"):
+            verify_model(model)
