@@ -5,7 +5,6 @@
 
 import contextlib
 import functools
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,11 +19,17 @@ from PIL.TiffImagePlugin import TiffImageFile
 from clouds.data.classes import CITYSCAPES_LABELS
 from clouds.errors import UserError
 from clouds.utils.images import header_orientation, load_upright, open_image, raw_mode
+from clouds.utils.json_files import read_json
 
 Values = npt.NDArray[np.integer]
+Point = tuple[float, float]
+"""x and y in pixels."""
+
 _FORMATS = {"PNG", "TIFF", "BMP", "GIF", "WEBP"}  # lossless, or with a lossless variant; by Pillow's names
 _GRAY_STEP = {"L;2": 85, "L;2R": 85, "L;4": 17, "L;4R": 17}  # Pillow scales gray values of 2 and 4 bits to 0..255
 _INVERTED = re.compile(r"[1L];\d?I")  # raw modes of Pillow
+_MAX_SIDE = 20_000  # pixels, of an image with polygons
+_MAX_COORDINATE = 1_000_000  # pixels; Pillow draws polygons far outside the image slowly or not at all
 _SAMPLE_FORMAT, _SIGNED = 339, 2  # TIFF tag, and its value for signed integers
 LabelKind = Literal[
     "train_ids",
@@ -236,17 +241,8 @@ def draw_polygons(path: str) -> npt.NDArray[np.uint8]:
     Raises:
         UserError: the file has another format, or a label that Cityscapes does not have.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        size = content["imgWidth"], content["imgHeight"]
-        polygons = [
-            (shape["label"], [tuple(point) for point in shape["polygon"]])
-            for shape in content["objects"]
-            if not shape.get("deleted")
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"The polygons {path} cannot be read ({error!r}): copy or download them again.") from error
-    canvas = Image.new("L", size, 0)
+    width, height, polygons = _read_polygons(path)
+    canvas = Image.new("L", (width, height), 0)
     draw = ImageDraw.Draw(canvas)
     for label, points in polygons:
         name = label if label in CITYSCAPES_LABELS else label.removesuffix("group")
@@ -259,6 +255,36 @@ def draw_polygons(path: str) -> npt.NDArray[np.uint8]:
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} has a polygon of {label!r} that cannot be drawn ({error}).") from error
     return np.asarray(canvas)
+
+
+def _read_polygons(path: str) -> tuple[int, int, list[tuple[str, list[Point]]]]:
+    """Return the width and the height of the image, and the label and the points of each polygon."""
+    remedy = "copy or download it again"
+    content = read_json(Path(path), dict, remedy)
+    try:
+        width, height = (_side(content[key]) for key in ("imgWidth", "imgHeight"))
+        polygons = []
+        for shape in content["objects"]:
+            if not isinstance(shape["label"], str):
+                raise TypeError(f"the label is {shape['label']!r}")
+            if not shape.get("deleted"):
+                points = [(_number(x), _number(y)) for x, y in shape["polygon"]]
+                polygons.append((shape["label"], points))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"The polygons {path} cannot be read ({error!r}): {remedy}.") from error
+    return width, height, polygons
+
+
+def _side(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= _MAX_SIDE:
+        raise ValueError(f"the size {value!r} is not 1 to {_MAX_SIDE} pixels")
+    return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or abs(value) > _MAX_COORDINATE:
+        raise ValueError(f"the coordinate {value!r} is no number of at most {_MAX_COORDINATE}")
+    return value
 
 
 READERS: dict[LabelKind, Callable[[str], Values]] = {

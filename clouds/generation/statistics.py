@@ -14,7 +14,7 @@ from clouds.errors import UserError
 from clouds.generation.records import CHUNK, read_description, read_manifest, read_reasons, read_record
 from clouds.utils.atomic import atomic_file
 from clouds.utils.folders import image_files
-from clouds.utils.images import DECODE_ERRORS
+from clouds.utils.images import read_image
 from clouds.utils.jsonl import Row
 from clouds.visualization.contact_sheet import contact_sheet
 
@@ -61,7 +61,7 @@ def report(folder: Path) -> str:
         *_similarity_lines(rows),
         *(f"  {count:>7,} generated and rejected: {reason}" for reason, count in _reasons(rejected)),
         *_manifest_lines(folder, files, rows),
-        *(f"damaged: {path.relative_to(folder)} ({reason})" for path, reason in damaged),
+        *(f"damaged: {sentence}" for sentence in damaged),
     ]
     sheet = _contact_sheet(files, prompts, f"{folder.name}: {len(files):,} images")
     with atomic_file(folder / SHEET) as part:
@@ -70,19 +70,18 @@ def report(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _read(folder: Path) -> tuple[list[_ImageFile], list[tuple[Path, str]]]:
-    """Decode all images; return those that are whole, sorted by index, and (path, reason) of the damaged ones."""
+def _read(folder: Path) -> tuple[list[_ImageFile], list[str]]:
+    """Decode all images; return those that can be read, sorted by index, and a sentence about each other one."""
     paths = image_files(folder / "images")
-    files, damaged = [], []
+    files: list[_ImageFile] = []
+    damaged: list[str] = []
     for path in tqdm(paths, unit="image", desc="reading", disable=not paths):
-        data = path.read_bytes()
         try:
-            with Image.open(path) as image:
-                image.load()
-                width, height = image.size
-        except DECODE_ERRORS as error:
-            damaged.append((path, str(error).replace(str(path), path.name)))
+            width, height = read_image(str(path)).size
+        except UserError as error:
+            damaged.append(str(error))
             continue
+        data = path.read_bytes()
         record = read_record(data) if CHUNK.encode() in data[:4096] else None
         name = _NAME.search(path.stem)
         index, prompt_index = (int(name[1]), int(name[2])) if name else (None, None)
@@ -146,10 +145,8 @@ def _contact_sheet(files: Sequence[_ImageFile], prompts: Sequence[str], title: s
 
 
 def _thumbnail(file: _ImageFile) -> Image.Image:
-    """Read an image at about twice the size on the sheet, which is fast for a JPEG and small in memory."""
-    with Image.open(file.path) as image:
-        image.draft("RGB", (2 * _CELL_WIDTH, 2 * _CELL_WIDTH * file.height // file.width))
-        small = image.convert("RGB")
+    """Read an image at about twice the size on the sheet, which is small in memory."""
+    small = read_image(str(file.path))
     small.thumbnail((2 * _CELL_WIDTH, 2 * small.height), Image.Resampling.LANCZOS)
     return small
 

@@ -220,7 +220,16 @@ def test_faults_of_synthia(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read"),
+        ("{", "is damaged, it is not JSON"),
+        ("[" * 100_000, "is damaged, it is not JSON"),
+        ('{"imgHeight": 4, "imgWidth": 1000000000, "objects": []}', "cannot be read .*the size 1000000000 is not 1 to"),
+        ('{"imgHeight": 4, "imgWidth": "4", "objects": []}', "cannot be read .*the size '4' is not 1 to"),
+        ('{"imgHeight": 4, "imgWidth": 4, "objects": ["car"]}', "cannot be read"),
+        ('{"imgHeight": 4, "imgWidth": 4, "objects": [{"label": 3, "polygon": []}]}', "cannot be read .*label is 3"),
+        (
+            '{"imgHeight": 4, "imgWidth": 4, "objects": [{"label": "car", "polygon": [[0, 0], [1e300, 1], [2, 0]]}]}',
+            r"cannot be read .*the coordinate 1e\+300 is no number",
+        ),
         ('{"imgHeight": 4, "imgWidth": 4}', "cannot be read"),
         (
             '{"imgHeight": 4, "imgWidth": 4, "objects": [{"label": "zebra", "polygon": [[0, 0], [1, 1], [2, 0]]}]}',
