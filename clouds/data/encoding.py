@@ -1,7 +1,7 @@
 """The meaning of the values in label files, and the conversion of a file to train ids."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clouds.data.classes import IGNORE_LABEL
+from clouds.data.classes import IGNORE_LABEL, short_name
 from clouds.data.label_readers import READERS, LabelKind, Values, read_ids, unpack_color
 from clouds.errors import UserError
 
@@ -139,6 +139,27 @@ def read_train_ids(path: str, num_classes: int, encoding: LabelEncoding | LabelR
             "classes to that of the data set."
         )
     return train_ids
+
+
+def find_missing_labels(classes: Sequence[str], pixels: npt.NDArray[np.int64], ignored: int) -> str:
+    """Find label maps in which nothing is labelled, or in which 255 hides one of two classes.
+
+    Args:
+        classes: C class names by train id.
+        pixels: (C,) number of pixels of each class.
+        ignored: number of ignored pixels.
+
+    Returns:
+        The middle of a sentence about the label maps of a data set; empty if nothing is missing.
+    """
+    hint = f"{IGNORE_LABEL} means ignored: if it is a class, set `encoding: ids` and `values: [{IGNORE_LABEL}]` for it"
+    present = np.flatnonzero(pixels)
+    if ignored and not present.size:
+        return f"no pixel of its label maps has a class, all are ignored ({hint})"
+    if ignored and len(classes) == 2 and len(present) == 1:
+        absent = short_name(classes[1 - present[0]])
+        return f"no pixel of its label maps has the class {absent}, but some are ignored ({hint})"
+    return ""
 
 
 def format_value(kind: LabelKind, value: int) -> str:

@@ -1,5 +1,6 @@
 """Evaluator of semantic segmentation. It keeps counts only, which are added up image by image."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import torch
 
 from clouds.d2 import DatasetEvaluator, MetadataCatalog, comm
 from clouds.data.classes import short_name
+from clouds.data.encoding import find_missing_labels
 from clouds.errors import UserError
 from clouds.evaluation.boundary import boundary_counts, boundary_iou
 from clouds.evaluation.confusion import confusion_matrix, score
 from clouds.evaluation.label_files import LabelWriter
 from clouds.evaluation.tables import mean_of
+
+logger = logging.getLogger(__name__)
 
 
 class SemSegEvaluator(DatasetEvaluator):
@@ -118,11 +122,11 @@ class SemSegEvaluator(DatasetEvaluator):
         self.images = sum(images for images, _, _ in shares)
         self.matrix = sum((matrix for _, matrix, _ in shares), np.zeros_like(self.matrix))
         self.boundaries = sum((counts for _, _, counts in shares), np.zeros_like(self.boundaries))
-        if self.images and not self.matrix[:, : len(self.classes)].any():
-            raise UserError(
-                f"{self.dataset_name} cannot be scored: every pixel of its {self.images} label maps is ignored; check "
-                f"it with `python tools/prepare_datasets.py --check {self.dataset_name}`."
-            )
+        *truth, ignored = self.matrix.sum(axis=0)
+        if missing := find_missing_labels(self.classes, np.array(truth), int(ignored)):
+            if not any(truth):
+                raise UserError(f"{self.dataset_name} cannot be scored: {missing}.")
+            logger.warning("%s: %s.", self.dataset_name, missing)
         result = score(self.matrix)
         scores = {"mIoU": result.miou, "fwIoU": result.fwiou, "mACC": result.macc, "pACC": result.pacc}
         scores |= {name: mean_of(result.iou[list(classes)]) for name, classes in self.subsets.items()}

@@ -186,9 +186,20 @@ def test_a_set_without_a_labelled_pixel_cannot_be_scored(streets: str) -> None:
     evaluator = SemSegEvaluator(streets)
     ignored = np.full((4, 4), 255, np.uint8)
     evaluator.process([sample(ignored)] * 2, [{"sem_seg": scores_of(ignored % 2)}] * 2)
-    with pytest.raises(UserError, match=r"cannot be scored: every pixel of its 2 label maps is ignored; check it with"):
+    with pytest.raises(UserError, match=r"cannot be scored: no pixel of its label maps has a class, all are ignored"):
         evaluator.evaluate()
     one = ignored.copy()
     one[0, 0] = 3
     evaluator.process([sample(one)], [{"sem_seg": scores_of(ignored % 2)}])
     assert evaluator.evaluate()["sem_seg"]["pACC"] == 0
+
+
+def test_a_class_that_255_hides_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    register("masks", list, classes=["back", "front,object"], colors=[(0, 0, 0), (9, 9, 9)])
+    evaluator = SemSegEvaluator("masks")
+    for truth, said in (([[0, 255]], ["masks: no pixel of its label maps has the class front"]), ([[0, 1]], [])):
+        caplog.clear()
+        labels = np.array(truth, np.uint8)
+        evaluator.process([sample(labels)], [{"sem_seg": scores_of(labels % 2, 2)}])
+        evaluator.evaluate()
+        assert [message.split(",")[0] for message in caplog.messages] == said

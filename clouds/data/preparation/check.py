@@ -18,13 +18,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from clouds.d2 import MetadataCatalog
-from clouds.data.classes import IGNORE_LABEL, short_name
+from clouds.data.classes import IGNORE_LABEL
 from clouds.data.datasets.builtin import BUILTIN_DATASETS, DATASET_GROUPS
 from clouds.data.datasets.catalog import dataset_specs, load_dataset
 from clouds.data.datasets.generated import find_generated
 from clouds.data.datasets.record import Record
 from clouds.data.datasets.spec import data_root
-from clouds.data.encoding import check_same_size, read_train_ids
+from clouds.data.encoding import check_same_size, find_missing_labels, read_train_ids
 from clouds.data.preparation.class_statistics import ClassCounts, class_counts, count_values
 from clouds.data.preparation.listing import DatasetFiles, DescribedFiles, RegisteredFiles, missing_files
 from clouds.errors import UserError
@@ -179,7 +179,7 @@ def _common_problems(files: DatasetFiles, records: Sequence[Record], on_progress
 def _label_problems(
     name: str, classes: Sequence[str], pixels: npt.NDArray[np.int64], *, labelled: Sequence[Record]
 ) -> list[str]:
-    """Return a problem if a labelled data set has no pixel of a class, or hides one of two classes as ignored.
+    """Return a problem if nothing is labelled in a labelled data set, or 255 hides a class.
 
     Args:
         name: name of the data set.
@@ -187,17 +187,13 @@ def _label_problems(
         pixels: (256,) number of pixels by train id.
         labelled: records with a label map.
     """
-    present = np.flatnonzero(pixels[: len(classes)])
-    if not labelled or not pixels.any() or len(present) > 1 or (len(present) == 1 and len(classes) != 2):
+    if not labelled:
         return []
-    hint = f"{IGNORE_LABEL} means ignored: if it is a class, set `encoding: ids` and `values: [{IGNORE_LABEL}]` for it"
-    if not present.size:
-        return [f"{name}: no pixel of its label maps has a class, all are ignored ({hint})."]
     encoding = labelled[0].get("label_encoding")
-    if not pixels[IGNORE_LABEL] or (encoding is not None and encoding.kind not in ("ids", "train_ids")):
-        return []
-    absent = short_name(classes[1 - present[0]])
-    return [f"{name}: no pixel of its label maps has the class {absent}, but some are ignored ({hint})."]
+    if encoding is not None and encoding.kind == "colors" and pixels[: len(classes)].any():
+        return []  # a color that is ignored is listed as such
+    missing = find_missing_labels(classes, pixels[: len(classes)], int(pixels[IGNORE_LABEL]))
+    return [f"{name}: {missing}."] if missing else []
 
 
 def _labelled(records: Sequence[Record]) -> list[Record]:
