@@ -169,7 +169,7 @@ def test_training_does_not_begin_with_a_broken_set(
     assert run(recipe, tmp_path, settings, force=False) == 0
 
     # By default a damaged file is found when it is loaded, with --check-data before, and then at once.
-    label = downloads / "gta5/labels/00001_labelTrainIds.png"
+    label = max((downloads / "gta5/labels").glob("*_labelTrainIds.png"))  # the first pair is read in any case
     label.write_bytes(label.read_bytes()[:60])
     damage = f"The label map {label} cannot be read"
     for flags, begins in (
