@@ -151,7 +151,8 @@ def test_the_ending_may_be_in_any_case(tmp_path: Path) -> None:
 def test_images_of_other_names_are_found_in_the_folders_of_a_deep_pattern(tmp_path: Path) -> None:
     save(tmp_path / "s/rgb/1.jpg", smooth_image(0))
     save(tmp_path / "s/labels/1.png", label_map(0))
-    save(tmp_path / "s/depth/1.png", label_map(0))
+    for other in ("s/depth/1.png", "s/preview.png", "map.png"):
+        save(tmp_path / other, label_map(0))
     spec = DatasetSpec("x", ("*/rgb/*.jpg",), ("*/labels/*.png",))
     assert check_dataset(DescribedFiles(spec, tmp_path)).problems == []
     save(tmp_path / "s/rgb/2.png", smooth_image(0))

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FunctionType
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from clouds.data.datasets.catalog import load_dataset, register_datasets
 from clouds.data.datasets.spec import DatasetSpec
 from clouds.data.encoding import LabelEncoding
 from clouds.data.preparation.check import CheckResult, check_dataset, find_problem, saved_problems
-from clouds.data.preparation.listing import DescribedFiles
+from clouds.data.preparation.listing import DescribedFiles, RegisteredFiles
 from tests.data.conftest import label_map, save, smooth_image, write_generated
 from tests.data.official import palette_png
 from tests.utils.image_files import by_pillow
@@ -303,6 +304,22 @@ def test_the_result_holds_until_a_file_changes(root: Path) -> None:
         problems = check(root).problems
         assert problems and problems == saved_problems(files)
     assert saved_problems(DescribedFiles(dataclasses.replace(SET, num_pairs=2), root)) is None
+
+
+def array_reader(path: str) -> np.ndarray:
+    return np.zeros((40, 64), np.uint8)
+
+
+def test_the_result_holds_until_the_encoding_changes(root: Path) -> None:
+    def fingerprint(encoding: object) -> str:
+        records = [{**record, "label_encoding": encoding} for record in SET.load(root)]
+        return RegisteredFiles("x", ("a",), root, records).fingerprint()
+
+    encodings = (None, array_reader, LabelEncoding("ids", ((0, 0),)), LabelEncoding("ids", ((0, 1),)))
+    assert len({fingerprint(encoding) for encoding in encodings}) == len(encodings)
+    same_function_in_another_process = FunctionType(array_reader.__code__, {}, "array_reader")
+    same_function_in_another_process.__module__ = array_reader.__module__
+    assert fingerprint(same_function_in_another_process) == fingerprint(array_reader)
 
 
 def test_a_file_that_changes_during_the_check_makes_the_result_outdated(root: Path) -> None:
