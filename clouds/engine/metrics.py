@@ -6,12 +6,15 @@ the first or after the last iteration has a row of its own, without losses. A li
 end of a file that is being written, or the line of another program. In a row, what is not a number is skipped.
 """
 
+import datetime
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from clouds.utils.jsonl import Line, Row, last_row, scan_lines
+from clouds.d2 import CfgNode
+from clouds.utils.jsonl import Line, Row, last_row, scan_lines, valid_rows, write_rows
 
 LOSS = "total_loss"
 """Name of the scalar that every iteration of a training has."""
@@ -34,6 +37,30 @@ def iterations_before(row: Row) -> int:
     evaluation = LOSS not in row and any(name.count("/") > 1 for name in row)  # <test set>/<task>/<metric>
     iteration: int = row["iteration"]
     return iteration if evaluation else iteration + 1
+
+
+def record_evaluation(cfg: CfgNode, results: Mapping[str, Any], *, iterations: int | None, resume: bool) -> None:
+    """Add the results of ``--eval-only`` to ``OUTPUT_DIR/metrics_eval.json``, one row for each evaluation.
+
+    The scores have the names that they have in ``metrics.json``. A damaged line of the file is removed.
+
+    Args:
+        cfg: config of the evaluation.
+        results: ``{dataset: {task: {metric: percent}}}``; a score that is not finite is left out.
+        iterations: number of iterations that the weights were trained for; None if it is not known.
+        resume: whether the newest checkpoint in ``OUTPUT_DIR`` was evaluated if there is one, not ``MODEL.WEIGHTS``.
+    """
+    output = Path(cfg.OUTPUT_DIR)
+    resumed = resume and (output / "last_checkpoint").is_file()
+    about = {
+        "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "weights": "newest checkpoint" if resumed else cfg.MODEL.WEIGHTS,
+        "protocol": cfg.TEST.PROTOCOL,
+        **({} if iterations is None else {"iteration": iterations}),
+    }
+    path = output / "metrics_eval.json"
+    scores = {name: score for name, score in flatten(results).items() if math.isfinite(score)}
+    write_rows(path, [*valid_rows(path), about | scores])
 
 
 def read_training(path: Path) -> list[Row]:
@@ -91,6 +118,14 @@ def repair(path: Path, start: int, test_sets: Sequence[str]) -> Recorded:
         losses=any(LOSS in row for row in here),
         scores=any(name.startswith(f"{each}/") for row in here for name in row for each in test_sets),
     )
+
+
+def flatten(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Convert ``{"a": {"b": 1}}`` to ``{"a/b": 1.0}``."""
+    flat: dict[str, float] = {}
+    for key, value in results.items():
+        flat |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": float(value)}
+    return flat
 
 
 def _newest_training(lines: Iterable[Line]) -> list[tuple[Row, Line]]:

@@ -30,6 +30,7 @@ from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_load
 from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
 from clouds.engine.checkpoint import Checkpointer, build_checkpointer, load_for_inference
+from clouds.engine.metrics import record_evaluation
 from clouds.engine.origin import check_test_classes
 from clouds.engine.parallel import data_parallel
 from clouds.engine.setup import code_version, seed_everything
@@ -253,11 +254,18 @@ class Trainer(TrainerBase):
 
     @classmethod
     def test_weights(cls, cfg: CfgNode, *, resume: bool = False) -> hooks.Results:
-        """Evaluate ``MODEL.WEIGHTS``, or with `resume` the newest checkpoint in ``OUTPUT_DIR`` (see `test`)."""
+        """Evaluate ``MODEL.WEIGHTS``, or with `resume` the newest checkpoint in ``OUTPUT_DIR`` (see `test`).
+
+        The main process adds the results to ``OUTPUT_DIR/metrics_eval.json``.
+        """
         cls.check_test_sets(cfg)
         model = cls.build_model(cfg)
         rest = load_for_inference(cfg, model, resume=resume)
-        return cls.test(cfg, model, seed=rest.get("seed"))
+        results = cls.test(cfg, model, seed=rest.get("seed"))
+        if comm.is_main_process():
+            iterations = rest["iteration"] + 1 if "iteration" in rest else None
+            record_evaluation(cfg, results, iterations=iterations, resume=resume)
+        return results
 
     @classmethod
     def check_test_sets(cls, cfg: CfgNode) -> None:

@@ -187,6 +187,21 @@ def test_saved_weights_score_what_training_printed(tiny_cfg: CfgNode, tmp_path: 
     assert "seed 3" in evaluation
     assert evaluation in training, "the very same table, with the seed of the training"
 
+    with (tmp_path / "eval/metrics_eval.json").open("a") as file:
+        file.write('{"cut of')
+    tiny_cfg.defrost()
+    tiny_cfg.MODEL.WEIGHTS, tiny_cfg.OUTPUT_DIR = "", str(tmp_path / "run")
+    Trainer.test_weights(tiny_cfg, resume=True)
+    tiny_cfg.OUTPUT_DIR = str(tmp_path / "eval")
+    Trainer.test_weights(tiny_cfg)
+    first, last = (json.loads(line) for line in (tmp_path / "eval/metrics_eval.json").read_text().splitlines())
+    (resumed,) = (json.loads(line) for line in (tmp_path / "run/metrics_eval.json").read_text().splitlines())
+    assert first["tiny_val/sem_seg/mIoU"] == trainer.results["tiny_val"]["sem_seg"]["mIoU"]
+    assert first["weights"].endswith("model_final.pth")
+    assert (first["iteration"], first["protocol"], last["weights"]) == (10, "full_resolution", "")
+    assert resumed == first | {"weights": "newest checkpoint", "time": resumed["time"]}
+    assert "iteration" not in last
+
 
 def test_no_weights_is_a_warning_not_a_failure(tiny_cfg: CfgNode) -> None:
     default_setup(tiny_cfg, Namespace())

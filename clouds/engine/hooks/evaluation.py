@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from clouds.d2 import HookBase, comm
+from clouds.engine.metrics import flatten
 
 Results = dict[str, dict[str, dict[str, float]]]
 """``{dataset: {task: {metric: value}}}``."""
@@ -61,11 +62,3 @@ class PeriodicEvaluation(HookBase):
         for writer in self.writers:
             writer.write()
         comm.synchronize()
-
-
-def flatten(results: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """Convert ``{"a": {"b": 1}}`` to ``{"a/b": 1.0}``."""
-    flat: dict[str, float] = {}
-    for key, value in results.items():
-        flat |= flatten(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": float(value)}
-    return flat
