@@ -16,7 +16,8 @@ EPILOG = """\
 Train or evaluate a CLOUDS network.
 
 Train:     python train_net.py --config-file configs/warmup/gta/train_gta.yaml OUTPUT_DIR output/gta
-Resume:    the same command with --resume
+Resume:    the same command with --resume; it stops if settings differ that matter, unless --resume-anyway is given.
+           Without it, a new run starts, and the files of the earlier run move to OUTPUT_DIR/previous/<run id>.
 Evaluate:  python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/gta/model_final.pth
            --eval-only --resume evaluates the newest checkpoint in OUTPUT_DIR, and --eval-only alone MODEL.WEIGHTS of
            the config: in a config of joint training, the checkpoint of the warm-up.
@@ -62,8 +63,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--dataset", metavar="FILE", help="YAML file that describes a data set of your own to train and test on")
     add("--check-data", action="store_true", help="read every image and label map before the training starts")
+    add("--resume-anyway", action="store_true", help="like --resume, and accept settings that differ from the run's")
     add("--force", action="store_true", help="train even if a data set is damaged or incomplete")
     args = parser.parse_args(argv)
+    args.resume |= args.resume_anyway
     # detectron2's parser takes any whole number.
     for flag, low in (("num_gpus", 1), ("num_machines", 1), ("machine_rank", 0)):
         value = getattr(args, flag)

@@ -13,8 +13,10 @@ from torch import nn
 
 from clouds.clouds import class_names
 from clouds.config import check_weights
+from clouds.config.settings import Settings, plain_settings
 from clouds.d2 import CfgNode, comm
 from clouds.engine.origin import Origin, check_test_classes
+from clouds.engine.record import Run, shared_run
 from clouds.engine.states import fitted_state
 from clouds.engine.weights import frozen_keys, load_weights, read_checkpoint
 from clouds.errors import UserError
@@ -43,7 +45,12 @@ class Checkpointer(FvcoreCheckpointer):
         save_to_disk: whether this process writes; only the main process does.
         classes: names of the classes that the model is trained on; empty = unknown.
         evaluated: class names by the name of each data set that predictions are compared with.
+        run: run that the checkpoints belong to. It resumes from its own checkpoints only; None accepts all.
+        settings: settings of the run, see `clouds.config.settings`.
         checkpointables: other objects with ``state_dict`` and ``load_state_dict``, such as the optimizer.
+
+    Attributes:
+        resumed: whether `resume_or_load` has restored a checkpoint of the run.
     """
 
     def __init__(
@@ -58,6 +65,8 @@ class Checkpointer(FvcoreCheckpointer):
         save_to_disk: bool = True,
         classes: Sequence[str] = (),
         evaluated: Mapping[str, Sequence[str]] | None = None,
+        run: Run | None = None,
+        settings: Settings | None = None,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
@@ -67,11 +76,15 @@ class Checkpointer(FvcoreCheckpointer):
         self.complete = complete
         self.keep = keep
         self.origin = Origin(model, reloadable=reloadable, classes=classes, evaluated=evaluated)
+        self.run = run
+        self.identity = {"run": run.id, "settings": settings or {}} if run else {}
+        self.resumed = False
 
     def save(self, name: str, **extra: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` with ``model``, every checkpointable, and `extra` (tensors, plain values).
 
-        What the weights depend on is stored, too, see `Origin`.
+        What the weights depend on is stored, too, see `Origin`. The entries ``run`` and ``settings`` say which run
+        the checkpoint belongs to.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -85,7 +98,7 @@ class Checkpointer(FvcoreCheckpointer):
                 raise UserError(f"{path} cannot be written, a folder has its name: move it away.")
         self.logger.info(f"Saving checkpoint to {target}")
         with atomic_file(target) as part_file, part_file.open("wb") as file:
-            torch.save(content | extra, file)
+            torch.save(content | self.identity | extra, file)
             file.flush()
             os.fsync(file.fileno())
         self.tag_last_checkpoint(target.name)
@@ -125,7 +138,8 @@ class Checkpointer(FvcoreCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Restore the newest checkpoint of the folder; without `resume`, load only the weights of a file.
 
-        If a checkpoint is missing or damaged, a warning is logged and the previous one is used.
+        If a checkpoint is missing or damaged, or belongs to another run, a warning is logged and the previous one is
+        used. If the run has none yet, the weights of the file are loaded, and it starts from its beginning.
 
         Args:
             path: path of the weights that are loaded without `resume` or if there is no checkpoint; "" = none.
@@ -147,7 +161,7 @@ class Checkpointer(FvcoreCheckpointer):
             self.logger.warning(
                 f"{self.save_dir}/last_checkpoint is damaged: it names no checkpoint. The newest one is tried."
             )
-        tried = 0
+        tried = others = 0
         for candidate in dict.fromkeys(candidates):
             tried += 1
             try:
@@ -155,12 +169,29 @@ class Checkpointer(FvcoreCheckpointer):
             except UserError as error:
                 self.logger.warning(f"{error} The previous checkpoint is tried.")
                 continue
+            if not self._is_of_run(content, candidate):
+                others += 1
+                continue
+            self.resumed = True
             return self._restore(content, str(candidate))
+        if tried and others == tried:
+            return self.load(path, checkpointables=[])
         raise UserError(
             f"None of the checkpoints in {self.save_dir} can be read ({tried} tried, "
             f"{candidates[0].name if candidates else 'none'} first): restore one from a copy, or start again without "
             "--resume."
         )
+
+    def _is_of_run(self, content: dict[str, Any], candidate: Path) -> bool:
+        owner = content.get("run")
+        if self.run is None or owner == self.run.id or "iteration" not in content:  # weights alone are of no run
+            return True
+        if owner is None and self.run.has_unnamed:
+            self.logger.info(f"{candidate} is of an older version and names no run: taken as one of {self.run.id}")
+            return True
+        named = "names no run" if owner is None else f"belongs to the run {owner}"
+        self.logger.warning(f"{candidate} {named}, not to the current run {self.run.id}: it is not used")
+        return False
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load weights and checkpointables from a file.
@@ -214,6 +245,8 @@ def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -
         reloadable=has_reloadable_backbone(model),
         keep=cfg.SOLVER.CHECKPOINTS_KEPT,
         classes=class_names(cfg.DATASETS.TRAIN) if cfg.DATASETS.TRAIN else (),
+        run=shared_run(Path(cfg.OUTPUT_DIR)),
+        settings=plain_settings(cfg),
         save_to_disk=comm.is_main_process(),
         **checkpointables,
     )
@@ -237,11 +270,12 @@ def load_for_inference(cfg: CfgNode, model: nn.Module, *, resume: bool = False) 
         reloadable=has_reloadable_backbone(model),
         complete=True,
         evaluated={name: class_names((name,)) for name in cfg.DATASETS.TEST or cfg.DATASETS.TRAIN},
+        run=shared_run(Path(cfg.OUTPUT_DIR)) if resume else None,
     )
-    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+    rest = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    if not cfg.MODEL.WEIGHTS and not checkpointer.resumed:
         logger.warning("MODEL.WEIGHTS is empty: the head is untrained and its predictions are meaningless")
-        return {}
-    return checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    return rest
 
 
 def has_reloadable_backbone(model: nn.Module) -> bool:

@@ -138,7 +138,10 @@ def _started(report_file: str, work: Work, args: tuple[Any, ...]) -> None:
     try:
         _one_of_several(distributed.FileStore(report_file, -1), work, args)
     except UserError:
-        raise SystemExit(USER_ERROR) from None  # an exception would reach the parent process as a traceback
+        # An exception would reach the parent process as a traceback. If several processes fail at the same time, a
+        # thread of Gloo may abort the interpreter on its way out.
+        logging.shutdown()
+        os._exit(USER_ERROR)
 
 
 def _one_of_several(report: distributed.Store, work: Work, args: tuple[Any, ...]) -> None:

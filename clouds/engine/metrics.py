@@ -93,7 +93,7 @@ def repair(path: Path, start: int, test_sets: Sequence[str]) -> Recorded:
     """Remove the rows of iteration `start` and later from a ``metrics.json``, and damaged lines at its end.
 
     The file is shortened in one step and in place, since a writer may have it open. Only rows of the newest training in
-    the file are considered. With `start` 0, a new training follows: only an incomplete last line is removed.
+    the file are considered. With `start` 0, all of them are removed: the training starts from its beginning again.
 
     Args:
         path: path of the file; it need not exist.
@@ -108,12 +108,11 @@ def repair(path: Path, start: int, test_sets: Sequence[str]) -> Recorded:
     lines = [line for line in scan_lines(path) if line.is_complete]
     rows = _newest_training(lines)
     end = max((line.end for line in lines), default=0)
-    if start > 0:
-        end = min([end, *(line.start for row, line in rows if iterations_before(row) > start)])
-        kept = max((line.end for _, line in rows if line.end <= end), default=end)
-        end = min([end, *(line.start for line in lines if line.row is None and line.start >= kept)])
+    end = min([end, *(line.start for row, line in rows if start == 0 or iterations_before(row) > start)])
+    kept = max((line.end for _, line in rows if line.end <= end), default=end)
+    end = min([end, *(line.start for line in lines if line.row is None and line.start >= kept)])
     os.truncate(path, end)
-    here = [row for row, _ in rows if iterations_before(row) == start]
+    here = [row for row, line in rows if iterations_before(row) == start and line.end <= end]
     return Recorded(
         losses=any(LOSS in row for row in here),
         scores=any(name.startswith(f"{each}/") for row in here for name in row for each in test_sets),

@@ -1,8 +1,10 @@
 """Record of a run in its output folder: config, code, versions, machine and command line, so that it can be repeated.
 
-`run.json` has one entry for each start in the folder: a training, a resumed training, or an evaluation. An entry names
-the file with its config and, if the code had local changes, the file with their diff. No file is lost: if a new
-training or evaluation needs the name of an earlier file, the earlier file is renamed after the number of its entry.
+`run.json` has one entry for each start in the folder: a training, a resumed training, or an evaluation. A training has
+a run id, which its entries and its checkpoints carry. An entry names the file with its config and, if the code had
+local changes, the file with their diff. No file is lost: a new training finds an empty folder (see
+`clouds.engine.output_folder`), and an evaluation that needs the name of an earlier file renames that file after the
+number of its entry.
 """
 
 import argparse
@@ -13,10 +15,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
+import secrets
 import shlex
 import subprocess
 import sys
-import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -26,8 +31,10 @@ import torch
 import clouds
 from clouds import d2
 from clouds.d2 import CfgNode, comm
+from clouds.engine.output_folder import RECORD, free_path
 from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically
+from clouds.utils.json_files import read_json
 
 PACKAGES = (
     *("torch", "torchvision", "open_clip_torch", "timm", "fvcore", "iopath", "numpy", "scipy"),
@@ -48,14 +55,83 @@ class Kind(StrEnum):
     EVALUATION = "evaluation"
 
 
-def write_record(output: Path, cfg: CfgNode, args: argparse.Namespace, kind: Kind) -> Entry:
-    """Add this start to the record. Called by the main process only.
+@dataclass(frozen=True)
+class Run:
+    """A training, with the newest of its starts.
+
+    Attributes:
+        id: id of the run, also the name of its folder in ``previous``.
+        seed: its seed; None if the record does not have it.
+        config: name of the file with the config of its newest start.
+        folder: working folder of that start.
+        moved: earlier name -> new name of each input that its first start moved.
+        settings: its settings as a checkpoint has them, for a folder without a record.
+        has_unnamed: whether checkpoints without a run id may belong to it, since an older version started it.
+    """
+
+    id: str
+    seed: int | None = None
+    config: str = "config.yaml"
+    folder: str = "."
+    moved: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    has_unnamed: bool = True
+
+
+def new_run_id() -> str:
+    """Return a new run id: the local time and four random digits, such as ``20261130-142233-3fa9``."""
+    return f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def is_run_id(value: Any) -> bool:
+    """Return whether a value from a file is a run id, which is safe as the name of a folder."""
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", value, re.ASCII) is not None
+
+
+def current_run(output: Path) -> Run | None:
+    """Return the newest training in the record of an output folder, None if there is none.
+
+    Raises:
+        UserError: the record cannot be read.
+    """
+    entries = [entry for entry in read_record(output) if _run_id(entry)]
+    if not entries:
+        return None
+    newest = entries[-1]
+    run = _run_id(newest)
+    first = next(entry for entry in entries if _run_id(entry) == run)
+    return Run(
+        id=str(run),
+        seed=newest.get("seed"),
+        config=newest["config"],
+        folder=newest.get("folder", "."),
+        moved=first.get("moved", {}),
+        has_unnamed=first["kind"] != Kind.TRAINING or "run" not in first,
+    )
+
+
+def shared_run(output: Path) -> Run | None:
+    """Return `current_run` of the main process in all processes, which call this together."""
+    return comm.all_gather(current_run(output) if comm.is_main_process() else None)[0]
+
+
+def write_record(
+    output: Path,
+    cfg: CfgNode,
+    args: argparse.Namespace,
+    kind: Kind,
+    run: str | None = None,
+    moved: Mapping[str, str] | None = None,
+) -> Entry:
+    """Add this start to the record. Called by the main process only, which holds the `record_lock`.
 
     Args:
         output: existing output folder.
         cfg: resolved config; its device may still be "auto", so that the file can be used on another machine.
         args: parsed command line.
-        kind: kind of this start; a resumed training belongs to the newest recorded training.
+        kind: kind of this start.
+        run: id of the run; None for an evaluation.
+        moved: earlier name -> new name of each input in the folder that this start has moved.
 
     Returns:
         The new entry of `run.json`.
@@ -77,20 +153,24 @@ def write_record(output: Path, cfg: CfgNode, args: argparse.Namespace, kind: Kin
     write_atomically(output / config, cfg.dump())
     entry: Entry = {
         "kind": kind.value,
-        "training": _training(entries, kind),
+        "run": run,
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
         "arguments": vars(args),
         "folder": str(Path.cwd()),
         "config": config,
         "seed": cfg.SEED,
+        "process": os.getpid(),
         "processes": comm.get_world_size(),
         "code": code,
         "versions": versions(),
         "machine": machine(),
+        **({"moved": dict(moved)} if moved else {}),
     }
     entries.append(entry)
-    write_atomically(output / "run.json", json.dumps(entries, indent=2, default=str, ensure_ascii=False) + "\n")
+    text = json.dumps(entries, indent=2, default=str, ensure_ascii=False) + "\n"
+    # A command line may have bytes that are not UTF-8.
+    write_atomically(output / RECORD, text.encode(errors="replace"))
     return entry
 
 
@@ -98,18 +178,27 @@ def read_record(output: Path) -> list[Entry]:
     """Return the entries of `run.json` in `output`, oldest first; an empty list if there is no such file.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read or is not a record.
     """
-    file = output / "run.json"
-    if not file.is_file():
+    file = output / RECORD
+    if not os.path.lexists(file):
         return []
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        if not all(isinstance(entry, dict) for entry in entries):
-            raise TypeError("its entries are not objects")
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is not a record of runs ({error}): repair it or move it away.") from error
+    remedy = "it is not a record of runs; repair it or move it away"
+    entries: list[Entry] = read_json(file, list, remedy)
+    for number, entry in enumerate(entries, 1):
+        if wrong := _wrong_field(entry):
+            raise UserError(f"{file} has {wrong} in entry {number}: {remedy}.")
     return entries
+
+
+def describe_holder(output: Path) -> str:
+    """Return the process, host and time of the newest training in the record, for a message; "" if unknown."""
+    trainings = [entry for entry in read_record(output) if _run_id(entry) and "process" in entry]
+    if not trainings:
+        return ""
+    newest = trainings[-1]
+    host = newest.get("machine", {}).get("host", UNKNOWN)
+    return f"process {newest['process']} on {host}, started {newest.get('started', UNKNOWN)}"
 
 
 def versions() -> dict[str, str]:
@@ -169,12 +258,33 @@ def _git(*words: str) -> bytes | None:
         return None
 
 
-def _training(entries: list[Entry], kind: Kind) -> str | None:
-    """Return the id of the training that a start belongs to; None for an evaluation."""
-    if kind is Kind.EVALUATION:
-        return None
-    earlier = [entry["training"] for entry in entries if entry["training"]] if kind is Kind.RESUMED else []
-    return earlier[-1] if earlier else uuid.uuid4().hex[:8]
+def _run_id(entry: Entry) -> str | None:
+    """Return the run id of an entry, which older versions call the training; None for an evaluation."""
+    run: str | None = entry.get("run", entry.get("training"))
+    return run
+
+
+def _wrong_field(entry: Any) -> str:
+    """Return a description of the first field of an entry that is missing or of another form; "" for a good entry."""
+    if not isinstance(entry, dict):
+        return "no object"
+    code, moved = entry.get("code"), entry.get("moved", {})
+    checks = {
+        "kind": entry.get("kind") in list(Kind),
+        "run": _run_id(entry) is None or is_run_id(_run_id(entry)),
+        "config": _is_file_name(entry.get("config")),
+        "code": isinstance(code, dict) and ("diff" not in code or _is_file_name(code["diff"])),
+        "seed": "seed" not in entry or type(entry["seed"]) is int,
+        "folder": isinstance(entry.get("folder", ""), str),
+        "moved": isinstance(moved, dict) and all(isinstance(name, str) for name in moved.values()),
+        "process": "process" not in entry or type(entry["process"]) is int,
+        "machine": isinstance(entry.get("machine", {}), dict),
+    }
+    return next((f"no valid {name!r}" for name, good in checks.items() if not good), "")
+
+
+def _is_file_name(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).name == value and value.isprintable()
 
 
 def _keep(output: Path, name: str, entries: list[Entry]) -> None:
@@ -184,8 +294,8 @@ def _keep(output: Path, name: str, entries: list[Entry]) -> None:
         return
     owners = [n for n, entry in enumerate(entries, 1) if name in (entry["config"], entry["code"].get("diff"))]
     number = owners[-1] if owners else 0
-    kept = f"{path.stem}_{number}{path.suffix}"
-    path.replace(output / kept)
+    kept = free_path(output / f"{path.stem}_{number}{path.suffix}").name
+    path.rename(output / kept)
     if owners:
         entry = entries[number - 1]
         if entry["config"] == name:

@@ -1,15 +1,16 @@
 """Set-up that commands share: config, output folder, log, seed, device, data sets."""
 
 import argparse
+import contextlib
 import functools
 import logging
 import os
 import platform
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ from clouds.data.datasets.catalog import dataset_names, register_datasets
 from clouds.data.datasets.custom import dataset_settings
 from clouds.data.preparation.check import find_problem
 from clouds.engine.launch import failure_elsewhere
-from clouds.engine.record import Kind, code_version, write_record
+from clouds.engine.output_folder import record_lock
+from clouds.engine.record import code_version, write_record
+from clouds.engine.start import decide_start
 from clouds.engine.writers import check_wandb
 from clouds.errors import UserError
 from clouds.utils.devices import is_usable
@@ -35,41 +38,56 @@ _HEARTBEAT = 30.0  # seconds
 def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Prepare this process for a run, and complete and freeze ``cfg``, in place.
 
-    Creates ``OUTPUT_DIR``, starts the log there and on stdout, draws a seed if ``SEED`` is negative, seeds all random
-    generators, writes the record of this start (`clouds.engine.record`), resolves the device and registers the data
-    sets. A resumed run (``args.resume``) keeps its recorded seed.
+    Registers the data sets, creates ``OUTPUT_DIR``, decides which run this start belongs to (`clouds.engine.start`),
+    starts the log there and on stdout, draws a seed if ``SEED`` is negative, seeds all random generators, writes the
+    record of this start (`clouds.engine.record`) and resolves the device. A resumed run (``args.resume``) keeps its
+    recorded seed. A training holds the lock of ``OUTPUT_DIR`` from here on, see `clouds.engine.output_folder.hold`.
 
     Args:
         cfg: merged config, not frozen yet.
-        args: parsed command line; ``resume`` and ``eval_only`` default to False.
+        args: parsed command line; ``resume``, ``resume_anyway`` and ``eval_only`` default to False.
 
     Raises:
-        UserError: the output folder cannot be created, or the device or a data set does not exist.
+        UserError: the output folder cannot be written, another training runs there, the run to resume has other
+            settings, or the device or a data set does not exist.
     """
     evaluates = getattr(args, "eval_only", False)
     if not evaluates:
         check_wandb(cfg)
+    # Before the files of an earlier run are moved aside.
+    resolve_device(cfg.clone())
+    register_datasets(modules=cfg.DATASETS.MODULES, custom=cfg.DATASETS.CUSTOM)
     output = Path(cfg.OUTPUT_DIR)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot create the output folder {output} (OUTPUT_DIR): {error.strerror}.") from error
-    start_log(str(output))
+    start = _decided_by_main_process(
+        lambda: decide_start(
+            output,
+            cfg,
+            evaluates=evaluates,
+            resumes=getattr(args, "resume", False),
+            anyway=getattr(args, "resume_anyway", False),
+        ),
+        output,
+    )
+    with _writing_to(output):
+        start_log(str(output))
+    for note in start.notes:
+        logger.info(note)
 
-    resumed = getattr(args, "resume", False) and (output / "last_checkpoint").is_file()
-    began_with = output / "config.yaml"
-    if resumed and began_with.is_file():
-        cfg.SEED = load_config(began_with).SEED
-    cfg.SEED = comm.all_gather(cfg.SEED)[0]  # also a barrier: all processes have read the record before it is written
+    cfg.merge_from_list([word for pair in start.settings.items() for word in pair])
+    cfg.SEED = comm.all_gather(cfg.SEED)[0]
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed()
     seed_everything(cfg.SEED)
     if comm.is_main_process():
-        kind = Kind.EVALUATION if evaluates else Kind.RESUMED if resumed else Kind.TRAINING
-        entry = write_record(output, cfg, args, kind)
+        with _writing_to(output), record_lock(output):
+            entry = write_record(output, cfg, args, start.kind, start.run, start.moved)
         logger.info(f"Resolved config in {output / entry['config']}, the whole record in {output / 'run.json'}")
+    comm.synchronize()  # other processes may read the record from here on
     resolve_device(cfg)
-    register_datasets(modules=cfg.DATASETS.MODULES, custom=cfg.DATASETS.CUSTOM)
     cfg.freeze()
 
     logger.info(f"Command line: {args}")
@@ -77,6 +95,31 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         f"clouds {code_version()}, seed {cfg.SEED}, {cfg.MODEL.DEVICE}, {comm.get_world_size()} process(es), "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
+
+
+@contextlib.contextmanager
+def _writing_to(output: Path) -> Iterator[None]:
+    """Report a failure to write to the output folder in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.strerror or error}{f', {error.filename}' if error.filename else ''}"
+        raise UserError(f"Cannot write to the output folder {output} (OUTPUT_DIR): {reason}.") from error
+
+
+def _decided_by_main_process(decide: Callable[[], T], output: Path) -> T:
+    """Return the result of `decide()` in the main process, in all processes; all raise its `UserError`."""
+    decision: T | UserError | None = None
+    if comm.is_main_process():
+        try:
+            with _writing_to(output):
+                decision = decide()
+        except UserError as error:
+            decision = error
+    decision = comm.all_gather(decision)[0]
+    if isinstance(decision, UserError):
+        raise decision
+    return cast(T, decision)
 
 
 def config_with_dataset(
@@ -174,7 +217,20 @@ def _on_main_process(work: Callable[[Callable[[], None]], T]) -> T:
 def start_log(output: str | None) -> None:
     """Send the log to stdout, in the main process, and to ``<output>/log.txt``; None for no file."""
     for name in ("clouds", "detectron2"):
-        logging.getLogger(name).handlers = _handlers(name, output, comm.get_rank())
+        handlers = _handlers(name, output, comm.get_rank())
+        for handler in handlers:
+            _reopen_moved_log(handler, output)
+        logging.getLogger(name).handlers = handlers
+
+
+def _reopen_moved_log(handler: logging.Handler, output: str | None) -> None:
+    """Open the log file again if an earlier run in this process opened it and it has been moved since."""
+    stream = getattr(handler, "stream", None)
+    path = Path(str(getattr(stream, "name", "")))
+    if output is None or stream is None or path.parent != Path(output):
+        return
+    if not (path.is_file() and os.path.samestat(path.stat(), os.fstat(stream.fileno()))):
+        handler.setStream(path.open("a"))  # type: ignore[attr-defined]
 
 
 @functools.cache

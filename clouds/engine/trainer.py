@@ -90,7 +90,7 @@ class Trainer(TrainerBase):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = False) -> None:
-        """Restore the newest checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start at iteration 0.
+        """Restore the run's newest checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start at iteration 0.
 
         Random numbers depend only on the seed and the iteration (in the model) or on the seed and the position in the
         data (in the loader). A resumed run thus needs no state of a random generator; on a CPU it ends bit for bit like
@@ -102,11 +102,13 @@ class Trainer(TrainerBase):
         Raises:
             UserError: the checkpoint does not fit, or the processes found different checkpoints.
         """
-        continues = resume and self.checkpointer.has_checkpoint()
-        if resume and not continues:
-            logger.warning(f"No checkpoint in {self.cfg.OUTPUT_DIR} to resume from: starting at iteration 0")
-        rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=continues)
-        if continues:
+        rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resume and not self.checkpointer.resumed:
+            logger.warning(
+                f"No checkpoint in {self.cfg.OUTPUT_DIR} belongs to this run: it starts from its beginning, at "
+                f"iteration 0 with the seed {self.seed}"
+            )
+        if self.checkpointer.resumed:
             if "iteration" not in rest:
                 raise UserError(
                     f"{self.checkpointer.get_checkpoint_file()} holds weights but no training to resume: load it as "

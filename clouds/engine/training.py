@@ -1,9 +1,11 @@
 """Training and evaluation as a command starts them, in one process or several."""
 
 import argparse
+from pathlib import Path
 
 from clouds.d2 import CfgNode
 from clouds.engine.launch import launch
+from clouds.engine.output_folder import release
 from clouds.engine.setup import config_with_dataset, default_setup, refuse_broken_sets
 from clouds.engine.trainer import Trainer
 
@@ -28,15 +30,18 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trai
 
     Args:
         cfg: merged config, not frozen yet; `default_setup` completes and freezes it.
-        args: parsed command line: ``resume``, ``eval_only``, ``force``, ``check_data``.
+        args: parsed command line: ``resume``, ``resume_anyway``, ``eval_only``, ``force``, ``check_data``.
         trainer: class of the trainer.
     """
-    default_setup(cfg, args)
-    if args.eval_only:
-        trainer.test_weights(cfg, resume=args.resume)
-        return
-    if not args.force:
-        refuse_broken_sets(cfg, full=args.check_data)
-    training = trainer(cfg)
-    training.resume_or_load(resume=args.resume)
-    training.train()
+    try:
+        default_setup(cfg, args)
+        if args.eval_only:
+            trainer.test_weights(cfg, resume=args.resume)
+            return
+        if not args.force:
+            refuse_broken_sets(cfg, full=args.check_data)
+        training = trainer(cfg)
+        training.resume_or_load(resume=args.resume)
+        training.train()
+    finally:
+        release(Path(cfg.OUTPUT_DIR))

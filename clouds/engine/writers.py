@@ -12,7 +12,7 @@ import yaml
 
 from clouds.d2 import CfgNode, get_event_storage
 from clouds.engine.metrics import LOSS
-from clouds.engine.record import read_record
+from clouds.engine.record import current_run
 from clouds.errors import UserError
 
 
@@ -136,11 +136,11 @@ class WandbWriter:
 
 def build_wandb_writer(cfg: CfgNode) -> WandbWriter:
     """Build the writer of the training that is recorded in ``OUTPUT_DIR``."""
-    trainings = [entry["training"] for entry in read_record(Path(cfg.OUTPUT_DIR)) if entry["training"]]
+    run = current_run(Path(cfg.OUTPUT_DIR))
     return WandbWriter(
         cfg.WANDB.PROJECT,
         cfg.WANDB.NAME,
         yaml.safe_load(cfg.dump()),
         folder=cfg.OUTPUT_DIR,
-        run_id=trainings[-1] if trainings else None,
+        run_id=run.id if run else None,
     )

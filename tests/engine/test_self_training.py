@@ -15,6 +15,7 @@ from torch import nn
 from clouds.config import load_config
 from clouds.d2 import CfgNode, HookBase
 from clouds.engine.hooks import PseudoLabelMonitor, SelfTrainingHook
+from clouds.engine.output_folder import LOCKS, find_outputs
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
@@ -23,7 +24,7 @@ from clouds.self_training.teacher import Teacher
 from tests.engine.conftest import CLASSES, COLORS, write_images
 from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer
 from tests.engine.test_end_to_end import CLIP, CONFIG, ROOT, last_table
-from tests.engine.test_resume import Killed, rows, same
+from tests.engine.test_resume import Killed, rows, same, trained
 
 Config = Callable[..., CfgNode]
 MONITOR = {"MODEL.CLOUDS.PANEL_PERIOD": 2, "TEST.EVAL_PERIOD": 0, "SOLVER.IMS_PER_BATCH": 2}
@@ -51,8 +52,8 @@ def joint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     return build
 
 
-def train(cfg: CfgNode, *, resume: bool = False, kind: type[Trainer] = JointTrainer) -> Trainer:
-    default_setup(cfg, Namespace(resume=resume))
+def train(cfg: CfgNode, *, resume: bool = False, anyway: bool = False, kind: type[Trainer] = JointTrainer) -> Trainer:
+    default_setup(cfg, Namespace(resume=resume, resume_anyway=anyway))
     trainer = kind(cfg)
     trainer.resume_or_load(resume)
     trainer.train()
@@ -102,7 +103,7 @@ def test_killed_anywhere_and_resumed(joint: Config) -> None:
         train(joint("killed", *opts), kind=type("Dying", (Killed, JointTrainer), {"at": at}))
     resumed = train(joint("killed", *opts), resume=True)
     assert resumed.start_iter == at + 1
-    ours, theirs = (torch.load(f"{t.cfg.OUTPUT_DIR}/model_final.pth", weights_only=True) for t in (resumed, straight))
+    ours, theirs = (trained(Path(t.cfg.OUTPUT_DIR) / "model_final.pth") for t in (resumed, straight))
     assert same(ours, theirs), f"killed after iteration {at}"
     assert ours.keys() >= {"teacher", "pseudo_label_counts", "optimizer"}
     assert not same(ours["teacher"], snapshot(resumed.model.sem_seg_head))
@@ -146,7 +147,9 @@ def test_what_the_monitor_says_and_that_it_only_looks(joint: Config, tmp_path: P
     log = (tmp_path / "seen" / "log.txt").read_text()
     assert log.count("Pseudo-labels: kept ") == 3, "in iterations 2, 5 and 6"
     assert "kept-" not in log
-    panels = sorted((tmp_path / "seen/pseudo_label_panels").iterdir())
+    folder = tmp_path / "seen"
+    assert {path.name for path in folder.iterdir()} == {path.name for path in find_outputs(folder)} | set(LOCKS)
+    panels = sorted((folder / "pseudo_label_panels").iterdir())
     assert [panel.name for panel in panels] == ["0000001.png", "0000003.png", "0000005.png"]
     assert Image.open(panels[0]).width > 4 * 320
     assert [event.step for event in events.Images("pseudo_labels")] == [1, 3, 5]
@@ -185,7 +188,9 @@ def test_a_warm_up_that_goes_on_as_joint_training(joint: Config, tmp_path: Path)
     warm_up = ("MODEL.CLOUDS.SAM.MINIBATCH", False, "DATASETS.TRAIN", ("plugin_train",), "SOLVER.MAX_ITER", 2)
     first = train(joint("run", *warm_up))
     assert first.self_training is None
-    second = train(joint("run", "SOLVER.MAX_ITER", 3), resume=True, kind=Watched)
+    with pytest.raises(UserError, match=r"SAM\.MINIBATCH False -> True, DATASETS\.TRAIN .* --resume-anyway"):
+        train(joint("run", "SOLVER.MAX_ITER", 3), resume=True)
+    second = train(joint("run", "SOLVER.MAX_ITER", 3), resume=True, anyway=True, kind=Watched)
     [(student, teacher)] = second.heads
     assert same(teacher, student)
     assert "holds no state of the teacher: it starts from its initial state" in (tmp_path / "run/log.txt").read_text()

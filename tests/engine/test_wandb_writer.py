@@ -65,7 +65,7 @@ def test_a_training_is_sent_and_goes_on_in_its_run(tiny_cfg: CfgNode, calls: Pat
     assert {name: options[name] for name in ("project", "name", "id", "resume", "dir")} == {
         "project": "streets",
         "name": "first try",
-        "id": entry["training"],
+        "id": entry["run"],
         "resume": "allow",
         "dir": tiny_cfg.OUTPUT_DIR,
     }
@@ -80,11 +80,11 @@ def test_a_training_is_sent_and_goes_on_in_its_run(tiny_cfg: CfgNode, calls: Pat
     tiny_cfg.SOLVER.MAX_ITER, tiny_cfg.WANDB.NAME = 12, ""
     train(tiny_cfg, resume=True)
     init, *rows, last = told(calls)
-    assert (init[1]["id"], init[1]["name"]) == (entry["training"], None)
+    assert (init[1]["id"], init[1]["name"]) == (entry["run"], None)
     assert min(step for _, _, step in rows) >= 10
 
     calls.unlink()
-    assert train(tiny_cfg)[-1]["training"] == told(calls)[0][1]["id"] != entry["training"], "a new training, a new run"
+    assert train(tiny_cfg)[-1]["run"] == told(calls)[0][1]["id"] != entry["run"], "a new training, a new run"
 
 
 def test_without_a_project_nothing_is_sent_or_imported(tiny_cfg: CfgNode, calls: Path) -> None:

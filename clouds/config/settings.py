@@ -1,0 +1,105 @@
+"""Settings of a run as plain values: stored in its checkpoints, and compared when the run is resumed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from clouds.config.defaults import DEFAULTS
+from clouds.utils.yaml_files import read_yaml
+
+Settings = dict[str, Any]
+"""Dotted config key -> number, text, boolean, or list of these."""
+
+PATHS = (
+    *("OUTPUT_DIR", "MODEL.WEIGHTS", "DATASETS.CUSTOM"),
+    *("MODEL.CLOUDS.CLIP_MODEL_NAME", "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS"),
+    *("MODEL.CLOUDS.SAM.WEIGHTS", "MODEL.CLOUDS.SAM.CACHE_DIR"),
+)
+"""Keys whose values are, or may be, names of files or folders."""
+
+FREE_ON_RESUME = (
+    *("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "SOLVER.MAX_ITER"),
+    *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.CHECKPOINT_FROZEN"),
+    *("MODEL.SAVE_PSEUDO_LABELS", "MODEL.CLOUDS.PANEL_PERIOD"),
+    *("MODEL.CLOUDS.SAM.CACHE_DIR", "MODEL.CLOUDS.SAM.CACHE_SIZE", "MODEL.CLOUDS.SAM.PROMPTS_AT_ONCE"),
+    *("TEST", "WANDB"),
+)
+"""Keys and sections that a resumed run may change: the length of the training, the machine, and what is written."""
+
+
+def plain_settings(tree: Mapping[str, Any]) -> Settings:
+    """Return the settings in a config or in the content of a YAML file; keys without a default are left out.
+
+    With detectron2 a config also has detectron2's keys, which are not used.
+    """
+    return {key: _plain(value) for key in _keys(DEFAULTS) if (value := _lookup(tree, key)) is not None}
+
+
+def read_settings(file: Path) -> Settings:
+    """Return the settings in a recorded config.
+
+    Raises:
+        UserError: the file is not YAML.
+    """
+    content = read_yaml(file, "The recorded config")
+    return plain_settings(content) if isinstance(content, dict) else {}
+
+
+def changed_settings(old: Settings, new: Settings, old_folder: Path) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ and that a resumed run may not change, see `FREE_ON_RESUME`.
+
+    Keys that only one version of this package knows are not compared. Names of files are equal if they name the same
+    file. A negative seed stands for any seed.
+
+    Args:
+        old: settings of the run.
+        new: settings of the start that resumes it.
+        old_folder: working folder of the run, to which its relative paths refer.
+
+    Returns:
+        Key -> old and new value.
+    """
+    return {
+        key: (old[key], new[key])
+        for key in _keys(DEFAULTS)
+        if key in old and key in new and not _is_free(key) and not _agree(key, old[key], new[key], old_folder)
+    }
+
+
+def _is_free(key: str) -> bool:
+    return any(f"{key}.".startswith(f"{name}.") for name in FREE_ON_RESUME)
+
+
+def _agree(key: str, old: Any, new: Any, old_folder: Path) -> bool:
+    if old == new or (key == "SEED" and new < 0):
+        return True
+    return key in PATHS and _resolved(old, old_folder) == _resolved(new, Path())
+
+
+def _resolved(value: str | list[str], folder: Path) -> list[str]:
+    names = [value] if isinstance(value, str) else value
+    return [os.path.realpath(folder / name) if name else "" for name in names]
+
+
+def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _lookup(tree: Any, key: str) -> Any:
+    """Return the value of a dotted key; None if there is none."""
+    for part in key.split("."):
+        if not isinstance(tree, Mapping):
+            return None
+        tree = tree.get(part)
+    return tree
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
