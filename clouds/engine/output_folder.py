@@ -23,7 +23,7 @@ RECORD = "run.json"
 
 OUTPUTS = (
     *(r"run\.json", r"config(_eval)?(_\d+)*\.yaml", r"git(_eval)?(_\d+)*\.diff", r"log\.txt(\.rank\d+)?"),
-    *(r"metrics\.json", r"events\.out\.tfevents\..+", "wandb"),
+    *(r"metrics(_eval)?\.json", r"events\.out\.tfevents\..+", "wandb"),
     *(r"model_(\d+|final)\.pth", "last_checkpoint"),
     *("pseudo_label_panels", "pseudo_labels"),
 )
