@@ -54,12 +54,13 @@ def fitted(loaded: Any, own: Any, name: str, *, needed: Collection[str] | None =
         if missing or (unknown and needed is None):
             what, key = ("lacks", sorted(missing)[0]) if missing else ("has the unknown entry", _any_name(unknown))
             raise ValueError(f"{name} {what} {reprlib.repr(key)}")
-        return {k: fitted(loaded[k], v, f"{name}.{k}") if k in loaded else v for k, v in own.items()}
+        kept = {k for k in own if k not in loaded or (needed is not None and _are_options(loaded[k], own[k]))}
+        return {k: loaded.get(k, v) if k in kept else fitted(loaded[k], v, f"{name}.{k}") for k, v in own.items()}
     if isinstance(own, list | tuple):
         _require(isinstance(loaded, list | tuple) and len(loaded) == len(own), loaded, name, f"{len(own)} values")
         return type(own)(fitted(a, b, f"{name}[{i}]") for i, (a, b) in enumerate(zip(loaded, own, strict=True)))
-    if own is None or isinstance(own, bool):  # options of torch, which may also be left open
-        _require(loaded is None or isinstance(loaded, bool), loaded, name, "None or a bool")
+    if own is None or isinstance(own, bool):
+        _require(type(loaded) is type(own), loaded, name, "None" if own is None else "a bool")
     elif isinstance(own, int):
         _require(is_integer(loaded, at_least=0 if own >= 0 else None), loaded, name, "an integer of at least 0")
     elif isinstance(own, float):
@@ -175,6 +176,11 @@ def _fitted_tensor(loaded: Any, own: Tensor, name: str) -> Tensor:
     if not own.is_floating_point() and own.numel() and loaded.min() < 0 <= own.min():
         raise ValueError(f"{name} has negative numbers")
     return torch.empty_like(own, device="cpu").copy_(loaded)
+
+
+def _are_options(*values: Any) -> bool:
+    """Return whether values are options of torch such as `fused`: True, False, or None where torch decides."""
+    return all(value is None or isinstance(value, bool) for value in values)
 
 
 def _require(holds: bool, value: Any, name: str, wanted: str) -> None:

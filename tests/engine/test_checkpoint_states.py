@@ -75,6 +75,7 @@ def first(content: dict[str, Any]) -> dict[str, Any]:
         (lambda c: c["scheduler"].update(last_epoch=-3), r"scheduler\.last_epoch is -3"),
         (lambda c: c["scheduler"].pop("last_epoch"), "scheduler lacks 'last_epoch'"),
         (lambda c: c["scheduler"].update(base_lrs=[0.1]), r"scheduler\.base_lrs is \[0\.1\] and should be 2 values"),
+        (lambda c: c["scheduler"].update(lr_lambdas=[True, None]), r"lr_lambdas\[0\] is True and should be None"),
         (lambda c: c.update(scheduler=torch.zeros(2)), "scheduler is .* and should be a dict"),
         (lambda c: c["scaler"].update(scale=0.0), r"scaler\.scale is 0\.0 and should be above 0"),
         (lambda c: c["scaler"].update(scale=INF), r"scaler\.scale is inf and should be a finite number"),
