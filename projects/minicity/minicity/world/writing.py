@@ -10,6 +10,7 @@ import cv2
 
 from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically
+from clouds.utils.json_files import read_json
 from clouds.utils.jsonl import Row, valid_rows, write_rows
 from clouds.utils.processes import parallel_map
 from minicity.world.render import render
@@ -113,7 +114,7 @@ def _prepare(folder: Path, drawn_set: DrawnSet, size: tuple[int, int]) -> None:
     if not file.is_file():
         write_atomically(file, json.dumps(settings))
         return
-    before = json.loads(file.read_text(encoding="utf-8"))
+    before = read_json(file, dict, f"delete the folder {folder} to draw the set again")
     other = [key for key in settings if before.get(key) != settings[key]]
     if other:
         differences = ", ".join(f"{key} {before.get(key)} instead of {settings[key]}" for key in other)

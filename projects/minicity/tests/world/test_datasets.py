@@ -160,6 +160,10 @@ def test_the_other_sets_keep_their_settings(tmp_path):
     write_dataset(NAME, tmp_path, 1, SIZE)
     settings = json.loads((tmp_path / "minicity" / NAME / "settings.json").read_text())
     assert settings == {"style": "minicity_fog", "seed": 2, "size": list(SIZE), "drawing": 1}
+    for damage in ("{", "[]"):
+        (tmp_path / "minicity" / NAME / "settings.json").write_text(damage)
+        with pytest.raises(UserError, match=r"settings\.json .*: delete the folder .* to draw the set again"):
+            write_dataset(NAME, tmp_path, 1, SIZE)
 
 
 def test_command_line(tmp_path, capsys):
