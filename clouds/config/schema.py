@@ -163,7 +163,7 @@ RULES: dict[str, Rule] = {
     "MODEL.CLOUDS.SAM.TYPE": registered("SAM back ends"),
     "MODEL.CLOUDS.SAM.WEIGHTS": PATH,
     "MODEL.CLOUDS.SAM.IMAGE_SIZE": Rule(
-        "a multiple of 64, from 64 to 8,192", lambda size: 64 <= size <= 8192 and size % 64 == 0
+        "a multiple of 64, from 64 to 4,096", lambda size: 64 <= size <= 4096 and size % 64 == 0
     ),
     "MODEL.CLOUDS.SAM.PROMPTS_AT_ONCE": within(1, 1_000_000),
     "MODEL.CLOUDS.SAM.CACHE_DIR": PATH,
@@ -188,12 +188,12 @@ RULES: dict[str, Rule] = {
     ),
     "DATASETS.CUSTOM": names("YAML files", lambda text: bool(text) and _is_path(text)),
     "DATASETS.MODULES": names("Python modules", _is_module),
-    "DATALOADER.NUM_WORKERS": within(0, 1000, of_low="images are loaded by the training process"),
+    "DATALOADER.NUM_WORKERS": within(0, 256, of_low="images are loaded by the training process"),
     "DATALOADER.SAMPLER_TRAIN": registered("samplers"),
     "DATALOADER.RARE_CLASS.TEMPERATURE": above(0, 1_000_000),
     "DATALOADER.RARE_CLASS.MIN_PIXELS": within(1, COUNT),
     "DATALOADER.RARE_CLASS.MIN_CROP_RATIO": within(0, 1_000_000, of_low="the first crop is taken"),
-    "SOLVER.IMS_PER_BATCH": within(1, 100_000),
+    "SOLVER.IMS_PER_BATCH": within(1, 10_000),
     "SOLVER.MAX_ITER": within(1, COUNT),
     "SOLVER.OPTIMIZER": one_of("ADAMW", "SGD"),
     "SOLVER.BASE_LR": above(0, 1000),
