@@ -183,10 +183,11 @@ def run(cfg: CfgNode, folder: Path, *, resume: bool = False, at: int | None = No
 
 
 def rows(folder: Path) -> list[dict]:
-    """The record without times; the whole file must be rows."""
+    """All rows of the record, without times."""
     lines = (folder / "metrics.json").read_bytes().decode().splitlines(keepends=True)
-    assert all(line.endswith("\n") and json.loads(line) for line in lines)
-    found = read_training(folder / "metrics.json")
+    assert all(line.endswith("\n") for line in lines)
+    found = [json.loads(line) for line in lines]
+    assert found == read_training(folder / "metrics.json")
     return [{k: v for k, v in row.items() if not k.endswith(("time", "_seconds"))} for row in found]
 
 
