@@ -61,8 +61,8 @@ def paint_set(
             process is at work on the same share.
         KeyboardInterrupt: the process was stopped; the manifest is written first.
     """
-    if (part + 1) * num_images > MAX_IMAGES or seed >= 2**63:
-        raise UserError(f"--num-images, --part or --seed is too large: a set has at most {MAX_IMAGES:,} images.")
+    if (part + 1) * num_images > MAX_IMAGES:
+        raise UserError(f"--num-images or --part is too large: a set has at most {MAX_IMAGES:,} images.")
     texts = read_prompts(find_prompts(prompts))
     world = world_from()
     images = GeneratedSet(folder)
