@@ -17,7 +17,7 @@ from clouds.modeling.criterion import SetCriterion
 from clouds.modeling.layers import full_precision, mask_pool
 from clouds.modeling.structures import Prediction, Target
 from clouds.modeling.text_classifier import TextClassifier
-from tests.engine.test_resume import killed_and_resumed, same, train
+from tests.engine.test_resume import killed_and_resumed, same, train, trained
 from tests.parity import golden
 
 HALF = [torch.bfloat16, torch.float16]
@@ -246,7 +246,7 @@ def test_the_loss_scale_is_resumed(tiny_cfg: CfgNode, tmp_path: Path, monkeypatc
     amp16(tiny_cfg).SOLVER.MAX_ITER, tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 16, 8
     train(tiny_cfg, tmp_path / "straight")
     killed_and_resumed(tiny_cfg, tmp_path / "killed", 7)
-    ours, theirs = (torch.load(tmp_path / run / "model_final.pth") for run in ("killed", "straight"))
+    ours, theirs = (trained(tmp_path / run / "model_final.pth") for run in ("killed", "straight"))
     assert same(ours, theirs)
     early = torch.load(tmp_path / "straight" / "model_0000007.pth")["scaler"]
     assert early.keys() == {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
