@@ -8,7 +8,7 @@ PROJECTS := $(patsubst %/pyproject.toml,%,$(wildcard projects/*/pyproject.toml))
 INSTALL ?= python -m uv pip install
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-d2 lint format clean
+.PHONY: demo test test-d2 fuzz lint format clean
 
 $(READY): pyproject.toml requirements.txt $(PROJECTS:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,12 @@ $(D2_VENV)/.ready: pyproject.toml requirements.txt $(PROJECTS:%=%/pyproject.toml
 test-d2: $(D2_VENV)/.ready
 	OMP_NUM_THREADS=1 CLOUDS_D2=detectron2 $(D2_BIN)/python -m pytest -n 2
 	set -e; for project in $(PROJECTS); do (cd $$project && OMP_NUM_THREADS=1 CLOUDS_D2=detectron2 $(CURDIR)/$(D2_BIN)/python -m pytest -n 2); done
+
+# Mutated inputs, of which none may give a traceback: make fuzz N=2000 SEED=3
+N ?= 20000
+SEED ?= 0
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --inputs $(N) --seed $(SEED)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

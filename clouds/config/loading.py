@@ -59,10 +59,12 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
         [(f"in {path}", _leaves(tree, keys=known)) for path, tree in _read_files(config_file)] if config_file else []
     )
     for where, settings in [*files, (COMMAND_LINE, _pairs(opts))]:
+        here: set[str] = set()  # a file may be the base of several files, and is read once for each of them
         for key, value in settings:
             if key in known:
-                if sources.get(key) == where != COMMAND_LINE:  # as SOLVER: {MAX_ITER: 1} and as SOLVER.MAX_ITER: 2
+                if key in here and where != COMMAND_LINE:  # as SOLVER: {MAX_ITER: 1} and as SOLVER.MAX_ITER: 2
                     raise UserError(f"The config sets {key} twice {where}: remove one of the lines.")
+                here.add(key)
                 _set(cfg, key, typed(key, value, where))
                 sources[key] = where
             elif ignored_name(key):

@@ -70,8 +70,9 @@ class Job:
     @property
     def seconds(self) -> float:
         """Duration of the last run that succeeded; NaN if there is none."""
-        seconds = self._record().get("seconds")
-        return float(seconds) if isinstance(seconds, int | float) else math.nan
+        seconds: Any = self._record().get("seconds")
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        return float(seconds) if is_number and seconds >= 0 else math.nan
 
     def begin(self) -> None:
         """Take the folder; one that another command or other inputs have filled is renamed to `<folder>.<n>`.

@@ -231,6 +231,8 @@ class GeneratedSet:
             data = path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): remove it, or use another --folder.") from error
         known = self._known.get(f"images/{path.name}")
         if known is not None and known["sha256"] == hashlib.sha256(data).hexdigest():
             return known

@@ -90,6 +90,15 @@ def test_command_line_errors(opts, message):
     assert "\n" not in str(error.value)
 
 
+def test_two_bases_may_have_one_base(tmp_path):
+    (tmp_path / "common.yaml").write_text("SEED: 1\nSOLVER: {MAX_ITER: 1}\n")
+    (tmp_path / "left.yaml").write_text("_BASE_: common.yaml\nSOLVER: {MAX_ITER: 2}\n")
+    (tmp_path / "right.yaml").write_text("_BASE_: common.yaml\nSOLVER: {BASE_LR: 0.5}\n")
+    (tmp_path / "top.yaml").write_text("_BASE_: [left.yaml, right.yaml, right.yaml]\n")
+    cfg = load_config(tmp_path / "top.yaml")
+    assert (cfg.SEED, cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR) == (1, 1, 0.5), "a base is read where it is named"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

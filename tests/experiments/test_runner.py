@@ -124,7 +124,7 @@ def test_seconds_of_another_type_are_none(tmp_path: Path) -> None:
     one = job(tmp_path, "a", "")
     one.begin()
     state = json.loads((one.folder / "job.json").read_text())
-    for seconds in ("long", [], {}, None):
+    for seconds in ("long", [], {}, None, True, -1.5):
         (one.folder / "job.json").write_text(json.dumps(state | {"seconds": seconds}))
         assert not one.is_done
         assert one.steps_done() == 0

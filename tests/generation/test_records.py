@@ -211,3 +211,17 @@ def test_a_manifest_of_another_set_is_not_generated_again(
         )  # fmt: skip
         assert said.startswith(f"{folder / 'manifest.jsonl'} is the manifest of another set than dataset.json")
     assert not (tmp_path / "stable_diffusion").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "circle"])
+def test_an_image_that_is_no_file(whole: Path, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(whole, folder)
+    path = next((folder / "images").glob("im_0_*.png"))
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path.name)
+    with pytest.raises(UserError, match=rf"{path.name} cannot be read \(.+\): remove it"):
+        begin(folder).all_rows()

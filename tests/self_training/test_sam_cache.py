@@ -6,9 +6,11 @@ import os
 import time
 
 import pytest
+import safetensors.torch
 import torch
 
 from clouds.self_training.sam import CachedSam, Embedding, Sam
+from clouds.self_training.sam.cache import _checksum
 
 ENTRY = 2 * 4 * 8 * 8  # bytes of one embedding of `Counting`, without its header
 
@@ -103,6 +105,25 @@ def test_a_damaged_entry_is_told_and_computed_anew(damage, tmp_path, caplog):
     caplog.clear()
     sam.encode([image(1)])
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"no safetensors",
+        safetensors.torch.save({}),
+        safetensors.torch.save({"1": torch.zeros(2, 3, 3).half()}),
+        safetensors.torch.save({"0": torch.zeros(2, 3, 3)}),
+    ],
+)
+def test_an_entry_with_a_checksum_that_holds_something_else_is_computed_anew(payload, tmp_path, caplog):
+    sam = cached(tmp_path)
+    whole = sam.encode([image(1)])[0]
+    (path,) = entries(tmp_path)
+    path.write_bytes(_checksum(sam.key(image(1)), payload) + payload)
+    (again,) = sam.encode([image(1)])
+    assert "damaged" in caplog.text
+    assert torch.equal(again.features[0], whole.features[0])
 
 
 def test_the_longest_unused_leave_first_and_strangers_stay(tmp_path):

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -92,11 +94,10 @@ class CachedSam(Sam):
         except OSError as error:
             logger.warning("Embedding %s cannot be read (%s) and is computed again", path, error.strerror)
             return None
-        if _checksum(key, content[_DIGEST:]) != content[:_DIGEST]:
+        features = _unpack(content[_DIGEST:]) if _checksum(key, content[_DIGEST:]) == content[:_DIGEST] else None
+        if features is None:
             logger.warning("Embedding %s is damaged and is computed again", path)
-            return None
-        features = load(bytes(content[_DIGEST:]))
-        return tuple(features[str(number)] for number in range(len(features)))
+        return features
 
     def _write(self, key: str, features: tuple[Tensor, ...]) -> None:
         payload = save({str(number): each.cpu().contiguous() for number, each in enumerate(features)})
@@ -131,6 +132,16 @@ class CachedSam(Sam):
                     break
         # Other processes write too: the folder is counted again after a twentieth at the latest.
         self._room = max(size, min(batch, self.limit - total))
+
+
+def _unpack(payload: memoryview) -> tuple[Tensor, ...] | None:
+    """Return the float16 feature maps of an entry; None if it holds anything else."""
+    try:
+        tensors = load(bytes(payload))
+        features = tuple(tensors[str(number)] for number in range(len(tensors)))
+    except (SafetensorError, KeyError):
+        return None
+    return features if features and all(each.dtype == torch.half for each in features) else None
 
 
 def _checksum(key: str, payload: bytes | memoryview) -> bytes:
