@@ -3,13 +3,15 @@
 import datetime
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clouds.config import check_weights
 from clouds.config.settings import PATHS, Settings, changed_settings, plain_settings, read_settings
 from clouds.d2 import CfgNode
+from clouds.data.datasets.catalog import dataset_names, load_dataset
 from clouds.engine.output_folder import (
     PREVIOUS,
     complete_move,
@@ -88,6 +90,9 @@ def decide_start(output: Path, cfg: CfgNode, *, evaluates: bool, resumes: bool, 
 def _begin(output: Path, cfg: CfgNode, *, resumes: bool) -> Start:
     """Start a new run in an empty folder, or in one whose earlier run is moved aside."""
     earlier = current_run(output)
+    outputs = find_outputs(output)
+    if outputs:
+        _check_inputs(cfg, outputs)
     moved = set_aside(output, earlier.id if earlier else _time_of_outputs(output))
     settings = _moved_inputs(cfg, lambda name: new_place(name, moved))
     old = plain_settings(cfg)
@@ -102,6 +107,25 @@ def _begin(output: Path, cfg: CfgNode, *, resumes: bool) -> Start:
     # Absolute, since a later start may have another working folder.
     absolute = {os.path.abspath(a): os.path.abspath(b) for a, b in pairs if a != b}  # noqa: PTH100
     return Start(Kind.TRAINING, new_run_id(), settings, absolute, tuple(notes))
+
+
+def _check_inputs(cfg: CfgNode, outputs: Sequence[Path]) -> None:
+    """Check that the inputs exist and stay usable before the files of an earlier run, `outputs`, are moved.
+
+    Raises:
+        UserError: the weights or a data set are missing, or files of a data set would be moved.
+    """
+    check_weights(cfg.MODEL.WEIGHTS)
+    roots = tuple(f"{os.path.abspath(path)}{os.sep}" for path in outputs)  # noqa: PTH100
+    for name in [*dataset_names(cfg.DATASETS.TRAIN), *dataset_names(cfg.DATASETS.TEST)]:
+        for record in load_dataset(name):
+            files = [value for key, value in record.items() if key.endswith("file_name") and isinstance(value, str)]
+            inside = next((file for file in files if os.path.abspath(file).startswith(roots)), None)  # noqa: PTH100
+            if inside:
+                raise UserError(
+                    f"The data set {name} reads {inside}, which the earlier run wrote and a new training would move to "
+                    f"{PREVIOUS}: choose another OUTPUT_DIR."
+                )
 
 
 def _resume(output: Path, cfg: CfgNode, run: Run, *, anyway: bool) -> Start:

@@ -19,12 +19,14 @@ from clouds.commands import train as train_command
 from clouds.config import get_config, load_config
 from clouds.config.settings import FREE_ON_RESUME, changed_settings, plain_settings, read_settings
 from clouds.d2 import CfgNode, comm
-from clouds.engine import record
+from clouds.data.datasets import catalog
+from clouds.engine import output_folder, record
 from clouds.engine.output_folder import LOCKS, PREVIOUS, find_outputs, release, set_aside
 from clouds.engine.record import current_run, read_record
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
+from tests.engine.conftest import CLASSES, COLORS
 from tests.engine.test_end_to_end import ROOT
 from tests.engine.test_resume import Killed, rows, same, trained
 from tests.engine.test_trainer import weights
@@ -222,6 +224,26 @@ def test_other_inputs_in_the_folder_stay_where_they_are(short: CfgNode, output: 
     train(short, "MODEL.CLOUDS.SAM.CACHE_DIR", str(output / "cache"))
     assert (output / "cache").is_dir()
     assert load_config(output / "config.yaml").MODEL.CLOUDS.SAM.CACHE_DIR == str(output / "cache")
+
+
+@pytest.mark.parametrize("missing", [("DATASETS.TEST", ("tiny_vel",)), ("MODEL.WEIGHTS", "/no/such.pth")])
+def test_nothing_is_moved_for_a_training_that_cannot_start(short: CfgNode, output: Path, missing: tuple) -> None:
+    train(short)
+    before = contents(output)
+    with pytest.raises(UserError, match=r"tiny_vel|such\.pth"):
+        train(short, *missing)
+    assert contents(output) == before
+
+
+def test_a_data_set_of_the_earlier_run_s_label_maps_is_not_moved(short: CfgNode, output: Path) -> None:
+    train(short, "MODEL.SAVE_PSEUDO_LABELS", True)
+    before, folder = contents(output), output / "pseudo_labels"
+    labels = sorted(folder.glob("tiny_val/*_labelTrainIds.png"))
+    pairs = [{"file_name": str(x), "image_id": x.stem, "sem_seg_file_name": str(x)} for x in labels]
+    catalog.register("tiny_own", lambda: pairs, classes=CLASSES, colors=COLORS)
+    with pytest.raises(UserError, match=r"The data set tiny_own reads .*, which the earlier run wrote .* another OUTP"):
+        train(short, "DATASETS.TRAIN", ("tiny_own",))
+    assert contents(output) == before
 
 
 # --- what is resumed
@@ -446,6 +468,21 @@ def test_a_second_training_is_refused_until_the_first_has_ended(
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert train(short, resume=True).start_iter == 2
+
+
+def test_the_record_is_written_by_one_process_at_a_time(
+    short: CfgNode, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_command_evaluation(short)
+    monkeypatch.setattr(output_folder, "_RECORD_SECONDS", 0.05)
+    with (
+        output_folder.record_lock(output),
+        pytest.raises(UserError, match=r"Another process has been writing to .*json"),
+    ):
+        train_command_evaluation(short)
+    assert len(read_record(output)) == 1
+    train_command_evaluation(short)
+    assert len(read_record(output)) == 2
 
 
 def test_a_training_that_ends_or_fails_frees_its_folder(short: CfgNode, output: Path, tmp_path: Path) -> None:
