@@ -28,7 +28,7 @@ from stages import STAGES
 from stages.bench import Bench
 from stages.inputs import Inputs
 
-from clouds.engine.record import code_version, machine, versions
+from clouds.engine.run.record import code_version, machine, versions
 from clouds.utils.atomic import write_atomically
 
 ENOUGH = 20.0  # seconds that a stage needs at least

@@ -15,7 +15,7 @@ from clouds.d2 import CfgNode, MetadataCatalog
 from clouds.data.classes import CITYSCAPES_COLORS
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.loading.mappers import TestMapper
-from clouds.engine.checkpoint import load_for_inference
+from clouds.engine.checkpointing.checkpoint import load_for_inference
 from clouds.engine.setup import config_with_dataset, resolve_device, start_log
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError

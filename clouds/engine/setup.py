@@ -21,9 +21,9 @@ from clouds.data.datasets.catalog import dataset_names, register_datasets
 from clouds.data.datasets.custom import dataset_settings
 from clouds.data.preparation.check import find_problem
 from clouds.engine.launch import failure_elsewhere
-from clouds.engine.output_folder import record_lock
-from clouds.engine.record import code_version, write_record
-from clouds.engine.start import decide_start
+from clouds.engine.run.output_folder import record_lock
+from clouds.engine.run.record import code_version, write_record
+from clouds.engine.run.start import decide_start
 from clouds.engine.writers import check_wandb
 from clouds.errors import UserError
 from clouds.utils.devices import is_usable
@@ -38,10 +38,11 @@ _HEARTBEAT = 30.0  # seconds
 def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Prepare this process for a run, and complete and freeze ``cfg``, in place.
 
-    Registers the data sets, creates ``OUTPUT_DIR``, decides which run this start belongs to (`clouds.engine.start`),
-    starts the log there and on stdout, draws a seed if ``SEED`` is negative, seeds all random generators, writes the
-    record of this start (`clouds.engine.record`) and resolves the device. A resumed run (``args.resume``) keeps its
-    recorded seed. A training holds the lock of ``OUTPUT_DIR`` from here on, see `clouds.engine.output_folder.hold`.
+    Registers the data sets, creates ``OUTPUT_DIR``, decides which run this start belongs to
+    (`clouds.engine.run.start`), starts the log there and on stdout, draws a seed if ``SEED`` is negative, seeds all
+    random generators, writes the record of this start (`clouds.engine.run.record`) and resolves the device. A resumed
+    run (``args.resume``) keeps its recorded seed. A training holds the lock of ``OUTPUT_DIR`` from here on, see
+    `clouds.engine.run.output_folder.hold`.
 
     Args:
         cfg: merged config, not frozen yet.

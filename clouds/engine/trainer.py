@@ -29,10 +29,10 @@ from clouds.data.datasets.catalog import dataset_names
 from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
-from clouds.engine.checkpoint import Checkpointer, build_checkpointer, load_for_inference
-from clouds.engine.metrics import record_evaluation
-from clouds.engine.origin import check_test_classes
+from clouds.engine.checkpointing.checkpoint import Checkpointer, build_checkpointer, load_for_inference
+from clouds.engine.checkpointing.origin import check_test_classes
 from clouds.engine.parallel import data_parallel
+from clouds.engine.run.metrics import record_evaluation
 from clouds.engine.setup import code_version, seed_everything
 from clouds.engine.writers import MetricsWriter, build_wandb_writer
 from clouds.errors import UserError, check_name

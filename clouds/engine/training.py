@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clouds.d2 import CfgNode
 from clouds.engine.launch import launch
-from clouds.engine.output_folder import release
+from clouds.engine.run.output_folder import release
 from clouds.engine.setup import config_with_dataset, default_setup, refuse_broken_sets
 from clouds.engine.trainer import Trainer
 

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from clouds.d2 import CfgNode, get_event_storage
-from clouds.engine.metrics import LOSS
-from clouds.engine.record import current_run
+from clouds.engine.run.metrics import LOSS
+from clouds.engine.run.record import current_run
 from clouds.errors import UserError
 
 

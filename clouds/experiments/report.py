@@ -15,7 +15,7 @@ from clouds.d2 import MetadataCatalog
 from clouds.data.classes import short_name
 from clouds.data.datasets.catalog import load_dataset
 from clouds.data.encoding import read_train_ids
-from clouds.engine.metrics import LOSS, read_training
+from clouds.engine.run.metrics import LOSS, read_training
 from clouds.evaluation.label_files import file_stem
 from clouds.evaluation.tables import UNSEEN_MEAN, mean_of
 from clouds.experiments.conclusion import conclude, verdict

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from clouds.engine.metrics import read_scores, read_training
+from clouds.engine.run.metrics import read_scores, read_training
 from clouds.errors import UserError
 from clouds.experiments.plan import Variant, run_folder
 from clouds.experiments.statistics import Difference, paired_difference

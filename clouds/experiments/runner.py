@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from clouds.engine.metrics import newest_iteration, read_scores
+from clouds.engine.run.metrics import newest_iteration, read_scores
 from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically
 from clouds.utils.folders import image_files

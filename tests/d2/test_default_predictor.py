@@ -16,7 +16,7 @@ from clouds import d2
 from clouds.config import get_config, load_config
 from clouds.config.detectron2_keys import set_detectron2_keys
 from clouds.d2 import CfgNode, MetadataCatalog
-from clouds.engine.checkpoint import Checkpointer
+from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.predictor import Predictor
 from clouds.engine.setup import resolve_device
 from clouds.engine.trainer import Trainer

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, HookBase
-from clouds.engine import record
 from clouds.engine.hooks import PeriodicWriter
-from clouds.engine.metrics import LOSS, read_training
+from clouds.engine.run import record
+from clouds.engine.run.metrics import LOSS, read_training
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from clouds.engine.writers import MetricsWriter

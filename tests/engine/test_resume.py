@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from clouds.commands.train import main
 from clouds.d2 import CfgNode, HookBase
 from clouds.engine.hooks import PeriodicCheckpoint
-from clouds.engine.metrics import repair
+from clouds.engine.run.metrics import repair
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError

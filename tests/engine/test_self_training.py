@@ -15,7 +15,7 @@ from torch import nn
 from clouds.config import load_config
 from clouds.d2 import CfgNode, HookBase
 from clouds.engine.hooks import PseudoLabelMonitor, SelfTrainingHook
-from clouds.engine.output_folder import LOCKS, find_outputs
+from clouds.engine.run.output_folder import LOCKS, find_outputs
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clouds.d2 import CfgNode
-from clouds.engine.record import read_record
+from clouds.engine.run.record import read_record
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError

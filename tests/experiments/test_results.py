@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clouds.engine.metrics import read_training
+from clouds.engine.run.metrics import read_training
 from clouds.errors import UserError
 from clouds.experiments.report import Report
 from clouds.experiments.results import mean_over, metric_means, read_run

@@ -62,7 +62,8 @@ def test_the_published_model_was_withdrawn(sentence: Callable[..., str], tmp_pat
 
 
 @pytest.mark.parametrize("name", ["/no/where", "./x", "a/b/c", "no such", "../../etc", "x" * 200 + "/y"])
-def test_names_that_are_neither_folder_nor_hub_name(name: str) -> None:
+def test_names_that_are_neither_folder_nor_hub_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # two folders below the root, ../../etc exists
     with pytest.raises(ValueError, match="there is no such folder, and a name on the hub has the form owner/model"):
         painter(name)
 

@@ -12,8 +12,8 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from clouds.data.preparation.class_statistics import STATISTICS_FILE, read_class_statistics
-from clouds.engine.metrics import read_scores, read_training, repair
-from clouds.engine.record import read_record
+from clouds.engine.run.metrics import read_scores, read_training, repair
+from clouds.engine.run.record import read_record
 from clouds.errors import UserError
 from clouds.experiments.results import metric_means, read_run
 from clouds.experiments.runner import Job

@@ -1,7 +1,7 @@
 """Checkpoints during training."""
 
 from clouds.d2 import EventStorage, HookBase
-from clouds.engine.checkpoint import Checkpointer
+from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.hooks.writing import SMOOTHED
 
 History = dict[str, tuple[bool, list[tuple[float, int]]]]

@@ -7,7 +7,7 @@ from pathlib import Path
 from clouds.d2 import HookBase, comm
 from clouds.engine.hooks.evaluation import PeriodicEvaluation
 from clouds.engine.hooks.writing import PeriodicWriter
-from clouds.engine.metrics import Recorded, repair
+from clouds.engine.run.metrics import Recorded, repair
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from clouds.d2 import HookBase, comm
-from clouds.engine.metrics import flatten
+from clouds.engine.run.metrics import flatten
 
 Results = dict[str, dict[str, dict[str, float]]]
 """``{dataset: {task: {metric: value}}}``."""

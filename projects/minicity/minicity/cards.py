@@ -10,7 +10,7 @@ import jinja2
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 
-from clouds.engine.record import code_version
+from clouds.engine.run.record import code_version
 from minicity.paths import PROJECT, shown
 
 TEMPLATES = Path(__file__).parent / "templates"

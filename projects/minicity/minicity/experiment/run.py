@@ -13,7 +13,7 @@ from statistics import fmean
 
 from clouds.d2 import CfgNode
 from clouds.data.datasets.catalog import load_dataset, register_datasets
-from clouds.engine.record import code_version, machine, versions
+from clouds.engine.run.record import code_version, machine, versions
 from clouds.errors import UserError
 from clouds.evaluation.tables import Provenance, format_comparison
 from clouds.experiments.conclusion import verdict

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from clouds.engine.states import fitted_state
+from clouds.engine.checkpointing.states import fitted_state
 from clouds.errors import UserError
 from clouds.utils.atomic import atomic_file
 from clouds.utils.torch_files import read_tensors

@@ -3,7 +3,7 @@
 `run.json` has one entry for each start in the folder: a training, a resumed training, or an evaluation. A training has
 a run id, which its entries and its checkpoints carry. An entry names the file with its config and, if the code had
 local changes, the file with their diff. No file is lost: a new training finds an empty folder (see
-`clouds.engine.output_folder`), and an evaluation that needs the name of an earlier file renames that file after the
+`clouds.engine.run.output_folder`), and an evaluation that needs the name of an earlier file renames that file after the
 number of its entry.
 """
 
@@ -31,7 +31,7 @@ import torch
 import clouds
 from clouds import d2
 from clouds.d2 import CfgNode, comm
-from clouds.engine.output_folder import RECORD, free_path
+from clouds.engine.run.output_folder import RECORD, free_path
 from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically
 from clouds.utils.json_files import read_json

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from clouds.engine.amp import LossScaler
-from clouds.engine.checkpoint import Checkpointer
+from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.optimizer import Schedule
 from clouds.errors import UserError
 from clouds.self_training.teacher import Teacher
-from tests.engine.mutations import Training, equal, mutate
+from tests.engine.checkpointing.mutations import Training, equal, mutate
 
 INF, NAN = float("inf"), float("nan")
 
@@ -282,7 +282,7 @@ def test_parts_of_this_project_are_compared() -> None:
 
 def test_no_mutation_is_applied_wrongly() -> None:
     """Run hundreds of mutated checkpoints in a process of their own: damage to its memory would end it."""
-    command = [sys.executable, "-m", "tests.engine.mutations", "100"]
+    command = [sys.executable, "-m", "tests.engine.checkpointing.mutations", "100"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     refused_, loaded = map(int, result.stdout.split()[-2:])

@@ -20,9 +20,9 @@ from clouds.config import get_config, load_config
 from clouds.config.settings import FREE_ON_RESUME, changed_settings, plain_settings, read_settings
 from clouds.d2 import CfgNode, comm
 from clouds.data.datasets import catalog
-from clouds.engine import output_folder, record
-from clouds.engine.output_folder import LOCKS, PREVIOUS, find_outputs, release, set_aside
-from clouds.engine.record import current_run, read_record
+from clouds.engine.run import output_folder, record
+from clouds.engine.run.output_folder import LOCKS, PREVIOUS, find_outputs, release, set_aside
+from clouds.engine.run.record import current_run, read_record
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
@@ -435,7 +435,7 @@ import sys, time
 from pathlib import Path
 from argparse import Namespace
 from clouds.config import get_config, load_config
-from clouds.engine.output_folder import hold
+from clouds.engine.run.output_folder import hold
 assert hold(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(600)
@@ -487,7 +487,8 @@ def test_the_record_is_written_by_one_process_at_a_time(
 
 def test_a_training_that_ends_or_fails_frees_its_folder(short: CfgNode, output: Path, tmp_path: Path) -> None:
     probe = (
-        f"from pathlib import Path; from clouds.engine.output_folder import hold; print(hold(Path({str(output)!r})))"
+        "from pathlib import Path; from clouds.engine.run.output_folder import hold; "
+        + f"print(hold(Path({str(output)!r})))"
     )
     train(short)
     with pytest.raises(UserError, match="with other settings"):
@@ -501,8 +502,8 @@ def test_a_file_system_without_locks_is_a_warning(
     def unsupported(*args: object, **kwargs: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("clouds.engine.output_folder.FileLock.acquire", unsupported)
-    monkeypatch.setattr("clouds.engine.output_folder.logger.propagate", True)
+    monkeypatch.setattr("clouds.engine.run.output_folder.FileLock.acquire", unsupported)
+    monkeypatch.setattr("clouds.engine.run.output_folder.logger.propagate", True)
     assert train(short).iter == 4
     assert "do not start a second training in this folder" in caplog.text
 

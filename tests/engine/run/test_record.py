@@ -14,9 +14,9 @@ import torch
 import clouds
 from clouds.config import load_config
 from clouds.d2 import MODE, CfgNode
-from clouds.engine import record
-from clouds.engine.output_folder import LOCKS
-from clouds.engine.record import code_version, git_state, read_record
+from clouds.engine.run import record
+from clouds.engine.run.output_folder import LOCKS
+from clouds.engine.run.record import code_version, git_state, read_record
 from clouds.engine.setup import default_setup
 from clouds.errors import UserError
 

@@ -15,11 +15,11 @@ from clouds.config import get_config
 from clouds.d2 import CfgNode
 from clouds.data.datasets import catalog
 from clouds.data.datasets.catalog import load_dataset
-from clouds.engine import origin
-from clouds.engine.checkpoint import Checkpointer
-from clouds.engine.origin import check_test_classes, differing_classes
+from clouds.engine.checkpointing import origin
+from clouds.engine.checkpointing.checkpoint import Checkpointer
+from clouds.engine.checkpointing.origin import check_test_classes, differing_classes
+from clouds.engine.checkpointing.weights import sampled_digest
 from clouds.engine.trainer import Trainer
-from clouds.engine.weights import sampled_digest
 from clouds.errors import UserError
 from clouds.utils.hashing import write_sha256
 from clouds.utils.tensors import tensors_sha256

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clouds.engine.amp import LossScaler
-from clouds.engine.checkpoint import Checkpointer
+from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.optimizer import Schedule
 from clouds.errors import UserError
 from clouds.self_training.teacher import Teacher

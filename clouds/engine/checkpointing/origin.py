@@ -9,7 +9,7 @@ from torch import nn
 from clouds.clouds import class_names
 from clouds.d2 import CfgNode
 from clouds.data.classes import split_synonyms
-from clouds.engine.weights import BACKBONE, StateDict, frozen_keys, sampled_digest
+from clouds.engine.checkpointing.weights import BACKBONE, StateDict, frozen_keys, sampled_digest
 from clouds.errors import UserError
 from clouds.utils.tensors import tensors_sha256
 

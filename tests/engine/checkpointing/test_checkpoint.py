@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from clouds.engine.checkpoint import Checkpointer
-from clouds.engine.weights import frozen_keys, load_weights, read_checkpoint, sampled_digest
+from clouds.engine.checkpointing.checkpoint import Checkpointer
+from clouds.engine.checkpointing.weights import frozen_keys, load_weights, read_checkpoint, sampled_digest
 from clouds.errors import UserError
 
 

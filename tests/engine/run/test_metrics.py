@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clouds.d2 import EventStorage
-from clouds.engine.metrics import read_training, repair
+from clouds.engine.run.metrics import read_training, repair
 from clouds.engine.writers import MetricsWriter
 from clouds.errors import UserError
 

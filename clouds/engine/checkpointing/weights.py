@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clouds.engine.entries import find_wrong_entry
+from clouds.engine.checkpointing.entries import find_wrong_entry
 from clouds.errors import UserError
 from clouds.utils.tensors import find_unusable
 from clouds.utils.torch_files import read_tensors
@@ -63,7 +63,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         UserError: the file cannot be read, holds no weights or weights that are not finite, or one of its other entries
-            (`clouds.engine.entries`) has a wrong type.
+            (`clouds.engine.checkpointing.entries`) has a wrong type.
     """
     path = Path(path)
     try:

@@ -12,7 +12,8 @@ from clouds.config import check_weights
 from clouds.config.settings import PATHS, Settings, changed_settings, plain_settings, read_settings
 from clouds.d2 import CfgNode
 from clouds.data.datasets.catalog import dataset_names, load_dataset
-from clouds.engine.output_folder import (
+from clouds.engine.checkpointing.weights import read_checkpoint
+from clouds.engine.run.output_folder import (
     PREVIOUS,
     complete_move,
     find_outputs,
@@ -22,8 +23,7 @@ from clouds.engine.output_folder import (
     release,
     set_aside,
 )
-from clouds.engine.record import Kind, Run, current_run, describe_holder, is_run_id, new_run_id
-from clouds.engine.weights import read_checkpoint
+from clouds.engine.run.record import Kind, Run, current_run, describe_holder, is_run_id, new_run_id
 from clouds.errors import UserError
 
 logger = logging.getLogger(__name__)

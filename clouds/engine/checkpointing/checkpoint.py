@@ -15,10 +15,10 @@ from clouds.clouds import class_names
 from clouds.config import check_weights
 from clouds.config.settings import Settings, plain_settings
 from clouds.d2 import CfgNode, comm
-from clouds.engine.origin import Origin, check_test_classes
-from clouds.engine.record import Run, shared_run
-from clouds.engine.states import fitted_state
-from clouds.engine.weights import frozen_keys, load_weights, read_checkpoint
+from clouds.engine.checkpointing.origin import Origin, check_test_classes
+from clouds.engine.checkpointing.states import fitted_state
+from clouds.engine.checkpointing.weights import frozen_keys, load_weights, read_checkpoint
+from clouds.engine.run.record import Run, shared_run
 from clouds.errors import UserError
 from clouds.modeling.backbone import SegmentationBackbone
 from clouds.utils.atomic import atomic_file, write_atomically

@@ -4,7 +4,7 @@ import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from clouds.engine.states import is_integer, is_number
+from clouds.engine.checkpointing.states import is_integer, is_number
 
 
 def find_wrong_entry(content: Mapping[Any, Any]) -> str:
