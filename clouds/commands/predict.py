@@ -27,7 +27,8 @@ sub-folder of DIR: NAME_labels.png (8-bit train ids) and NAME_overlay.jpg (the i
 """
 
 _MAX_NAME = 255 - len("_overlay.jpg")  # bytes; file systems allow 255
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+# Those of the formats that are read. HEIC is not, but a photograph that cannot be read is reported, not passed over.
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2", ".avif", ".heic"}
 CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")
 
 

@@ -141,13 +141,16 @@ def read_train_ids(path: str, num_classes: int, encoding: LabelEncoding | LabelR
     return train_ids
 
 
-def find_missing_labels(classes: Sequence[str], pixels: npt.NDArray[np.int64], ignored: int) -> str:
+def find_missing_labels(
+    classes: Sequence[str], pixels: npt.NDArray[np.int64], ignored: int, *, colors: bool = False
+) -> str:
     """Find label maps in which nothing is labelled, or in which 255 hides one of two classes.
 
     Args:
         classes: C class names by train id.
         pixels: (C,) number of pixels of each class.
         ignored: number of ignored pixels.
+        colors: whether the values in the label maps are colors.
 
     Returns:
         The middle of a sentence about the label maps of a data set; empty if nothing is missing.
@@ -155,7 +158,10 @@ def find_missing_labels(classes: Sequence[str], pixels: npt.NDArray[np.int64], i
     hint = f"{IGNORE_LABEL} means ignored: if it is a class, set `encoding: ids` and `values: [{IGNORE_LABEL}]` for it"
     present = np.flatnonzero(pixels)
     if ignored and not present.size:
-        return f"no pixel of its label maps has a class, all are ignored ({hint})"
+        fix = "list the colors of its classes in their `values`, and not under `ignore`" if colors else hint
+        return f"no pixel of its label maps has a class, all are ignored ({fix})"
+    if colors:  # a color that is ignored is listed as such
+        return ""
     if ignored and len(classes) == 2 and len(present) == 1:
         absent = short_name(classes[1 - present[0]])
         return f"no pixel of its label maps has the class {absent}, but some are ignored ({hint})"

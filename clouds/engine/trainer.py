@@ -25,7 +25,7 @@ from clouds.d2 import (
     inference_on_dataset,
 )
 from clouds.data.classes import SYNTHIA_MEANS
-from clouds.data.datasets.catalog import dataset_names
+from clouds.data.datasets.catalog import dataset_names, require_names
 from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
@@ -260,6 +260,7 @@ class Trainer(TrainerBase):
 
         The main process adds the results to ``OUTPUT_DIR/metrics_eval.json``.
         """
+        require_names("DATASETS.TEST", cfg.DATASETS.TEST, cfg.DATASETS.CUSTOM)
         cls.check_test_sets(cfg)
         model = cls.build_model(cfg)
         rest = load_for_inference(cfg, model, resume=resume)

@@ -12,6 +12,7 @@ from PIL import Image
 from clouds.data.classes import IGNORE_LABEL
 from clouds.utils.atomic import atomic_file
 
+_ENDINGS = ("_labelTrainIds.png", "_color.png")
 _MAX_PART = 200  # bytes; file systems allow 255, and the endings of label files and temporary files come on top
 
 
@@ -54,7 +55,10 @@ def file_stem(image_id: str) -> str:
     Ordinary ids remain as they are. Characters that file systems do not allow are percent-encoded, and a name that is
     too long for a file system ends in its hash.
     """
-    return "/".join(_quoted(part) for part in image_id.split("/"))
+    *folders, name = map(_quoted, image_id.split("/"))
+    # A folder x_color.png would take the place of a file of the image x.
+    folders = [folder.replace(".png", "%2Epng") if folder.endswith(_ENDINGS) else folder for folder in folders]
+    return "/".join([*folders, name])
 
 
 def _quoted(part: str) -> str:

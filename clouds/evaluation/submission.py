@@ -266,19 +266,20 @@ def check_archive(path: Path, benchmark: Benchmark, images: Iterable[tuple[str, 
         images: (file name of the prediction, path of the image) of each image.
 
     Raises:
-        UserError: the zip has a fault; the message describes the first one.
+        UserError: the zip has faults. All are logged; the message describes the first one.
     """
     what = f"The zip for {benchmark.title}"
+    faults = []
     try:
         with zipfile.ZipFile(path) as archive:
             rest = Counter(archive.namelist())
             for name, image in images:
                 entry = f"{benchmark.folder}{name}"
                 if (count := rest.pop(entry, 0)) != 1:
-                    raise UserError(f"{what} has {count} files {entry}; it must have one.")
-                if fault := fault_of(archive.read(entry), image_size(str(image)), benchmark.ids):
-                    raise UserError(f"{what} cannot be submitted: {entry} {fault}.")
+                    faults.append(f"It has {count} files {entry}; it must have one.")
+                elif fault := fault_of(archive.read(entry), image_size(str(image)), benchmark.ids):
+                    faults.append(f"{entry} {fault}.")
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{what} cannot be read ({error}).") from error
-    if rest:
-        raise UserError(f"{what} has {rest.total()} files that belong to no image, the first is {min(rest)}.")
+    faults += [f"{entry} belongs to no image." for entry in sorted(rest.elements())]
+    raise_failures(faults, f"{what} cannot be submitted, it has {len(faults)} fault(s)", logger)

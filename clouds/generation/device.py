@@ -28,7 +28,8 @@ def resolve_device(name: str, local_rank: int = 0) -> str:
     except RuntimeError as error:
         raise UserError(f"--device {name} is no device of torch; use auto, cpu, cuda or cuda:1.") from error
     if device.type == "cuda":
-        index = local_rank if device.index is None else device.index
+        # With one GPU per process (srun --gpus-per-task=1), each process sees its own as number 0.
+        index = (local_rank if count > 1 else 0) if device.index is None else device.index
         if index >= count:
             found = f"finds {count} GPU(s)" if count else "finds no GPU"
             raise UserError(

@@ -16,7 +16,7 @@ from PIL import Image
 from clouds.errors import UserError
 from clouds.generation.plan import MAX_IMAGES, MAX_PROMPTS, image_file_name, image_seed, prompt_of
 from clouds.generation.settings import PaintingSettings
-from clouds.utils.images import DECODE_ERRORS, is_truncated_png
+from clouds.utils.images import DECODE_ERRORS, is_truncated_png, pillow_errors
 from clouds.utils.json_files import parse_json, read_json
 from clouds.utils.jsonl import Row, read_rows
 
@@ -173,10 +173,10 @@ def read_record(data: bytes) -> Row | None:
     if is_truncated_png(data):
         return None
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with pillow_errors(), Image.open(io.BytesIO(data)) as image:
             image.load()
             record = parse_json(image.info[CHUNK].encode())
-    except (*DECODE_ERRORS, KeyError, AttributeError):
+    except DECODE_ERRORS:
         return None
     return record if not _wrong_fields(record, _RECORD, "") else None
 

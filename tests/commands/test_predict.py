@@ -54,7 +54,17 @@ def test_a_folder_may_look_like_a_key(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_predict_plans_its_files(tmp_path: Path) -> None:
-    for name in ("b/2.jpg", "b/1.PNG", "a.webp", "same.jpg", "same.png", "read.me", "b/out/1_overlay.jpg"):
+    for name in (
+        "b/2.jpg",
+        "b/1.PNG",
+        "a.webp",
+        "scan.TIF",
+        "iphone.heic",
+        "same.jpg",
+        "same.png",
+        "read.me",
+        "b/out/1_overlay.jpg",
+    ):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).touch()
     output = tmp_path / "in" / "b" / "out"
@@ -66,8 +76,10 @@ def test_predict_plans_its_files(tmp_path: Path) -> None:
         ("a.webp", "a"),
         ("b/1.PNG", "b/1"),
         ("b/2.jpg", "b/2"),
+        ("iphone.heic", "iphone"),
         ("same.jpg", "same.jpg"),
         ("same.png", "same.png"),
+        ("scan.TIF", "scan"),
     ]
     single = predict.plan([tmp_path / "in" / "b" / "2.jpg"], output)
     assert list(single.values()) == [output / "2"]

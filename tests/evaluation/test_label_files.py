@@ -104,6 +104,14 @@ def test_label_files_of_sequences_are_read_as_a_set(tmp_path: Path) -> None:
     assert [read_train_ids(record["sem_seg_file_name"], 19).max() for record in records] == [0, 1]
 
 
+def test_a_folder_is_not_called_as_a_file_of_another_image(tmp_path: Path) -> None:
+    writer = LabelWriter(tmp_path, CITYSCAPES_COLORS)
+    ids = ("x", "x_color.png/y", "x_labelTrainIds.png/y", "x_color%2Epng/y", "a.png_color.png")
+    for image_id in ids:
+        writer.write(image_id, np.zeros((2, 2), np.uint8))
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2 * len(ids)
+
+
 def test_ordinary_names_stay_as_they_are() -> None:
     for name in ("GOPR0356_frame_000324", "frankfurt/0001", "a b-c.d (1)"):
         assert file_stem(name) == name

@@ -366,7 +366,7 @@ def test_what_is_wrong_with_a_prediction() -> None:
     assert "channels I;16" in str(fault_of(png(np.full((4, 6), 7, np.uint16)), (6, 4), (7,)))
 
 
-def test_a_zip_is_checked_before_it_gets_its_name(tmp_path: Path) -> None:
+def test_a_zip_is_checked_before_it_gets_its_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     image, truth = street(0, 40, 64)
     names = [f"lindau_00000{number}_000019_labelIds.png" for number in range(2)]
     cityscapes = BENCHMARKS["cityscapes"]
@@ -388,7 +388,12 @@ def test_a_zip_is_checked_before_it_gets_its_name(tmp_path: Path) -> None:
 
     first, second = ((name, (tmp_path / name).read_bytes()) for name in names)
     assert f"has 0 files {names[1]}" in told(first)
-    assert "has 1 files that belong to no image, the first is more.png" in told(first, second, ("more.png", b""))
+    assert "it has 1 fault(s); first: more.png belongs to no image." in told(first, second, ("more.png", b""))
+    caplog.clear()
+    assert "it has 3 fault(s); first" in told((second[0], second[1][:-5]), ("more.png", b""))
+    assert [record.message.partition(" ")[0] for record in caplog.records] == ["It", names[1], "more.png"], (
+        "all of them"
+    )
     assert f"has 0 files {names[1]}" in told(first, (f"labelTrainIds/{second[0]}", second[1]))
     assert f"{names[1]} is damaged" in told(first, (second[0], second[1][:-5]))
     archive.write_bytes(b"PK")

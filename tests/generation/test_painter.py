@@ -155,7 +155,7 @@ def test_weights_that_differ_from_their_record(stable_diffusion: Path, tmp_path:
         painter(copied)
 
 
-def test_devices_and_types() -> None:
+def test_devices_and_types(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("cpu") == "cpu"
     assert resolve_dtype("auto", "cpu") == "fp32"
     assert resolve_dtype("auto", "cuda:1") == "fp16"
@@ -166,6 +166,13 @@ def test_devices_and_types() -> None:
         resolve_device("gpu")
     with pytest.raises(UserError, match="--device meta is not on this machine"):
         resolve_device("meta")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for count, expected in ((4, "cuda:2"), (1, "cuda:0")):  # srun --gpus-per-task=1 shows one GPU to each process
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert resolve_device("auto", 2) == resolve_device("cuda", 2) == expected
+    with pytest.raises(UserError, match=r"asks for GPU 2, but torch finds 1 GPU\(s\)"):
+        resolve_device("cuda:2", 2)
+    monkeypatch.undo()
     if not torch.cuda.is_available():
         assert resolve_device("auto") == "cpu"
         with pytest.raises(UserError, match="asks for GPU 0, but torch finds no GPU"):

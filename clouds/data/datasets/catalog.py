@@ -32,6 +32,7 @@ __all__ = [
     "pair_by_stem",
     "register",
     "register_datasets",
+    "require_names",
 ]
 
 _MAX_ID = 1024  # bytes; a path has at most 4096, and percent-encoding triples the length
@@ -84,6 +85,24 @@ def dataset_specs(custom: Sequence[str] = ()) -> list[DatasetSpec]:
 def dataset_names(value: str | Sequence[str]) -> list[str]:
     """Return the names in `DATASETS.TRAIN` or `DATASETS.TEST`. Published configs have ("gta5"), which is a str."""
     return [value] if isinstance(value, str) else list(value)
+
+
+def require_names(key: str, names: Sequence[str], custom: Sequence[str]) -> None:
+    """Check that a config key names a data set.
+
+    Args:
+        key: config key, for the message.
+        names: its value.
+        custom: paths of YAML files; their data sets are proposed.
+
+    Raises:
+        UserError: there is no name.
+    """
+    if names:
+        return
+    own = [spec.name for file in custom for spec in read_custom(Path(file))]
+    such = f", such as {own[0]} of {custom[0]}" if own else ""
+    raise UserError(f"{key} is empty: name at least one data set{such}.")
 
 
 def register(
@@ -144,6 +163,9 @@ def load_dataset(name: str) -> list[Record]:
                 f"its folder images; make one with: {GENERATE_COMMAND}."
             )
         raise UserError(f"There is no data set called {name!r}: {hint} To add your own, see datasets/README.md.")
+    # Names of data sets that were put into detectron2's catalog directly are checked here only.
+    if name == ".." or Path(name).name != name:
+        raise UserError(f"The data set {name!r} has a path as its name, and folders are named after it: rename it.")
     records: list[Record] = DatasetCatalog.get(name)
     if not records:
         raise UserError(f"Data set {name} has no images: check where its registration looks for them.")

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clouds.d2 import CfgNode, comm
-from clouds.data.datasets.catalog import dataset_names, load_dataset
+from clouds.data.datasets.catalog import dataset_names, load_dataset, require_names
 from clouds.data.datasets.record import Record, is_generated
 from clouds.data.loading import rare_classes  # noqa: F401  (registers its sampler)
 from clouds.data.loading.mappers import TestMapper, TrainMapper
@@ -187,8 +187,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
             without self-training, or the processes cannot share a batch of `SOLVER.IMS_PER_BATCH`.
     """
     names, world_size = dataset_names(cfg.DATASETS.TRAIN), comm.get_world_size()
-    if not names:
-        raise UserError("DATASETS.TRAIN is empty: name at least one data set to train on.")
+    require_names("DATASETS.TRAIN", names, cfg.DATASETS.CUSTOM)
     if cfg.SOLVER.IMS_PER_BATCH % world_size:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a multiple of {world_size}, the number of "

@@ -30,6 +30,7 @@ from clouds.data.preparation.listing import DatasetFiles, DescribedFiles, Regist
 from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically
 from clouds.utils.images import check_png_end, read_image
+from clouds.utils.json_files import parse_json
 from clouds.utils.processes import parallel_map
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class CheckResult:
     """Pixels by class of each intact label map, by its path."""
     problems: list[str] = field(default_factory=list)
     """One sentence per problem."""
+    file: Path | None = None
+    """File with all problems, under `checks/` in the data root; None if it could not be written."""
 
 
 def check_dataset(
@@ -94,7 +97,7 @@ def check_dataset(
             result.counts[Path(record["sem_seg_file_name"])] = class_counts(pixels, len(files.classes))
         on_progress()
     result.problems += _label_problems(files.name, files.classes, result.pixels, labelled=_labelled(result.records))
-    _save(files, fingerprint, result)
+    result.file = _save(files, fingerprint, result)
     return result
 
 
@@ -105,7 +108,7 @@ def saved_problems(files: DatasetFiles) -> list[str] | None:
         One sentence per problem; None if there was no full check, or a file has changed since.
     """
     try:
-        saved = json.loads(_result_file(files).read_text(encoding="utf-8"))
+        saved = parse_json(_result_file(files).read_bytes())
         if saved["fingerprint"] == _versioned(files.fingerprint()):
             problems: list[str] = saved["problems"]
             return problems
@@ -189,10 +192,8 @@ def _label_problems(
     """
     if not labelled:
         return []
-    encoding = labelled[0].get("label_encoding")
-    if encoding is not None and encoding.kind == "colors" and pixels[: len(classes)].any():
-        return []  # a color that is ignored is listed as such
-    missing = find_missing_labels(classes, pixels[: len(classes)], int(pixels[IGNORE_LABEL]))
+    colors = getattr(labelled[0].get("label_encoding"), "kind", None) == "colors"  # it may be a function
+    missing = find_missing_labels(classes, pixels[: len(classes)], int(pixels[IGNORE_LABEL]), colors=colors)
     return [f"{name}: {missing}."] if missing else []
 
 
@@ -232,7 +233,7 @@ def _versioned(fingerprint: str) -> str:
     return f"{_VERSION} {fingerprint}"
 
 
-def _save(files: DatasetFiles, fingerprint: str, result: CheckResult) -> None:
+def _save(files: DatasetFiles, fingerprint: str, result: CheckResult) -> Path | None:
     path = _result_file(files)
     content = {"fingerprint": _versioned(fingerprint), "pairs": len(result.records), "problems": result.problems}
     try:
@@ -240,6 +241,8 @@ def _save(files: DatasetFiles, fingerprint: str, result: CheckResult) -> None:
         write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False))
     except OSError as error:
         logger.warning("%s cannot be written (%s): the set will be checked again next time", path, error.strerror)
+        return None
+    return path
 
 
 def _check_record(num_classes: int, record: Record) -> tuple[Size | None, npt.NDArray[np.int64] | None, list[str]]:

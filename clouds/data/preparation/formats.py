@@ -3,7 +3,6 @@
 Adding a format is one function and one entry in `FORMATS`.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from clouds.data.classes import (
 from clouds.data.datasets.pairing import list_files
 from clouds.data.encoding import LabelEncoding
 from clouds.errors import UserError
+from clouds.utils.json_files import read_json
 
 CONVERTED_SUFFIX = "_labelTrainIds.png"
 """End of the name of a converted label map, which lies beside its label file."""
@@ -95,9 +95,10 @@ def find_mapillary(folder: Path, gt_dir: str) -> LabelFiles:
                 f"put that file of the download into {folder.absolute().parent}."
             )
         return files, LabelEncoding.of_ids(MAPILLARY_V1_ID_TO_TRAIN_ID, MAPILLARY_V1_IDS)
+    content = read_json(config, dict, "download it again")
     try:
-        names = [label["name"] for label in json.loads(config.read_text(encoding="utf-8"))["labels"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        names = [label["name"] for label in content["labels"]]
+    except (KeyError, TypeError) as error:
         raise UserError(f"{config} is no configuration of Mapillary Vistas ({error!r}): download it again.") from error
     train_ids = {label_id: mapillary_train_id(name) for label_id, name in enumerate(names)}
     return files, LabelEncoding.of_ids(train_ids, range(len(names)))

@@ -188,7 +188,8 @@ def _files(found: Listing, spec: DatasetSpec, kind: str, pattern: FilePattern) -
 def _misnamed(name: str, images: FilePattern, label_files: set[str]) -> list[str]:
     """Return a problem for each image in the folders of the images that does not match their pattern."""
     return [
-        f"{path} is an image among the images, but images are called {images.names} here: move it away."
+        f"{path} is an image among the images, but images are called {images.names} here: rename it or "
+        "move it away; or let the pattern match it, as *.{png,jpg} does in a YAML file."
         for path in sorted(list_files(name, images.folder, images.covers))
         if path.lower().endswith(IMAGE_SUFFIXES)
         and images.image_id(path) is None

@@ -194,8 +194,9 @@ def _log_problems(result: CheckResult, *, show_all: bool) -> None:
     for problem in result.problems[: None if show_all else _SHOWN]:
         logger.error("%s", problem)
     if len(result.problems) > _SHOWN and not show_all:
-        more = len(result.problems) - _SHOWN
-        logger.error("... and %d more of %s; --all-problems shows them.", more, result.name)
+        more = f"... and {len(result.problems) - _SHOWN} more of {result.name}"
+        where = f": {result.file} has them all, and" if result.file else ";"
+        logger.error("%s%s --all-problems shows them.", more, where)
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:

@@ -253,6 +253,16 @@ def test_unknown_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
         load_dataset("xyz")
 
 
+@pytest.mark.parametrize("name", ["../up", "..", "a/b"])
+def test_names_that_detectron2s_catalog_accepts_must_not_be_paths(name: str) -> None:
+    DatasetCatalog.register(name, lambda: [{"file_name": "0.png", "image_id": "0"}])
+    try:
+        with pytest.raises(UserError, match="has a path as its name"):
+            load_dataset(name)
+    finally:
+        DatasetCatalog.remove(name)
+
+
 @pytest.mark.parametrize("ids", [("a", "b", "a"), (None, "a"), (None,)])
 def test_records_need_ids_of_their_own(ids: tuple[str | None, ...]) -> None:
     register("twins", lambda: [{"file_name": f"{n}/0.png", "image_id": image_id} for n, image_id in enumerate(ids)])

@@ -145,7 +145,7 @@ def test_the_ending_may_be_in_any_case(tmp_path: Path) -> None:
     assert (result.problems, len(result.records)) == ([], 3)
     save(tmp_path / "i/3.jpeg", smooth_image(3))
     (problem,) = check_dataset(DescribedFiles(spec, tmp_path)).problems
-    assert problem.endswith("3.jpeg is an image among the images, but images are called *.jpg here: move it away.")
+    assert "3.jpeg is an image among the images, but images are called *.jpg here: rename it or move it away" in problem
 
 
 def test_images_of_other_names_are_found_in_the_folders_of_a_deep_pattern(tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ LAYOUTS = {
         ["Town01/00000042", "Town10HD/00000042"],
         {(1, 0, 0): ROAD, (24, 0, 0): ROAD, (14, 99, 3): CAR, (28, 0, 0): 255},
     ),
+    ("carla_0913", "train"): (
+        [
+            ("carla/Town01/rgb/00000042.png", "carla/Town01/semantic_segmentation/00000042.png"),
+            ("carla/Town10HD/rgb/00000042.png", "carla/Town10HD/semantic_segmentation/00000042.png"),
+        ],
+        ["Town01/00000042", "Town10HD/00000042"],
+        {(7, 0, 0): ROAD, (6, 0, 0): ROAD, (10, 99, 3): CAR, (17, 0, 0): 255},
+    ),
     ("idd", "val"): (
         [
             (
@@ -152,7 +160,7 @@ def test_the_command_checks_it_and_its_class_statistics_tell_images_apart(
     assert prepare_datasets.main(["--dataset", file, "--nproc", "1", "--check"]) == 1
 
 
-def test_old_tags_of_carla_and_unknown_colors_are_errors(tmp_path: Path) -> None:
+def test_unknown_tags_and_gray_files_of_carla_are_errors(tmp_path: Path) -> None:
     write_layout(tmp_path, "carla", "train")
     record = spec_of("carla", "train").load(tmp_path)[0]
     save(Path(record["sem_seg_file_name"]), np.full((40, 64, 3), 29, np.uint8))
@@ -163,7 +171,7 @@ def test_old_tags_of_carla_and_unknown_colors_are_errors(tmp_path: Path) -> None
         record["label_encoding"].read(record["sem_seg_file_name"])
 
 
-@pytest.mark.parametrize("name", ["a2d2", "carla", "idd", "kitti", "virtual_kitti2"])
+@pytest.mark.parametrize("name", ["a2d2", "carla", "carla_0913", "idd", "kitti", "virtual_kitti2"])
 def test_they_have_the_classes_of_cityscapes(name: str) -> None:
     for spec in read_custom(FOLDER / f"{name}.yaml"):
         assert spec.classes == CITYSCAPES_CLASSES
@@ -176,3 +184,13 @@ def test_all_colors_of_a2d2_and_tags_of_carla_have_a_meaning() -> None:
     assert len(a2d2.train_ids) == 55 + 1
     assert [value for value, _ in carla.train_ids] == [*range(29), 255]
     assert [dict(carla.train_ids)[tag] for tag in range(1, 20)] == [*range(19)]
+
+
+def test_old_tags_of_carla() -> None:
+    """Tags 0 to 22, by the table of the documentation of 0.9.13."""
+    encoding = spec_of("carla_0913", "train").encoding
+    assert encoding is not None
+    assert [dict(encoding.train_ids)[tag] for tag in range(23)] == [
+        *(255, 2, 4, 255, 11, 5, 0, 0, 1, 8, 13, 3, 7, 10),  # unlabeled to sky
+        *(255, 255, 255, 255, 6, 255, 255, 255, 9),  # ground to terrain
+    ]

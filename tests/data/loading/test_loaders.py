@@ -133,7 +133,10 @@ def test_several_training_sets_are_one(gta5: CfgNode, tmp_path: Path) -> None:
 
 
 def test_no_training_set(cfg: CfgNode) -> None:
-    with pytest.raises(UserError, match=r"DATASETS\.TRAIN is empty"):
+    with pytest.raises(UserError, match=r"DATASETS\.TRAIN is empty: name at least one data set\.$"):
+        build_train_loader(cfg)
+    cfg.DATASETS.CUSTOM = (str(Path(__file__).resolve().parents[3] / "configs/datasets/a2d2.yaml"),)
+    with pytest.raises(UserError, match=r"at least one data set, such as a2d2_all of .*a2d2\.yaml\.$"):
         build_train_loader(cfg)
 
 

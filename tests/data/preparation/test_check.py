@@ -1,6 +1,7 @@
 """The full check finds every fault and names the file in one line; the quick check opens few files."""
 
 import dataclasses
+import json
 import logging
 import os
 import re
@@ -216,6 +217,18 @@ def test_two_classes_of_which_255_hides_one_are_a_problem_with_a_hint(root: Path
     assert "set `encoding: ids` and `values: [255]`" in problem_of(root, ("back", "front"), full)
     ids = LabelEncoding("ids", ((0, 0), (255, 1)))
     assert problem_of(root, ("back", "front"), full, ids) == ""
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_the_hint_about_colors_that_are_all_ignored_is_about_colors(root: Path, full: bool) -> None:
+    black = LabelEncoding("colors", ((0, 255), (1, 0), (2, 1)))
+    for stem in STEMS:
+        save(label(root, stem), np.zeros((40, 64, 3), np.uint8))
+    found = problem_of(root, ("back", "front"), full, black)
+    assert "all are ignored (list the colors of its classes in their `values`" in found
+    assert "encoding: ids" not in found
+    save(label(root, STEMS[0]), np.full((40, 64, 3), (0, 0, 1), np.uint8))
+    assert problem_of(root, ("back", "front"), full, black) == "", "an ignored color is listed as one"
 
 
 def problem_of(root: Path, classes: tuple[str, ...], full: bool, encoding: LabelEncoding | None = None) -> str:
@@ -452,3 +465,25 @@ def test_the_message_has_the_command_that_lists_all_problems(camp: Path, caplog:
         caplog.clear()
         assert prepare_datasets.main([*command[1].split(), "--nproc", "1"]) == 1
         assert any(said.rstrip(".") in message for said in caplog.messages)
+
+
+def test_problems_that_are_not_printed_are_in_a_file_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for number in range(30):
+        save(tmp_path / f"many/images/{number}.png", smooth_image(number))
+    save(tmp_path / "many/labels/0.png", label_map(0))
+    file = tmp_path / "many.yaml"
+    file.write_text(
+        "{name: many, splits: {all: {images: images/*.png, labels: labels/*.png}}, classes: cityscapes, rest: ignore}"
+    )
+    flags = ["--check", "--dataset", str(file), "--nproc", "1"]
+    assert prepare_datasets.main(flags) == 1
+    assert caplog.text.count("has no label map") == 20
+    stored = tmp_path / "checks/many_all.json"
+    assert f"... and 9 more of many_all: {stored} has them all, and --all-problems shows them." in caplog.text
+    assert len(json.loads(stored.read_text())["problems"]) == 29
+    caplog.clear()
+    assert prepare_datasets.main([*flags, "--all-problems"]) == 1
+    assert caplog.text.count("has no label map") == 29

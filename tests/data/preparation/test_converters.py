@@ -287,9 +287,14 @@ def test_mapillary_2_by_its_configuration(tmp_path: Path) -> None:
     convert_folder("mapillary", tmp_path / "validation")
     label = read(tmp_path / "validation/v2.0/labels/x_labelTrainIds.png")
     np.testing.assert_array_equal(label, translated(ids, {0: 10, 1: 11, 3: 0}))
-    (tmp_path / "config_v2.0.json").write_text("[]")
-    with pytest.raises(UserError, match="is no configuration of Mapillary Vistas"):
-        convert_folder("mapillary", tmp_path / "validation")
+    for text, expected in (
+        ("[]", "does not hold a JSON object: download it again"),
+        ('{"labels": 3}', "is no configuration of Mapillary Vistas"),
+        ('{"labels": [], "labels": [{"name": "x"}]}', "an object has the key 'labels' twice"),
+    ):
+        (tmp_path / "config_v2.0.json").write_text(text)
+        with pytest.raises(UserError, match=expected):
+            convert_folder("mapillary", tmp_path / "validation")
 
 
 def test_missing_folders(tmp_path: Path) -> None:

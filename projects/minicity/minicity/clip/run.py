@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from clouds.generation.device import resolve_device
 from clouds.modeling.backbone.clip import CLIP, load_open_clip
 from clouds.utils.hashing import write_sha256
+from clouds.utils.json_files import read_json
 from minicity.cards import command_line, environment_of, render, write_card
 from minicity.clip.evaluation import CropAccuracy, crop_accuracy, measure_scenes
 from minicity.clip.pool import CROP_SIZE, STORED_SIZE, draw_pool
@@ -26,6 +27,8 @@ TRAIN_SEED, TEST_SEED = 0, 1
 TEST_SCENES = 60
 
 logger = logging.getLogger(__name__)
+
+_REMEDY = "give a model config of open_clip"
 
 
 def run(
@@ -74,7 +77,7 @@ def run(
     seconds = train_clip(model, tokenize, whole, cropped, settings, cache / f"{model_config.stem}.pt")
     write_folder(model, model_config, output)
 
-    vision = json.loads(model_config.read_text())["vision_cfg"]
+    vision = read_json(model_config, dict, _REMEDY)["vision_cfg"]
     write_card(
         output,
         "clip.md.jinja",
@@ -138,7 +141,7 @@ def write_folder(model: Any, model_config: Path, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
-        "model_cfg": json.loads(model_config.read_text()),
+        "model_cfg": read_json(model_config, dict, _REMEDY),
         "preprocess_cfg": {
             "mean": OPENAI_DATASET_MEAN,
             "std": OPENAI_DATASET_STD,
