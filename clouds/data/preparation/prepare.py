@@ -47,7 +47,7 @@ def prepare(
         Whether every data set is complete and without a problem.
 
     Raises:
-        UserError: there is no data root, no data set, or no data set of that name.
+        UserError: there is no data root, no data set, or no data set of that name; or a file cannot be written.
     """
     root = data_root()
     if not root.is_dir():
@@ -62,12 +62,18 @@ def prepare(
             result.problems.append(f"{files.name}: there is no {files.spec.image_pattern(root).folder}.")
         _log_problems(result, show_all=all_problems)
         if files.spec and result.records:
-            if write_lists:
-                file = files.spec.list_file(root)
-                write_list(file, root, result.records)
-                logger.info("%s: its %d images are listed in %s", files.name, len(result.records), file)
-            if not only_check and not files.spec.converter:
-                _write_statistics(files.spec, root, result)
+            try:
+                if write_lists:
+                    file = files.spec.list_file(root)
+                    write_list(file, root, result.records)
+                    logger.info("%s: its %d images are listed in %s", files.name, len(result.records), file)
+                if not only_check and not files.spec.converter:
+                    _write_statistics(files.spec, root, result)
+            except OSError as error:
+                raise UserError(
+                    f"Cannot write {error.filename or 'a file'} of {files.name} in {root} ({error.strerror}): make "
+                    "room, or see the permissions of the data root."
+                ) from error
         results.append(result)
     existing = [result for result in results if result.exists]
     if not existing and not asked_for:

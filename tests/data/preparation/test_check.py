@@ -487,3 +487,19 @@ def test_problems_that_are_not_printed_are_in_a_file_that_is_named(
     caplog.clear()
     assert prepare_datasets.main([*flags, "--all-problems"]) == 1
     assert caplog.text.count("has no label map") == 29
+
+
+@pytest.mark.parametrize(("folder", "flag"), [("lists", "--write-lists"), ("statistics", "--nproc=1")])
+def test_a_data_root_that_cannot_be_written_is_one_sentence(
+    folder: str, flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    save(tmp_path / "one/images/0.png", smooth_image(0))
+    save(tmp_path / "one/labels/0.png", label_map(0))
+    file = tmp_path / "one.yaml"
+    file.write_text("{name: one, splits: {all: {images: images/*.png, labels: labels/*.png}}, classes: cityscapes}")
+    (tmp_path / folder).touch()
+    assert prepare_datasets.main(["--dataset", str(file), flag]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: Cannot write {tmp_path / folder}")
+    assert "see the permissions of the data root" in line
