@@ -28,6 +28,7 @@ from clouds.utils.atomic import write_atomically
 from clouds.utils.folders import image_files
 from clouds.utils.hashing import model_digest
 from clouds.utils.json_files import parse_json
+from clouds.utils.values import is_number
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +72,7 @@ class Job:
     def seconds(self) -> float:
         """Duration of the last run that succeeded; NaN if there is none."""
         seconds: Any = self._record().get("seconds")
-        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        return float(seconds) if is_number and seconds >= 0 else math.nan
+        return float(seconds) if is_number(seconds) and seconds >= 0 else math.nan
 
     def begin(self) -> None:
         """Take the folder; one that another command or other inputs have filled is renamed to `<folder>.<n>`.

@@ -5,7 +5,6 @@ Anybody may have edited, cut or exchanged them, so every field is checked before
 
 import dataclasses
 import io
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from clouds.generation.settings import PaintingSettings
 from clouds.utils.images import DECODE_ERRORS, is_truncated_png, pillow_errors
 from clouds.utils.json_files import parse_json, read_json
 from clouds.utils.jsonl import Row, read_rows
+from clouds.utils.values import is_integer, is_number
 
 CHUNK = "clouds"
 """Keyword of the PNG text chunk with the record of an image."""
@@ -31,11 +31,7 @@ Rule = Callable[[Any], bool]
 
 
 def _is_int(below: int) -> Rule:
-    return lambda value: type(value) is int and 0 <= value < below
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return lambda value: is_integer(value, high=below - 1)
 
 
 def _is_text(value: Any) -> bool:
@@ -60,18 +56,18 @@ _RECORD: dict[str, Rule] = {
     "batch": _is_batch,
     "height": _is_int(_MAX_SIZE),
     "width": _is_int(_MAX_SIZE),
-    "similarity": lambda value: value is None or _is_number(value),
+    "similarity": lambda value: value is None or is_number(value),
     "dhash": _is_hex(16),
 }
 _MANIFEST = {**_RECORD, "file_name": _is_text, "size": _is_int(2**63), "sha256": _is_hex(64)}
 _REJECTED = {**_RECORD, "reason": _is_text}
-_RUN: dict[str, Rule] = {"seconds": _is_number, "versions": lambda value: isinstance(value, dict)}
+_RUN: dict[str, Rule] = {"seconds": is_number, "versions": lambda value: isinstance(value, dict)}
 _OPTIONAL_SIZE: Rule = lambda value: value is None or _is_int(_MAX_SIZE)(value)  # noqa: E731
 _SETTINGS: dict[str, Rule] = {
     **{field.name: _is_text for field in dataclasses.fields(PaintingSettings)},
     "revision": lambda value: value is None or _is_text(value),
     "steps": _is_int(_MAX_SIZE),
-    "guidance": _is_number,
+    "guidance": is_number,
     "height": _OPTIONAL_SIZE,
     "width": _OPTIONAL_SIZE,
     "fingerprint": _is_text,

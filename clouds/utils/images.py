@@ -16,6 +16,7 @@ import os
 import re
 import stat
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,9 +171,14 @@ def _orientation(file: Image.Image) -> int:
 
 @contextlib.contextmanager
 def pillow_errors() -> Iterator[None]:
-    """Turn further exceptions of Pillow on damaged files, which elsewhere would be defects, into an `OSError`."""
+    """Turn further exceptions of Pillow on damaged files, which elsewhere would be defects, into an `OSError`.
+
+    Warnings of Pillow, such as "Corrupt EXIF data", are suppressed, because they do not name the file.
+    """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except (TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
 

@@ -302,3 +302,14 @@ def test_mutated_images_are_read_or_refused_in_one_sentence(
             read(str(path))
         except UserError as error:
             assert str(path) in str(error) and str(error).endswith(".")
+
+
+@pytest.mark.filterwarnings("error")
+def test_damaged_exif_data_do_not_matter(tmp_path: Path) -> None:
+    """Pillow warns of them without the name of the file."""
+    file = tmp_path / "a.jpg"
+    cut = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0"
+    Image.new("RGB", (8, 4), (90, 90, 90)).save(file, exif=cut)
+    with pytest.warns(UserWarning, match="Corrupt EXIF data"), Image.open(file) as image:
+        image.getexif()
+    assert read_image(str(file)).size == image_size(str(file)) == (8, 4)

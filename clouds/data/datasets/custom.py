@@ -31,6 +31,7 @@ from clouds.data.encoding import LabelEncoding, format_value
 from clouds.data.label_readers import CHANNELS, LabelKind, pack_colors
 from clouds.errors import UserError, check_name
 from clouds.utils.images import IMAGE_SUFFIXES
+from clouds.utils.values import is_integer
 from clouds.utils.yaml_files import read_yaml
 
 Values = list[int]
@@ -229,13 +230,12 @@ class _Parser:
         if kind == "colors":
             return [int(pack_colors(np.array(self._color(value, where)))) for value in values]
         for value in values:
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 16:
+            if not is_integer(value, high=65535):
                 raise self._error(f"{where} has the id {value!r}, which must be a whole number from 0 to 65535")
         return values
 
     def _color(self, value: Any, where: str) -> tuple[int, int, int]:
-        valid = isinstance(value, Sequence) and len(value) == 3 and all(isinstance(v, int) for v in value)
-        if not valid or not all(0 <= v <= 255 for v in value):
+        if not (isinstance(value, Sequence) and len(value) == 3 and all(is_integer(v, high=255) for v in value)):
             raise self._error(f"{where} has the color {value!r}, which must be [red, green, blue], each 0 to 255")
         red, green, blue = value
         return red, green, blue

@@ -13,6 +13,7 @@ from clouds.data.classes import IGNORE_LABEL
 from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically
 from clouds.utils.json_files import read_json
+from clouds.utils.values import is_integer
 
 ClassCounts = dict[int, int]
 """Number of pixels by train id, of the classes that occur."""
@@ -132,10 +133,10 @@ def _train_id(key: str) -> int:
     return int(key)
 
 
-def _pixels(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_PIXELS:
+def _pixels(value: Any) -> int:
+    if not is_integer(value, high=_MAX_PIXELS):
         raise ValueError(f"{value!r} is no number of pixels")
-    return value
+    return int(value)
 
 
 def _write_json(file: Path, content: Any) -> None:

@@ -1,10 +1,11 @@
 """Types of the entries of a checkpoint other than weights and states of parts."""
 
 import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from clouds.engine.checkpointing.states import is_integer, is_number
+from clouds.utils.values import is_integer, is_number
 
 
 def find_wrong_entry(content: Mapping[Any, Any]) -> str:
@@ -60,7 +61,7 @@ def _is_series(value: Any) -> bool:
 def _is_observation(value: Any) -> bool:
     # The value may be NaN, such as the IoU of a class without a pixel.
     pair = isinstance(value, tuple | list) and len(value) == 2
-    return pair and isinstance(value[0], int | float) and is_integer(value[1], at_least=None)
+    return pair and (isinstance(value[0], float) or is_number(value[0])) and is_integer(value[1], low=-sys.maxsize)
 
 
 ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {

@@ -8,8 +8,8 @@ beyond the end of a smaller tensor.
 
 import copy
 import functools
-import math
 import reprlib
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from clouds.self_training.teacher import Teacher
 from clouds.utils.tensors import unusable
+from clouds.utils.values import is_integer, is_number
 
 # Settings of an optimizer that a scheduler may change, and that are thus part of its state.
 _SCHEDULED = {"lr", "initial_lr", "momentum", "betas"}
@@ -62,23 +63,13 @@ def fitted(loaded: Any, own: Any, name: str, *, needed: Collection[str] | None =
     if own is None or isinstance(own, bool):
         _require(type(loaded) is type(own), loaded, name, "None" if own is None else "a bool")
     elif isinstance(own, int):
-        _require(is_integer(loaded, at_least=0 if own >= 0 else None), loaded, name, "an integer of at least 0")
+        _require(is_integer(loaded, low=0 if own >= 0 else -sys.maxsize), loaded, name, "an integer of at least 0")
     elif isinstance(own, float):
         wanted = "a finite number" + (" of at least 0" if own >= 0 else "")
         _require(is_number(loaded) and not loaded < 0 <= own, loaded, name, wanted)
     else:
         _require(isinstance(loaded, type(own)), loaded, name, f"a {type(own).__name__}")
     return loaded
-
-
-def is_integer(value: Any, *, at_least: int | None = 0) -> bool:
-    """Return whether a value is an int, and no bool, of at least a number; None = any int."""
-    return isinstance(value, int) and not isinstance(value, bool) and (at_least is None or value >= at_least)
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value is a finite int or float, and no bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @functools.singledispatch

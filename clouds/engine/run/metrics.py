@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from clouds.d2 import CfgNode
 from clouds.utils.jsonl import Line, Row, last_row, scan_lines, valid_rows, write_rows
+from clouds.utils.values import is_integer, is_number
 
 LOSS = "total_loss"
 """Name of the scalar that every iteration of a training has."""
@@ -65,7 +66,7 @@ def record_evaluation(cfg: CfgNode, results: Mapping[str, Any], *, iterations: i
 
 def read_training(path: Path) -> list[Row]:
     """Return the rows of the newest training in a ``metrics.json``; none if there is no such file."""
-    return [{k: v for k, v in row.items() if _is_number(v)} for row, _ in _newest_training(scan_lines(path))]
+    return [{k: v for k, v in row.items() if is_number(v)} for row, _ in _newest_training(scan_lines(path))]
 
 
 def read_scores(path: Path) -> dict[str, dict[str, float]]:
@@ -140,9 +141,5 @@ def _newest_training(lines: Iterable[Line]) -> list[tuple[Row, Line]]:
     return found
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _is_iteration(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+    return is_integer(value, high=2**53 - 1)

@@ -172,6 +172,8 @@ class TestEntries:
             ({"history": {"loss": (True, [("a", 1)])}}, "'history' is"),
             ({"classes": 19}, "'classes' is 19 and should be a list of names"),
             ({"pixel_mean": [1, NAN, 2]}, r"'pixel_mean' is \[1, nan, 2\]"),
+            ({"pixel_mean": [1, 10**400, 2]}, r"'pixel_mean' is \[1, 1000+\.\.\.0+, 2\]"),
+            ({"history": {"loss": (True, [(10**400, 0)])}}, "'history' is .* and should be values of scalars by name"),
             ({"run": 3}, "'run' is 3"),
             ({"settings": {"SEED": [torch.zeros(1)]}}, "'settings' is"),
             ({"tower_sha256": b"x"}, "'tower_sha256' is b'x'"),
