@@ -13,7 +13,6 @@ Both get equal files and equal random numbers, in alternating rounds, on one thr
 median over the rounds. Label maps and statistics must be equal, samples up to the rounding of resampling.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -31,6 +30,7 @@ from scenes import IGNORE, image, label_map
 from torch.nn.functional import interpolate
 from torch.nn.functional import pad as pad_tensor
 
+from clouds.commands.entry import user_errors
 from clouds.config import get_config
 from clouds.d2 import CfgNode
 from clouds.data.classes import CITYSCAPES_ID_TO_TRAIN_ID, SYNTHIA_ID_TO_TRAIN_ID
@@ -39,6 +39,7 @@ from clouds.data.label_readers import READERS
 from clouds.data.loading.mappers import TrainMapper
 from clouds.data.preparation.converters import _convert_one
 from clouds.data.preparation.formats import find_gta, find_synthia
+from clouds.utils.arguments import CommandParser, positive_int
 from clouds.utils.images import read_image
 
 GTA5, SYNTHIA = (1052, 1914), (760, 1280)
@@ -282,15 +283,14 @@ def _sample(call: Callable[..., dict[str, Any]], records: Sequence[dict[str, str
     return call(records[item % len(records)], np.random.default_rng(item))
 
 
+@user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description="Measure converters and training mapper relative to the published steps."
+    parser = CommandParser("Measure converters and training mapper relative to the published steps.")
+    parser.add_argument(
+        "--images", type=positive_int, default=8, help="number of images of each data set (default: %(default)s)"
     )
     parser.add_argument(
-        "--images", type=int, default=8, help="number of images of each data set (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=9, help="number of rounds; the median is printed (default: %(default)s)"
+        "--rounds", type=positive_int, default=9, help="number of rounds; the median is printed (default: %(default)s)"
     )
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)

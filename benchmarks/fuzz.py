@@ -30,11 +30,13 @@ from fuzzing.inputs import KINDS
 from fuzzing.pool import Case, Outcome, run_case, run_cases
 from tqdm import tqdm
 
-from clouds.utils.arguments import non_negative_int, positive_float, positive_int
+from clouds.commands.entry import user_errors
+from clouds.utils.arguments import CommandParser, non_negative_int, positive_float, positive_int
 
 _SHOWN = 40  # groups of failures
 
 
+@user_errors
 def main(argv: list[str] | None = None) -> int:
     """Run the inputs that the flags ask for; returns the exit code."""
     args = _parse(argv)
@@ -107,7 +109,7 @@ def _repeat(case: Case, failures: Path) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     add("--inputs", type=positive_int, default=20_000, metavar="N", help="number of inputs (default: 20000)")
     add("--only", nargs="+", choices=list(KINDS), help="kinds of inputs (default: all)")

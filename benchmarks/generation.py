@@ -6,7 +6,6 @@ The published loop calls the pipeline once per image. Ours paints batches, and c
 weights, which paint as fast as trained ones: `small` for a CPU, `sd2` with the sizes of Stable Diffusion 2 for a GPU.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -18,10 +17,12 @@ import open_clip
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from clouds.commands.entry import user_errors
 from clouds.generation.device import resolve_device, resolve_dtype
 from clouds.generation.painter import Painter
 from clouds.generation.plan import image_seed
 from clouds.generation.settings import PaintingSettings
+from clouds.utils.arguments import CommandParser, positive_int
 
 PROMPT = "A photo of a busy road in the rain."
 SIZES = {
@@ -95,15 +96,22 @@ def published_loop(painter: Painter, images: int, rounds: int) -> float:
     return best
 
 
+@user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="small", help="size of the pipeline (default: %(default)s)")
     parser.add_argument("--model", help="hub name or folder of a pipeline to measure instead")
-    parser.add_argument("--images", type=int, default=16, help="number of images per round (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, help="number of images per call (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=10, help="number of denoising steps (default: %(default)s)")
     parser.add_argument(
-        "--rounds", type=int, default=2, help="number of rounds; the fastest is printed (default: %(default)s)"
+        "--images", type=positive_int, default=16, help="number of images per round (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=8, help="number of images per call (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=positive_int, default=10, help="number of denoising steps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=positive_int, default=2, help="number of rounds; the fastest is printed (default: %(default)s)"
     )
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled pipeline")
     args = parser.parse_args(argv)

@@ -28,12 +28,15 @@ from stages import STAGES
 from stages.bench import Bench
 from stages.inputs import Inputs
 
+from clouds.commands.entry import user_errors
 from clouds.engine.run.record import code_version, machine, versions
+from clouds.utils.arguments import CommandParser, positive_float
 from clouds.utils.atomic import write_atomically
 
 ENOUGH = 20.0  # seconds that a stage needs at least
 
 
+@user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stages; the exit code is 1 if a measurement failed."""
     args = parse_arguments(argv)
@@ -91,10 +94,15 @@ def card() -> dict[str, Any] | None:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     add = parser.add_argument
     add("--stages", type=stage_names, default=[*STAGES], metavar="A,B", help=f"stages to run: {', '.join(STAGES)}")
-    add("--seconds", type=float, default=900.0, help="time budget; later stages are skipped (default: %(default)g)")
+    add(
+        "--seconds",
+        type=positive_float,
+        default=900.0,
+        help="time budget; later stages are skipped (default: %(default)g)",
+    )
     add("--smoke", action="store_true", help="run in miniature, one repetition per measurement")
     add("--json", type=Path, default=Path("output/gpu.json"), metavar="FILE", help="result (default: %(default)s)")
     return parser.parse_args(argv)

@@ -12,7 +12,6 @@ each measured in a fresh process (Linux: /proc). The two results are compared; t
 one class overlap: the published steps remove these pixels, ours do not.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,8 +26,10 @@ from scenes import CLASSES, IGNORE, label_map
 from scipy import ndimage
 from torch import Tensor
 
+from clouds.commands.entry import user_errors
 from clouds.modeling.structures import Target
 from clouds.self_training.regions import choose_points, find_regions, merge_masks, select_best
+from clouds.utils.arguments import CommandParser, positive_int, seed
 
 _MIN_AREA = 5000
 _POINTS = 5
@@ -132,15 +133,16 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description="Measure pseudo-labelling without its networks relative to the published steps."
-    )
-    parser.add_argument("--size", type=int, default=768, help="side of the image in pixels (default: %(default)s)")
+    parser = CommandParser("Measure pseudo-labelling without its networks relative to the published steps.")
     parser.add_argument(
-        "--repeats", type=int, default=7, help="number of rounds; the median is printed (default: %(default)s)"
+        "--size", type=positive_int, default=768, help="side of the image in pixels (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the label map (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=positive_int, default=7, help="number of rounds; the median is printed (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the label map (default: %(default)s)")
     args = parser.parse_args(argv)
     _one_thread()
     labels = scene(args.size, args.seed)

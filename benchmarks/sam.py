@@ -6,7 +6,6 @@ The peers: images encoded one by one, embeddings computed instead of read, promp
 `weights/mobile_sam.pt` (`python tools/get_weights.py mobile_sam`).
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from clouds.commands.entry import user_errors
 from clouds.config import get_config
 from clouds.self_training.sam import CachedSam, build_sam
 from clouds.self_training.sam.base import NetworkSam
+from clouds.utils.arguments import CommandParser, positive_int
 
 
 def seconds(call: Callable[[], object], rounds: int) -> float:
@@ -37,17 +37,24 @@ def seconds(call: Callable[[], object], rounds: int) -> float:
 
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Measure SAM on synthetic scenes of 256 x 512 pixels.")
+    parser = CommandParser("Measure SAM on synthetic scenes of 256 x 512 pixels.")
     parser.add_argument(
-        "--image-size", type=int, default=512, help="side in pixels of the image that SAM sees (default: %(default)s)"
-    )
-    parser.add_argument("--images", type=int, default=4, help="number of images in a batch (default: %(default)s)")
-    parser.add_argument("--prompts", type=int, default=32, help="number of prompts per image (default: %(default)s)")
-    parser.add_argument(
-        "--at-once", type=int, default=16, help="number of prompts decoded together (default: %(default)s)"
+        "--image-size",
+        type=positive_int,
+        default=512,
+        help="side in pixels of the image that SAM sees (default: %(default)s)",
     )
     parser.add_argument(
-        "--rounds", type=int, default=3, help="number of rounds; the fastest is printed (default: %(default)s)"
+        "--images", type=positive_int, default=4, help="number of images in a batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--prompts", type=positive_int, default=32, help="number of prompts per image (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--at-once", type=positive_int, default=16, help="number of prompts decoded together (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=positive_int, default=3, help="number of rounds; the fastest is printed (default: %(default)s)"
     )
     args = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -113,7 +113,13 @@ class CLOUDS(nn.Module):
         check_name("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", former.TRANSFORMER_DECODER_NAME, decoders)
         backbone = build_backbone(cfg, ShapeSpec(channels=3))
         sem_seg_head = build_sem_seg_head(cfg, backbone.output_shape())
-        check_backbone(cfg, backbone, uses_text=bool(sem_seg_head.uses_text))
+        uses_text = getattr(sem_seg_head, "uses_text", None)
+        if not isinstance(uses_text, bool):
+            raise UserError(
+                f"MODEL.SEM_SEG_HEAD.NAME is {head.NAME}, whose attribute uses_text is not True or False: set it, or "
+                "derive the head from CLOUDSHead and the predictor from MaskedTransformerDecoder."
+            )
+        check_backbone(cfg, backbone, uses_text=uses_text)
         matcher = HungarianMatcher(
             cost_class=former.CLASS_WEIGHT,
             cost_mask=former.MASK_WEIGHT,

@@ -1,8 +1,14 @@
 """The error handling that all commands share. Imports nothing heavy."""
 
+import errno
 import functools
+import io
+import logging
+import os
+import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec
 
 from clouds.errors import UserError, one_line
@@ -18,12 +24,20 @@ DEPENDENCIES = frozenset((
     "torch", "torchvision", "tqdm", "transformers", "yaml",
 ))  # fmt: skip
 
+# Errors of the operating system that are a matter of the machine or of a name, wherever they occur.
+_OF_THE_MACHINE = frozenset((
+    errno.EACCES, errno.EDQUOT, errno.EIO, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE, errno.ENOSPC,
+    errno.EPERM, errno.EROFS,
+))  # fmt: skip
+
 
 def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
     """Decorate the main function of a command so that errors meant for its user become one sentence.
 
-    A `UserError` or the absence of a package in `DEPENDENCIES` is written to stderr, and the exit code is 2. Any other
-    exception is a defect and keeps its traceback.
+    A `UserError`, the absence of a package in `DEPENDENCIES`, or an error of the machine, such as a full disk, is
+    written to stderr, and the exit code is 2. An interrupted command exits with 130, and one whose output nobody reads
+    any more, as before ``| head``, with 141, as a shell reports these signals. Any other exception is a defect and
+    keeps its traceback.
 
     Args:
         main: returns the exit code.
@@ -34,15 +48,44 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
 
     @functools.wraps(main)
     def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
+        _prepare_streams()
         try:
             return main(*args, **kwargs)
+        except KeyboardInterrupt:
+            sys.stderr.write("error: interrupted.\n")
+            return 128 + signal.SIGINT
+        except BrokenPipeError:
+            sys.stdout = _nowhere()  # Python writes what is left in the old stream at its end
+            return 128 + signal.SIGPIPE
         except UserError as error:
-            sys.stderr.write(f"error: {error}\n")
+            message = str(error)
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in DEPENDENCIES:
                 raise
             message = f"{error}: install CLOUDS and its dependencies with: {INSTALL}"
-            sys.stderr.write(f"error: {one_line(message)}\n")
+        except OSError as error:
+            if error.errno not in _OF_THE_MACHINE:
+                raise
+            message = f"{error.filename or 'A file'} cannot be used ({error.strerror}): check its name, the permissions"
+            message += " and the space on its disk."
+        sys.stderr.write(f"error: {one_line(message)}\n")
         return 2
 
     return wrapped
+
+
+def _prepare_streams() -> None:
+    """Make stdout and stderr usable if they are closed, and take names of files that their encoding cannot express.
+
+    A training goes on if its output cannot be written any more, without a traceback for each line of the log.
+    """
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logging.raiseExceptions = False
+
+
+def _nowhere() -> io.TextIOWrapper:
+    return Path(os.devnull).open("w", encoding="utf-8")

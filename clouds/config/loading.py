@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from clouds import d2
 from clouds.config.defaults import DEFAULTS
 from clouds.config.detectron2_keys import ignored_name, report_ignored, set_detectron2_keys
+from clouds.config.relations import report_without_effect
 from clouds.config.schema import check
 from clouds.config.values import shown, typed
 from clouds.errors import UserError
@@ -37,7 +38,8 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
     """Read a config and check it against `clouds.config.schema`.
 
     Values are taken from the defaults, then from a YAML file with its chain of `_BASE_` files, then from `opts`; later
-    values replace earlier ones. Keys that published configs set but that are not used here are reported in one warning.
+    values replace earlier ones. Keys that published configs set but that are not used here are reported in one warning,
+    keys of `opts` that have no effect in the config in another.
 
     Args:
         config_file: YAML file; None for the defaults.
@@ -78,6 +80,7 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
     check(cfg, sources)
     set_detectron2_keys(cfg)
     report_ignored(ignored)
+    report_without_effect(cfg, [key for key, where in sources.items() if where == COMMAND_LINE])
     return cfg
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from clouds.errors import UserError, check_name
 
 if TYPE_CHECKING:
     from clouds.d2 import CfgNode
+
+logger = logging.getLogger(__name__)
 
 
 def check_relations(cfg: CfgNode) -> None:
@@ -53,3 +58,97 @@ def _check_sampling(cfg: CfgNode) -> None:
             f"DATASETS.SOURCE_FACTOR is {source} and DATASETS.TARGET_FACTOR {target}; with "
             f"{cfg.DATALOADER.SAMPLER_TRAIN} one of them must be at least 1: multiply both, only their ratio matters."
         )
+
+
+def report_without_effect(cfg: CfgNode, keys: Iterable[str]) -> None:
+    """Log one line that names keys whose values cannot have an effect in a config.
+
+    A value of False, 0 or "" is not named: it switches off what is off.
+
+    Args:
+        cfg: config that was checked.
+        keys: dotted keys that were set on purpose, such as those on a command line.
+    """
+    reasons = _reasons(cfg)
+    found = [
+        f"{key} ({reason})"
+        for key in keys
+        for name, reason in reasons.items()
+        if f"{key}.".startswith(f"{name}.") and _value(cfg, key)
+    ]
+    if found:
+        logger.warning("Config keys on the command line that have no effect in this config: %s", "; ".join(found))
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    value: Any = cfg
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def _reasons(cfg: CfgNode) -> dict[str, str]:
+    """Return the keys and sections that have no effect in a config, with the reason.
+
+    Keys of a backbone or a sampler that is not of this package are left to it.
+    """
+    clouds, sam, data, solver = cfg.MODEL.CLOUDS, cfg.MODEL.CLOUDS.SAM, cfg.DATALOADER, cfg.SOLVER
+    of_clip = cfg.MODEL.BACKBONE.NAME in ("CLIP", "TrainableCLIP")
+    name = clouds.CLIP_MODEL_NAME
+    own_weights = of_clip and (name.startswith(("local-dir:", "hf-hub:")) or Path(name).is_dir())
+    no_ensemble = not clouds.GEOMETRIC_ENSEMBLE and not clouds.GEOMETRIC_ENSEMBLE_EMA
+    table = (
+        (own_weights, "MODEL.CLOUDS.CLIP_MODEL_NAME has its own weights", "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS"),
+        (
+            no_ensemble,
+            "MODEL.CLOUDS.GEOMETRIC_ENSEMBLE is False",
+            *("MODEL.CLOUDS.GEOMETRIC_ENSEMBLE_ALPHA", "MODEL.CLOUDS.GEOMETRIC_ENSEMBLE_BETA"),
+            "MODEL.CLOUDS.ENSEMBLE_ON_VALID_MASK",
+        ),
+        (
+            not sam.MINIBATCH,
+            "MODEL.CLOUDS.SAM.MINIBATCH is False",
+            *("MODEL.CLOUDS.SAM.ENABLED", "MODEL.CLOUDS.SAM.ALPHA_EMA", "MODEL.CLOUDS.ITERATION_UPDATE"),
+            *("MODEL.CLOUDS.GEOMETRIC_ENSEMBLE_EMA", "MODEL.CLOUDS.PANEL_PERIOD", "INPUT.PL_THRESHOLD"),
+        ),
+        (
+            not (sam.MINIBATCH and sam.ENABLED),
+            "SAM is not used: MODEL.CLOUDS.SAM.ENABLED and MINIBATCH are not both True",
+            *(f"MODEL.CLOUDS.SAM.{key}" for key in sam if key not in ("MINIBATCH", "ENABLED", "ALPHA_EMA")),
+        ),
+        (sam.MOBILE, "MODEL.CLOUDS.SAM.MOBILE is True", "MODEL.CLOUDS.SAM.TYPE"),
+        (not sam.EROSION, "MODEL.CLOUDS.SAM.EROSION is False", "MODEL.CLOUDS.SAM.EROSION_SIZE"),
+        (not sam.CACHE_DIR, "MODEL.CLOUDS.SAM.CACHE_DIR is empty", "MODEL.CLOUDS.SAM.CACHE_SIZE"),
+        (not cfg.INPUT.COLOR_AUG_SSD, "INPUT.COLOR_AUG_SSD is False", "INPUT.COLOR_AUG_STRENGTH"),
+        (
+            data.SAMPLER_TRAIN == "TrainingSampler",
+            "DATALOADER.SAMPLER_TRAIN is TrainingSampler",
+            *("DATASETS.SOURCE_FACTOR", "DATASETS.TARGET_FACTOR"),
+        ),
+        (
+            data.SAMPLER_TRAIN in ("TrainingSampler", "WeightedTrainingSampler"),
+            "DATALOADER.SAMPLER_TRAIN is not RareClassSampler",
+            "DATALOADER.RARE_CLASS",
+        ),
+        (solver.OPTIMIZER != "SGD", "SOLVER.OPTIMIZER is not SGD", "SOLVER.MOMENTUM"),
+        (
+            solver.LR_SCHEDULER_NAME != "WarmupMultiStepLR",
+            "SOLVER.LR_SCHEDULER_NAME is not WarmupMultiStepLR",
+            *("SOLVER.STEPS", "SOLVER.GAMMA"),
+        ),
+        (
+            solver.LR_SCHEDULER_NAME != "WarmupPolyLR",
+            "SOLVER.LR_SCHEDULER_NAME is not WarmupPolyLR",
+            *("SOLVER.POLY_LR_POWER", "SOLVER.POLY_LR_CONSTANT_ENDING"),
+        ),
+        (not solver.WARMUP_ITERS, "SOLVER.WARMUP_ITERS is 0", *("SOLVER.WARMUP_METHOD", "SOLVER.WARMUP_FACTOR")),
+        (
+            not solver.CLIP_GRADIENTS.ENABLED,
+            "SOLVER.CLIP_GRADIENTS.ENABLED is False",
+            *(f"SOLVER.CLIP_GRADIENTS.{key}" for key in ("CLIP_TYPE", "CLIP_VALUE", "NORM_TYPE")),
+        ),
+        (solver.CLIP_GRADIENTS.CLIP_TYPE == "value", "CLIP_TYPE is value", "SOLVER.CLIP_GRADIENTS.NORM_TYPE"),
+        (not solver.AMP.ENABLED and not cfg.TEST.AMP, "SOLVER.AMP.ENABLED is False", "SOLVER.AMP.DTYPE"),
+        (not cfg.WANDB.PROJECT, "WANDB.PROJECT is empty", "WANDB.NAME"),
+    )
+    return {key: reason for unused, reason, *keys in reversed(table) if unused for key in keys}

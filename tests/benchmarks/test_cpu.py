@@ -57,3 +57,14 @@ def test_scenes(module: Callable[[str], ModuleType]) -> None:
     assert image.dtype == np.uint8
     spread = [image[labels == label].std(axis=0).mean() for label in np.unique(labels)]
     assert max(spread) < image.std(axis=(0, 1)).mean()  # a class has a color of its own
+
+
+@pytest.mark.parametrize("name", ["data", "fuzz", "generation", "gpu", "pseudo_labels", "sam"])
+def test_a_wrong_flag_is_one_line(
+    module: Callable[[str], ModuleType], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = {"fuzz": ["--inputs", "0"], "gpu": ["--seconds", "nan"], "pseudo_labels": ["--repeats", "-1"]}
+    with pytest.raises(SystemExit) as stop:
+        module(name).main(flags.get(name, ["--images", "0"]))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: argument {flags.get(name, ['--images'])[0]}: must be a ")

@@ -1,9 +1,11 @@
 """All commands: they answer --help without torch, and name the package that is missing."""
 
 import ast
+import errno
 import importlib.metadata
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +122,95 @@ def test_every_package_that_is_imported_is_declared() -> None:
 
 def normalized(package: str) -> str:
     return re.sub(r"[-_.]+", "-", package).lower()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "error: interrupted.\n"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
+        *(
+            (OSError(number, os.strerror(number), "a\nb"), 2, f"error: a\\nb cannot be used ({os.strerror(number)}): ")
+            for number in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG)
+        ),
+    ],
+)
+def test_what_the_machine_does_is_no_traceback(
+    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, said: str
+) -> None:
+    @user_errors
+    def main() -> int:
+        raise error
+
+    assert main() == code
+    printed = capsys.readouterr().err
+    assert printed.startswith(said)
+    assert printed.count("\n") == (1 if said else 0)
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    @user_errors
+    def main(error: BaseException) -> int:
+        raise error
+
+    for error in (FileNotFoundError(errno.ENOENT, "No such file", "x"), OSError("no number"), ValueError("a defect")):
+        with pytest.raises(type(error)):
+            main(error)
+
+
+# A command as the scripts start it; the first word of the command line is what it does.
+COMMAND = """
+import logging, sys, time
+from clouds.commands.entry import user_errors
+@user_errors
+def main():
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO)
+    if sys.argv[1] == "wait":
+        sys.stdout.write("ready\\n"); sys.stdout.flush(); time.sleep(100)
+    for number in range(20000):
+        logging.info(number) if sys.argv[1] == "log" else sys.stdout.write(f"{number} \\udcff \\u00fc\\n")
+    sys.stderr.write("done\\n")
+    return 0
+sys.exit(main())
+"""
+
+
+def command(word: str, redirection: str = "") -> "subprocess.CompletedProcess[str]":
+    line = f'set -o pipefail; "$0" -c "$1" {word} {redirection}'
+    return subprocess.run(
+        ["bash", "-c", line, sys.executable, COMMAND],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "redirection", "code", "printed"),
+    [
+        ("print", "", 0, "done\n"),
+        ("print", ">&-", 0, "done\n"),
+        ("print", "2>&-", 0, ""),
+        ("print", "| head -1", 141, ""),  # as other programs
+        ("log", "| head -1", 0, "done\n"),  # a training goes on
+    ],
+)
+def test_streams(word: str, redirection: str, code: int, printed: str) -> None:
+    done = command(word, redirection)
+    assert (done.returncode, done.stderr) == (code, printed)
+
+
+def test_interrupt() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "wait"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert (process.wait(timeout=60), process.stderr.read()) == (130, "error: interrupted.\n")

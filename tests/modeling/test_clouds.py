@@ -2,18 +2,21 @@
 
 import json
 import logging
+import uuid
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from clouds.clouds import CLOUDS
 from clouds.config import get_config, load_config
-from clouds.d2 import Instances, build_model
+from clouds.d2 import SEM_SEG_HEADS_REGISTRY, Instances, build_model
 from clouds.errors import UserError
 from clouds.modeling.backbone.clip import CLIP, load_open_clip
+from clouds.modeling.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 from clouds.utils.hashing import write_sha256
 from tests.parity import golden
 
@@ -62,6 +65,16 @@ def test_pooled_linear_head_trains(frozen):
     model = build_model(cfg).train()
     sum(model(golden.batch()).values()).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("registry", [SEM_SEG_HEADS_REGISTRY, TRANSFORMER_DECODER_REGISTRY])
+def test_a_head_that_does_not_say_whether_it_uses_text_is_one_sentence(registry):
+    name = f"Own_{uuid.uuid4().hex}"  # registries keep every name
+    registry.register(type(name, (nn.Module,), {"__init__": lambda self, *_: nn.Module.__init__(self)}))
+    key = "SEM_SEG_HEAD.NAME" if registry is SEM_SEG_HEADS_REGISTRY else "MASK_FORMER.TRANSFORMER_DECODER_NAME"
+    cfg = golden.golden_config("convnext_closed", f"MODEL.{key}", name)
+    with pytest.raises(UserError, match=r"^MODEL\.SEM_SEG_HEAD\.NAME is .*uses_text is not True or False: set it"):
+        build_model(cfg)
 
 
 def test_text_is_encoded_only_when_something_uses_it(frozen, monkeypatch):

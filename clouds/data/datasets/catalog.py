@@ -157,10 +157,10 @@ def load_dataset(name: str) -> list[Record]:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}."
-        if name.startswith("sd_"):
-            hint += (
-                f" A set of generated images is a folder stable_diffusion/{name} among the data, with the images in "
-                f"its folder images; make one with: {GENERATE_COMMAND}."
+        if name.startswith("sd_"):  # before the list, which is long with detectron2
+            hint = (
+                f"a set of generated images is a folder stable_diffusion/{name} among the data, with the images in "
+                f"its folder images; make one with: {GENERATE_COMMAND}. Otherwise: {hint}"
             )
         raise UserError(f"There is no data set called {name!r}: {hint} To add your own, see datasets/README.md.")
     # Names of data sets that were put into detectron2's catalog directly are checked here only.

@@ -6,7 +6,6 @@
 measures as many bare polygon fills of OpenCV as a scene has.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,8 @@ import numpy as np
 from minicity.world.render import render_scene
 from minicity.world.styles import STYLES
 
-from clouds.utils.arguments import positive_int
+from clouds.commands.entry import user_errors
+from clouds.utils.arguments import CommandParser, positive_int
 
 _FILLS = 1500  # approximate number of polygons in a scene
 
@@ -29,9 +29,10 @@ def seconds_per_call(call: Callable[[int], object], count: int) -> float:
     return (time.process_time() - start) / count
 
 
+@user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the polygon fills, then one style after the other."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("--images", type=positive_int, default=40, help="images per style (default: %(default)s)")
     args = parser.parse_args(argv)
     canvas = np.zeros((256, 512, 4), np.uint8)
