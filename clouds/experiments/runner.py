@@ -77,7 +77,7 @@ class Job:
     def begin(self) -> None:
         """Take the folder; one that another command or other inputs have filled is renamed to `<folder>.<n>`.
 
-        So is one whose `job.json` is damaged, because nobody knows which command has filled it.
+        A folder with a damaged `job.json` is renamed, too: the command that has filled it is unknown.
 
         Raises:
             UserError: the folder cannot be renamed or created.

@@ -80,7 +80,7 @@ class Origin:
             continues: whether the training of the checkpoint goes on.
 
         Raises:
-            UserError: see above.
+            UserError: the model differs, in a way that is an error here.
         """
         unknown: list[str] = []
         backbone = self._other_backbone(entries, weights, unknown)
