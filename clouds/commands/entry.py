@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
+from typing import ParamSpec, TextIO
 
 from clouds.errors import UserError, one_line
 
@@ -55,6 +55,8 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
             sys.stderr.write("error: interrupted.\n")
             return 128 + signal.SIGINT
         except BrokenPipeError:
+            if not _is_broken(sys.stdout):
+                raise  # another pipe, such as that of a process that was killed
             sys.stdout = _nowhere()  # Python writes what is left in the old stream at its end
             return 128 + signal.SIGPIPE
         except UserError as error:
@@ -85,6 +87,15 @@ def _prepare_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     logging.raiseExceptions = False
+
+
+def _is_broken(stream: TextIO) -> bool:
+    """Whether what was written to a stream reaches nobody."""
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _nowhere() -> io.TextIOWrapper:

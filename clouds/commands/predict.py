@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     cfg = load_config(args.config_file, opts)
     check_weights(cfg.MODEL.WEIGHTS)
     jobs = plan(args.inputs, args.output)
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError("A prediction needs a trained network: give MODEL.WEIGHTS model_final.pth.")
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -148,5 +148,6 @@ def _write(unfinished: Path, rows: list[Row]) -> None:
 def _read_instruction(name: str) -> str:
     try:
         return Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The instruction {name} (--instruction) cannot be read: {error}.") from error
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"The instruction {name} (--instruction) cannot be read: {reason}.") from error

@@ -12,9 +12,11 @@ GTA = str(ROOT / "configs/warmup/gta/train_gta.yaml")
 
 
 def test_predict_into_a_file(sentence: Callable[..., str], tmp_path: Path) -> None:
-    for name in ("a.png", "out"):
+    for name in ("a.png", "w.pth", "out"):
         (tmp_path / name).touch()
-    message = sentence(predict.main, "--config-file", GTA, str(tmp_path / "a.png"), "--output", str(tmp_path / "out"))
+    flags = ("--config-file", GTA, str(tmp_path / "a.png"), "--output", str(tmp_path / "out"))
+    assert sentence(predict.main, *flags) == "A prediction needs a trained network: give MODEL.WEIGHTS model_final.pth."
+    message = sentence(predict.main, *flags, "MODEL.WEIGHTS", str(tmp_path / "w.pth"))
     assert message == f"Cannot create the folder {tmp_path}/out (--output): File exists."
 
 

@@ -24,6 +24,10 @@ def find_wrong_entry(content: Mapping[Any, Any]) -> str:
     return ""
 
 
+def _is_iteration(value: Any) -> bool:
+    return is_integer(value, high=2**31 - 1)  # the writers of training curves hold no more
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -65,7 +69,7 @@ def _is_observation(value: Any) -> bool:
 
 
 ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "iteration": (is_integer, "an integer of at least 0"),
+    "iteration": (_is_iteration, "an integer from 0 to 2147483647"),
     "seed": (is_integer, "an integer of at least 0"),
     "history": (_is_history, "values of scalars by name"),
     "run": (_is_text, "a text"),

@@ -161,7 +161,8 @@ class TestEntries:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"iteration": "abc"}, "'iteration' is 'abc' and should be an integer of at least 0"),
+            ({"iteration": "abc"}, "'iteration' is 'abc' and should be an integer from 0 to 2147483647"),
+            ({"iteration": 10**30}, "'iteration' is 10000+"),
             ({"iteration": -1}, "'iteration' is -1"),
             ({"iteration": NAN}, "'iteration' is nan"),
             ({"iteration": True}, "'iteration' is True"),
