@@ -5,6 +5,7 @@ import functools
 import io
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -90,12 +91,13 @@ def _prepare_streams() -> None:
 
 
 def _is_broken(stream: TextIO) -> bool:
-    """Whether what was written to a stream reaches nobody."""
+    """Whether a stream is a pipe that nobody reads any more."""
     try:
-        stream.flush()
-    except BrokenPipeError:
-        return True
-    return False
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+    except io.UnsupportedOperation:  # no file of the operating system
+        return False
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _nowhere() -> io.TextIOWrapper:
