@@ -126,9 +126,9 @@ def _retype(rng: random.Random, parent: Any, key: Any) -> None:
     elif isinstance(value, str):
         parent[key] = rng.choice((value.upper(), value + hostile_text(rng), value[:-1], [value], list(value[:50]), 7))
     elif isinstance(value, dict):
-        parent[key] = rng.choice((list(value), list(value.values()), str(value)[:500], None))
+        parent[key] = rng.choice((list(value), list(value.values()), str(list(value))[:500], None))
     else:
-        parent[key] = rng.choice((str(value)[:500], dict(enumerate(value if isinstance(value, list) else ())), 1, None))
+        parent[key] = rng.choice(("[]", dict(enumerate(value if isinstance(value, list) else ())), 1, None))
 
 
 _CHANGES: tuple[Callable[[random.Random, Any, Any], None], ...] = (

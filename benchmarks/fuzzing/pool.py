@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 
@@ -58,11 +59,11 @@ def run_case(case: Case, folder: Path, scratch: Path) -> Outcome:
     folder.mkdir(parents=True)
     neighbors = _neighbors(folder)
     rng = random.Random(str(case))
-    tempfile.tempdir = str(scratch)
     began = time.perf_counter()
-    arguments = kind.write(folder, rng)
-    tempfile.tempdir = str(folder)  # temporary files of the code that reads the input
-    verdict = judge(lambda: kind.read(folder, arguments), folder, kind.names)
+    with mock.patch.object(tempfile, "tempdir", str(scratch)):
+        arguments = kind.write(folder, rng)
+    with mock.patch.object(tempfile, "tempdir", str(folder)):  # for the code that reads the input
+        verdict = judge(lambda: kind.read(folder, arguments), folder, kind.names)
     seconds = time.perf_counter() - began
     if verdict.what != "outside" and (
         new := _neighbors(folder) - neighbors
@@ -133,7 +134,7 @@ class _Worker:
     @property
     def is_late(self) -> bool:
         """Whether even the watchdog inside the process has failed."""
-        return time.monotonic() - self.began > 2 * self.timeout
+        return time.monotonic() - self.began > 2 * self.timeout + 30
 
     def take(self) -> Outcome:
         """Return the outcome of the case, or what ended the process."""
@@ -163,7 +164,8 @@ class _Worker:
             errors="backslashreplace",
         )
         source = self.folder / "case" / str(outcome.case)
-        shutil.copytree(source, target / "input", symlinks=True, ignore_dangling_symlinks=True)
+        if source.is_dir():  # it is missing if the process ended before
+            shutil.copytree(source, target / "input", symlinks=True, ignore_dangling_symlinks=True)
 
     def stop(self) -> None:
         """End the process."""
@@ -178,6 +180,23 @@ def _work(connection: Connection, folder: Path, timeout: float) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     console = os.open(folder / "console.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    faulthandler.enable(console)
+    faulthandler.dump_traceback_later(timeout, exit=True, file=console)
+    _confine(folder, console)
+    while True:
+        faulthandler.cancel_dump_traceback_later()
+        try:
+            case = connection.recv()
+        except EOFError:
+            return
+        faulthandler.dump_traceback_later(timeout, exit=True, file=console)
+        shutil.rmtree(folder / "case", ignore_errors=True)
+        os.ftruncate(console, 0)
+        connection.send(run_case(case, folder / "case" / str(case), folder.parent))
+
+
+def _confine(folder: Path, console: int) -> None:
+    """Send all output to a file, work in a folder, and limit memory and files."""
     for stream in (1, 2):
         os.dup2(console, stream)
     os.chdir(folder)
@@ -189,18 +208,6 @@ def _work(connection: Connection, folder: Path, timeout: float) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE, _FILE))
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + _MEMORY, size + _MEMORY))
-    faulthandler.enable(console)
-    while True:
-        try:
-            case = connection.recv()
-        except EOFError:
-            return
-        shutil.rmtree(folder / "case", ignore_errors=True)
-        os.ftruncate(console, 0)
-        faulthandler.dump_traceback_later(timeout, exit=True, file=console)
-        outcome = run_case(case, folder / "case" / str(case), folder.parent)
-        faulthandler.cancel_dump_traceback_later()
-        connection.send(outcome)
 
 
 def _neighbors(folder: Path) -> set[str]:

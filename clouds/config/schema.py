@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from clouds.config.relations import check_relations
 from clouds.config.values import shown
 from clouds.errors import UserError
+from clouds.utils.paths import is_path
 
 if TYPE_CHECKING:
     from clouds.d2 import CfgNode
@@ -84,13 +85,8 @@ def _is_name(text: str) -> bool:
     return bool(text) and _is_text(text)
 
 
-def _is_path(text: str) -> bool:
-    """Return whether a file system can have this path. A URL is none."""
-    return _is_text(text) and "://" not in text and all(len(part.encode()) <= 255 for part in text.split("/"))
-
-
 def _is_path_or_url(text: str) -> bool:
-    return _is_path(text) or (_is_text(text) and "://" in text)
+    return is_path(text) or (_is_text(text) and "://" in text)
 
 
 def _is_module(text: str) -> bool:
@@ -107,11 +103,11 @@ WEIGHT = within(0, 1_000_000)
 SHARE = within(0, 1)
 COUNT = 1_000_000_000
 TEXT = Rule("a text without control characters", _is_text)
-PATH = Rule("empty or a path", _is_path)
+PATH = Rule("empty or a path", is_path)
 
 RULES: dict[str, Rule] = {
     "VERSION": Rule("2, the only version of the config format", lambda version: version == 2),
-    "OUTPUT_DIR": Rule("the name of a folder", lambda text: bool(text) and _is_path(text)),
+    "OUTPUT_DIR": Rule("the name of a folder", lambda text: bool(text) and is_path(text)),
     "SEED": Rule("at most 2,147,483,647 (negative: random)", lambda seed: -(2**31) <= seed < 2**31),
     "MODEL.META_ARCHITECTURE": registered("architectures"),
     "MODEL.WEIGHTS": Rule("empty, a path or a URL", _is_path_or_url),
@@ -148,8 +144,8 @@ RULES: dict[str, Rule] = {
     "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": within(1, 1_000_000),
     "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": within(1, 100),
     "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": SHARE,
-    "MODEL.CLOUDS.CLIP_MODEL_NAME": Rule("the name of a model, or a path", lambda text: bool(text) and _is_path(text)),
-    "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS": Rule("empty, a tag of open_clip or a path", _is_path),
+    "MODEL.CLOUDS.CLIP_MODEL_NAME": Rule("the name of a model, or a path", lambda text: bool(text) and is_path(text)),
+    "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS": Rule("empty, a tag of open_clip or a path", is_path),
     "MODEL.CLOUDS.EMBED_DIM": within(1, 65_536),
     "MODEL.CLOUDS.GEOMETRIC_ENSEMBLE_ALPHA": SHARE,
     "MODEL.CLOUDS.GEOMETRIC_ENSEMBLE_BETA": SHARE,
@@ -186,7 +182,7 @@ RULES: dict[str, Rule] = {
     "DATASETS.TARGET_FACTOR": above(
         0, 1000, advice="to train without generated images, leave their set out of DATASETS.TRAIN"
     ),
-    "DATASETS.CUSTOM": names("YAML files", lambda text: bool(text) and _is_path(text)),
+    "DATASETS.CUSTOM": names("YAML files", lambda text: bool(text) and is_path(text)),
     "DATASETS.MODULES": names("Python modules", _is_module),
     "DATALOADER.NUM_WORKERS": within(0, 256, of_low="images are loaded by the training process"),
     "DATALOADER.SAMPLER_TRAIN": registered("samplers"),

@@ -233,10 +233,9 @@ class GeneratedSet:
             return None
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}): remove it, or use another --folder.") from error
+        # The manifest only says that an image is intact: its rows may have been edited.
         known = self._known.get(f"images/{path.name}")
-        if known is not None and known["sha256"] == hashlib.sha256(data).hexdigest():
-            return known
-        record = read_record(data)
+        record = read_record(data, intact=known is not None and known["sha256"] == hashlib.sha256(data).hexdigest())
         if (
             record is None
             or path.name != image_file_name(record["index"], record["prompt_index"])

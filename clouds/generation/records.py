@@ -164,13 +164,19 @@ def read_description(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_record(data: bytes) -> Row | None:
-    """Return the record in the bytes of a PNG file; None if the image is damaged or has no valid record."""
+def read_record(data: bytes, *, intact: bool = False) -> Row | None:
+    """Return the record in the bytes of a PNG file; None if the image is damaged or has no valid record.
+
+    Args:
+        data: the whole file.
+        intact: whether the pixels are known to be undamaged, and need not be decoded.
+    """
     if is_truncated_png(data):
         return None
     try:
         with pillow_errors(), Image.open(io.BytesIO(data)) as image:
-            image.load()
+            if not intact:
+                image.load()
             record = parse_json(image.info[CHUNK].encode())
     except DECODE_ERRORS:
         return None

@@ -4,6 +4,7 @@ import os
 import random
 import re
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -157,7 +158,9 @@ def test_no_input_fails(module: Module, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_one_input_is_read_again(module: Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--only", "prompts", "--case", "3", "--failures", str(tmp_path)]
+    before = tempfile.gettempdir()
     assert module("fuzz").main(words) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(("accepted", "refused"))
     assert str(tmp_path / "repeated" / "prompts-0-3") in printed
+    assert tempfile.gettempdir() == before

@@ -225,3 +225,14 @@ def test_an_image_that_is_no_file(whole: Path, tmp_path: Path, kind: str) -> Non
         path.symlink_to(path.name)
     with pytest.raises(UserError, match=rf"{path.name} cannot be read \(.+\): remove it"):
         begin(folder).all_rows()
+
+
+def test_an_edited_manifest_is_made_again_from_the_images(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(whole, folder)
+    before = (folder / "manifest.jsonl").read_bytes()
+    rows = read_manifest(folder / "manifest.jsonl")
+    edited = [{**row, "height": 7, "similarity": 0.5} for row in rows]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in edited))
+    begin(folder).finish({"seconds": 1.0, "versions": {"torch": "2"}})
+    assert (folder / "manifest.jsonl").read_bytes() == before

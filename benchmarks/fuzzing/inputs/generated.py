@@ -114,8 +114,11 @@ def _read(folder: Path, _: None) -> None:
     images.rejected()
     images.reject([{**_row(1), "attempt": 2, "reason": "blank"}])
     images.finish(_RUN)
+    rows = read_manifest(images.manifest_file)
+    images.manifest_file.unlink()
     again = GeneratedSet(own)
-    if again.all_rows() != read_manifest(own / "manifest.jsonl"):
+    again.begin(_SETTINGS, _PROMPTS, "open")
+    if again.all_rows() != rows:
         raise AssertionError("the manifest does not hold the rows of the images")
 
 

@@ -70,7 +70,7 @@ def _continue(folder: Path, turns: list[Turn]) -> None:
 
 
 def _has_control(text: str) -> bool:
-    return any(unicodedata.category(letter) == "Cc" for letter in text)
+    return any(unicodedata.category(letter) == "Cc" and letter != "\t" for letter in text)
 
 
 def _read(folder: Path, name: str) -> None:

@@ -31,6 +31,7 @@ from clouds.data.encoding import LabelEncoding, format_value
 from clouds.data.label_readers import CHANNELS, LabelKind, pack_colors
 from clouds.errors import UserError, check_name
 from clouds.utils.images import IMAGE_SUFFIXES
+from clouds.utils.paths import is_path
 from clouds.utils.values import is_integer
 from clouds.utils.yaml_files import read_yaml
 
@@ -90,8 +91,8 @@ class _Parser:
         """Return the data set of each split."""
         name = self._name(self.content["name"], "its name")
         folder = self.content.get("folder", name)
-        if not isinstance(folder, str) or not folder or {*"*{}\\"} & {*folder}:
-            raise self._error(f"its folder is {folder!r}, which must be a path without *, {{, }} and \\")
+        if not isinstance(folder, str) or not folder or not is_path(folder) or {*"*{}\\"} & {*folder}:
+            raise self._error(f"its folder is {folder!r:.100}, which must be a path without *, {{, }} and \\")
         classes, colors, encoding = self._classes()
         splits = self._mapping(self.content["splits"], "splits", None)
         if not splits:
@@ -116,8 +117,8 @@ class _Parser:
                 raise self._error(
                     f"split {split} has a list, which replaces images and labels; remove one or the other"
                 )
-            if not isinstance(path, str) or not path:
-                raise self._error(f"split {split} has the list {path!r}, which must be a path in its folder")
+            if not isinstance(path, str) or not path or not is_path(path):
+                raise self._error(f"split {split} has the list {path!r:.100}, which must be a path in its folder")
             endings = ",".join(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
             return {"images": (f"{folder}/**/*.{{{endings}}}",), "labels": (), "list_path": f"{folder}/{path}"}
         if "images" not in given:

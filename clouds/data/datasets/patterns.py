@@ -20,6 +20,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from clouds.utils.paths import is_path
+
 _WILDCARD = re.compile(r"\*\*|\*")
 _CHOICE = re.compile(r"\{([^{}]*)\}")
 _MAX_ALTERNATIVES = 64
@@ -109,6 +111,7 @@ def pattern_fault(text: str) -> str | None:
     for choice in choices:
         count *= choice.count(",") + 1
     faults = {
+        "is no path that a file system can have": not is_path(text),
         "has no *, where the names differ": "*" not in text,
         "has a backslash; write / between folders": "\\" in text,
         "has a { or } too many": "{" in rest or "}" in rest,

@@ -116,7 +116,7 @@ class CachedSam(Sam):
         entries, total = [], 0
         for file in os.scandir(self.folder):
             with suppress(FileNotFoundError):  # removed or renamed by another process
-                stat = file.stat()
+                stat = file.stat(follow_symlinks=False)
                 if _ENTRY.fullmatch(file.name):
                     entries.append((stat.st_mtime_ns, stat.st_size, file.path))
                     total += stat.st_size

@@ -182,6 +182,9 @@ WRONG = [
     ({**GARDEN, "splits": {"train": {"list": 3}}}, "split train has the list 3, which must be a path"),
     ({**GARDEN, "folder": "a*"}, r"its folder is 'a\*', which must be a path without"),
     ({**GARDEN, "folder": 3}, "its folder is 3, which must be a path"),
+    ({**GARDEN, "folder": "a" * 256}, "its folder is 'aaaa.*, which must be a path"),
+    ({**GARDEN, "splits": {"train": {"list": "a" * 256}}}, "split train has the list 'aaa.*, which must be a path"),
+    ({**GARDEN, "splits": {"train": {"images": f"{'a' * 256}/*.png"}}}, "which is no path that a file system can have"),
     (
         {**GARDEN, "splits": {"../../x": {"images": "*.png"}}},
         r"the name of a split is '\.\./\.\./x', which must be 1 to",
