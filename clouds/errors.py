@@ -1,10 +1,17 @@
 """Exception for errors that the user can correct."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 # Longest message, in characters.
 MESSAGE_LENGTH = 500
+
+# Errors of the operating system that are a matter of the machine or of a name, wherever they occur.
+_OF_THE_MACHINE = frozenset((
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE,
+    errno.ENOSPC, errno.EPERM, errno.EROFS,
+))  # fmt: skip
 
 
 class UserError(ValueError):
@@ -18,6 +25,16 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+def machine_error(error: BaseException | None) -> UserError | None:
+    """Return an error of the machine, such as a full disk, as a `UserError`; None for any other exception."""
+    if not isinstance(error, OSError) or error.errno not in _OF_THE_MACHINE:
+        return None
+    return UserError(
+        f"{error.filename or 'A file'} cannot be used ({error.strerror}): check its name, the permissions and the "
+        "space on its disk."
+    )
 
 
 def one_line(text: str) -> str:

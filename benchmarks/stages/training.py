@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clouds.engine.hooks.self_training import SelfTrainingHook
+from clouds.engine.losses import as_numbers
 from clouds.engine.optimizer import build_gradient_clipper, build_optimizer
-from clouds.engine.trainer import as_numbers
 from clouds.modeling.structures import ImageDict
 from clouds.self_training.pseudo_labels import PseudoLabel, PseudoLabeller
 from clouds.self_training.teacher import Teacher

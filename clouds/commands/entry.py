@@ -1,6 +1,5 @@
 """The error handling that all commands share. Imports nothing heavy."""
 
-import errno
 import functools
 import io
 import logging
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TextIO
 
-from clouds.errors import UserError, one_line
+from clouds.errors import UserError, machine_error, one_line
 
 Arguments = ParamSpec("Arguments")
 
@@ -23,12 +22,6 @@ DEPENDENCIES = frozenset((
     "PIL", "accelerate", "cv2", "diffusers", "filelock", "fvcore", "huggingface_hub", "jinja2", "markupsafe",
     "matplotlib", "numpy", "open_clip", "safetensors", "scipy", "segment_anything", "tensorboard", "termcolor", "timm",
     "torch", "torchvision", "tqdm", "transformers", "yaml",
-))  # fmt: skip
-
-# Errors of the operating system that are a matter of the machine or of a name, wherever they occur.
-_OF_THE_MACHINE = frozenset((
-    errno.EACCES, errno.EDQUOT, errno.EIO, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE, errno.ENOSPC,
-    errno.EPERM, errno.EROFS,
 ))  # fmt: skip
 
 
@@ -67,10 +60,9 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
                 raise
             message = f"{error}: install CLOUDS and its dependencies with: {INSTALL}"
         except OSError as error:
-            if error.errno not in _OF_THE_MACHINE:
+            if (known := machine_error(error)) is None:
                 raise
-            message = f"{error.filename or 'A file'} cannot be used ({error.strerror}): check its name, the permissions"
-            message += " and the space on its disk."
+            message = str(known)
         sys.stderr.write(f"error: {one_line(message)}\n")
         return 2
 

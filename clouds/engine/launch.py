@@ -25,7 +25,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from clouds import d2
 from clouds.d2 import comm
 from clouds.engine.launch_checks import TORCHRUN, check_flags, check_torchrun, refuse_part_of_torchrun
-from clouds.errors import UserError
+from clouds.errors import UserError, machine_error
 
 Work = Callable[..., None]
 
@@ -154,13 +154,16 @@ def _one_of_several(report: distributed.Store, work: Work, args: tuple[Any, ...]
         work(*args)
         comm.synchronize()  # a process that leaves early closes connections that another one still reads from
     except Exception as error:
-        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        failure = machine_error(error)
+        said = str(failure or error) if failure or isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         own = f"{comm.get_rank()}\n{said}"
         try:
             first = report.compare_set(_FAILURE, "", own).decode()
         except RuntimeError:  # the process that keeps the report has ended
             first = ""
         if first == own:
+            if failure:
+                raise failure from error
             raise
         time.sleep(PATIENCE)
         raise SystemExit(USER_ERROR) from None

@@ -25,7 +25,7 @@ from clouds.engine.run.output_folder import record_lock
 from clouds.engine.run.record import code_version, write_record
 from clouds.engine.run.start import decide_start
 from clouds.engine.writers import check_wandb
-from clouds.errors import UserError
+from clouds.errors import UserError, machine_error
 from clouds.utils.devices import is_usable
 
 logger = logging.getLogger(__name__)
@@ -246,12 +246,12 @@ def _handlers(name: str, output: str | None, rank: int) -> list[logging.Handler]
 
 
 def _tell_user_errors(record: logging.LogRecord) -> bool:
-    """Replace the traceback of a `UserError`, which the training loop logs, by its message."""
+    """Replace the traceback of a `UserError` or a full disk, which the training loop logs, by its message."""
     error = record.exc_info[1] if record.exc_info else None
     # If another process failed first, the error of this process only says that the communication broke off.
     said = failure_elsewhere() if error else None
-    if said is None and isinstance(error, UserError):
-        said = str(error)
+    if said is None and (known := error if isinstance(error, UserError) else machine_error(error)):
+        said = str(known)
     if said is not None:
         record.msg, record.args, record.exc_info = f"{record.getMessage()} {said}", (), None
     return True

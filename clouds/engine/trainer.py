@@ -1,7 +1,6 @@
 """The training step and its hooks, and the evaluation of all test sets."""
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
 from clouds.engine.checkpointing.checkpoint import Checkpointer, build_checkpointer, load_for_inference
 from clouds.engine.checkpointing.origin import check_test_classes
+from clouds.engine.losses import as_numbers, average_losses
 from clouds.engine.parallel import data_parallel
 from clouds.engine.run.metrics import record_evaluation
 from clouds.engine.setup import code_version, seed_everything
@@ -38,15 +38,10 @@ from clouds.engine.writers import MetricsWriter, build_wandb_writer
 from clouds.errors import UserError, check_name
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.tables import Provenance, format_table
-from clouds.modeling.distributed import gather_losses
 from clouds.modeling.structures import ImageDict
 from clouds.self_training.sam import Sam, build_sam
 
 logger = logging.getLogger(__name__)
-
-
-class NonFiniteLoss(UserError, FloatingPointError):
-    """A loss became NaN or infinite."""
 
 
 class Trainer(TrainerBase):
@@ -77,6 +72,8 @@ class Trainer(TrainerBase):
         self.self_training = self.build_self_training(cfg) if cfg.MODEL.CLOUDS.SAM.MINIBATCH else None
         self.model = self.build_model(cfg)
         check_test_classes(cfg, self.model)
+        if self.self_training:
+            hooks.check_student(self.model)
         self.optimizer = self.build_optimizer(cfg, self.model)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         self.clip_gradients = optimizer.build_gradient_clipper(cfg)
@@ -197,26 +194,10 @@ class Trainer(TrainerBase):
         self.scaler.update()
 
     def whole_batch(self, batch: list[ImageDict], values: dict[str, float], failure: str = "") -> dict[str, float]:
-        """Return the losses of the whole batch: their mean over the processes, which must call this together.
-
-        Args:
-            batch: this process's share of the batch.
-            values: losses of this share; NaN or an infinite value is a failure.
-            failure: description of another failure in this process.
-
-        Raises:
-            NonFiniteLoss: a failure in some process; raised in all processes, with the images of that process.
-        """
-        bad = failure or ", ".join(f"{name} = {value}" for name, value in values.items() if not math.isfinite(value))
-        files = ", ".join(str(sample["file_name"]) for sample in batch)
-        means, failures = gather_losses(values, f"{bad} on {files}" if bad else "")
-        if failures:
-            instead = " or set SOLVER.AMP.ENABLED False" if self.scaler.is_enabled() else ""
-            raise NonFiniteLoss(
-                f"Training stopped at iteration {self.iter}: {'; '.join(failures)}; "
-                f"look at these images and labels, or lower SOLVER.BASE_LR{instead}."
-            )
-        return means
+        """Return the losses of the whole batch (see `average_losses`); all processes call this together."""
+        remedy = "look at these images and labels, or lower SOLVER.BASE_LR"
+        remedy += " or set SOLVER.AMP.ENABLED False" if self.scaler.is_enabled() else ""
+        return average_losses(batch, values, failure, iteration=self.iter, remedy=remedy)
 
     def evaluate(self) -> hooks.Results:
         """Evaluate the current model on all test sets (see `test`)."""
@@ -266,8 +247,7 @@ class Trainer(TrainerBase):
         rest = load_for_inference(cfg, model, resume=resume)
         results = cls.test(cfg, model, seed=rest.get("seed"))
         if comm.is_main_process():
-            iterations = rest["iteration"] + 1 if "iteration" in rest else None
-            record_evaluation(cfg, results, iterations=iterations, resume=resume)
+            record_evaluation(cfg, results, rest["weights"], rest.get("iteration"))
         return results
 
     @classmethod
@@ -275,6 +255,8 @@ class Trainer(TrainerBase):
         """Raise `UserError` if a set of ``DATASETS.TEST`` is unknown or its files are missing."""
         for name in cfg.DATASETS.TEST:
             cls.build_test_loader(cfg, name)
+            if isinstance(evaluator := cls.build_evaluator(cfg, name), SemSegEvaluator):
+                evaluator.check_labels()
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -367,8 +349,3 @@ class Trainer(TrainerBase):
         metrics = MetricsWriter(output / "metrics.json")
         writers = [CommonMetricPrinter(self.max_iter), metrics, TensorboardXWriter(str(output))]
         return [*writers, build_wandb_writer(self.cfg)] if self.cfg.WANDB.PROJECT else writers
-
-
-def as_numbers(losses: dict[str, Tensor]) -> dict[str, float]:
-    """Return the values of scalar losses, in one transfer from the device."""
-    return dict(zip(losses, torch.stack([loss.detach() for loss in losses.values()]).tolist(), strict=True))

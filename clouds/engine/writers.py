@@ -14,6 +14,7 @@ from clouds.d2 import CfgNode, get_event_storage
 from clouds.engine.run.metrics import LOSS
 from clouds.engine.run.record import current_run
 from clouds.errors import UserError
+from clouds.utils.atomic import named_errors
 
 
 class NewRows:
@@ -74,13 +75,15 @@ class MetricsWriter:
         """Append the scalars that were put since the last call."""
         lines = [json.dumps({**row, "iteration": i}, sort_keys=True, allow_nan=False) for i, row in self._rows.take()]
         if lines:
-            self._file.write("".join(f"{line}\n" for line in lines).encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with named_errors(Path(self._file.name)):
+                self._file.write("".join(f"{line}\n" for line in lines).encode())
+                self._file.flush()
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with named_errors(Path(self._file.name)):  # after a failed write, the rest of the row is still to be written
+            self._file.close()
 
 
 def check_wandb(cfg: CfgNode) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from clouds.d2 import DatasetEvaluator, MetadataCatalog, comm
 from clouds.data.classes import short_name
+from clouds.data.datasets.catalog import load_dataset
 from clouds.data.encoding import find_missing_labels
 from clouds.errors import UserError
 from clouds.evaluation.boundary import boundary_counts, boundary_iou
@@ -66,6 +67,22 @@ class SemSegEvaluator(DatasetEvaluator):
         self.matrix: npt.NDArray[np.int64] = np.zeros((len(self.classes) + 1,) * 2, dtype=np.int64)
         self.boundaries: npt.NDArray[np.int64] = np.zeros((3, len(self.classes)), dtype=np.int64)
 
+    def check_labels(self) -> None:
+        """Check that every record of the data set names a label map, unless label files are written.
+
+        Raises:
+            UserError: a record names none.
+        """
+        for record in [] if self.writer else load_dataset(self.dataset_name):
+            if "sem_seg_file_name" not in record:
+                raise self._unlabelled(record)
+
+    def _unlabelled(self, sample: Mapping[str, Any]) -> UserError:
+        return UserError(
+            f"{sample['file_name']} has no label map, so {self.dataset_name} cannot be scored: leave it out of the "
+            "test sets, or write its predictions as label files."
+        )
+
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """Count the pixels of a batch and write its label files if requested.
 
@@ -89,7 +106,7 @@ class SemSegEvaluator(DatasetEvaluator):
         elif self.writer is not None:
             size = (sample["height"], sample["width"])
         else:
-            raise UserError(f"{sample['file_name']} has no label map, so {self.dataset_name} cannot be scored.")
+            raise self._unlabelled(sample)
         expected = (len(self.classes), *size)
         if tuple(scores.shape) != expected:
             raise UserError(

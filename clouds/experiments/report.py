@@ -25,8 +25,8 @@ from clouds.experiments.plan import Variant, run_folder
 from clouds.experiments.results import Results, metric_means
 from clouds.experiments.statistics import Difference, Summary, summarize
 from clouds.experiments.tables import ScoreTable, deviation, number
+from clouds.generation.records import read_manifest
 from clouds.utils.atomic import write_atomically
-from clouds.utils.jsonl import read_rows
 
 Item = TypeVar("Item")
 
@@ -191,7 +191,7 @@ def _generated(report: Report) -> list[tuple[Embedded, str]]:
     """(image, prompt) of some of the generated images."""
     if report.generated is None:
         return []
-    rows = read_rows(report.generated / "manifest.jsonl", "the command that generated the images repairs it")
+    rows = read_manifest(report.generated / "manifest.jsonl")
     return [
         (embed_photo(report.generated / row["file_name"], f"Generated image: {row['prompt']}", _TILE), row["prompt"])
         for row in _spread(rows, _GENERATED)

@@ -44,6 +44,10 @@ class Student(Protocol):
         """Combine the decoder's classes of a prediction with CLIP's."""
 
 
+STUDENT = ("backbone", "train_classes", "void", "canvas", "preprocess", "text_classifier", "ensemble")
+"""Names of the parts of a `Student`."""
+
+
 @torch.no_grad()
 def label_batch(
     batch: Sequence[ImageDict],

@@ -15,10 +15,22 @@ def atomic_file(path: Path) -> Iterator[Path]:
     # The process id keeps processes that write the same file apart.
     part_file = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        yield part_file
-        part_file.replace(path)
+        with named_errors(path):
+            yield part_file
+            part_file.replace(path)
     finally:
         part_file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Give the name of a file to an `OSError` without one: the error of a write, such as a full disk, has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = error.filename or str(path)
+        raise
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

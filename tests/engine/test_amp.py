@@ -12,7 +12,8 @@ from clouds.clouds import CLOUDS
 from clouds.config import load_config
 from clouds.d2 import CfgNode
 from clouds.engine.amp import LossScaler, Precision
-from clouds.engine.trainer import NonFiniteLoss, Trainer
+from clouds.engine.losses import NonFiniteLoss
+from clouds.engine.trainer import Trainer
 from clouds.modeling.criterion import SetCriterion
 from clouds.modeling.layers import full_precision, mask_pool
 from clouds.modeling.structures import Prediction, Target

@@ -21,8 +21,9 @@ from clouds.d2 import CfgNode, comm, inference_on_dataset
 from clouds.engine import launch as launching
 from clouds.engine import parallel, training
 from clouds.engine.launch import launch
+from clouds.engine.losses import NonFiniteLoss
 from clouds.engine.setup import default_setup
-from clouds.engine.trainer import NonFiniteLoss, Trainer
+from clouds.engine.trainer import Trainer
 from clouds.engine.training import train_or_evaluate
 from clouds.errors import UserError
 from clouds.evaluation.sem_seg import SemSegEvaluator

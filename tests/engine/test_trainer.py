@@ -9,9 +9,13 @@ import pytest
 import torch
 
 from clouds.d2 import CfgNode
+from clouds.data.datasets import catalog
+from clouds.data.loading.loaders import TrainLoader
+from clouds.engine.losses import NonFiniteLoss
 from clouds.engine.setup import default_setup, seed_everything, start_log
-from clouds.engine.trainer import NonFiniteLoss, Trainer
+from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
+from tests.engine.conftest import CLASSES, COLORS
 
 
 class Recorder(Trainer):
@@ -167,6 +171,20 @@ def test_an_unknown_architecture_is_a_sentence(tiny_cfg: CfgNode) -> None:
         Trainer.build_model(tiny_cfg)
 
 
+def test_self_training_needs_the_parts_of_a_student(tiny_cfg: CfgNode) -> None:
+    class SelfTrainer(Trainer):
+        @classmethod
+        def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.CLOUDS.SAM.MINIBATCH = False  # a joint training samples two kinds of data sets
+            return super().build_train_loader(cfg)
+
+    tiny_cfg.MODEL.CLOUDS.SAM.MINIBATCH = True
+    with pytest.raises(UserError, match=r"TinySegmenter \(MODEL\.META_ARCHITECTURE\) has no train_classes, .*canvas, "):
+        SelfTrainer(tiny_cfg)
+
+
 def test_evaluation_does_not_change_the_training(tiny_cfg: CfgNode, tmp_path: Path) -> None:
     often = train(tiny_cfg)
     tiny_cfg.TEST.EVAL_PERIOD, tiny_cfg.OUTPUT_DIR = 0, str(tmp_path / "other")
@@ -200,8 +218,33 @@ def test_saved_weights_score_what_training_printed(tiny_cfg: CfgNode, tmp_path: 
     assert first["tiny_val/sem_seg/mIoU"] == trainer.results["tiny_val"]["sem_seg"]["mIoU"]
     assert first["weights"].endswith("model_final.pth")
     assert (first["iteration"], first["protocol"], last["weights"]) == (10, "full_resolution", "")
-    assert resumed == first | {"weights": "newest checkpoint", "time": resumed["time"]}
+    assert resumed == first | {"time": resumed["time"]}, "the same file, found in another way"
     assert "iteration" not in last
+
+
+def test_an_evaluation_says_what_it_evaluates_if_there_is_no_checkpoint(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    tiny_cfg.SOLVER.MAX_ITER, tiny_cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS = 2, ""
+    train(tiny_cfg)
+    tiny_cfg.OUTPUT_DIR = str(tmp_path / "empty")
+    default_setup(tiny_cfg, Namespace(eval_only=True, resume=True))
+    with pytest.raises(UserError, match=r"No checkpoint in .*/empty belongs to its current run, and MODEL.WEIGHTS is"):
+        Trainer.test_weights(tiny_cfg, resume=True)
+    tiny_cfg.defrost()
+    tiny_cfg.MODEL.WEIGHTS = str(tmp_path / "run/model_final.pth")
+    Trainer.test_weights(tiny_cfg, resume=True)
+    (row,) = (json.loads(line) for line in (tmp_path / "empty/metrics_eval.json").read_text().splitlines())
+    assert row["weights"] == tiny_cfg.MODEL.WEIGHTS
+    assert f"current run: MODEL.WEIGHTS is loaded, {row['weights']}" in (tmp_path / "empty/log.txt").read_text()
+
+
+def test_a_test_set_without_label_maps_stops_before_the_training(tiny_cfg: CfgNode) -> None:
+    records = [{k: v for k, v in r.items() if k != "sem_seg_file_name"} for r in catalog.load_dataset("tiny_val")]
+    catalog.register("tiny_unlabeled", lambda: records, classes=CLASSES, colors=COLORS)
+    tiny_cfg.DATASETS.TEST = ("tiny_val", "tiny_unlabeled")
+    with pytest.raises(UserError, match=r"0\.png has no label map, so tiny_unlabeled cannot be scored: leave it out"):
+        Trainer(tiny_cfg)
+    tiny_cfg.MODEL.SAVE_PSEUDO_LABELS = True
+    Trainer.check_test_sets(tiny_cfg)
 
 
 def test_no_weights_is_a_warning_not_a_failure(tiny_cfg: CfgNode) -> None:

@@ -61,8 +61,10 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     write_image(run / "pseudo_label_panels/00000001.png", np.zeros((4, 4, 3), np.uint8))
     for name in TEST_SETS:
         write_image(run / f"pseudo_labels/{name}/0_labelTrainIds.png", labels)
-    row = {"file_name": "images/a.png", "prompt": "a street & a <bus>", "index": 0}
-    write_image(tmp_path / "generated/images/a.png", np.full((4, 8, 3), 99, np.uint8))
+    row = {"file_name": "images/im_0_p0.png", "prompt": "a street & a <bus>", "prompt_index": 0, "seed": 1}
+    row |= {"index": 0, "attempt": 0, "batch": [0], "height": 4, "width": 8, "similarity": None, "dhash": "0" * 16}
+    row |= {"size": 1, "sha256": "0" * 64}
+    write_image(tmp_path / "generated/images/im_0_p0.png", np.full((4, 8, 3), 99, np.uint8))
     (tmp_path / "generated/manifest.jsonl").write_text(json.dumps(row) + "\n")
     yield tmp_path
     for name in TEST_SETS:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import clouds.experiments
+from clouds.errors import UserError
 from clouds.experiments.report import Report, write_report
 from tests.experiments.conftest import CLASSES, HOSTILE
 
@@ -194,3 +195,11 @@ def test_losses_of_any_size_are_drawn(report: Report, folder: Path, values: tupl
     before = [{"iteration": 0, "total_loss": value} for value in (*values, "large", None)]
     file.write_text("".join(json.dumps(row) + "\n" for row in before) + file.read_text())
     assert "<svg" in written(report, folder)
+
+
+def test_a_damaged_manifest_is_a_sentence(report: Report, folder: Path) -> None:
+    file = folder / "generated/manifest.jsonl"
+    row = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in row.items() if key != "prompt"}) + "\n")
+    with pytest.raises(UserError, match=r"manifest\.jsonl is damaged in line 1, see prompt;"):
+        written(report, folder)

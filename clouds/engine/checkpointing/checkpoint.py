@@ -51,6 +51,7 @@ class Checkpointer(FvcoreCheckpointer):
 
     Attributes:
         resumed: whether `resume_or_load` has restored a checkpoint of the run.
+        source: path or URL of the file that was loaded last; "" for none.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Checkpointer(FvcoreCheckpointer):
         self.run = run
         self.identity = {"run": run.id, "settings": settings or {}} if run else {}
         self.resumed = False
+        self.source = ""
 
     def save(self, name: str, **extra: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` with ``model``, every checkpointable, and `extra` (tensors, plain values).
@@ -98,7 +100,13 @@ class Checkpointer(FvcoreCheckpointer):
                 raise UserError(f"{path} cannot be written, a folder has its name: move it away.")
         self.logger.info(f"Saving checkpoint to {target}")
         with atomic_file(target) as part_file, part_file.open("wb") as file:
-            torch.save(content | self.identity | extra, file)
+            try:
+                torch.save(content | self.identity | extra, file)
+            except RuntimeError as error:
+                # On a full disk, torch fails once more when it completes the file.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
             file.flush()
             os.fsync(file.fileno())
         self.tag_last_checkpoint(target.name)
@@ -233,6 +241,7 @@ class Checkpointer(FvcoreCheckpointer):
             self.logger.info(line)
         for key, state in states.items():
             self.checkpointables[key].load_state_dict(state)
+        self.source = source
         return content
 
 
@@ -261,7 +270,10 @@ def load_for_inference(cfg: CfgNode, model: nn.Module, *, resume: bool = False) 
         resume: whether to load the newest checkpoint in ``OUTPUT_DIR`` instead, if there is one.
 
     Returns:
-        The other entries of the file.
+        The other entries of the file, and its path or URL as ``weights``, "" for no file.
+
+    Raises:
+        UserError: the weights cannot be used, or there is neither a checkpoint nor ``MODEL.WEIGHTS`` with `resume`.
     """
     check_test_classes(cfg, model)
     checkpointer = Checkpointer(
@@ -273,9 +285,14 @@ def load_for_inference(cfg: CfgNode, model: nn.Module, *, resume: bool = False) 
         run=shared_run(Path(cfg.OUTPUT_DIR)) if resume else None,
     )
     rest = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    if not cfg.MODEL.WEIGHTS and not checkpointer.resumed:
+    if resume and not checkpointer.resumed:
+        missing = f"No checkpoint in {cfg.OUTPUT_DIR} belongs to its current run"
+        if not cfg.MODEL.WEIGHTS:
+            raise UserError(f"{missing}, and MODEL.WEIGHTS is empty: give the checkpoint to evaluate as MODEL.WEIGHTS.")
+        logger.warning(f"{missing}: MODEL.WEIGHTS is loaded, {cfg.MODEL.WEIGHTS}")
+    if not checkpointer.source:
         logger.warning("MODEL.WEIGHTS is empty: the head is untrained and its predictions are meaningless")
-    return rest
+    return rest | {"weights": checkpointer.source}
 
 
 def has_reloadable_backbone(model: nn.Module) -> bool:

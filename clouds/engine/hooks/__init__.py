@@ -5,7 +5,7 @@ from clouds.engine.hooks.continuation import Continuation
 from clouds.engine.hooks.evaluation import PeriodicEvaluation, Results
 from clouds.engine.hooks.learning_rate import LearningRate
 from clouds.engine.hooks.pseudo_label_monitor import PseudoLabelMonitor, build_pseudo_label_monitor
-from clouds.engine.hooks.self_training import SelfTrainingHook, build_self_training_hook
+from clouds.engine.hooks.self_training import SelfTrainingHook, build_self_training_hook, check_student
 from clouds.engine.hooks.timing import IterationTimer
 from clouds.engine.hooks.writing import PeriodicWriter
 
@@ -22,4 +22,5 @@ __all__ = [
     "SelfTrainingHook",
     "build_pseudo_label_monitor",
     "build_self_training_hook",
+    "check_student",
 ]

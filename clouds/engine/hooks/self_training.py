@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from clouds.d2 import CfgNode, HookBase
+from clouds.errors import UserError
 from clouds.modeling.structures import ImageDict
-from clouds.self_training.labelling import label_batch
+from clouds.self_training.labelling import STUDENT, label_batch
 from clouds.self_training.pseudo_labels import PseudoLabel, PseudoLabeller, build_pseudo_labeller
 from clouds.self_training.sam import Sam
 from clouds.self_training.teacher import Teacher
@@ -54,6 +57,20 @@ class SelfTrainingHook(HookBase):
             batch, self.trainer.model, self.teacher, self.labeller, geometric_ensemble=self.geometric_ensemble
         )
         return labelled
+
+
+def check_student(model: nn.Module) -> None:
+    """Check that a model in training has the parts that self-training uses.
+
+    Raises:
+        UserError: it lacks one.
+    """
+    missing = [name for name in ("sem_seg_head", *STUDENT) if not hasattr(model, name)]
+    if missing:
+        raise UserError(
+            f"{type(model).__name__} (MODEL.META_ARCHITECTURE) has no {', '.join(missing)}, which self-training uses: "
+            "set MODEL.CLOUDS.SAM.MINIBATCH False, or derive it from CLOUDS."
+        )
 
 
 def build_self_training_hook(cfg: CfgNode, sam: Sam | None) -> SelfTrainingHook:

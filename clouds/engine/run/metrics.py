@@ -40,7 +40,7 @@ def iterations_before(row: Row) -> int:
     return iteration if evaluation else iteration + 1
 
 
-def record_evaluation(cfg: CfgNode, results: Mapping[str, Any], *, iterations: int | None, resume: bool) -> None:
+def record_evaluation(cfg: CfgNode, results: Mapping[str, Any], weights: str, iteration: int | None) -> None:
     """Add the results of ``--eval-only`` to ``OUTPUT_DIR/metrics_eval.json``, one row for each evaluation.
 
     The scores have the names that they have in ``metrics.json``. A damaged line of the file is removed.
@@ -48,18 +48,16 @@ def record_evaluation(cfg: CfgNode, results: Mapping[str, Any], *, iterations: i
     Args:
         cfg: config of the evaluation.
         results: ``{dataset: {task: {metric: percent}}}``; a score that is not finite is left out.
-        iterations: number of iterations that the weights were trained for; None if it is not known.
-        resume: whether the newest checkpoint in ``OUTPUT_DIR`` was evaluated if there is one, not ``MODEL.WEIGHTS``.
+        weights: path or URL of the weights; "" for none.
+        iteration: last iteration of their training; None if it is not known.
     """
-    output = Path(cfg.OUTPUT_DIR)
-    resumed = resume and (output / "last_checkpoint").is_file()
     about = {
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "weights": "newest checkpoint" if resumed else cfg.MODEL.WEIGHTS,
+        "weights": weights,
         "protocol": cfg.TEST.PROTOCOL,
-        **({} if iterations is None else {"iteration": iterations}),
+        **({} if iteration is None else {"iteration": iteration + 1}),
     }
-    path = output / "metrics_eval.json"
+    path = Path(cfg.OUTPUT_DIR) / "metrics_eval.json"
     scores = {name: score for name, score in flatten(results).items() if math.isfinite(score)}
     write_rows(path, [*valid_rows(path), about | scores])
 

@@ -1,6 +1,7 @@
 """Content of checkpoints, and loading with its messages."""
 
 import functools
+import resource
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 
 from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.checkpointing.weights import frozen_keys, load_weights, read_checkpoint, sampled_digest
-from clouds.errors import UserError
+from clouds.errors import UserError, machine_error
 
 
 class Model(nn.Module):
@@ -100,6 +101,22 @@ def test_a_failing_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: 
         checkpointer.save("model_final", iteration=2)
     assert torch.load(tmp_path / "model_final.pth")["iteration"] == 1
     assert Checkpointer(model, str(tmp_path)).resume_or_load("", resume=True)["iteration"] == 1
+
+
+@pytest.mark.parametrize("values", [10, 100_000], ids=["at the end of the file", "at a tensor"])
+def test_a_full_disk_names_the_checkpoint(tmp_path: Path, values: int) -> None:
+    Checkpointer(Model(), str(tmp_path)).save("model_final", iteration=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with pytest.raises(OSError) as caught:
+            Checkpointer(Model(), str(tmp_path)).save("model_final", more=torch.zeros(values))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = f"{tmp_path / 'model_final.pth'} cannot be used (File too large): check"
+    assert str(machine_error(caught.value)).startswith(said)
+    assert Checkpointer(Model(), str(tmp_path)).resume_or_load("", resume=True)["iteration"] == 1
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
