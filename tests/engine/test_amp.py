@@ -51,6 +51,7 @@ class TestChoice:
         )
         caplog.set_level(logging.INFO)
         cfg = load_config(None, ["MODEL.DEVICE", device, "SOLVER.AMP.DTYPE", dtype])
+        caplog.clear()  # reading the config reports that the key has no effect without SOLVER.AMP.ENABLED
         precision = Precision.from_config(cfg, enabled=True)
         assert (precision.dtype, precision.device) == (chosen, device.partition(":")[0])
         assert len(caplog.records) == 1
@@ -59,6 +60,7 @@ class TestChoice:
 
     def test_off_is_the_default(self, caplog: pytest.LogCaptureFixture) -> None:
         cfg = load_config(None, ["MODEL.DEVICE", "cpu", "SOLVER.AMP.DTYPE", "bfloat16"])
+        caplog.clear()
         assert Precision.from_config(cfg, cfg.SOLVER.AMP.ENABLED).dtype is None
         assert Precision.from_config(cfg, cfg.TEST.AMP).dtype is None
         assert not caplog.records
