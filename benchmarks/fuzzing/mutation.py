@@ -38,7 +38,7 @@ HOSTILE: tuple[Any, ...] = (
 )
 """Values that a file or a command line may hold where another one is expected."""
 
-_DEPTHS = (60, 150, 1200, 5000)
+_DEPTHS = (60, 110, 150, 250)  # deeper ones cannot be copied; bytes have them
 _NUMBERS = (
     b"\x00",
     b"\xff",
@@ -176,7 +176,8 @@ def _truncate(rng: random.Random, data: bytes) -> bytes:
 
 def _insert(rng: random.Random, data: bytes) -> bytes:
     start, _ = _span(rng, data)
-    added = rng.choice((rng.randbytes(rng.randrange(1, 64)), hostile_text(rng)[:300].encode("utf-8", "surrogatepass")))
+    text = hostile_text(rng)[:300].encode("utf-8", "surrogatepass")
+    added = rng.choice((rng.randbytes(rng.randrange(1, 64)), text, text, rng.choice((b"[", b'{"a":', b"- ")) * 5000))
     return data[:start] + added + data[start:]
 
 

@@ -20,6 +20,7 @@ from clouds.utils.arguments import (
     positive_int,
     seed,
 )
+from clouds.utils.paths import user_path
 
 DESCRIPTION = """\
 Generate an unlabelled set of street images from a file of prompts.
@@ -135,7 +136,7 @@ def set_folder(args: argparse.Namespace) -> Path:
             f"--folder {name!r} must be a plain name; the set lies in <output root>/stable_diffusion/<folder>."
         )
     root = args.output_root or os.environ.get("DETECTRON2_DATASETS") or "datasets"
-    return Path(root).expanduser() / "stable_diffusion" / name
+    return user_path(root) / "stable_diffusion" / name
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

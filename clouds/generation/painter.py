@@ -25,6 +25,7 @@ from clouds.generation.prompts import truncated_text
 from clouds.generation.settings import PaintingSettings
 from clouds.utils.hashing import model_digest
 from clouds.utils.json_files import read_json
+from clouds.utils.paths import user_path
 from clouds.utils.torch_files import verify_model
 from clouds.utils.yaml_files import parse_yaml
 
@@ -231,7 +232,7 @@ def _load(settings: PaintingSettings) -> Any:
     diffusers.utils.logging.disable_progress_bar()
     # Safety checkers print a line for each black image; here these images are counted and generated again.
     diffusers.utils.logging.set_verbosity_error()
-    local = Path(settings.model).expanduser()
+    local = user_path(settings.model)
     if local.is_dir() and not (local / "model_index.json").is_file():
         raise UserError(
             f"--model {settings.model} is a folder without model_index.json; name the folder of a diffusers pipeline."

@@ -10,6 +10,7 @@ from typing import Any
 
 from clouds.errors import UserError
 from clouds.generation.plan import MAX_PROMPTS
+from clouds.utils.paths import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def find_prompts(name: str) -> Path:
     Raises:
         UserError: the file does not exist; the message lists the text files with the most similar names.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     stem = path.with_name(f"{path.name}.txt")
     if path.is_file():
         return path

@@ -17,6 +17,7 @@ from clouds.errors import UserError
 from clouds.utils.atomic import atomic_file
 from clouds.utils.file_kinds import HEAD, foreign_kind
 from clouds.utils.hashing import write_sha256
+from clouds.utils.paths import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def local_file(path: str) -> Path:
     """
     if not is_url(path):
         return Path(path)
-    folder = Path(os.environ.get("FVCORE_CACHE") or "~/.torch/iopath_cache").expanduser()
+    folder = user_path(os.environ.get("FVCORE_CACHE") or "~/.torch/iopath_cache")
     target = folder / _cache_name(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)

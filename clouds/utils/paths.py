@@ -1,5 +1,8 @@
 """Paths that files and command lines name."""
 
+import os
+from pathlib import Path
+
 _LONGEST_NAME = 255  # bytes, on all common file systems
 _LONGEST_PATH = 4096  # bytes, on Linux
 
@@ -9,3 +12,8 @@ def is_path(text: str) -> bool:
     if not text.isprintable() or "://" in text or len(text.encode()) >= _LONGEST_PATH:
         return False
     return all(len(name.encode()) <= _LONGEST_NAME for name in text.split("/"))
+
+
+def user_path(text: str | Path) -> Path:
+    """Return a path that a user names, with `~` and `~user` expanded as a shell does: an unknown user's name stays."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  (Path.expanduser raises an exception for an unknown user)

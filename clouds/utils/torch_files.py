@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from clouds.utils.hashing import RECORD, file_sha256
+from clouds.utils.paths import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def verify_model(model: str | Path) -> None:
     Raises:
         ValueError: a file differs from its record. The message begins with its path.
     """
-    path = Path(model).expanduser()
+    path = user_path(model)
     folder = path.is_dir() and model != ""  # "" would be the working directory
     for file in sorted(path.rglob("*")) if folder else [path]:
         if file.is_file() and (not folder or file.suffix in WEIGHT_SUFFIXES):

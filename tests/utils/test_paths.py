@@ -1,8 +1,10 @@
-"""Names that a file system takes."""
+"""Names that a file system takes, and home folders."""
+
+from pathlib import Path
 
 import pytest
 
-from clouds.utils.paths import is_path
+from clouds.utils.paths import is_path, user_path
 
 
 @pytest.mark.parametrize("text", ["", "a", "/a/b.png", "../a", "~/a b", "ä" * 127, "/".join(["a" * 255] * 15)])
@@ -16,3 +18,11 @@ def test_paths(text: str) -> None:
 )
 def test_other_texts(text: str) -> None:
     assert not is_path(text)
+
+
+def test_home_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert user_path("~/a") == Path("/home/me/a")
+    assert user_path(Path("~")) == Path("/home/me")
+    assert user_path("~nobody-of-that-name/a") == Path("~nobody-of-that-name/a")
+    assert user_path("b/~") == Path("b/~")

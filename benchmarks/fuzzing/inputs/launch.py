@@ -55,7 +55,7 @@ _CALLS: tuple[Callable[[list[str], str], object], ...] = (
     lambda words, numbers: blocks(0, 10, 3, world_from()),
     lambda words, numbers: _launch(),
     lambda words, numbers: d2._mode.__wrapped__(),
-    lambda words, numbers: data_root().is_dir(),
+    lambda words, numbers: data_root(),
     lambda words, numbers: train.parse_arguments(words),
     lambda words, numbers: predict.parse_arguments(words),
     lambda words, numbers: generate.set_folder(generate.parse_arguments(words)),

@@ -23,6 +23,7 @@ from clouds.data.datasets.pairing import pair_by_stem
 from clouds.data.datasets.record import Record
 from clouds.data.datasets.spec import DatasetSpec, data_root, name_fault
 from clouds.errors import UserError
+from clouds.utils.paths import user_path
 
 __all__ = [
     "Record",
@@ -52,7 +53,7 @@ def register_datasets(root: Path | None = None, modules: Sequence[str] = (), cus
         UserError: a module does not exist or has no function `register`, or a YAML file is invalid or describes a data
             set whose name is taken.
     """
-    root = Path(root or data_root()).expanduser().absolute()
+    root = user_path(root or data_root()).absolute()
     specs = dataset_specs(custom)
     for spec in specs:
         register(spec.name, functools.partial(spec.load, root), classes=spec.classes, colors=spec.colors)

@@ -12,13 +12,14 @@ from clouds.data.datasets.pairing import files_by_id, pair_files
 from clouds.data.datasets.patterns import FilePattern
 from clouds.data.datasets.record import Record
 from clouds.data.encoding import LabelEncoding
+from clouds.utils.paths import user_path
 
 _MAX_NAME = 100
 
 
 def data_root() -> Path:
     """Return `$DETECTRON2_DATASETS`, or the folder `datasets` if it is not set, as an absolute path."""
-    return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser().absolute()
+    return user_path(os.environ.get("DETECTRON2_DATASETS") or "datasets").absolute()
 
 
 @dataclass(frozen=True)
