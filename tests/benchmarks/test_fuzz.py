@@ -120,8 +120,9 @@ def test_what_is_found(module: Module, tmp_path: Path, monkeypatch: pytest.Monke
     assert "--only traceback --seed 0 --case 0" in listed
 
 
-def test_a_case_is_repeated_exactly(module: Module, tmp_path: Path) -> None:
+def test_a_case_is_repeated_exactly(module: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = module("fuzzing.pool")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name in ("configs", "images", "labels", "prompts", "datasets"):
         folders = [tmp_path / f"{name}{turn}" / "x" for turn in range(2)]
         for folder in folders:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from torch import distributed
+
 from clouds.d2 import comm, launch
 
 
@@ -17,6 +19,7 @@ def work(folder: str) -> None:
     }
     comm.synchronize()
     Path(folder, f"{rank}.json").write_text(json.dumps(seen))
+    distributed.destroy_process_group()  # as `clouds.engine.launch` does; torch may abort at the end otherwise
 
 
 def test_two_processes(tmp_path, monkeypatch):
