@@ -24,6 +24,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from clouds import d2
 from clouds.d2 import comm
+from clouds.d2.groups import leave_groups
 from clouds.engine.launch_checks import TORCHRUN, check_flags, check_torchrun, refuse_part_of_torchrun
 from clouds.errors import UserError, machine_error
 
@@ -167,7 +168,7 @@ def _one_of_several(report: distributed.Store, work: Work, args: tuple[Any, ...]
             raise
         time.sleep(PATIENCE)
         raise SystemExit(USER_ERROR) from None
-    distributed.destroy_process_group()
+    leave_groups()
 
 
 def _no_connection(address: str, problem: str) -> str:

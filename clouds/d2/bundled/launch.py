@@ -80,6 +80,6 @@ def _worker(
     comm.synchronize()  # a fast process must not time out on its first collective while others still start
     main_func(*args)
     if dist.is_initialized():
-        # At interpreter exit, a Gloo thread that still holds a tensor can abort the process.
+        # At interpreter exit, a Gloo thread that still holds a tensor can abort the process, see `clouds.d2.groups`.
         comm.synchronize()
         dist.destroy_process_group()
