@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from clouds import d2
 from clouds.config.defaults import DEFAULTS
 from clouds.config.detectron2_keys import ignored_name, report_ignored, set_detectron2_keys
+from clouds.config.keys import leaves, value_of
 from clouds.config.relations import report_without_effect
 from clouds.config.schema import check
 from clouds.config.values import shown, typed
 from clouds.errors import UserError
+from clouds.utils.paths import is_url
 from clouds.utils.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -53,13 +55,11 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
             message names the source of the value, and the most similar known key for an unknown one.
     """
     cfg = get_config()
-    known = dict(_leaves(DEFAULTS))
+    known = dict(leaves(DEFAULTS))
     sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
     sources: dict[str, str] = {}
     ignored: list[str] = []
-    files = (
-        [(f"in {path}", _leaves(tree, keys=known)) for path, tree in _read_files(config_file)] if config_file else []
-    )
+    files = [(f"in {path}", leaves(tree, keys=known)) for path, tree in _read_files(config_file)] if config_file else []
     for where, settings in [*files, (COMMAND_LINE, _pairs(opts))]:
         here: set[str] = set()  # a file may be the base of several files, and is read once for each of them
         for key, value in settings:
@@ -93,7 +93,7 @@ def check_weights(path: str) -> None:
     Raises:
         UserError: there is no such file.
     """
-    if not path or path.startswith(("http://", "https://")):
+    if not path or is_url(path):
         return
     try:
         found, folder = Path(path).is_file(), Path(path).is_dir()
@@ -115,20 +115,8 @@ def _overlay(cfg: CfgNode, values: CfgNode) -> None:
 
 def _set(cfg: CfgNode, key: str, value: Any) -> None:
     """Set the value of a dotted key."""
-    *sections, last = key.split(".")
-    for section in sections:
-        cfg = cfg[section]
-    cfg[last] = value
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "", keys: Container[str] = ()) -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) for every entry of a nested dict that is in `keys` or is not a dict with entries."""
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and value and key not in keys:
-            yield from _leaves(value, f"{key}.", keys)
-        else:
-            yield key, value
+    section, _, last = key.rpartition(".")
+    (value_of(cfg, section) if section else cfg)[last] = value
 
 
 def _read_files(path: str | Path, including: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[Any, Any]]]:

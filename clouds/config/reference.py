@@ -13,10 +13,10 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from clouds.config import defaults
 from clouds.config.defaults import DEFAULTS, IGNORED_KEYS, IGNORED_SECTIONS
+from clouds.config.keys import leaves
 from clouds.config.schema import RULES
 
 _HEADER = """\
@@ -44,9 +44,7 @@ def reference() -> str:
     """Return the table of all config keys as Markdown, with one table for each section of the config."""
     meaning = meanings()
     text = _HEADER
-    for section, keys in itertools.groupby(
-        _leaves(DEFAULTS), key=lambda item: item[0].rpartition(".")[0].split(".")[0]
-    ):
+    for section, keys in itertools.groupby(leaves(DEFAULTS), key=lambda item: item[0].rpartition(".")[0].split(".")[0]):
         text += f"\n## {section or 'General'}\n\n| key | type | default | range | meaning |\n|---|---|---|---|---|\n"
         for key, default in keys:
             accepted = RULES[key].wanted if key in RULES else "True or False"
@@ -88,14 +86,6 @@ def _lines(tree: ast.Dict, prefix: str = "") -> Iterator[tuple[str, int]]:
             yield from _lines(value, f"{name}.")
         else:
             yield name, key.lineno
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _cell(text: str) -> str:

@@ -6,8 +6,9 @@ import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from clouds.config.keys import value_of
 from clouds.errors import UserError, check_name
 
 if TYPE_CHECKING:
@@ -74,17 +75,10 @@ def report_without_effect(cfg: CfgNode, keys: Iterable[str]) -> None:
         f"{key} ({reason})"
         for key in keys
         for name, reason in reasons.items()
-        if f"{key}.".startswith(f"{name}.") and _value(cfg, key)
+        if f"{key}.".startswith(f"{name}.") and value_of(cfg, key)
     ]
     if found:
         logger.warning("Config keys on the command line that have no effect in this config: %s", "; ".join(found))
-
-
-def _value(cfg: CfgNode, key: str) -> Any:
-    value: Any = cfg
-    for part in key.split("."):
-        value = value[part]
-    return value
 
 
 def _reasons(cfg: CfgNode) -> dict[str, str]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from clouds.config.keys import value_of
 from clouds.config.relations import check_relations
 from clouds.config.values import shown
 from clouds.errors import UserError
@@ -231,9 +232,7 @@ def check(cfg: CfgNode, sources: Mapping[str, str]) -> None:
         UserError: a value is out of range. The message names the key, the value, its source and the range.
     """
     for key, rule in RULES.items():
-        value = cfg
-        for part in key.split("."):
-            value = value[part]
+        value = value_of(cfg, key)
         if not rule.accepts(value):
             where = f" {sources[key]}" if key in sources else ""
             raise UserError(f"{key}{where} must be {rule.wanted}, not {shown(value)}.")

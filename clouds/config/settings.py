@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from clouds.config.defaults import DEFAULTS
+from clouds.config.keys import leaves, value_of
 from clouds.utils.yaml_files import read_yaml
 
 Settings = dict[str, Any]
@@ -29,13 +30,15 @@ FREE_ON_RESUME = (
 )
 """Keys and sections that a resumed run may change: the length of the training, the machine, and what is written."""
 
+_KEYS = tuple(key for key, _ in leaves(DEFAULTS))
+
 
 def plain_settings(tree: Mapping[str, Any]) -> Settings:
     """Return the settings in a config or in the content of a YAML file; keys without a default are left out.
 
     With detectron2 a config also has detectron2's keys, which are not used.
     """
-    return {key: _plain(value) for key in _keys(DEFAULTS) if (value := _lookup(tree, key)) is not None}
+    return {key: _plain(value) for key in _KEYS if (value := _lookup(tree, key)) is not None}
 
 
 def read_settings(file: Path) -> Settings:
@@ -64,7 +67,7 @@ def changed_settings(old: Settings, new: Settings, old_folder: Path) -> dict[str
     """
     return {
         key: (old[key], new[key])
-        for key in _keys(DEFAULTS)
+        for key in _KEYS
         if key in old and key in new and not _is_free(key) and not _agree(key, old[key], new[key], old_folder)
     }
 
@@ -84,21 +87,12 @@ def _resolved(value: str | list[str], folder: Path) -> list[str]:
     return [os.path.realpath(folder / name) if name else "" for name in names]
 
 
-def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
 def _lookup(tree: Any, key: str) -> Any:
     """Return the value of a dotted key; None if there is none."""
-    for part in key.split("."):
-        if not isinstance(tree, Mapping):
-            return None
-        tree = tree.get(part)
-    return tree
+    try:
+        return value_of(tree, key)
+    except (KeyError, TypeError):
+        return None
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from clouds.config.defaults import DEFAULTS
+from clouds.config.keys import value_of
 from clouds.errors import UserError
 
 # Lists whose default is empty hold names, except these.
@@ -36,10 +37,7 @@ def typed(key: str, value: Any, where: str) -> Any:
     Raises:
         UserError: the value is of another type.
     """
-    default = DEFAULTS
-    for part in key.split("."):
-        default = default[part]
-    return _typed(value, default, f"{key} {where}", float if key in _NUMBERS else str)
+    return _typed(value, value_of(DEFAULTS, key), f"{key} {where}", float if key in _NUMBERS else str)
 
 
 def shown(value: Any) -> str:

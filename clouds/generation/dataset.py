@@ -160,9 +160,7 @@ class GeneratedSet:
         path = self.image_folder / image_file_name(record["index"], record["prompt_index"])
         with _writing(path):
             write_atomically(path, buffer.getvalue())
-        row = self._as_row(path, buffer.getvalue(), record)
-        self._known[row["file_name"]] = row
-        return row
+        return self._add(path, record, len(buffer.getvalue()), hashlib.sha256(buffer.getvalue()).hexdigest())
 
     def remove(self, row: Row) -> None:
         """Delete the image of a row."""
@@ -235,7 +233,8 @@ class GeneratedSet:
             raise UserError(f"{path} cannot be read ({error.strerror}): remove it, or use another --folder.") from error
         # The manifest only says that an image is intact: its rows may have been edited.
         known = self._known.get(f"images/{path.name}")
-        record = read_record(data, intact=known is not None and known["sha256"] == hashlib.sha256(data).hexdigest())
+        digest = hashlib.sha256(data).hexdigest()
+        record = read_record(data, intact=known is not None and known["sha256"] == digest)
         if (
             record is None
             or path.name != image_file_name(record["index"], record["prompt_index"])
@@ -243,17 +242,17 @@ class GeneratedSet:
         ):
             logger.warning(f"{path} is damaged or does not belong to this set.")
             return None
-        row = self._as_row(path, data, record)
-        self._known[row["file_name"]] = row
-        return row
+        return self._add(path, record, len(data), digest)
 
     def _owns(self, record: Row) -> bool:
         """Return whether an image has the prompt and the seed that its index has in this set."""
         return self._identity is None or belongs(record, *self._identity)
 
-    def _as_row(self, path: Path, data: bytes, record: Row) -> Row:
-        digest = hashlib.sha256(data).hexdigest()
-        return {"file_name": f"images/{path.name}", **record, "size": len(data), "sha256": digest}
+    def _add(self, path: Path, record: Row, size: int, digest: str) -> Row:
+        """Return the manifest row of an image, and remember it."""
+        row = {"file_name": f"images/{path.name}", **record, "size": size, "sha256": digest}
+        self._known[row["file_name"]] = row
+        return row
 
     def _check_same(self, settings: dict[str, Any], prompts: list[str]) -> None:
         existing = self.description()

@@ -82,7 +82,7 @@ def _read(folder: Path) -> tuple[list[_ImageFile], list[str]]:
             damaged.append(str(error))
             continue
         data = path.read_bytes()
-        record = read_record(data) if CHUNK.encode() in data[:4096] else None
+        record = read_record(data, intact=True) if CHUNK.encode() in data[:4096] else None
         name = _NAME.search(path.stem)
         index, prompt_index = (int(name[1]), int(name[2])) if name else (None, None)
         if record is not None:

@@ -17,18 +17,12 @@ from clouds.errors import UserError
 from clouds.utils.atomic import atomic_file
 from clouds.utils.file_kinds import HEAD, foreign_kind
 from clouds.utils.hashing import write_sha256
-from clouds.utils.paths import user_path
+from clouds.utils.paths import is_url, user_path
 
 logger = logging.getLogger(__name__)
 
-_SCHEMES = ("http://", "https://")
 _TIMEOUT = 60.0  # seconds without an answer
 _ZIP = b"PK"  # files of `torch.save` are ZIP archives
-
-
-def is_url(path: str) -> bool:
-    """Return whether a path is a URL that can be downloaded."""
-    return path.startswith(_SCHEMES)
 
 
 def local_file(path: str) -> Path:

@@ -8,6 +8,7 @@ that was read can be written, compared and sent to another process.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -82,8 +83,8 @@ def read_json(file: Path, kind: type[Kind], remedy: str) -> Kind:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in found if keys.count(key) > 1)
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key in found if counts[key] > 1)
         raise ValueError(f"an object has the key {twice[:40]!r} twice")
     return found
 

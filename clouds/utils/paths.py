@@ -14,6 +14,11 @@ def is_path(text: str) -> bool:
     return all(len(name.encode()) <= _LONGEST_NAME for name in text.split("/"))
 
 
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL that can be downloaded, and no path."""
+    return text.startswith(("http://", "https://"))
+
+
 def user_path(text: str | Path) -> Path:
     """Return a path that a user names, with `~` and `~user` expanded as a shell does: an unknown user's name stays."""
     return Path(os.path.expanduser(text))  # noqa: PTH111  (Path.expanduser raises an exception for an unknown user)

@@ -26,7 +26,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # Exceptions that torch, zipfile and safetensors raise on files that are truncated or of another format.
 _DAMAGED = (
     *(OSError, EOFError, RuntimeError, AssertionError, AttributeError, LookupError, TypeError, ValueError),
-    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, OverflowError, SafetensorError, NotImplementedError),
+    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, OverflowError, SafetensorError),
 )
 
 
@@ -80,7 +80,7 @@ def verify(path: Path) -> None:
                 matches = not has_checksums or archive.testzip() is None
         else:
             matches = True
-    except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, struct.error) as error:
+    except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, struct.error) as error:
         raise ValueError(f"its checksum differs: {type(error).__name__}") from error
     if not matches:
         raise ValueError("its checksum differs")

@@ -5,9 +5,10 @@ import math
 import pytest
 
 from clouds.config import load_config
+from clouds.config.keys import value_of
 from clouds.errors import MESSAGE_LENGTH, UserError
 from clouds.utils.yaml_files import parse_yaml
-from tests.config.keys import KNOWN, value_of
+from tests.config.keys import KNOWN
 
 LITERALS = (
     *("0", "-1", "-5", "1.5", "10**9", str(10**9), str(10**400), "0x" + "f" * 5000, "nan", "1e999", "-1e999"),

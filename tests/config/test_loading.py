@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clouds.config import get_config, load_config
+from clouds.config.keys import value_of
 from clouds.d2 import CfgNode
 from clouds.errors import UserError
-from tests.config.keys import KNOWN, value_of
+from tests.config.keys import KNOWN
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from clouds.config import load_config
-from tests.config.keys import KNOWN, value_of
+from clouds.config.keys import value_of
+from tests.config.keys import KNOWN
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from clouds.errors import UserError
-from clouds.utils.downloads import is_url, local_file
+from clouds.utils.downloads import local_file
+from clouds.utils.paths import is_url
 from clouds.utils.torch_files import verify
 
 WEIGHTS = b"PK\x03\x04weights of "

@@ -124,7 +124,7 @@ def _saved(content: Any, file_format: str) -> bytes:
             model = content["model"] if isinstance(content, dict) and "model" in content else content
             return save_safetensors({str(key): value.clone().contiguous() for key, value in model.items()})
         torch.save(content, stream, _use_new_zipfile_serialization=file_format == "zip")
-    except (RecursionError, ValueError, AttributeError, TypeError, RuntimeError, KeyError, NotImplementedError):
+    except (ValueError, AttributeError, TypeError, RuntimeError, KeyError):
         torch.save(_valid(), stream)  # this content cannot be saved in this format
     return stream.getvalue()
 

@@ -9,6 +9,7 @@ import yaml
 
 from clouds.config import check_weights, load_config
 from clouds.config.defaults import DEFAULTS, IGNORED_KEYS
+from clouds.config.keys import leaves
 from fuzzing.inputs.kind import KEYS, Kind
 from fuzzing.mutation import HOSTILE, hostile_text, json_bytes, mutate_bytes, mutate_file, mutate_tree, weighted
 
@@ -26,18 +27,6 @@ def _plain(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: _plain(value) for key, value in tree.items()}
     return list(tree) if isinstance(tree, tuple) else tree
-
-
-@cache
-def _leaves() -> list[tuple[str, Any]]:
-    def below(tree: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
-        return [
-            leaf
-            for key, value in tree.items()
-            for leaf in (below(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)])
-        ]
-
-    return below(DEFAULTS, "")
 
 
 def _text(rng: random.Random, tree: Any) -> bytes:
@@ -85,7 +74,7 @@ def _write(folder: Path, rng: random.Random) -> list[str]:
 
 
 def _pair(rng: random.Random) -> tuple[str, str]:
-    key, default = rng.choice(_leaves())
+    key, default = rng.choice(list(leaves(DEFAULTS)))
     ignored = sorted(IGNORED_KEYS)
     key = weighted(
         rng,

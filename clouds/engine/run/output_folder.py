@@ -142,7 +142,7 @@ def _acquire(lock: FileLock) -> bool:
         lock.acquire()
     except Timeout:
         return False
-    except (OSError, NotImplementedError) as error:
+    except (OSError, NotImplementedError) as error:  # filelock raises the latter for a file system without locks
         logger.warning(f"{lock.lock_file} cannot be locked ({error}): do not start a second training in this folder.")
     return True
 

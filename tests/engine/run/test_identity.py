@@ -443,7 +443,7 @@ time.sleep(600)
 
 @pytest.fixture
 def holder(short: CfgNode, output: Path) -> subprocess.Popen:
-    """Another process that trains in the output folder."""
+    """Start a training in the output folder in a process of its own, and kill it at the end."""
     killed(short, 1)
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(output)], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"held\n"
