@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
 from itertools import pairwise
 from typing import ParamSpec, TypeVar
 
@@ -27,10 +26,8 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def outside_autocast(*args: P.args, **kwargs: P.kwargs) -> R:
-        with ExitStack() as stack:
-            for device in ("cuda", "cpu"):
-                if torch.is_autocast_enabled(device):
-                    stack.enter_context(torch.autocast(device, enabled=False))
+        # Plain contexts: `torch.compile` cannot trace a stack of them.
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
             return function(*args, **kwargs)
 
     return outside_autocast

@@ -1,0 +1,20 @@
+"""`torch.compile`: tower and head are one graph each, with and without autocast."""
+
+import pytest
+import torch
+
+from tests.parity import golden
+
+
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("case", ["convnext_text", "convnext_closed", "rn_closed"])
+def test_tower_and_head_have_no_graph_break(case: str, amp: bool) -> None:
+    model = golden.build(case)
+    images = golden.tensor(f"backbone_{case.split('_')[0]}", "images_norm")
+    text = model.text_classifier(model.train_classes)
+    with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+        features = model.backbone(images)
+        for function, args in ((model.backbone, (images,)), (model.sem_seg_head, (features, text, model.void))):
+            torch.compiler.reset()
+            explained = torch._dynamo.explain(function)(*args)
+            assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
