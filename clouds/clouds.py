@@ -26,7 +26,7 @@ from clouds.modeling.backbone.base import SegmentationBackbone, TextTower
 from clouds.modeling.criterion import SetCriterion, seeded_points, uniform_points
 from clouds.modeling.distributed import largest_over_processes
 from clouds.modeling.head import CLOUDSHead
-from clouds.modeling.inference import image_scores
+from clouds.modeling.inference import image_labels, image_scores
 from clouds.modeling.matcher import HungarianMatcher, Uniform
 from clouds.modeling.open_vocabulary import ensemble_with_clip
 from clouds.modeling.preprocessing import canvas_size, normalize_and_pad
@@ -183,18 +183,34 @@ class CLOUDS(nn.Module):
         if self.training and not all("instances" in x for x in batched_inputs):
             raise ValueError("batched_inputs has images without instances; label the generated images first")
         canvas = self.canvas(batched_inputs)
+        if not self.training:
+            prediction = self.predict(batched_inputs, canvas)
+            scores = image_scores(prediction, canvas, image_sizes(batched_inputs), output_sizes(batched_inputs))
+            return [{"sem_seg": each} for each in scores]
         features = self.features(batched_inputs, canvas)
-        text = self.text_classifier(self.train_classes if self.training else self.test_classes)
-        predictions = self.sem_seg_head(features, text, self.void)
-        if self.training:
-            targets = targets_from_instances([x["instances"].to(self.device) for x in batched_inputs], canvas)
-            return self.criterion(predictions, targets, self.points(batched_inputs))
-        result = predictions[-1]
-        if self.geometric_ensemble:
-            result = self.ensemble(result, features, self.test_classes)
-        sizes = image_sizes(batched_inputs)
-        outputs = [(x.get("height", h), x.get("width", w)) for x, (h, w) in zip(batched_inputs, sizes, strict=True)]
-        return [{"sem_seg": scores} for scores in image_scores(result, canvas, sizes, outputs)]
+        predictions = self.sem_seg_head(features, self.text_classifier(self.train_classes), self.void)
+        targets = targets_from_instances([x["instances"].to(self.device) for x in batched_inputs], canvas)
+        return self.criterion(predictions, targets, self.points(batched_inputs))
+
+    @torch.no_grad()
+    def predict_labels(self, batched_inputs: Sequence[ImageDict]) -> list[Tensor]:
+        """Predict the label maps of images, without holding their scores. The model must be in evaluation mode.
+
+        Args:
+            batched_inputs: dicts as `forward` takes them at inference.
+
+        Returns:
+            For each image (height, width) uint8 on the device of the model: the class whose score is the highest.
+        """
+        canvas = self.canvas(batched_inputs)
+        prediction = self.predict(batched_inputs, canvas)
+        return image_labels(prediction, canvas, image_sizes(batched_inputs), output_sizes(batched_inputs))
+
+    def predict(self, batched_inputs: Sequence[ImageDict], canvas: tuple[int, int]) -> Prediction:
+        """Return the final prediction for the test classes, combined with CLIP's classes if so configured."""
+        features = self.features(batched_inputs, canvas)
+        prediction = self.sem_seg_head(features, self.text_classifier(self.test_classes), self.void)[-1]
+        return self.ensemble(prediction, features, self.test_classes) if self.geometric_ensemble else prediction
 
     def canvas(self, batched_inputs: Sequence[ImageDict]) -> tuple[int, int]:
         """Return the padded size (H, W) of a batch; in training it covers the images of all processes."""
@@ -256,6 +272,12 @@ class CLOUDS(nn.Module):
 def image_sizes(batched_inputs: Sequence[ImageDict]) -> list[tuple[int, int]]:
     """Return (h, w) of each image."""
     return [(x["image"].shape[-2], x["image"].shape[-1]) for x in batched_inputs]
+
+
+def output_sizes(batched_inputs: Sequence[ImageDict]) -> list[tuple[int, int]]:
+    """Return (height, width) of each result: the entries of these names, by default the size of the image."""
+    sizes = zip(batched_inputs, image_sizes(batched_inputs), strict=True)
+    return [(x.get("height", h), x.get("width", w)) for x, (h, w) in sizes]
 
 
 def check_backbone(cfg: CfgNode, backbone: nn.Module, *, uses_text: bool) -> None:

@@ -121,6 +121,24 @@ def test_the_answer_has_the_size_asked_for(frozen):
     assert asked["sem_seg"].shape == (19, 31, 77)
 
 
+@pytest.mark.parametrize("ensemble", [False, True])
+@pytest.mark.parametrize("case", ["convnext_text", "convnext_closed"])
+def test_label_maps_are_the_classes_of_the_highest_scores(case, ensemble):
+    model = golden.build(case, "MODEL.CLOUDS.GEOMETRIC_ENSEMBLE", ensemble).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.sem_seg_head.predictor.parameters():  # label maps with more than one class
+            parameter.add_(torch.randn(parameter.shape, generator=generator))
+    inputs = [x | {"height": h, "width": w} for x, (h, w) in zip(golden.batch(), ((96, 128), (131, 50)), strict=True)]
+    labels = model.predict_labels(inputs)
+    with torch.no_grad():
+        scores = [x["sem_seg"] for x in model(inputs)]
+    assert [each.dtype for each in labels] == [torch.uint8] * 2
+    for ours, expected in zip(labels, scores, strict=True):
+        assert len(expected.argmax(dim=0).unique()) > 1
+        assert torch.equal(ours, expected.argmax(dim=0).byte())
+
+
 def test_deep_supervision_off_leaves_the_last_losses():
     model = build_model(golden.golden_config("convnext_closed", "MODEL.MASK_FORMER.DEEP_SUPERVISION", False)).train()
     assert set(model(golden.batch())) == {"loss_ce", "loss_mask", "loss_dice"}
