@@ -6,8 +6,9 @@ The files are synthetic scenes of the sizes and formats of the real data sets: p
 1052 x 1914), 16-bit RGB (SYNTHIA: 760 x 1280), and images with so much grain that a PNG has about 2.3 MB, as GTA5's
 have on average (label maps there: 28 kB). The peer takes the published steps one by one with Pillow, NumPy, OpenCV and
 torch. Label map: one mask per id, and its sum for the statistics. Training sample: the label map in double precision,
-image and label map resized as a whole and then cropped, color jitter in float32, one mask per class. It does not check
-the files for damage; ours does. Each mapper reads the label maps that its own converter wrote.
+image and label map resized as a whole and then cropped, color jitter in float32, one mask per class (ours lists the
+classes, and the device makes the masks). It does not check the files for damage; ours does. Each mapper reads the label
+maps that its own converter wrote.
 
 Both get equal files and equal random numbers, in alternating rounds, on one thread. Times are processor time, the
 median over the rounds. Label maps and statistics must be equal, samples up to the rounding of resampling.
@@ -39,6 +40,7 @@ from clouds.data.label_readers import READERS
 from clouds.data.loading.mappers import TrainMapper
 from clouds.data.preparation.converters import _convert_one
 from clouds.data.preparation.formats import find_gta, find_synthia
+from clouds.modeling.structures import targets_from_label_maps
 from clouds.utils.arguments import CommandParser, positive_int
 from clouds.utils.images import read_image
 
@@ -190,9 +192,7 @@ def our_conversion(encoding: LabelEncoding, pair: tuple[Path, Path]) -> dict[int
 
 
 def our_sample(mapper: TrainMapper, record: dict[str, str], rng: np.random.Generator) -> dict[str, Any]:
-    mapped = mapper(record, rng)
-    instances = mapped["instances"]
-    return {**mapped, "classes": instances.gt_classes, "masks": instances.gt_masks}
+    return mapper(record, rng)
 
 
 def seconds(call: Callable[[int], object], items: Sequence[int]) -> float:
@@ -217,12 +217,13 @@ def compare(theirs: Callable[[int], object], ours: Callable[[int], object], coun
 def check_samples(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     """Compare two samples: images up to the rounding of resampling and jitter, label maps except for some borders."""
     for key in ("image", "sem_seg"):
-        assert theirs[key].shape == ours[key].shape and theirs[key].dtype == ours[key].dtype, key
+        assert theirs[key].shape == ours[key].shape, key
     apart = (theirs["image"].float() - ours["image"].float()).abs().mean()
     shared = (theirs["sem_seg"] == ours["sem_seg"]).float().mean()
     assert apart < 3 and shared > 0.97, (apart, shared)
-    for sample in (theirs, ours):
-        assert all((sample["sem_seg"] == c).equal(m) for c, m in zip(sample["classes"], sample["masks"], strict=True))
+    (target,) = targets_from_label_maps([ours], ours["sem_seg"].shape, torch.device("cpu"))
+    for sample, classes, masks in ((theirs, theirs["classes"], theirs["masks"]), (ours, target.labels, target.masks)):
+        assert all((sample["sem_seg"] == c).equal(mask) for c, mask in zip(classes, masks, strict=True))
 
 
 def conversion_rows(

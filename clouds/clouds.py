@@ -30,7 +30,7 @@ from clouds.modeling.inference import image_labels, image_scores
 from clouds.modeling.matcher import HungarianMatcher, Uniform
 from clouds.modeling.open_vocabulary import ensemble_with_clip
 from clouds.modeling.preprocessing import canvas_size, normalize_and_pad
-from clouds.modeling.structures import ImageDict, Prediction, targets_from_instances
+from clouds.modeling.structures import ImageDict, Prediction, batch_targets
 from clouds.modeling.text_classifier import TextClassifier
 from clouds.modeling.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 
@@ -39,8 +39,8 @@ from clouds.modeling.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 class CLOUDS(nn.Module):
     """Mask2Former on the features of a vision-language backbone, optionally combined with CLIP's classes of each mask.
 
-    The model knows neither the teacher nor SAM. In training, every image of a batch has `instances`: the mapper reads
-    them from a label map, or `clouds.self_training.labelling` predicts them.
+    The model knows neither the teacher nor SAM. In training, every image of a batch has a label map, `sem_seg`, which
+    the mapper reads, or `instances`, which `clouds.self_training.labelling` predicts.
     """
 
     @configurable
@@ -165,7 +165,9 @@ class CLOUDS(nn.Module):
 
         Args:
             batched_inputs: one dict per image with `image`, (3, h, w) uint8 or float RGB in 0..255. Optional entries:
-                `instances` with `gt_classes` (N,) int64 and `gt_masks` (N, h, w) bool; required in training.
+                `sem_seg`, (h, w) uint8 train ids, 255 = ignored, with their list `sem_seg_classes`; or `instances` with
+                `gt_classes` (N,) int64 and `gt_masks` (N, h, w) bool. One of them is required in training; with both,
+                `instances` are used.
                 `seed`, an int that fixes the random points of the image's loss.
                 `height` and `width`, the size of the result at inference in pixels; default h and w.
                 `canvas`, (H, W), the padded size of the batch, where labelling has already exchanged it.
@@ -178,10 +180,10 @@ class CLOUDS(nn.Module):
             width) float scores.
 
         Raises:
-            ValueError: in training, an image has no `instances`.
+            ValueError: in training, an image has neither `sem_seg` nor `instances`.
         """
-        if self.training and not all("instances" in x for x in batched_inputs):
-            raise ValueError("batched_inputs has images without instances; label the generated images first")
+        if self.training and not all("sem_seg" in x or "instances" in x for x in batched_inputs):
+            raise ValueError("batched_inputs has images without sem_seg or instances; label the generated images first")
         canvas = self.canvas(batched_inputs)
         if not self.training:
             prediction = self.predict(batched_inputs, canvas)
@@ -189,7 +191,7 @@ class CLOUDS(nn.Module):
             return [{"sem_seg": each} for each in scores]
         features = self.features(batched_inputs, canvas)
         predictions = self.sem_seg_head(features, self.text_classifier(self.train_classes), self.void)
-        targets = targets_from_instances([x["instances"].to(self.device) for x in batched_inputs], canvas)
+        targets = batch_targets(batched_inputs, canvas, self.device)
         return self.criterion(predictions, targets, self.points(batched_inputs))
 
     @torch.no_grad()
@@ -227,7 +229,7 @@ class CLOUDS(nn.Module):
 
     def preprocess(self, images: Sequence[Tensor], canvas: tuple[int, int]) -> Tensor:
         """Upload, normalize and pad images (3, h, w), uint8 or float RGB in 0..255, to (B, 3, H, W) float."""
-        return normalize_and_pad([image.to(self.device) for image in images], self.pixel_mean, self.pixel_std, canvas)
+        return normalize_and_pad(images, self.pixel_mean, self.pixel_std, canvas)
 
     @property
     def void(self) -> Tensor | None:

@@ -6,6 +6,9 @@ Letters: B images, h x w an image, H x W canvas.
 from collections.abc import Sequence
 
 from torch import Tensor
+from torch.nn import functional as F
+
+from clouds.utils.transfer import stack_views, upload
 
 
 def canvas_size(sizes: Sequence[tuple[int, int]], divisibility: int) -> tuple[int, int]:
@@ -19,18 +22,24 @@ def canvas_size(sizes: Sequence[tuple[int, int]], divisibility: int) -> tuple[in
 
 
 def normalize_and_pad(images: Sequence[Tensor], mean: Tensor, std: Tensor, canvas: tuple[int, int]) -> Tensor:
-    """Normalize images and place each in the upper left corner of a canvas of zeros.
+    """Upload images, normalize them, and place each in the upper left corner of a canvas of zeros.
+
+    Images of one size are uploaded and normalized together.
 
     Args:
-        images: B tensors (3, h, w), uint8 or float RGB in 0..255, on the device of `mean`.
-        mean: (3, 1, 1) per channel, in 0..255.
+        images: B tensors (3, h, w), uint8 or float RGB in 0..255, on any device.
+        mean: (3, 1, 1) per channel, in 0..255, on the device of the result.
         std: (3, 1, 1) per channel, in 0..255.
         canvas: (H, W).
 
     Returns:
         (B, 3, H, W) float.
     """
+    if len({(image.shape, image.dtype) for image in images}) == 1:
+        batch = upload(stack_views(images), mean.device).sub(mean).div_(std)
+        h, w = batch.shape[2:]
+        return batch if (h, w) == canvas else F.pad(batch, (0, canvas[1] - w, 0, canvas[0] - h))
     batch = mean.new_zeros(len(images), len(mean), *canvas)
     for padded, image in zip(batch, images, strict=True):
-        padded[:, : image.shape[1], : image.shape[2]] = (image - mean) / std
+        padded[:, : image.shape[1], : image.shape[2]] = (upload(image, mean.device) - mean) / std
     return batch

@@ -55,7 +55,7 @@ class TinySegmenter(nn.Module):
         if not self.training:
             sizes = [(sample["height"], sample["width"]) for sample in batch]
             return [{"sem_seg": F.interpolate(o, s, mode="bilinear")[0]} for o, s in zip(outputs, sizes, strict=True)]
-        truth = torch.stack([sample["sem_seg"] for sample in batch])
+        truth = torch.stack([sample["sem_seg"] for sample in batch]).long()
         scores = torch.cat(outputs)
         # The second term draws from torch's generator, as the point sampling of the real criterion does.
         noise = torch.rand(()) * 1e-3 * scores.square().mean()

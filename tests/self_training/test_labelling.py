@@ -144,7 +144,7 @@ def test_a_pseudo_label_equal_to_the_truth_gives_the_loss_of_the_truth():
 def test_images_without_labels_are_refused_before_the_backbone_runs(monkeypatch):
     model = golden.build("convnext_closed").train()
     monkeypatch.setattr(type(model.backbone), "forward", lambda *_: pytest.fail("the backbone ran"))
-    with pytest.raises(ValueError, match=r"^batched_inputs has images without instances"):
+    with pytest.raises(ValueError, match=r"^batched_inputs has images without sem_seg or instances"):
         model(generated(0))
 
 

@@ -53,7 +53,7 @@ class FuzzSegmenter(nn.Module):
         if not self.training:
             sizes = [(each["height"], each["width"]) for each in batch]
             return [{"sem_seg": F.interpolate(s, size)[0]} for s, size in zip(scores, sizes, strict=True)]
-        truth = torch.stack([each["sem_seg"] for each in batch])
+        truth = torch.stack([each["sem_seg"] for each in batch]).long()
         return {"loss_ce": F.cross_entropy(torch.cat(scores), truth, ignore_index=255)}
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from clouds.d2 import CfgNode, Instances, configurable
+from clouds.d2 import CfgNode, configurable
 from clouds.data.classes import IGNORE_LABEL
 from clouds.data.datasets.record import Record, is_generated
 from clouds.data.encoding import TrainIds, check_same_size, read_train_ids
@@ -94,8 +94,8 @@ class TrainMapper:
 
             For a labelled record also
 
-            * `sem_seg`: (H, W) int64 tensor of train ids, 255 = ignored;
-            * `instances`: `gt_classes`, (N,) int64, ascending, and `gt_masks`, (N, H, W) bool, without ignored pixels.
+            * `sem_seg`: (H, W) uint8 tensor of train ids, 255 = ignored;
+            * `sem_seg_classes`: list of the N train ids in it, ascending, without 255. The model makes the masks.
 
             For a generated record also
 
@@ -122,10 +122,10 @@ class TrainMapper:
         return {
             **record,
             "image": _channels_first(pixels),
-            "sem_seg": torch.from_numpy(target.astype(np.int64)),
+            "sem_seg": torch.from_numpy(np.array(target)),
+            "sem_seg_classes": np.flatnonzero(count_values(target)[:IGNORE_LABEL]).tolist(),
             "height": height,
             "width": width,
-            "instances": _class_masks(target),
         }
 
     def _generated(self, record: Record, rng: np.random.Generator) -> Record:
@@ -223,11 +223,3 @@ def _read(record: Record, key: str, num_classes: int) -> tuple[Image.Image, Trai
 def _channels_first(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
     """Return a (3, H, W) tensor of (H, W, 3) pixels that shares no memory with them."""
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
-
-
-def _class_masks(target: TrainIds) -> Instances:
-    present = np.flatnonzero(count_values(target)[:IGNORE_LABEL])
-    instances = Instances(target.shape)
-    instances.gt_classes = torch.from_numpy(present.astype(np.int64))
-    instances.gt_masks = torch.from_numpy(target == present.astype(np.uint8)[:, None, None])
-    return instances

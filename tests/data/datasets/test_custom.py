@@ -73,8 +73,8 @@ def test_each_split_is_a_set_with_its_classes(tmp_path: Path, cfg: CfgNode) -> N
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
     record = pickle.loads(pickle.dumps(load_dataset("garden_val")[0]))  # as in a worker process
     np.testing.assert_array_equal(TestMapper(cfg)(record)["sem_seg"].numpy(), EXPECTED)
-    instances = TrainMapper(cfg)(record, np.random.default_rng(0))["instances"]
-    assert set(instances.gt_classes.tolist()) <= {0, 1}
+    mapped = TrainMapper(cfg)(record, np.random.default_rng(0))
+    assert set(mapped["sem_seg_classes"]) <= {0, 1}
     unlabelled = load_dataset("garden_test")
     assert [sorted(record) for record in unlabelled] == [["file_name", "image_id", "label_encoding"]] * 2
     assert "sem_seg" not in TestMapper(cfg)(unlabelled[0])

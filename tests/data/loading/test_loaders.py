@@ -66,7 +66,7 @@ def test_train_loader_gives_batches_of_mapped_records_without_end(gta5: CfgNode)
     assert [len(batch) for batch in batches] == [2] * 6
     assert Counter(ids(batches)[:10]) == Counter({f"{n:05d}": 2 for n in range(1, 6)})
     assert batches[0][0]["image"].shape == (3, 32, 48)
-    assert len(batches[0][0]["instances"].gt_classes) > 0
+    assert len(batches[0][0]["sem_seg_classes"]) > 0
 
 
 def test_neither_workers_nor_another_run_change_what_comes_out(gta5: CfgNode) -> None:
@@ -160,8 +160,8 @@ def test_generated_images_come_as_often_as_the_factors_say(joint: CfgNode, caplo
     generated = Counter(s["image_id"] for s in samples if s.get("is_generated", False))
     assert labelled == {f"{n:05d}": 2 for n in range(1, 6)}
     assert generated == {"im_0_p0": 4, "im_1_p1": 4, "im_2_p0": 4}
-    assert all("instances" in s for s in samples if s["image_id"] in labelled)
-    assert all("instances" not in s and "image_clean" in s for s in samples if s["image_id"] in generated)
+    assert all("sem_seg" in s for s in samples if s["image_id"] in labelled)
+    assert all("sem_seg" not in s and "image_clean" in s for s in samples if s["image_id"] in generated)
     assert {tuple(s["image"].shape[1:]) for s in samples if s["image_id"] in generated} == {
         (40, 64),
         (25, 80),

@@ -40,9 +40,9 @@ def test_train_mapper_keeps_the_record_and_adds_tensors(record: dict, cfg: CfgNo
     assert record.items() <= mapped.items()
     assert mapped["image"].shape == (3, 32, 48) and mapped["image"].dtype == torch.uint8
     assert mapped["image"].is_contiguous()
-    assert mapped["sem_seg"].shape == (32, 48) and mapped["sem_seg"].dtype == torch.int64
+    assert mapped["sem_seg"].shape == (32, 48) and mapped["sem_seg"].dtype == torch.uint8
     assert (mapped["height"], mapped["width"]) == (32, 48)
-    assert mapped["instances"].image_size == (32, 48)
+    assert "instances" not in mapped
 
 
 def test_train_mapper_without_augmentation_hands_on_the_files(record: dict) -> None:
@@ -51,20 +51,23 @@ def test_train_mapper_without_augmentation_hands_on_the_files(record: dict) -> N
     assert (mapped["sem_seg"].numpy() == label_map(1)).all()
 
 
-def test_masks_are_one_per_class_present_and_leave_out_ignore(record: dict) -> None:
+def test_the_classes_that_occur_are_listed_without_ignore(record: dict) -> None:
     mapped = train_mapper()(record, RNG)
-    label, instances = label_map(1), mapped["instances"]
-    assert instances.gt_classes.tolist() == sorted(set(label.ravel().tolist()) - {255})
-    assert instances.gt_classes.dtype == torch.int64 and instances.gt_masks.dtype == torch.bool
-    for class_id, mask in zip(instances.gt_classes.tolist(), instances.gt_masks.numpy(), strict=True):
-        assert (mask == (label == class_id)).all()
-    assert (~instances.gt_masks.any(dim=0).numpy() == (label == 255)).all()
+    assert mapped["sem_seg_classes"] == sorted(set(label_map(1).ravel().tolist()) - {255})
+    assert all(type(train_id) is int for train_id in mapped["sem_seg_classes"])
 
 
-def test_image_with_nothing_but_ignore_has_no_masks(record: dict) -> None:
+def test_image_with_nothing_but_ignore_has_no_classes(record: dict) -> None:
     save(Path(record["sem_seg_file_name"]), np.full((40, 64), 255, dtype=np.uint8))
-    instances = train_mapper(crop=(32, 48))(record, RNG)["instances"]
-    assert instances.gt_classes.shape == (0,) and instances.gt_masks.shape == (0, 32, 48)
+    mapped = train_mapper(crop=(32, 48))(record, RNG)
+    assert mapped["sem_seg_classes"] == [] and mapped["sem_seg"].unique().tolist() == [255]
+
+
+def test_a_crop_lists_the_classes_of_its_pixels_alone(record: dict) -> None:
+    mapper = train_mapper(box=(80, 128), crop=(12, 12), flip=True)
+    for seed in range(10):
+        mapped = mapper(record, np.random.default_rng(seed))
+        assert mapped["sem_seg_classes"] == sorted(set(mapped["sem_seg"].unique().tolist()) - {255})
 
 
 def test_a_training_image_without_label_map_is_an_error(record: dict) -> None:
@@ -135,7 +138,7 @@ def test_truth_is_flipped_with_the_image(generated: dict, cfg: CfgNode, tmp_path
         ).all()
         assert mapped["truth"].dtype == torch.uint8
         assert (mapped["truth"].numpy() == (truth[:, ::-1] if flipped else truth)).all()
-        assert "sem_seg" not in mapped and "instances" not in mapped
+        assert "sem_seg" not in mapped and "sem_seg_classes" not in mapped
     save(tmp_path / "truth.png", truth[:20])
     with pytest.raises(UserError, match=r"im_0_p0\.png is 30x50 .*truth\.png is 20x50"):
         TrainMapper(cfg)(generated, RNG)
@@ -150,9 +153,9 @@ def test_generated_images_may_have_any_size(size: tuple[int, int], tmp_path: Pat
 
 def test_a_record_is_generated_by_its_field_not_its_name(record: dict, cfg: CfgNode) -> None:
     record["image_id"] = "generated_1"
-    assert "instances" in TrainMapper(cfg)(record, RNG)
-    assert "instances" in TrainMapper(cfg)(record | {"is_generated": False}, RNG)
-    assert "instances" not in TrainMapper(cfg)(record | {"is_generated": True}, RNG)
+    assert "sem_seg" in TrainMapper(cfg)(record, RNG)
+    assert "sem_seg" in TrainMapper(cfg)(record | {"is_generated": False}, RNG)
+    assert "sem_seg" not in TrainMapper(cfg)(record | {"is_generated": True}, RNG)
 
 
 # --- inference

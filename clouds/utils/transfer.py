@@ -1,0 +1,37 @@
+"""Tensors on their way to a device: few copies, and none that the host waits for."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device.
+
+    The host does not wait for the copy to a GPU. A tensor in pageable memory is first copied to page-locked memory,
+    because a copy from pageable memory would wait for all work that is queued on the GPU.
+    """
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def stack_views(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack tensors of one shape (...) to (B, ...), without a copy if they lie one after the other in one storage.
+
+    The loader hands out the images of a batch as such views, so that they can be uploaded together.
+    """
+    first = tensors[0]
+    step, start, storage = first.numel(), first.storage_offset(), first.untyped_storage().data_ptr()
+    adjacent = all(
+        tensor.shape == first.shape
+        and tensor.dtype == first.dtype
+        and tensor.is_contiguous()
+        and tensor.untyped_storage().data_ptr() == storage
+        and tensor.storage_offset() == start + number * step
+        for number, tensor in enumerate(tensors)
+    )
+    if not adjacent:
+        return torch.stack([*tensors])
+    return first.as_strided((len(tensors), *first.shape), (step, *first.stride()))
