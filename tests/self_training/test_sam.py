@@ -8,7 +8,7 @@ from torch import nn
 
 from clouds.config import get_config
 from clouds.errors import UserError
-from clouds.self_training.sam import SAM_REGISTRY, CachedSam, Embedding, Sam, build_sam
+from clouds.self_training.sam import SAM_REGISTRY, CachedSam, Embedding, Sam, build_sam, decoder
 from clouds.self_training.sam.base import NetworkSam
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.mobile_sam import mobile_network
@@ -120,8 +120,8 @@ class TestEveryBackend:
         (embedding,) = sam.encode(images((40, 64)))
         prompts = points(7, (40, 64))
         whole = sam.predict(embedding, prompts)
-        sizes, decode = [], sam.decode
-        monkeypatch.setattr(sam, "decode", lambda f, p, logits: sizes.append(len(p)) or decode(f, p, logits))
+        sizes, decode = [], sam.decode_best
+        monkeypatch.setattr(sam, "decode_best", lambda f, p, logits: sizes.append(len(p)) or decode(f, p, logits))
         monkeypatch.setattr(sam, "prompts_at_once", 3)
         assert (sam.predict(embedding, prompts) == whole).float().mean() > 0.999
         assert sizes == [3, 3, 1]
@@ -145,22 +145,35 @@ class TestEveryBackend:
 
     def test_refinement_shows_the_best_logits_to_a_second_pass(self, sam, monkeypatch):
         (embedding,) = sam.encode(images((40, 64)))
-        shown, decode = [], sam.decode
+        shown, decode = [], sam.decode_best
 
         def spy(features, prompts, logits):
-            result = decode(features, prompts, logits)
-            shown.append((logits, *result))
-            return result
+            shown.append((logits, decode(features, prompts, logits)))
+            return shown[-1][1]
 
-        monkeypatch.setattr(sam, "decode", spy)
+        monkeypatch.setattr(sam, "decode_best", spy)
         monkeypatch.setattr(sam, "refinement", True)
         masks = sam.predict(embedding, points(4, (40, 64)))
-        (first, logits, quality), (second, logits2, quality2) = shown
+        (first, best), (second, best2) = shown
         assert first is None
-        rows = torch.arange(4)
-        assert torch.equal(second, logits[rows, quality.argmax(1)][:, None])
-        assert torch.equal(masks, sam.frame.to_masks(logits2[rows, quality2.argmax(1)], (40, 64)))
-        assert not torch.equal(logits, logits2)
+        assert torch.equal(second, best[:, None])
+        assert torch.equal(masks, sam.frame.to_masks(best2, (40, 64)))
+        assert not torch.equal(best, best2)
+
+    @pytest.mark.parametrize(("count", "of_each"), [(1, 5), (3, 5), (3, 1)])
+    @pytest.mark.parametrize("onednn", [True, False])
+    def test_the_best_logits_are_those_that_the_library_decodes(self, sam, count, of_each, onednn, monkeypatch):
+        if not onednn:
+            monkeypatch.setattr(decoder, "_onednn", lambda x: False)
+        (embedding,) = sam.encode(images((40, 64)))
+        prompts = points(count, (64, 64), of_each)
+        earlier = None
+        with torch.no_grad():
+            for _ in range(2):  # the second pass refines
+                masks, quality = sam.decode(embedding.features, prompts, earlier)
+                best = sam.decode_best(embedding.features, prompts, earlier)
+                torch.testing.assert_close(best, masks[torch.arange(count), quality.argmax(1)], rtol=1e-5, atol=1e-5)
+                earlier = 10 * best[:, None]
 
     def test_model_id_follows_weights_and_image_size(self, sam):
         other = type(sam)(sam.network, name=sam.name, frame=Frame(128))
@@ -192,6 +205,11 @@ class TestMobileSam:
         assert embedding.features[0].shape == (256, 8, 8)
         sam.refinement = True
         assert sam.predict(embedding, points(2, (40, 100))).shape == (2, 40, 100)
+
+    def test_on_a_cpu_only_as_many_prompts_at_once_as_its_cache_holds(self):
+        network = mobile_network()
+        at_once = [SegmentAnything(network, name="m", frame=Frame(side)).prompts_at_once for side in (64, 512, 1024)]
+        assert at_once == [64, 8, 2]
 
     def test_a_cache_by_setting(self, mobile_file, tmp_path):
         sam = build_sam(config(WEIGHTS=str(mobile_file), CACHE_DIR=str(tmp_path / "cache")), "cpu")

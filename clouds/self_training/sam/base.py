@@ -20,6 +20,9 @@ from clouds.modeling.layers import full_precision
 from clouds.self_training.regions import select_best
 from clouds.self_training.sam.frame import Frame
 
+# Features of one prompt at 1024 pixels take several MB: on a CPU, more prompts at once leave its cache.
+CPU_PIXELS = 2**21
+
 SAM_REGISTRY = Registry("SAM")
 """Back ends by `MODEL.CLOUDS.SAM.TYPE`.
 
@@ -93,7 +96,8 @@ class NetworkSam(Sam):
             name: name of the architecture, the readable part of `model_id`.
             frame: the square that the network sees.
             refinement: whether to predict a second time, from the best mask logits of the first time.
-            prompts_at_once: number of prompts that are decoded together; the memory grows with it.
+            prompts_at_once: largest number of prompts that are decoded together; the memory grows with it. On a CPU it
+                is at most `CPU_PIXELS` / S^2, but at least 1.
             device: device of the network and of the masks.
         """
         if prompts_at_once < 1:
@@ -102,8 +106,10 @@ class NetworkSam(Sam):
         self.name = name
         self.frame = frame
         self.refinement = refinement
-        self.prompts_at_once = prompts_at_once
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            prompts_at_once = min(prompts_at_once, max(1, CPU_PIXELS // frame.side**2))
+        self.prompts_at_once = prompts_at_once
 
     @cached_property
     def model_id(self) -> str:
@@ -127,15 +133,18 @@ class NetworkSam(Sam):
     @torch.no_grad()
     @full_precision
     def predict(self, embedding: Embedding, points: Tensor) -> Tensor:
-        features = tuple(each.to(self.device, torch.float32) for each in embedding.features)
+        # Channels last, as decoders read them: with one copy for all prompts.
+        features = tuple(
+            each[None].to(self.device, torch.float32, memory_format=torch.channels_last)[0]
+            for each in embedding.features
+        )
         points = self.frame.to_frame(points.to(self.device, torch.float32), embedding.size)
         masks = torch.empty(len(points), *embedding.size, dtype=torch.bool, device=self.device)
         for start in range(0, len(points), self.prompts_at_once):
             chunk = points[start : start + self.prompts_at_once]
-            # Selected before resizing, so that two of three masks are never resized.
-            best = select_best(*self.decode(features, chunk, None))
+            best = self.decode_best(features, chunk, None)
             if self.refinement:
-                best = select_best(*self.decode(features, chunk, best[:, None]))
+                best = self.decode_best(features, chunk, best[:, None])
             masks[start : start + len(chunk)] = self.frame.to_masks(best, embedding.size)
         return masks
 
@@ -155,6 +164,13 @@ class NetworkSam(Sam):
         Returns:
             Mask logits (P, M, l, l) and their predicted quality (P, M).
         """
+
+    def decode_best(self, features: tuple[Tensor, ...], points: Tensor, logits: Tensor | None) -> Tensor:
+        """Decode the prompts of one image and select the mask logits (P, l, l) with the highest predicted quality.
+
+        A back end that can leave out the other masks overrides this; `decode` remains its reference.
+        """
+        return select_best(*self.decode(features, points, logits))
 
 
 def network_options(cfg: CfgNode, device: torch.device) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
-_PIXELS = 2**24  # pixels of float masks that are resized at once: 64 MB
+# Pixels of float masks that are resized at once: 16 MB. On a CPU, larger blocks are mapped anew for each use.
+_PIXELS = 2**22
 
 
 @dataclass(frozen=True)

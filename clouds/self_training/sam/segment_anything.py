@@ -1,5 +1,7 @@
 """Meta's SAM with its ViT encoders, by the `segment_anything` package. Letters as in `base`."""
 
+from functools import cached_property
+
 import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam as SamModules
@@ -8,6 +10,7 @@ from torch.nn import functional as F
 
 from clouds.d2 import CfgNode
 from clouds.self_training.sam.base import SAM_REGISTRY, NetworkSam, network_options
+from clouds.self_training.sam.decoder import decode_best, pixel_positions
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.weights import build_with_weights
 
@@ -30,6 +33,13 @@ class SegmentAnything(NetworkSam):
             dense_prompt_embeddings=dense,
             multimask_output=True,
         )
+
+    def decode_best(self, features: tuple[Tensor, ...], points: Tensor, logits: Tensor | None) -> Tensor:
+        return decode_best(self.network, features[0], self._positions, points, logits)
+
+    @cached_property
+    def _positions(self) -> Tensor:
+        return pixel_positions(self.network.prompt_encoder)
 
 
 @SAM_REGISTRY.register()
