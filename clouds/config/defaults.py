@@ -125,7 +125,7 @@ DEFAULTS: dict[str, Any] = {
         "MODULES": (),  # Python modules whose function register(root) registers further data sets
     },
     "DATALOADER": {
-        "NUM_WORKERS": 4,  # processes that load images, for each training process
+        "NUM_WORKERS": -1,  # processes that load images, for each training process; -1: by the number of cores
         # "TrainingSampler"; "WeightedTrainingSampler", which uses SOURCE_FACTOR and TARGET_FACTOR; or
         # "RareClassSampler", which uses them and samples labeled images by their classes.
         "SAMPLER_TRAIN": "TrainingSampler",

@@ -185,7 +185,10 @@ RULES: dict[str, Rule] = {
     ),
     "DATASETS.CUSTOM": names("YAML files", lambda text: bool(text) and is_path(text)),
     "DATASETS.MODULES": names("Python modules", _is_module),
-    "DATALOADER.NUM_WORKERS": within(0, 256, of_low="images are loaded by the training process"),
+    "DATALOADER.NUM_WORKERS": Rule(
+        "from 0 (images are loaded by the training process) to 256, or -1 (by the number of cores)",
+        lambda workers: -1 <= workers <= 256,
+    ),
     "DATALOADER.SAMPLER_TRAIN": registered("samplers"),
     "DATALOADER.RARE_CLASS.TEMPERATURE": above(0, 1_000_000),
     "DATALOADER.RARE_CLASS.MIN_PIXELS": within(1, COUNT),

@@ -46,7 +46,7 @@ def test_the_config_is_read_once(
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("SOLVER.MAX_ITER", "0"), ("INPUT.CROP_SIZE", "(0, 0)"), ("DATALOADER.NUM_WORKERS", "-1")),
+        *(("SOLVER.MAX_ITER", "0"), ("INPUT.CROP_SIZE", "(0, 0)"), ("DATALOADER.NUM_WORKERS", "-2")),
         *(("SOLVER.BASE_LR", "{[]:1}"), ("SOLVER.BASE_LR", "-" * 20_000), ("SOLVER.WARMUP_FACTOR", "-3")),
     ],
 )

@@ -109,7 +109,7 @@ def test_unparsable(key, text, tmp_path):
     [
         *(("SOLVER.MAX_ITER", text) for text in ("0", "-5", str(10**30))),
         *(("INPUT.CROP_SIZE", text) for text in ("(0, 0)", "(8,)", "()", str((10**9, 10**9)))),
-        *(("DATALOADER.NUM_WORKERS", text) for text in ("-1", str(10**9))),
+        *(("DATALOADER.NUM_WORKERS", text) for text in ("-2", str(10**9))),
         *(("SOLVER.WARMUP_FACTOR", text) for text in ("-3", "nan", "True")),
         *(("SOLVER.BASE_LR", text) for text in ("{[]:1}", "-" * 20_000, "1e999", "1e300")),
         *(("MODEL.PIXEL_STD", text) for text in ("[0, 0, 0]", "[1]")),

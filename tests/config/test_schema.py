@@ -44,7 +44,6 @@ PERIODS = """
 FROM_0 = {1: SHARES, 1000: FACTORS, 1_000_000: LOSS_WEIGHTS, 10**9: PERIODS} | {
     100: "INPUT.COLOR_AUG_STRENGTH MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS",
     128: "MODEL.MASK_FORMER.SIZE_DIVISIBILITY",
-    256: "DATALOADER.NUM_WORKERS",
     16_384: "INPUT.TEST_SHORT_EDGE",
 }
 FROM_0[1000] += "MODEL.CLOUDS.SAM.EROSION_SIZE"
@@ -67,6 +66,7 @@ RANGES = {
     **{key: lambda value, high=high: 0 <= value <= high for high, keys in FROM_0.items() for key in keys.split()},
     **{key: lambda value, high=high: 1 <= value <= high for high, keys in FROM_1.items() for key in keys.split()},
     **{key: lambda value, high=high: 0 < value <= high for high, keys in ABOVE_0.items() for key in keys.split()},
+    "DATALOADER.NUM_WORKERS": lambda value: -1 <= value <= 256,
     "SEED": lambda value: -(2**31) <= value < 2**31,
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": lambda value: value == 255,
     "MODEL.CLOUDS.SAM.IMAGE_SIZE": lambda value: value in range(64, 4097, 64),

@@ -2,11 +2,16 @@
 
 torch's DataLoader transports the samples between processes. The loaders here add a position to resume from, randomness
 that is independent of the number of workers, and errors that reach the user as one sentence.
+
+Workers live as long as an iterator: those of a training for the whole run, those of a test set for one evaluation, so
+that they hold no memory while the training goes on.
 """
 
 import copy
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,21 +22,20 @@ from clouds.d2 import CfgNode, comm
 from clouds.data.datasets.catalog import dataset_names, load_dataset, require_names
 from clouds.data.datasets.record import Record, is_generated
 from clouds.data.loading import rare_classes  # noqa: F401  (registers its sampler)
+from clouds.data.loading.batch import Batch, Failure
 from clouds.data.loading.mappers import TestMapper, TrainMapper
 from clouds.data.loading.samplers import Datasets, Draw, TrainingSampler, build_sampler, contiguous_share
 from clouds.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+AUTOMATIC = -1
+"""Value of `DATALOADER.NUM_WORKERS` for `automatic_workers`."""
 
-class _Failure:
-    """A UserError on its way out of a worker; torch would wrap the exception itself in the worker's traceback."""
-
-    def __init__(self, message: str) -> None:
-        self.message = message
+_MOST_WORKERS = 8  # one maps some 30 images of GTA5 a second; more workers hold memory for batches that wait
 
 
-class _TrainSamples(Dataset[Record | _Failure]):
+class _TrainSamples(Dataset[Record | Failure]):
     """Maps a draw to its mapped record. The random view depends on `seed` and the number of the draw alone."""
 
     def __init__(
@@ -41,20 +45,20 @@ class _TrainSamples(Dataset[Record | _Failure]):
         self.mapper = mapper
         self.seed = seed
 
-    def __getitem__(self, draw: Draw) -> Record | _Failure:
+    def __getitem__(self, draw: Draw) -> Record | Failure:
         record = self.records[draw.index]
         if draw.required_class is not None:
             record = {**record, "rare_class": draw.required_class}
         try:
             mapped = self.mapper(record, np.random.default_rng([self.seed, draw.number]))
         except UserError as error:
-            return _Failure(str(error))
+            return Failure(str(error))
         # The 2 separates this random stream from those of the view and of the sampler.
         (own,) = np.random.SeedSequence([self.seed, draw.number, 2]).generate_state(1, np.uint64)
         return {**mapped, "seed": int(own >> 1)}
 
 
-class _TestSamples(Dataset[Record | _Failure]):
+class _TestSamples(Dataset[Record | Failure]):
     """Maps an index to its mapped record."""
 
     def __init__(self, records: Sequence[Record], mapper: Callable[[Record], Record]) -> None:
@@ -64,11 +68,11 @@ class _TestSamples(Dataset[Record | _Failure]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> Record | _Failure:
+    def __getitem__(self, index: int) -> Record | Failure:
         try:
             return self.mapper(self.records[index])
         except UserError as error:
-            return _Failure(str(error))
+            return Failure(str(error))
 
 
 class TrainLoader:
@@ -87,6 +91,7 @@ class TrainLoader:
         *,
         batch_size: int,
         num_workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         """
         Args:
@@ -95,6 +100,7 @@ class TrainLoader:
             sampler: order of the records, and the processes that share them.
             batch_size: number of images per step over all processes, a multiple of their number.
             num_workers: number of worker processes that load images; 0 for none. The samples do not depend on it.
+            pin_memory: put the tensors into page-locked memory, for a GPU.
 
         Raises:
             ValueError: the processes cannot share a batch.
@@ -106,6 +112,7 @@ class TrainLoader:
         self.sampler = sampler
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.pin_memory = pin_memory
         self.position = sampler.position
         self.seed = sampler.seed
 
@@ -117,12 +124,13 @@ class TrainLoader:
             batch_size=self.batch_size // sampler.world_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=_as_list,
+            collate_fn=Batch.collate,
+            pin_memory=self.pin_memory,
             worker_init_fn=_use_one_thread,
         )
         for batch in batches:
             self.position += self.batch_size
-            yield _raise_failure(batch)
+            yield batch.samples()
 
     def state_dict(self) -> dict[str, int]:
         """Return the state of the loader.
@@ -150,6 +158,7 @@ class TestLoader:
         mapper: Callable[[Record], Record],
         *,
         num_workers: int = 0,
+        pin_memory: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -158,12 +167,14 @@ class TestLoader:
             records: records of the whole test set.
             mapper: function of a record that returns the mapped record.
             num_workers: number of worker processes that load images; 0 for none.
+            pin_memory: put the tensors into page-locked memory, for a GPU.
             rank: rank of this process.
             world_size: number of processes.
         """
         self.records = [records[index] for index in contiguous_share(len(records), rank, world_size)]
         self.mapper = mapper
         self.num_workers = num_workers
+        self.pin_memory = pin_memory
 
     def __len__(self) -> int:
         return len(self.records)
@@ -173,10 +184,11 @@ class TestLoader:
             _TestSamples(self.records, self.mapper),
             batch_size=1,
             num_workers=self.num_workers,
-            collate_fn=_as_list,
+            collate_fn=Batch.collate,
+            pin_memory=self.pin_memory,
             worker_init_fn=_use_one_thread,
         )
-        return map(_raise_failure, batches)
+        return (batch.samples() for batch in batches)
 
 
 def build_train_loader(cfg: CfgNode) -> TrainLoader:
@@ -205,7 +217,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         TrainMapper(cfg),
         sampler,
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        **_transport(cfg),
     )
 
 
@@ -218,10 +230,28 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> TestLoader:
     return TestLoader(
         load_dataset(dataset_name),
         TestMapper(cfg),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        **_transport(cfg),
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),
     )
+
+
+def automatic_workers(cores: int, processes: int) -> int:
+    """Return the number of workers of each process if a machine's cores are shared by several training processes.
+
+    Every process leaves one of its cores to itself, and has at least one worker and at most eight.
+    """
+    return min(max(cores // processes - 1, 1), _MOST_WORKERS)
+
+
+def _transport(cfg: CfgNode) -> dict[str, Any]:
+    """Return the arguments of a loader that say how samples get to the model."""
+    workers = cfg.DATALOADER.NUM_WORKERS
+    if workers == AUTOMATIC:
+        # Affinity, where there is one: the cores that a job has, not those of the machine.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = automatic_workers(cores, comm.get_local_size())
+    return {"num_workers": workers, "pin_memory": cfg.MODEL.DEVICE.startswith("cuda")}
 
 
 def _check_self_training(cfg: CfgNode, datasets: Datasets) -> None:
@@ -247,19 +277,6 @@ def _log_epoch(records: Sequence[Record], sampler: TrainingSampler) -> None:
     listed = ", ".join(f"{len(own)} {kind} x {own.mean():g}" for kind, own in kinds if len(own))
     average = "" if (factors % 1 == 0).all() else " on average"
     logger.info("An epoch has %.0f images%s: %s", factors.sum(), average, listed)
-
-
-def _as_list(samples: list[Record | _Failure]) -> list[Record | _Failure]:
-    return samples
-
-
-def _raise_failure(batch: list[Record | _Failure]) -> list[Record]:
-    records = []
-    for sample in batch:
-        if isinstance(sample, _Failure):
-            raise UserError(sample.message)
-        records.append(sample)
-    return records
 
 
 def _use_one_thread(worker: int) -> None:

@@ -1,8 +1,10 @@
 """Loaders: batches that depend on the seed alone, and a position to resume from."""
 
 import copy
+import gc
 import itertools
 import logging
+import multiprocessing
 from collections import Counter
 from pathlib import Path
 
@@ -12,9 +14,17 @@ import torch
 
 from clouds.d2 import CfgNode, comm
 from clouds.data.datasets.catalog import register, register_datasets
-from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
+from clouds.data.loading.batch import Batch
+from clouds.data.loading.loaders import (
+    TestLoader,
+    TrainLoader,
+    automatic_workers,
+    build_test_loader,
+    build_train_loader,
+)
 from clouds.data.loading.samplers import TrainingSampler
 from clouds.errors import UserError
+from clouds.utils.transfer import stack_views
 from tests.data.conftest import label_map, save, write_generated, write_gta5
 
 
@@ -224,6 +234,86 @@ def test_self_training_without_generated_images_is_a_warning(joint: CfgNode, cap
     loader = build_train_loader(joint)
     assert "no set in DATASETS.TRAIN has generated images" in caplog.text
     assert len(take(loader, 2)) == 2
+
+
+# --- transport
+
+
+def storages(samples: list[dict]) -> set[int]:
+    tensors = [value for sample in samples for value in sample.values() if isinstance(value, torch.Tensor)]
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_labelled_batch_has_two_tensors(gta5: CfgNode, workers: int) -> None:
+    gta5.DATALOADER.NUM_WORKERS = workers
+    for batch in take(build_train_loader(gta5), 3):
+        assert len(storages(batch)) == 2
+        for key in ("image", "sem_seg"):
+            stacked = stack_views([sample[key] for sample in batch])
+            assert stacked.data_ptr() == batch[0][key].data_ptr()  # no copy
+            assert stacked.is_shared() == (workers > 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_of_one_size_share_a_tensor(joint: CfgNode, workers: int) -> None:
+    joint.SOLVER.IMS_PER_BATCH = 8
+    joint.DATALOADER.NUM_WORKERS = workers
+    mapper = build_train_loader(joint).mapper
+    for batch in take(build_train_loader(joint), 3):
+        shapes = {(key, value.shape) for x in batch for key, value in x.items() if isinstance(value, torch.Tensor)}
+        assert len(storages(batch)) == len(shapes) > 3
+    records = build_train_loader(joint).records
+    samples = [mapper(record, np.random.default_rng(number)) for number, record in enumerate(records)]
+    for sample, other in zip(samples, Batch.collate(samples).samples(), strict=True):
+        assert sample.keys() == other.keys()
+        assert all(
+            torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else value == other[key]
+            for key, value in sample.items()
+        )
+
+
+def test_the_tensors_of_a_batch_are_pinned_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = []
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    samples = [{"image": torch.full((3, 2, 2), number), "image_id": str(number)} for number in range(4)]
+    batch = Batch.collate([*samples]).pin_memory().samples()
+    assert len(pinned) == 1 and storages(batch) == storages([{"image": pinned[0]}])
+    assert [sample["image"].unique().item() for sample in batch] == [0, 1, 2, 3] and ids([batch]) == list("0123")
+
+
+def test_memory_is_pinned_for_a_gpu(gta5: CfgNode) -> None:
+    for device, pinned in (("cpu", False), ("cuda", True), ("cuda:1", True)):
+        gta5.MODEL.DEVICE = device
+        assert build_train_loader(gta5).pin_memory == build_test_loader(gta5, "gta5").pin_memory == pinned
+
+
+def test_the_number_of_workers_follows_the_cores(gta5: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [automatic_workers(cores, 1) for cores in (1, 2, 4, 9, 64)] == [1, 1, 3, 8, 8]
+    assert [automatic_workers(16, processes) for processes in (1, 2, 4, 8, 16, 32)] == [8, 7, 3, 1, 1, 1]
+    monkeypatch.setattr(comm, "get_local_size", lambda: 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(10)), raising=False)
+    gta5.DATALOADER.NUM_WORKERS = -1
+    assert build_train_loader(gta5).num_workers == build_test_loader(gta5, "gta5").num_workers == 4
+    gta5.DATALOADER.NUM_WORKERS = 0
+    assert build_train_loader(gta5).num_workers == 0
+
+
+def test_the_workers_end_with_the_iterator(gta5: CfgNode) -> None:
+    before = set(multiprocessing.active_children())
+    gta5.DATALOADER.NUM_WORKERS = 2
+    for loader in (build_train_loader(gta5), build_test_loader(gta5, "gta5")):
+        batches = iter(loader)
+        next(batches)
+        assert len(set(multiprocessing.active_children()) - before) == 2
+        del batches
+        gc.collect()
+        assert not set(multiprocessing.active_children()) - before
 
 
 # --- testing
