@@ -24,6 +24,14 @@ def _same_numbers_every_time() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _precision_afterwards() -> Iterator[None]:
+    """A command sets the precision of float32 products in its process; the next test has that of torch."""
+    yield
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+
+
+@pytest.fixture(autouse=True)
 def _quiet_afterwards() -> Iterator[None]:
     """A command's log goes to its own folder and to stdout; none of that is left to the next test."""
     yield

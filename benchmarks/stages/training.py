@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clouds.engine.hooks.self_training import SelfTrainingHook
-from clouds.engine.losses import as_numbers
+from clouds.engine.losses import mean_losses
 from clouds.engine.optimizer import build_gradient_clipper, build_optimizer
 from clouds.modeling.structures import ImageDict
 from clouds.self_training.pseudo_labels import PseudoLabel, PseudoLabeller
@@ -24,7 +24,7 @@ SAM_KINDS = ("none", "mobile", "vit_h")
 
 
 class Step:
-    """A training step as `clouds.engine.trainer.Trainer` makes it: forward, losses to the host, backward, update."""
+    """A training step as `clouds.engine.trainer.Trainer` makes it: forward, backward, update, losses to the host."""
 
     def __init__(self, inputs: Inputs) -> None:
         self.model = inputs.model
@@ -33,12 +33,11 @@ class Step:
 
     def __call__(self, batch: Sequence[ImageDict]) -> dict[str, float]:
         losses = self.model(batch)
-        values = as_numbers(losses)
         self.optimizer.zero_grad()
         torch.stack([*losses.values()]).sum().backward()
         self.clip(parameter for group in self.optimizer.param_groups for parameter in group["params"])
         self.optimizer.step()
-        return values
+        return dict(zip(losses, mean_losses(losses).tolist(), strict=True))
 
 
 def measure_labelled_step(bench: Bench, inputs: Inputs) -> None:

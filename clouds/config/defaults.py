@@ -11,6 +11,11 @@ DEFAULTS: dict[str, Any] = {
     "VERSION": 2,  # version of the config format
     "OUTPUT_DIR": "./output",  # folder for logs, metrics, checkpoints and the resolved config
     "SEED": -1,  # seed of everything random; a negative value is replaced by a random one, which is logged
+    # Precision of products and convolutions of float32 numbers: "highest": float32; "high": TF32 on a GPU; "medium":
+    # bfloat16; "": high on a GPU, highest elsewhere.
+    "FLOAT32_PRECISION": "",
+    # On a GPU, cuDNN measures its algorithms and uses the fastest: in training, where all crops have one size.
+    "CUDNN_BENCHMARK": True,
     "MODEL": {
         "META_ARCHITECTURE": "CLOUDS",  # name in the registry of architectures
         "WEIGHTS": "",  # checkpoint to start from or to evaluate; "": CLIP's weights and a randomly initialized head
@@ -195,7 +200,7 @@ IGNORED_SECTIONS = (
 IGNORED_KEYS = frozenset(
     f"{section}{key}"
     for section, keys in {
-        "": "CUDNN_BENCHMARK FLOAT32_PRECISION VIS_PERIOD",
+        "": "VIS_PERIOD",
         "MODEL.": "FLASH KEYPOINT_ON LOAD_PROPOSALS MASK_ON",
         "MODEL.BACKBONE.": "FREEZE_AT",
         "MODEL.CLOUDS.": "OVERWRITING",

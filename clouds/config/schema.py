@@ -110,6 +110,7 @@ RULES: dict[str, Rule] = {
     "VERSION": Rule("2, the only version of the config format", lambda version: version == 2),
     "OUTPUT_DIR": Rule("the name of a folder", lambda text: bool(text) and is_path(text)),
     "SEED": Rule("at most 2,147,483,647 (negative: random)", lambda seed: -(2**31) <= seed < 2**31),
+    "FLOAT32_PRECISION": one_of("", "highest", "high", "medium"),
     "MODEL.META_ARCHITECTURE": registered("architectures"),
     "MODEL.WEIGHTS": Rule("empty, a path or a URL", _is_path_or_url),
     "MODEL.DEVICE": Rule("auto, cpu, cuda or a GPU such as cuda:1", lambda name: _DEVICE.fullmatch(name) is not None),

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clouds.d2 import CfgNode
 
@@ -50,25 +51,51 @@ class Precision:
 
 
 class LossScaler(torch.amp.GradScaler):
-    """torch's scaler, which skips a step whose gradient overflows and halves the scale, with a log line.
+    """torch's scaler, which skips a step whose gradient overflows and halves the scale.
 
-    An overflow is expected, since the scaler tries large scales. An overflow at a scale below 1 is an error: the
-    gradient itself is out of range.
+    torch's `get_scale` makes the host wait for the device. Here the host reads the scale with the losses, see `check`.
     """
 
-    def update(self, new_scale: float | torch.Tensor | None = None) -> None:
-        """Adapt the scale after a step.
+    _last: float | None = None  # scale that `check` has seen
+
+    def step(self, optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
+        """Let a fused optimizer take its step on the device, unless a gradient overflowed.
+
+        Args:
+            optimizer: fused optimizer. A skipped step changes neither the parameters nor the optimizer's state.
+            skip: scalar float on the device of the losses; 1 skips the step whatever the gradients are, 0 does not.
+        """
+        if self.is_enabled():
+            for overflow in self._found_inf_per_device(optimizer).values():
+                torch.maximum(overflow, skip.to(overflow), out=overflow)  # a fused optimizer skips at exactly 1
+            super().step(optimizer)
+            return
+        optimizer.found_inf = skip  # type: ignore[attr-defined]
+        optimizer.step()
+        del optimizer.found_inf  # type: ignore[attr-defined]
+
+    def current(self, like: Tensor) -> Tensor:
+        """Return the scale as (1,) float on the device of `like`, where the host need not wait for it."""
+        scale = self._get_scale_async() if self.is_enabled() else None
+        return like.new_ones(1) if scale is None else scale.to(like).reshape(1)
+
+    def check(self, scale: float) -> None:
+        """Log a step that was skipped, and refuse a gradient that overflows at every scale.
+
+        An overflow is expected, since the scaler tries large scales. An overflow at a scale below 1 is an error: the
+        gradient itself is out of range.
+
+        Args:
+            scale: value of `current` after the step.
 
         Raises:
             FloatingPointError: the gradient overflows at every scale.
         """
         if not self.is_enabled():
             return
-        before = self.get_scale()
-        super().update(new_scale)
-        after = self.get_scale()
-        if after >= before:
+        before, self._last = self._init_scale if self._last is None else self._last, scale
+        if scale >= before:
             return
-        if after < 1:
+        if scale < 1:
             raise FloatingPointError("the gradient is not finite, whatever the loss scale")
-        logger.info(f"The gradient overflowed at loss scale {before:g}: step skipped, the scale is now {after:g}")
+        logger.info(f"The gradient overflowed at loss scale {before:g}: step skipped, the scale is now {scale:g}")

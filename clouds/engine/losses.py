@@ -1,13 +1,14 @@
-"""Values of the losses of an iteration: their transfer from the device, their mean over the processes, failures."""
+"""Losses of an iteration: their mean over the processes, which stays on the device, and the report of a failure."""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from clouds.d2 import comm
 from clouds.errors import UserError
-from clouds.modeling.distributed import gather_losses
 from clouds.modeling.structures import ImageDict
 
 
@@ -15,29 +16,43 @@ class NonFiniteLoss(UserError, FloatingPointError):
     """A loss became NaN or infinite."""
 
 
-def as_numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the values of scalar losses, in one transfer from the device."""
-    return dict(zip(losses, torch.stack([loss.detach() for loss in losses.values()]).tolist(), strict=True))
-
-
-def average_losses(
-    batch: Sequence[ImageDict], values: dict[str, float], failure: str, *, iteration: int, remedy: str
-) -> dict[str, float]:
+def mean_losses(losses: Mapping[str, Tensor]) -> Tensor:
     """Return the losses of the whole batch: their mean over the processes, which must call this together.
+
+    The host does not wait for the device.
+
+    Args:
+        losses: n scalars by name, of this process's share of the batch; the names are equal in all processes.
+
+    Returns:
+        (n,) float, equal in all processes, in the order of `losses`; not finite where that of some process is not.
+    """
+    values = torch.stack([loss.detach() for loss in losses.values()])
+    if comm.get_world_size() == 1:
+        return values
+    values = values.double()  # of a few float32 numbers, float64 holds the exact sum
+    torch.distributed.all_reduce(values)
+    return values / comm.get_world_size()
+
+
+def describe_failure(losses: Mapping[str, Tensor]) -> str:
+    """Name the losses of this process that are not finite; "" if all are."""
+    values = {name: loss.item() for name, loss in losses.items()}
+    return ", ".join(f"{name} = {value}" for name, value in values.items() if not math.isfinite(value))
+
+
+def stop_training(batch: Sequence[ImageDict], failure: str, *, iteration: int, remedy: str) -> NoReturn:
+    """Raise the failures of all processes, which must call this together.
 
     Args:
         batch: this process's share of the batch.
-        values: losses of this share; NaN or an infinite value is a failure.
-        failure: description of another failure in this process; "" for none.
+        failure: description of the failure in this process; "" for none.
         iteration: number of the iteration, for the message.
-        remedy: advice about a failure, for the message.
+        remedy: advice, for the message.
 
     Raises:
-        NonFiniteLoss: a failure in some process; raised in all processes, with the images of that process.
+        NonFiniteLoss: always; in all processes, with the images of those that failed.
     """
-    bad = failure or ", ".join(f"{name} = {value}" for name, value in values.items() if not math.isfinite(value))
     files = ", ".join(str(sample["file_name"]) for sample in batch)
-    means, failures = gather_losses(values, f"{bad} on {files}" if bad else "")
-    if failures:
-        raise NonFiniteLoss(f"Training stopped at iteration {iteration}: {'; '.join(failures)}; {remedy}.")
-    return means
+    failures = filter(None, comm.all_gather(f"{failure} on {files}" if failure else ""))
+    raise NonFiniteLoss(f"Training stopped at iteration {iteration}: {'; '.join(failures)}; {remedy}.")

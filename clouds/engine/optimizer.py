@@ -80,8 +80,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         "ADAMW": torch.optim.AdamW,
         "SGD": partial(torch.optim.SGD, momentum=solver.MOMENTUM),
     }
-    # fused: one kernel for all tensors of a group; on a CPU it is four times as fast as a loop over the tensors.
-    return optimizers[solver.OPTIMIZER](groups, lr=solver.BASE_LR, fused=True)
+    # fused: one kernel for all tensors of a group; on a CPU it is four times as fast as a loop over the tensors. It can
+    # skip a step on the device.
+    optimizer = optimizers[solver.OPTIMIZER](groups, lr=solver.BASE_LR, fused=True)
+    if solver.OPTIMIZER == "SGD" and solver.MOMENTUM:
+        # A first step that is skipped would leave the momentum uninitialized.
+        for parameter in (parameter for group in groups for parameter in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def build_gradient_clipper(cfg: CfgNode) -> GradientClipper:

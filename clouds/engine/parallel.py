@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from inspect import signature
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -24,7 +26,8 @@ def data_parallel(model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     moving = [name for name, module in model.named_modules() if _is_trained_batch_norm(module)]
-    if moving and next(model.parameters()).is_cuda:
+    on_gpu = next(model.parameters()).is_cuda
+    if moving and on_gpu:
         synchronize_batch_norms(model)
     elif moving:
         logger.warning(
@@ -33,7 +36,11 @@ def data_parallel(model: nn.Module) -> nn.Module:
         )
     # torch warns of depthwise convolutions, because of a stride of a dimension with one element.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    return DistributedDataParallel(model)
+    # Only statistics that each process updates alone differ and are sent to the others. torch renamed the flag in 2.13.
+    flags = signature(DistributedDataParallel).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in flags else "broadcast_buffers"
+    options: dict[str, Any] = {sync: bool(moving) and not on_gpu}
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
 
 
 def synchronize_batch_norms(model: nn.Module) -> None:

@@ -26,7 +26,7 @@ from clouds.engine.run.record import code_version, write_record
 from clouds.engine.run.start import decide_start
 from clouds.engine.writers import check_wandb
 from clouds.errors import UserError, machine_error
-from clouds.utils.devices import is_usable
+from clouds.utils.devices import is_usable, set_float32_precision
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
 
     Registers the data sets, creates ``OUTPUT_DIR``, decides which run this start belongs to
     (`clouds.engine.run.start`), starts the log there and on stdout, draws a seed if ``SEED`` is negative, seeds all
-    random generators, writes the record of this start (`clouds.engine.run.record`) and resolves the device. A resumed
-    run (``args.resume``) keeps its recorded seed. A training holds the lock of ``OUTPUT_DIR`` from here on, see
-    `clouds.engine.run.output_folder.hold`.
+    random generators, writes the record of this start (`clouds.engine.run.record`), resolves the device and sets the
+    precision of float32 products. A resumed run (``args.resume``) keeps its recorded seed. A training holds the lock of
+    ``OUTPUT_DIR`` from here on, see `clouds.engine.run.output_folder.hold`.
 
     Args:
         cfg: merged config, not frozen yet.
@@ -89,6 +89,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         logger.info(f"Resolved config in {output / entry['config']}, the whole record in {output / 'run.json'}")
     comm.synchronize()  # other processes may read the record from here on
     resolve_device(cfg)
+    set_precision(cfg)
     cfg.freeze()
 
     logger.info(f"Command line: {args}")
@@ -161,6 +162,12 @@ def resolve_device(cfg: CfgNode) -> None:
     if not is_usable(device):
         wanted = "GPU" if device.type == "cuda" else "device"
         raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no such {wanted}: use auto or cpu.")
+
+
+def set_precision(cfg: CfgNode) -> None:
+    """Set and log the precision of float32 products, ``FLOAT32_PRECISION``, for a config with a resolved device."""
+    precision = set_float32_precision(cfg.FLOAT32_PRECISION, torch.device(cfg.MODEL.DEVICE))
+    logger.info(f"Precision of float32 products and convolutions on {cfg.MODEL.DEVICE}: {precision}")
 
 
 def refuse_broken_sets(cfg: CfgNode, *, full: bool = False) -> None:

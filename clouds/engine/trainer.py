@@ -1,10 +1,11 @@
 """The training step and its hooks, and the evaluation of all test sets."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
 from clouds.engine.checkpointing.checkpoint import Checkpointer, build_checkpointer, load_for_inference
 from clouds.engine.checkpointing.origin import check_test_classes
-from clouds.engine.losses import as_numbers, average_losses
+from clouds.engine.losses import describe_failure, mean_losses, stop_training
 from clouds.engine.parallel import data_parallel
 from clouds.engine.run.metrics import record_evaluation
 from clouds.engine.setup import code_version, seed_everything
@@ -40,6 +41,7 @@ from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.tables import Provenance, format_table
 from clouds.modeling.structures import ImageDict
 from clouds.self_training.sam import Sam, build_sam
+from clouds.utils.devices import cudnn_benchmark
 
 logger = logging.getLogger(__name__)
 
@@ -136,12 +138,20 @@ class Trainer(TrainerBase):
                 self.after_train()
             return self.results
         self._batches: Iterator[list[dict[str, Any]]] = iter(self.data_loader)
-        super().train(self.start_iter, self.max_iter)
+        with cudnn_benchmark(self.cfg.CUDNN_BENCHMARK and self.cfg.INPUT.CROP.ENABLED):
+            super().train(self.start_iter, self.max_iter)
         del self._batches  # ends the loader's workers
         return self.results
 
     def run_step(self) -> None:
-        """Run one iteration: data -> pseudo-labels -> losses -> `update`."""
+        """Run one iteration: data -> pseudo-labels -> losses -> `update`.
+
+        A loss that is not finite changes neither the weights nor the optimizer: its step is skipped on the device.
+
+        Raises:
+            NonFiniteLoss: a loss of some process is not finite, or the network raised `FloatingPointError`, which it
+                must do in all processes or in none. Raised in all processes.
+        """
         start = time.perf_counter()
         batch = next(self._batches)
         data_time = time.perf_counter() - start
@@ -150,19 +160,23 @@ class Trainer(TrainerBase):
         # Those of a single image, such as the points of its loss, depend on the seed that the loader gives it.
         seed_everything(self.seed, self.iter, comm.get_rank())
         batch = self.label(batch)
-        values, failure = {}, ""
         try:
             with self.precision.autocast():
                 losses = self.network(batch)
-            values = as_numbers(losses)
-        except FloatingPointError as error:
-            failure = str(error)
-        values = self.whole_batch(batch, values, failure)
+        except FloatingPointError as error:  # in all processes
+            self.stop(batch, str(error))
+        means = mean_losses(losses)
+        self.update(sum(losses.values()), skip=1 - means.isfinite().all().float())
+        # Read after everything is queued, so that a GPU computes on meanwhile.
+        *numbers, scale = torch.cat([means, self.scaler.current(means)]).tolist()
+        if not all(map(math.isfinite, numbers)):
+            self.stop(batch, describe_failure(losses))
         try:
-            self.update(sum(losses.values()))
+            self.scaler.check(scale)
         except FloatingPointError as error:  # in all processes, since they have equal gradients
-            self.whole_batch(batch, values, str(error))
+            self.stop(batch, str(error))
 
+        values = dict(zip(losses, numbers, strict=True))
         for name, value in {**values, "total_loss": sum(values.values()), "data_time": data_time}.items():
             self.storage.put_scalar(name, value)
 
@@ -180,24 +194,25 @@ class Trainer(TrainerBase):
             raise UserError("The batch has images without labels; set MODEL.CLOUDS.SAM.MINIBATCH True to learn them.")
         return batch
 
-    def update(self, loss: Tensor) -> None:
+    def update(self, loss: Tensor, skip: Tensor) -> None:
         """Compute, clip and apply the gradients. Under float16, a step whose gradient overflows is skipped.
 
         Args:
             loss: scalar sum of all losses.
+            skip: scalar float on the device of the loss; 1 = weights and optimizer stay as they are, otherwise 0.
         """
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         self.clip_gradients(parameter for group in self.optimizer.param_groups for parameter in group["params"])
-        self.scaler.step(self.optimizer)
+        self.scaler.step(self.optimizer, skip)
         self.scaler.update()
 
-    def whole_batch(self, batch: list[ImageDict], values: dict[str, float], failure: str = "") -> dict[str, float]:
-        """Return the losses of the whole batch (see `average_losses`); all processes call this together."""
+    def stop(self, batch: list[ImageDict], failure: str) -> NoReturn:
+        """Raise the failures of all processes (see `stop_training`), which call this together."""
         remedy = "look at these images and labels, or lower SOLVER.BASE_LR"
         remedy += " or set SOLVER.AMP.ENABLED False" if self.scaler.is_enabled() else ""
-        return average_losses(batch, values, failure, iteration=self.iter, remedy=remedy)
+        stop_training(batch, failure, iteration=self.iter, remedy=remedy)
 
     def evaluate(self) -> hooks.Results:
         """Evaluate the current model on all test sets (see `test`)."""
@@ -225,7 +240,7 @@ class Trainer(TrainerBase):
         for name in cfg.DATASETS.TEST:
             loader = cls.build_test_loader(cfg, name)
             counts[name] = sum(comm.all_gather(len(loader)))
-            with precision.autocast():
+            with precision.autocast(), cudnn_benchmark(False):  # images have many sizes
                 results[name] = inference_on_dataset(model, loader, cls.build_evaluator(cfg, name))
         if not results:
             logger.warning("DATASETS.TEST is empty: nothing is evaluated")

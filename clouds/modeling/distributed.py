@@ -13,8 +13,6 @@ processes. The average is the gradient of the whole batch under three conditions
 All processes must call each function together. With a single process, nothing is exchanged.
 """
 
-from statistics import fmean
-
 import torch
 from torch import Tensor
 
@@ -47,19 +45,3 @@ def mean_over_processes(values: Tensor, failure: FloatingPointError | None = Non
     if failed:
         raise failure or FloatingPointError
     return means
-
-
-def gather_losses(losses: dict[str, float], failure: str = "") -> tuple[dict[str, float], list[str]]:
-    """Average losses over all processes, and collect the failures of all processes.
-
-    Args:
-        losses: values by name; the names are equal in all processes without a failure.
-        failure: description of what went wrong in this process, "" = nothing.
-
-    Returns:
-        The mean of each loss, empty if any process failed; and all failures, in the order of the processes.
-    """
-    shares = comm.all_gather((losses, failure))
-    failures = [failure for _, failure in shares if failure]
-    means = {} if failures else {name: fmean(share[name] for share, _ in shares) for name in losses}
-    return means, failures

@@ -1,4 +1,7 @@
-"""Devices of torch."""
+"""Devices of torch, and the switches of their libraries."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -11,3 +14,32 @@ def is_usable(device: torch.device) -> bool:
         return False
     module = torch.get_device_module(device.type)
     return module.is_available() and (device.index or 0) < module.device_count()
+
+
+def set_float32_precision(precision: str, device: torch.device) -> str:
+    """Set the precision of products and convolutions of float32 numbers in this process.
+
+    Args:
+        precision: "highest": float32; "high": TF32, with 10 bits of mantissa, on a GPU; "medium": bfloat16 products;
+            "": high on CUDA, otherwise highest.
+        device: device of the network.
+
+    Returns:
+        The precision that was set, which `torch.get_float32_matmul_precision()` returns from here on.
+    """
+    precision = precision or ("high" if device.type == "cuda" else "highest")
+    torch.set_float32_matmul_precision(precision)
+    # By default, torch uses TF32 in cuDNN alone.
+    torch.backends.cudnn.allow_tf32 = precision != "highest"
+    return precision
+
+
+@contextmanager
+def cudnn_benchmark(enabled: bool) -> Iterator[None]:
+    """Switch on or off, in this context, that cuDNN measures its algorithms for each new size and keeps the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = enabled
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -97,17 +97,22 @@ class Watched(JointTrainer):
         self.seen: list[list[str]] = []
         self.losses: list[dict[str, float]] = []
         self.gradients: list[dict[str, torch.Tensor]] = []
+        self.network.register_forward_pre_hook(self.see)
 
-    def whole_batch(self, batch: list[dict], values: dict[str, float], failure: str = "") -> dict[str, float]:
-        self.seen.append([sample["image_id"] for sample in batch])
-        self.losses.append(super().whole_batch(batch, values, failure))
-        return self.losses[-1]
+    def see(self, network: nn.Module, inputs: tuple[list[dict]]) -> None:
+        if self.model.training:
+            self.seen.append([sample["image_id"] for sample in inputs[0]])
+
+    def after_step(self) -> None:
+        latest = self.storage.latest()
+        self.losses.append({name: value for name, (value, _) in latest.items() if name.startswith("loss_")})
+        super().after_step()
 
     def build_writers(self) -> list:
         return []
 
-    def update(self, loss: torch.Tensor) -> None:
-        super().update(loss)
+    def update(self, loss: torch.Tensor, skip: torch.Tensor) -> None:
+        super().update(loss, skip)
         self.gradients.append({n: p.grad.clone() for n, p in self.model.named_parameters() if p.requires_grad})
 
 

@@ -9,9 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from clouds.d2 import comm
 from clouds.modeling.criterion import LOSSES, MatchedOutput, SetCriterion, Term
-from clouds.modeling.distributed import gather_losses
 from clouds.modeling.inference import resize_scores, semantic_scores
 from clouds.modeling.layers import mask_pool, sine_position_embedding
 from clouds.modeling.matcher import HungarianMatcher, pairwise_dice_cost, pairwise_mask_cost, sample_points
@@ -192,15 +190,6 @@ class TestCriterion:
     def test_unknown_losses_are_named(self, arguments):
         with pytest.raises(ValueError, match=r"^weights names loss_lovasz; the losses are loss_ce, "):
             SetCriterion(weights={"loss_lovasz": 1.0}, **arguments)
-
-
-class TestGatherLosses:
-    def test_the_mean_and_the_failures_of_all(self, monkeypatch):
-        shares = [({"a": 1.0}, ""), ({"a": 2.0}, "")]
-        monkeypatch.setattr(comm, "all_gather", lambda own: shares)
-        assert gather_losses({"a": 1.0}) == ({"a": 1.5}, [])
-        shares = [({"a": 1.0}, ""), ({}, "x is nan"), ({"a": 1.0}, "y is nan")]
-        assert gather_losses({"a": 1.0}) == ({}, ["x is nan", "y is nan"])
 
 
 class TestGeometricEnsemble:
