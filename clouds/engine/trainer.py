@@ -138,7 +138,8 @@ class Trainer(TrainerBase):
                 self.after_train()
             return self.results
         self._batches: Iterator[list[dict[str, Any]]] = iter(self.data_loader)
-        with cudnn_benchmark(self.cfg.CUDNN_BENCHMARK and self.cfg.INPUT.CROP.ENABLED):
+        cfg = self.cfg
+        with cudnn_benchmark(cfg.CUDNN_BENCHMARK and cfg.INPUT.CROP.ENABLED):
             super().train(self.start_iter, self.max_iter)
         del self._batches  # ends the loader's workers
         return self.results

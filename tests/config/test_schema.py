@@ -74,6 +74,7 @@ RANGES = {
     "VERSION": lambda value: value == 2,
 }
 CHOICES = {
+    "FLOAT32_PRECISION": {"", "highest", "high", "medium"},
     "MODEL.SEM_SEG_HEAD.NORM": {"GN", ""},
     "MODEL.CLOUDS.SAM.SELECTION_MODE": {"random", "center", "largest_component"},
     "SOLVER.OPTIMIZER": {"ADAMW", "SGD"},

@@ -33,10 +33,11 @@ def logged(caplog, *opts, file=None):
         ("SOLVER.CLIP_GRADIENTS.NORM_TYPE", "1", ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm")),
         ("SOLVER.AMP.DTYPE", "bfloat16", ("TEST.AMP", "True")),
         ("WANDB.NAME", "mine", ("WANDB.PROJECT", "ours")),
+        ("CUDNN_BENCHMARK", "True", ("INPUT.CROP.ENABLED", "True")),
     ],
 )
 def test_named_until_it_has_an_effect(caplog, key, value, remedy):
-    off = ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value")
+    off = ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value", "INPUT.CROP.ENABLED", "False")
     [line] = logged(caplog, *off, key, value)
     assert line.startswith(f"Config keys on the command line that have no effect in this config: {key} (")
     assert line.count(";") == 0
