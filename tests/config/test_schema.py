@@ -76,6 +76,7 @@ RANGES = {
 CHOICES = {
     "FLOAT32_PRECISION": {"", "highest", "high", "medium"},
     "MODEL.SEM_SEG_HEAD.NORM": {"GN", ""},
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_ATTENTION": {"auto", "embedding_bag", "grid_sample"},
     "MODEL.CLOUDS.SAM.SELECTION_MODE": {"random", "center", "largest_component"},
     "SOLVER.OPTIMIZER": {"ADAMW", "SGD"},
     "SOLVER.LR_SCHEDULER_NAME": {"WarmupMultiStepLR", "WarmupPolyLR"},

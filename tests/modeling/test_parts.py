@@ -14,7 +14,6 @@ from clouds.modeling.inference import resize_scores, semantic_scores
 from clouds.modeling.layers import mask_pool, sine_position_embedding
 from clouds.modeling.matcher import HungarianMatcher, pairwise_dice_cost, pairwise_mask_cost, sample_points
 from clouds.modeling.open_vocabulary import geometric_ensemble, seen_classes
-from clouds.modeling.pixel_decoder.ops import ms_deform_attn
 from clouds.modeling.structures import Prediction, Target
 from clouds.modeling.text_classifier import VILD_TEMPLATES, TextClassifier, build_text_classifier, prompts_for
 from clouds.modeling.transformer_decoder.decoder import attention_mask
@@ -62,45 +61,6 @@ def test_position_embedding_is_bounded_and_tells_places_apart():
     assert embedding.abs().max() <= 1
     flat = embedding.flatten(1).T
     assert torch.cdist(flat, flat).add(torch.eye(35) * 9).min() > 0.1
-
-
-class TestDeformableAttention:
-    def test_pixel_centers_return_the_values(self):
-        shapes = [(2, 3), (1, 2)]
-        value = torch.randn(1, 8, 2, 4)
-        centres = torch.tensor([[(x + 0.5) / 3, (y + 0.5) / 2] for y in range(2) for x in range(3)])
-        locations = centres.view(1, 6, 1, 1, 1, 2).expand(1, 6, 2, 2, 1, 2)
-        weights = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2, 1).expand(1, 6, 2, 2, 1)
-        torch.testing.assert_close(ms_deform_attn(value, shapes, locations, weights), value[:, :6].flatten(2))
-
-    def test_outside_is_zero(self):
-        locations = torch.full((1, 3, 2, 1, 4, 2), 5.0)
-        out = ms_deform_attn(torch.ones(1, 4, 2, 4), [(2, 2)], locations, torch.full((1, 3, 2, 1, 4), 0.25))
-        assert (out == 0).all()
-
-    @settings(max_examples=15, deadline=None)
-    @given(seed=seeds)
-    def test_equals_the_formula(self, seed):
-        g = torch.Generator().manual_seed(seed)
-        shapes, heads, dim, queries, points = [(3, 4), (2, 2)], 2, 3, 5, 2
-        value = torch.randn(1, 16, heads, dim, generator=g)
-        locations = torch.rand(1, queries, heads, 2, points, 2, generator=g) * 1.4 - 0.2
-        weights = torch.rand(1, queries, heads, 2, points, generator=g)
-        expected = torch.zeros(queries, heads, dim)
-        start = 0
-        for level, (h, w) in enumerate(shapes):
-            for q, m, p in np.ndindex(queries, heads, points):
-                x, y = locations[0, q, m, level, p].tolist()
-                x, y = x * w - 0.5, y * h - 0.5
-                for row in (math.floor(y), math.floor(y) + 1):
-                    for column in (math.floor(x), math.floor(x) + 1):
-                        if 0 <= row < h and 0 <= column < w:
-                            share = (1 - abs(y - row)) * (1 - abs(x - column))
-                            pixel = value[0, start + row * w + column, m]
-                            expected[q, m] += weights[0, q, m, level, p] * share * pixel
-            start += h * w
-        out = ms_deform_attn(value, shapes, locations, weights)[0]
-        torch.testing.assert_close(out, expected.flatten(1), rtol=1e-4, atol=1e-5)
 
 
 class TestAttentionMask:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from clouds.d2 import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec, configurable
 from clouds.errors import UserError, check_name
 from clouds.modeling.layers import GROUPS, ConvNorm, sine_position_embedding, xavier_init
-from clouds.modeling.pixel_decoder.ops import ms_deform_attn
+from clouds.modeling.pixel_decoder.ops import IMPLEMENTATIONS, check_implementation
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -24,9 +24,13 @@ NUM_MAPS = 3  # feature maps for the transformer decoder
 class MSDeformAttn(nn.Module):
     """Multi-scale deformable self-attention over L levels (Deformable DETR, section 4.1)."""
 
-    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int) -> None:
+    def __init__(
+        self, dim: int, num_levels: int, num_heads: int, num_points: int, implementation: str = "auto"
+    ) -> None:
+        """`implementation` is a name in `ops.IMPLEMENTATIONS`."""
         super().__init__()
         self.sizes = (num_heads, num_levels, num_points)
+        self.implementation = implementation
         samples = num_heads * num_levels * num_points
         self.sampling_offsets = nn.Linear(dim, samples * 2)
         self.attention_weights = nn.Linear(dim, samples)
@@ -69,17 +73,16 @@ class MSDeformAttn(nn.Module):
         # Offsets are pixels of their level, locations are fractions of its sides.
         extent = torch.tensor([(w, h) for h, w in shapes], dtype=offsets.dtype, device=offsets.device)
         locations = reference[:, None, None, None] + offsets / extent[:, None]
-        return self.output_proj(ms_deform_attn(value, shapes, locations, weights.unflatten(-1, (levels, points))))
+        attend = IMPLEMENTATIONS[self.implementation]
+        return self.output_proj(attend(value, shapes, locations, weights.unflatten(-1, (levels, points))))
 
 
 class EncoderLayer(nn.Module):
     """Deformable self-attention and feed-forward network, each with a residual connection and a norm after it."""
 
-    def __init__(
-        self, dim: int, dim_feedforward: int, dropout: float, num_levels: int, num_heads: int, num_points: int
-    ) -> None:
+    def __init__(self, dim: int, dim_feedforward: int, dropout: float, **attention: Any) -> None:
         super().__init__()
-        self.self_attn = MSDeformAttn(dim, num_levels, num_heads, num_points)
+        self.self_attn = MSDeformAttn(dim, **attention)
         self.norm1 = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, dim_feedforward)
         self.linear2 = nn.Linear(dim_feedforward, dim)
@@ -164,6 +167,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         dim_feedforward: int,
         dropout: float,
         common_stride: int,
+        deformable_attention: str = "auto",
     ) -> None:
         """
         Args:
@@ -179,6 +183,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             dropout: dropout probability in the encoder.
             common_stride: stride of the mask features. The pyramid joins the features from this stride up to the
                 encoder's finest.
+            deformable_attention: name in `ops.IMPLEMENTATIONS`.
         """
         super().__init__()
         if conv_dim % math.lcm(GROUPS, num_heads):
@@ -213,6 +218,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             dropout=dropout,
             num_heads=num_heads,
             num_points=num_points,
+            implementation=deformable_attention,
         )
         self.mask_features = ConvNorm(conv_dim, mask_dim, 1)
         for i, name in enumerate(self.pyramid_features, start=1):
@@ -231,6 +237,12 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 f"MODEL.SEM_SEG_HEAD.{key} is {coarse}; with the finer features of "
                 f"IN_FEATURES down to COMMON_STRIDE {head.COMMON_STRIDE} it must give {NUM_MAPS} feature maps or more."
             )
+        try:
+            check_implementation(head.DEFORMABLE_ATTENTION, torch.device(cfg.MODEL.DEVICE))
+        except ValueError as error:
+            raise UserError(
+                f"MODEL.SEM_SEG_HEAD.DEFORMABLE_ATTENTION is {head.DEFORMABLE_ATTENTION!r}: {error}."
+            ) from None
         return {
             "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
             "conv_dim": head.CONVS_DIM,
@@ -243,6 +255,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             "dim_feedforward": head.TRANSFORMER_ENC_DIM_FEEDFORWARD,
             "dropout": cfg.MODEL.MASK_FORMER.DROPOUT,
             "common_stride": head.COMMON_STRIDE,
+            "deformable_attention": head.DEFORMABLE_ATTENTION,
         }
 
     def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
