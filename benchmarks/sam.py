@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cfg = get_config()
+    cfg.MODEL.CLOUDS.SAM.CACHE_DIR = ""
     cfg.MODEL.CLOUDS.SAM.IMAGE_SIZE = args.image_size
     cfg.MODEL.CLOUDS.SAM.PROMPTS_AT_ONCE = args.at_once
     sam = build_sam(cfg, device)

@@ -99,7 +99,11 @@ DEFAULTS: dict[str, Any] = {
                 "WEIGHTS": "",  # file or folder with SAM's weights; "": the file of the type in the folder weights
                 "IMAGE_SIZE": 1024,  # pixels, longer side of SAM's input; a multiple of 64
                 "PROMPTS_AT_ONCE": 64,  # regions decoded at once; limits the memory
-                "CACHE_DIR": "",  # folder for SAM's image embeddings; "": they are computed again each time
+                # Number type of SAM's image encoder: "float32", "bfloat16", or "auto": bfloat16 in a mixed-precision
+                # training on a GPU that has it, otherwise float32.
+                "DTYPE": "auto",
+                # Folder for SAM's image embeddings, which runs can share; "": they are computed again each time.
+                "CACHE_DIR": "output/sam_cache",
                 # GB; above this size the least recently used embeddings are deleted. 5,000 images with their mirror
                 # images take 21 GB.
                 "CACHE_SIZE": 25.0,

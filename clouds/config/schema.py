@@ -165,6 +165,7 @@ RULES: dict[str, Rule] = {
         "a multiple of 64, from 64 to 4,096", lambda size: 64 <= size <= 4096 and size % 64 == 0
     ),
     "MODEL.CLOUDS.SAM.PROMPTS_AT_ONCE": within(1, 1_000_000),
+    "MODEL.CLOUDS.SAM.DTYPE": one_of("auto", "float32", "bfloat16"),
     "MODEL.CLOUDS.SAM.CACHE_DIR": PATH,
     "MODEL.CLOUDS.SAM.CACHE_SIZE": above(0, 1_000_000, advice="GB"),
     "INPUT.INITIAL_HEIGHT": PIXELS,

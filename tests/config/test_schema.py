@@ -78,6 +78,7 @@ CHOICES = {
     "MODEL.SEM_SEG_HEAD.NORM": {"GN", ""},
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_ATTENTION": {"auto", "embedding_bag", "grid_sample"},
     "MODEL.CLOUDS.SAM.SELECTION_MODE": {"random", "center", "largest_component"},
+    "MODEL.CLOUDS.SAM.DTYPE": {"auto", "float32", "bfloat16"},
     "SOLVER.OPTIMIZER": {"ADAMW", "SGD"},
     "SOLVER.LR_SCHEDULER_NAME": {"WarmupMultiStepLR", "WarmupPolyLR"},
     "SOLVER.WARMUP_METHOD": {"linear", "constant"},

@@ -19,7 +19,7 @@ SIZES = ((40, 64), (90, 50))
 
 def config(**settings):
     cfg = get_config()
-    for key, value in {"IMAGE_SIZE": 64, **settings}.items():
+    for key, value in {"IMAGE_SIZE": 64, "CACHE_DIR": "", **settings}.items():
         cfg.MODEL.CLOUDS.SAM[key] = value
     return cfg
 
@@ -106,15 +106,33 @@ class TestEveryBackend:
             assert sam.predict(embedding, points(0, size)).shape == (0, *size)
         assert sam.encode([]) == []
 
-    def test_a_batch_is_encoded_in_one_forward_like_each_image_alone(self, sam, monkeypatch):
+    def test_images_are_encoded_one_at_a_time(self, sam, monkeypatch):
         batch = images((40, 64), (90, 50), (64, 64))
         alone = [sam.encode([image])[0] for image in batch]
         calls, features = [], sam.features
         monkeypatch.setattr(sam, "features", lambda pixels: calls.append(len(pixels)) or features(pixels))
         for one, other in zip(sam.encode(batch), alone, strict=True):
-            for ours, theirs in zip(one.features, other.features, strict=True):
-                torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
-        assert calls == [3]
+            assert one.size == other.size
+            assert all(torch.equal(a, b) for a, b in zip(one.features, other.features, strict=True))
+        assert calls == [1, 1, 1]
+
+    def test_the_encoder_in_bfloat16(self, sam):
+        other = type(sam)(sam.network, name=sam.name, frame=sam.frame, dtype=torch.bfloat16)
+        assert other.model_id != sam.model_id, "embeddings of another precision are other embeddings"
+        image = images((40, 64))
+        (whole,), (half,) = sam.encode(image), other.encode(image)
+        for ours, theirs in zip(half.features, whole.features, strict=True):
+            assert ours.dtype == torch.float32
+            assert 0 < (ours - theirs).abs().mean() < 0.02 * theirs.abs().mean()
+
+    def test_the_precision_of_products_belongs_to_the_model_id(self, sam):
+        other = type(sam)(sam.network, name=sam.name, frame=sam.frame)
+        before = torch.get_float32_matmul_precision()
+        try:
+            torch.set_float32_matmul_precision("high" if before == "highest" else "highest")
+            assert other.model_id != sam.model_id
+        finally:
+            torch.set_float32_matmul_precision(before)
 
     def test_prompts_in_chunks_of_bounded_size(self, sam, monkeypatch):
         (embedding,) = sam.encode(images((40, 64)))
@@ -187,7 +205,7 @@ class TestEveryBackend:
             assert changed.model_id != sam.model_id
             parameter.view(-1)[0] -= 1
 
-    def test_computes_in_float32_under_autocast_too(self, sam):
+    def test_the_callers_autocast_changes_nothing(self, sam):
         image, prompts = images((40, 64)), points(2, (40, 64))
         (whole,) = sam.encode(image)
         expected = sam.predict(whole, prompts)
@@ -210,6 +228,13 @@ class TestMobileSam:
         network = mobile_network()
         at_once = [SegmentAnything(network, name="m", frame=Frame(side)).prompts_at_once for side in (64, 512, 1024)]
         assert at_once == [64, 8, 2]
+
+    def test_the_precision_by_setting(self, mobile_file):
+        dtypes = [
+            build_sam(config(WEIGHTS=str(mobile_file), DTYPE=dtype), "cpu").dtype
+            for dtype in ("auto", "float32", "bfloat16")
+        ]
+        assert dtypes == [torch.float32, torch.float32, torch.bfloat16]
 
     def test_a_cache_by_setting(self, mobile_file, tmp_path):
         sam = build_sam(config(WEIGHTS=str(mobile_file), CACHE_DIR=str(tmp_path / "cache")), "cpu")

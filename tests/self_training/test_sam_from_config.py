@@ -41,8 +41,8 @@ TINY = SamArchitecture(
 
 def from_folder(folder, **settings):
     cfg = get_config()
-    given = {"MOBILE": False, "TYPE": "segment_anything", "WEIGHTS": str(folder), "IMAGE_SIZE": 64, **settings}
-    for key, value in given.items():
+    given = {"MOBILE": False, "TYPE": "segment_anything", "WEIGHTS": str(folder), "IMAGE_SIZE": 64, "CACHE_DIR": ""}
+    for key, value in {**given, **settings}.items():
         cfg.MODEL.CLOUDS.SAM[key] = value
     return build_sam(cfg, "cpu")
 

@@ -23,6 +23,8 @@ from clouds.self_training.sam.frame import Frame
 # Features of one prompt at 1024 pixels take several MB: on a CPU, more prompts at once leave its cache.
 CPU_PIXELS = 2**21
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 SAM_REGISTRY = Registry("SAM")
 """Back ends by `MODEL.CLOUDS.SAM.TYPE`.
 
@@ -49,11 +51,11 @@ class Sam(ABC):
     @property
     @abstractmethod
     def model_id(self) -> str:
-        """Identifies the weights and the image size that an embedding depends on."""
+        """Identifies what an embedding depends on beside the image: the weights, the image size and the precision."""
 
     @abstractmethod
     def encode(self, images: Sequence[Tensor]) -> list[Embedding]:
-        """Embed images in one batch.
+        """Embed images.
 
         Args:
             images: B images (3, H, W) uint8 RGB of any sizes, on any device.
@@ -76,8 +78,8 @@ class NetworkSam(Sam):
     """Base class of back ends that run a network; subclasses define `features` and `decode`.
 
     The network is frozen and in evaluation mode. It is not a submodule of anything, so `model.train()` does not affect
-    it. It computes in float32, also under autocast: embeddings are shared between runs, and masks depend on the sign
-    of a logit.
+    it. Its precision does not depend on the caller's autocast: embeddings are shared between runs, and masks depend on
+    the sign of a logit. Prompts are decoded in float32.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class NetworkSam(Sam):
         frame: Frame,
         refinement: bool = False,
         prompts_at_once: int = 64,
+        dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
         """
@@ -98,6 +101,7 @@ class NetworkSam(Sam):
             refinement: whether to predict a second time, from the best mask logits of the first time.
             prompts_at_once: largest number of prompts that are decoded together; the memory grows with it. On a CPU it
                 is at most `CPU_PIXELS` / S^2, but at least 1.
+            dtype: number type in which images are encoded; bfloat16 by autocast.
             device: device of the network and of the masks.
         """
         if prompts_at_once < 1:
@@ -110,6 +114,7 @@ class NetworkSam(Sam):
         if self.device.type == "cpu":
             prompts_at_once = min(prompts_at_once, max(1, CPU_PIXELS // frame.side**2))
         self.prompts_at_once = prompts_at_once
+        self.dtype = dtype
 
     @cached_property
     def model_id(self) -> str:
@@ -117,18 +122,22 @@ class NetworkSam(Sam):
         for key, value in self.network.state_dict().items():
             digest.update(key.encode())
             digest.update(value.cpu().contiguous().numpy())
-        return f"{self.name}-{self.frame.side}-{digest.hexdigest()[:16]}"
+        precision = str(self.dtype).removeprefix("torch.")
+        if self.dtype is torch.float32:  # "highest", or "high" with TF32
+            precision += f"-{torch.get_float32_matmul_precision()}"
+        return f"{self.name}-{self.frame.side}-{precision}-{digest.hexdigest()[:16]}"
 
     @torch.no_grad()
     @full_precision
     def encode(self, images: Sequence[Tensor]) -> list[Embedding]:
-        if not images:
-            return []
-        maps = self.features(self.frame.stack(images, self.device))
-        return [
-            Embedding((image.shape[1], image.shape[2]), features)
-            for image, features in zip(images, zip(*maps, strict=True), strict=True)
-        ]
+        # One at a time: several would only need more memory (3 GB each for ViT-H), on a CPU also more time. And the
+        # bits of an embedding do not depend on the other images.
+        return [Embedding((image.shape[1], image.shape[2]), self._encode(image)) for image in images]
+
+    def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
+            maps = self.features(self.frame.stack([image], self.device))
+        return tuple(each[0].float() for each in maps)
 
     @torch.no_grad()
     @full_precision
@@ -176,4 +185,22 @@ class NetworkSam(Sam):
 def network_options(cfg: CfgNode, device: torch.device) -> dict[str, Any]:
     """Return the arguments of `NetworkSam` that do not depend on the back end."""
     settings = cfg.MODEL.CLOUDS.SAM
-    return {"refinement": settings.REFINEMENT, "prompts_at_once": settings.PROMPTS_AT_ONCE, "device": device}
+    return {
+        "refinement": settings.REFINEMENT,
+        "prompts_at_once": settings.PROMPTS_AT_ONCE,
+        "dtype": encoder_dtype(cfg, device),
+        "device": device,
+    }
+
+
+def encoder_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype:
+    """Return the number type of SAM's encoder.
+
+    ``MODEL.CLOUDS.SAM.DTYPE`` names it; "auto" is bfloat16 in a mixed-precision training on a GPU that has bfloat16,
+    otherwise float32.
+    """
+    wanted = cfg.MODEL.CLOUDS.SAM.DTYPE
+    if wanted == "auto":
+        mixed = cfg.SOLVER.AMP.ENABLED and device.type == "cuda"
+        wanted = "bfloat16" if mixed and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return DTYPES[wanted]

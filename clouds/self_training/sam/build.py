@@ -31,6 +31,7 @@ def build_sam(cfg: CfgNode, device: torch.device | str) -> Sam:
     logger.info("SAM: %s, images of %d pixels", kind, settings.IMAGE_SIZE)
     if not settings.CACHE_DIR:
         return sam
+    logger.info("SAM's embeddings are kept in %s, at most %g GB", settings.CACHE_DIR, settings.CACHE_SIZE)
     try:
         return CachedSam(sam, Path(settings.CACHE_DIR), gigabytes=settings.CACHE_SIZE)
     except OSError as error:

@@ -32,8 +32,7 @@ class CachedSam(Sam):
 
     The name of an entry is the hash of the image's pixels and of the back end's `model_id`; an entry begins with a
     checksum. Entries are float16 (2 MB for 64 x 64 x 256 numbers), and `encode` always returns float16, whether an
-    entry was found or computed: a run gives equal masks with a full and with an empty cache. Embeddings of one image
-    may differ in the last bit of float16 if it was encoded in batches of different sizes.
+    entry was found or computed: a run gives equal masks with a full and with an empty cache.
 
     Several processes may share a folder. Entries are written atomically, and an entry that another process has removed
     is computed again.

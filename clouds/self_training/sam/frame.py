@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clouds.utils.transfer import upload
+
 # Mean and standard deviation of ImageNet's RGB in 0..255, which SAM, MobileSAM and SAM 2 were trained with.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -43,7 +45,7 @@ class Frame:
     def to_frame(self, points: Tensor, size: tuple[int, int]) -> Tensor:
         """Convert points (..., 2) x, y from pixels of an image (H, W) to pixels of the square."""
         height, width = self.fit(size)
-        return points * points.new_tensor((width / size[1], height / size[0]))
+        return points * upload(torch.tensor((width / size[1], height / size[0]), dtype=points.dtype), points.device)
 
     def stack(self, images: Sequence[Tensor], device: torch.device) -> Tensor:
         """Resize and normalize images (3, H, W) uint8 RGB of any sizes to (B, 3, S, S) float32.
@@ -51,12 +53,12 @@ class Frame:
         Images are resized as bytes on the CPU. The result agrees with Pillow, which SAM's authors use, up to rare
         differences of 1 in 255; in float32, every fourth value would differ.
         """
-        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
+        mean, std = upload(torch.tensor((self.mean, self.std)), device)[..., None, None]
         batch = torch.zeros(len(images), 3, self.side, self.side, device=device)
         for square, image in zip(batch, images, strict=True):
             height, width = self.fit((image.shape[1], image.shape[2]))
             resized = F.interpolate(image[None].cpu(), (height, width), mode="bilinear", antialias=True)[0]
-            square[:, :height, :width] = (resized.to(device) - mean) / std
+            square[:, :height, :width] = (upload(resized, device) - mean) / std
         return batch
 
     def to_masks(self, logits: Tensor, size: tuple[int, int]) -> Tensor:

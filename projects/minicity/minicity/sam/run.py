@@ -141,7 +141,7 @@ def _measure(folder: Path, side: int, mobile_sam: Path, cache: Path, workers: in
 def _load(device: str, **settings: Any) -> NetworkSam:
     """Build the SAM with these keys of `MODEL.CLOUDS.SAM`."""
     cfg = get_config()
-    for key, value in {"MOBILE": False, **settings}.items():
+    for key, value in {"MOBILE": False, "CACHE_DIR": "", **settings}.items():
         cfg.MODEL.CLOUDS.SAM[key] = value
     sam = build_sam(cfg, device)
     assert isinstance(sam, NetworkSam)  # without a cache

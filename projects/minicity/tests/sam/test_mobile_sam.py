@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not FILE.is_file(), reason=f"needs {WEIGHTS['mob
 
 def real_sam(**settings) -> Sam:
     cfg = get_config()
-    for key, value in {"WEIGHTS": str(FILE), **settings}.items():
+    for key, value in {"WEIGHTS": str(FILE), "CACHE_DIR": "", **settings}.items():
         cfg.MODEL.CLOUDS.SAM[key] = value
     return build_sam(cfg, "cpu")
 

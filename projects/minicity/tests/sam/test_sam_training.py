@@ -222,7 +222,7 @@ def test_the_command_writes_a_folder_that_build_sam_loads(tmp_path, monkeypatch)
     flags += ["--sizes", str(sizes), "--compare", str(tmp_path / "none.pt")]
     assert command.main(["--output", str(folder), "--cache", str(tmp_path / "cache"), *flags]) == 0
     cfg = get_config()
-    settings = {"MOBILE": False, "TYPE": "segment_anything", "WEIGHTS": str(folder), "IMAGE_SIZE": 64}
+    settings = {"MOBILE": False, "TYPE": "segment_anything", "WEIGHTS": str(folder), "IMAGE_SIZE": 64, "CACHE_DIR": ""}
     for key, value in settings.items():
         cfg.MODEL.CLOUDS.SAM[key] = value
     (embedding,) = build_sam(cfg, "cpu").encode([torch.zeros(3, 32, 64, dtype=torch.uint8)])
