@@ -1,0 +1,80 @@
+"""Label maps straight from the masks: the class of the highest score, without the scores of the whole image.
+
+`label_map` chooses among three implementations of one signature: `reference_label_map`, which works on any device,
+`cells.label_map` on a CPU, and `kernel.label_map` on CUDA.
+
+Letters: Q queries, K classes, h x w mask logits, H x W canvas (the padded network input).
+"""
+
+import torch
+from torch import Tensor
+
+from clouds.modeling.inference import cells
+from clouds.modeling.inference.sampling import bilinear_samples
+from clouds.modeling.inference.scores import (
+    STRIP_ROWS,
+    Size,
+    best_labels,
+    class_probabilities,
+    resize_scores,
+    score_rows,
+    upsampling,
+)
+from clouds.modeling.layers import full_precision
+
+
+@full_precision
+def label_map(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    canvas: Size,
+    image_size: Size,
+    output_size: Size,
+    threshold: float = 0.0,
+) -> Tensor:
+    """Compute the label map of an image: the class of the highest semantic score, resized like `resize_scores`.
+
+    Args:
+        class_logits: (Q, K + 1), void last.
+        mask_logits: (Q, h, w).
+        canvas: (H, W), multiples of h and w.
+        image_size: size of the image, which lies in the upper left corner of the canvas.
+        output_size: size of the result.
+        threshold: confidence in [0, 1]; a pixel has no label where the best class has a smaller share of the scores of
+            all classes. 0 labels every pixel.
+
+    Returns:
+        (height, width) uint8, 255 = no label. Where two scores differ by rounding only, either class may win.
+    """
+    implementation = cells.label_map if mask_logits.device.type == "cpu" else reference_label_map
+    return implementation(class_logits, mask_logits, canvas, image_size, output_size, threshold)
+
+
+def reference_label_map(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    canvas: Size,
+    image_size: Size,
+    output_size: Size,
+    threshold: float = 0.0,
+) -> Tensor:
+    """Compute a label map like `label_map`, in strips of rows, from the scores of all pixels."""
+    upsampling(mask_logits, canvas)
+    weights = class_probabilities(class_logits)
+    labels = torch.empty(output_size, dtype=torch.uint8, device=mask_logits.device)
+    (image_height, image_width), (height, width) = image_size, output_size
+    step = max(1, STRIP_ROWS * min(height, image_height) // image_height)
+    on_host = bilinear_samples(image_height, height)  # chooses the rows of each strip
+    lower, upper, weight = bilinear_samples(image_height, height, mask_logits.device)
+    for start in range(0, height, step):
+        rows = slice(start, min(start + step, height))
+        if image_size == output_size:
+            scores = score_rows(weights, mask_logits, canvas, rows.start, rows.stop)[:, :, :width]
+        else:
+            top, bottom = int(on_host.lower[rows.start]), int(on_host.upper[rows.stop - 1]) + 1
+            scores = score_rows(weights, mask_logits, canvas, top, bottom)
+            scores = resize_scores(scores, (bottom - top, image_width), bottom - top, width)
+            above, below = (scores[:, each[rows] - top] for each in (lower, upper))
+            scores = above * (1 - weight[rows, None]) + below * weight[rows, None]
+        labels[rows] = best_labels(scores, threshold)
+    return labels
