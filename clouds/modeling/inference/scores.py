@@ -19,9 +19,7 @@ STRIP_ROWS = 16
 
 
 @full_precision
-def semantic_scores(
-    class_logits: Tensor, mask_logits: Tensor, canvas: Size, strip_rows: int = STRIP_ROWS
-) -> Tensor:
+def semantic_scores(class_logits: Tensor, mask_logits: Tensor, canvas: Size, strip_rows: int = STRIP_ROWS) -> Tensor:
     """Sum class probability times mask probability over queries (MaskFormer, semantic inference).
 
     Args:
