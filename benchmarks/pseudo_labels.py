@@ -96,7 +96,7 @@ def ours(labels: np.ndarray, masks: Tensor, quality: Tensor, clock: Callable[[],
     regions = find_regions(labels, min_area=_MIN_AREA)
     prompts = choose_points(regions, num_points=_POINTS, mode="random", erosion=0, rng=np.random.default_rng(0))
     clock()
-    return merge_masks(select_best(masks, quality), torch.from_numpy(prompts.classes), rm_intersection=True)
+    return merge_masks(select_best(masks, quality), prompts.classes.tolist(), rm_intersection=True)
 
 
 _STAGES = {"published": published, "ours": ours}

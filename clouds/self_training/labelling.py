@@ -1,7 +1,7 @@
 """The labelling stage: a batch in, the same batch with pseudo-labels on its generated images out (CLOUDS, section 3.3).
 
 The trainer runs it between the loader and the network. The teacher shares the student's backbone and predicts on the
-clean view of each generated image; a `PseudoLabeller` turns its scores into masks.
+clean view of each generated image; a `PseudoLabeller` turns its label maps into masks.
 
 Letters: B images, G generated images among them, h x w an image, H x W canvas, D dimension of the text space.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clouds.modeling.backbone.base import SegmentationBackbone
-from clouds.modeling.inference import image_scores
+from clouds.modeling.inference import image_labels
 from clouds.modeling.structures import ImageDict, Prediction, instances_from_target
 from clouds.modeling.text_classifier import TextClassifier
 from clouds.self_training.pseudo_labels import PseudoLabel, PseudoLabeller
@@ -89,8 +89,8 @@ def label_batch(
         prediction = student.ensemble(prediction, features, student.train_classes)
 
     sizes = [(view.shape[-2], view.shape[-1]) for view in views]
-    scores = image_scores(prediction, canvas, sizes, sizes)
-    found = labeller(scores, views, [batch[number].get("seed") for number in generated])
+    maps = image_labels(prediction, canvas, sizes, sizes, labeller.threshold)
+    found = labeller(maps, views, [batch[number].get("seed") for number in generated])
     labels = [replace(label, truth=batch[number].get("truth")) for number, label in zip(generated, found, strict=True)]
     for number, label in zip(generated, labels, strict=True):
         batch[number]["instances"] = instances_from_target(label.refined)

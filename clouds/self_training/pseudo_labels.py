@@ -1,4 +1,4 @@
-"""Pseudo-labels: scores of the teacher -> label map -> point prompts -> masks of SAM -> target (CLOUDS, section 3.3).
+"""Pseudo-labels: label map of the teacher -> point prompts -> masks of SAM -> target (CLOUDS, section 3.3).
 
 Letters: G generated images, K classes, h x w an image, N classes with a mask.
 """
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from clouds.d2 import CfgNode
 from clouds.data.classes import IGNORE_LABEL
-from clouds.modeling.structures import Target
+from clouds.modeling.structures import Target, classes_in
 from clouds.self_training.regions import SELECTION_MODES, Prompts, choose_points, find_regions, merge_masks
 from clouds.self_training.sam import Sam
+from clouds.utils.transfer import download, upload
 
 PROMPT_STREAM = 3  # tells the random numbers of prompts from those of views and of loss points, from the same seed
 
@@ -39,7 +40,7 @@ class PseudoLabel:
 
 
 class PseudoLabeller:
-    """Turns scores of generated images into pseudo-labels."""
+    """Turns the teacher's label maps of generated images into pseudo-labels."""
 
     def __init__(
         self,
@@ -80,48 +81,59 @@ class PseudoLabeller:
 
     @torch.no_grad()
     def __call__(
-        self, scores: Sequence[Tensor], images: Sequence[Tensor], seeds: Sequence[int | None]
+        self, maps: Sequence[Tensor], images: Sequence[Tensor], seeds: Sequence[int | None]
     ) -> list[PseudoLabel]:
-        """
+        """Label a batch. The host waits for a GPU twice: for all label maps, and for which masks are empty.
+
         Args:
-            scores: G tensors (K, h, w), not negative, on any device.
-            images: G images (3, h, w) uint8 RGB on any device, the views that were scored.
+            maps: G label maps (h, w) uint8 of the teacher, 255 = no label, on any device.
+            images: G images (3, h, w) uint8 RGB on any device, the views that the teacher saw.
             seeds: G seeds that fix the prompts; None draws different ones each time.
 
         Returns:
             G pseudo-labels. A class without a pixel has no mask; pixels in no mask are negatives of every mask.
         """
-        maps = [label_map(each, self.threshold) for each in scores]
-        prompts = [self._prompts(*each) for each in zip(maps, seeds, strict=True)]
-        targets = self._refine(images, maps, prompts)
+        on_host = download(maps)
+        prompts = [self._prompts(*each) for each in zip(on_host, seeds, strict=True)]
+        present = [classes_in(each) for each in on_host]
+        targets = self._refine(images, maps, present, prompts)
         return [PseudoLabel(*parts) for parts in zip(images, maps, prompts, targets, strict=True)]
 
     def _prompts(self, teacher_map: Tensor, seed: int | None) -> Prompts | None:
         if self.sam is None:
             return None
-        regions = find_regions(teacher_map.cpu().numpy(), min_area=self.min_area)
+        regions = find_regions(teacher_map.numpy(), min_area=self.min_area)
         rng = np.random.default_rng(None if seed is None else [seed, PROMPT_STREAM])
         return choose_points(
             regions, num_points=self.num_points, mode=self.selection_mode, erosion=self.erosion, rng=rng
         )
 
     def _refine(
-        self, images: Sequence[Tensor], maps: Sequence[Tensor], prompts: Sequence[Prompts | None]
+        self,
+        images: Sequence[Tensor],
+        maps: Sequence[Tensor],
+        present: Sequence[list[int]],
+        prompts: Sequence[Prompts | None],
     ) -> list[Target]:
         """Return SAM's masks, or the teacher's for an image in which no region is large enough to be refined."""
-        targets = [target_from_map(each) for each in maps]
         asked = {number: shown for number, shown in enumerate(prompts) if shown is not None and len(shown.points)}
         if self.sam is None or not asked:
-            return targets
+            return [target_from_map(*each) for each in zip(maps, present, strict=True)]
         embeddings = self.sam.encode([images[number] for number in asked])
-        for (number, shown), embedding in zip(asked.items(), embeddings, strict=True):
-            masks = self.sam.predict(embedding, torch.from_numpy(shown.points))
-            classes = torch.from_numpy(shown.classes)
+        points = upload(torch.from_numpy(np.concatenate([shown.points for shown in asked.values()])), maps[0].device)
+        of_each = points.split([len(shown.points) for shown in asked.values()])
+        refined = []
+        for (number, shown), embedding, own in zip(asked.items(), embeddings, of_each, strict=True):
+            masks, classes = self.sam.predict(embedding, own), shown.classes.tolist()
             target = merge_masks(masks, classes, rm_intersection=self.rm_intersection)
             if self.keep_teacher:
-                target = filled_up(target, maps[number])
-            targets[number] = _without_empty(target)
-        return targets
+                target = filled_up(target, sorted(set(classes)), maps[number], present[number])
+            refined.append(target)
+        of_sam = dict(zip(asked, _without_empty(refined), strict=True))
+        return [
+            of_sam[number] if number in of_sam else target_from_map(maps[number], present[number])
+            for number in range(len(maps))
+        ]
 
 
 def build_pseudo_labeller(cfg: CfgNode, sam: Sam | None) -> PseudoLabeller:
@@ -139,44 +151,38 @@ def build_pseudo_labeller(cfg: CfgNode, sam: Sam | None) -> PseudoLabeller:
     )
 
 
-def label_map(scores: Tensor, threshold: float = 0.0) -> Tensor:
-    """Return the best class of each pixel, 255 where its share of all classes' scores is below `threshold`.
+def target_from_map(labels: Tensor, present: Sequence[int]) -> Target:
+    """Convert a label map to one mask per class.
 
     Args:
-        scores: (K, h, w), not negative.
-        threshold: confidence in [0, 1]; 0 labels every pixel.
-
-    Returns:
-        (h, w) uint8.
+        labels: (h, w) uint8.
+        present: N classes, ascending; those in the map, which the host knows.
     """
-    best, classes = scores.max(dim=0)
-    labels = classes.to(torch.uint8)
-    if threshold > 0:
-        labels[best < threshold * scores.sum(dim=0)] = IGNORE_LABEL
-    return labels
+    classes = upload(torch.tensor(present, dtype=torch.int64), labels.device)
+    return Target(classes, labels == classes[:, None, None])
 
 
-def target_from_map(labels: Tensor) -> Target:
-    """Convert a label map (h, w) uint8, 255 = no label, to one mask per class that occurs."""
-    present = labels.unique()
-    present = present[present != IGNORE_LABEL]
-    return Target(present.long(), labels == present[:, None, None])
-
-
-def filled_up(target: Target, labels: Tensor) -> Target:
+def filled_up(target: Target, classes: Sequence[int], labels: Tensor, present: Sequence[int]) -> Target:
     """Add the pixels that are in no mask of a target to the mask of their class in a label map.
 
     Args:
         target: masks (N, h, w).
+        classes: the N classes of the target, which the host knows.
         labels: (h, w) uint8, 255 = no label.
+        present: classes in the label map, ascending, without 255.
+
+    Returns:
+        A mask for each class of the target and of the label map; it may be empty.
     """
-    rest = target_from_map(labels.masked_fill(target.masks.any(dim=0), IGNORE_LABEL))
-    return merge_masks(
-        torch.cat([target.masks, rest.masks]), torch.cat([target.labels, rest.labels]), rm_intersection=False
-    )
+    rest = target_from_map(labels.masked_fill(target.masks.any(dim=0), IGNORE_LABEL), present)
+    return merge_masks(torch.cat([target.masks, rest.masks]), [*classes, *present], rm_intersection=False)
 
 
-def _without_empty(target: Target) -> Target:
+def _without_empty(targets: Sequence[Target]) -> list[Target]:
     # An empty mask would teach the student that the class occurs, but at no pixel.
-    kept = target.masks.flatten(1).any(dim=1)
-    return Target(target.labels[kept], target.masks[kept])
+    full = download([target.masks.flatten(1).any(dim=1) for target in targets])
+    kept = [upload(each.nonzero()[:, 0], target.masks.device) for each, target in zip(full, targets, strict=True)]
+    return [
+        target if len(rows) == len(target.masks) else Target(target.labels[rows], target.masks[rows])
+        for rows, target in zip(kept, targets, strict=True)
+    ]

@@ -7,6 +7,7 @@ Letters: H x W label map, N runs, R regions, P prompts (regions that have points
 SAM predicts for a prompt, C classes with a mask.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from clouds.data.classes import IGNORE_LABEL
 from clouds.modeling.structures import Target
+from clouds.utils.transfer import upload
 
 SELECTION_MODES = ("random", "center", "largest_component")
 CENTER_RADIUS = 10
@@ -152,28 +154,28 @@ def select_best(masks: Tensor, quality: Tensor) -> Tensor:
     return masks[torch.arange(len(masks), device=masks.device), quality.argmax(dim=1)]
 
 
-def merge_masks(masks: Tensor, classes: Tensor, *, rm_intersection: bool) -> Target:
-    """Unite the masks of each class. Needs no more memory than the result and three maps.
+def merge_masks(masks: Tensor, classes: Sequence[int], *, rm_intersection: bool) -> Target:
+    """Unite the masks of each class. Needs no more memory than the result and three maps, and does not wait for a GPU.
 
     Args:
         masks: (P, H, W) bool, one mask per prompt, on any device; not changed.
-        classes: (P,) int64, class of each prompt, on any device.
+        classes: P classes, that of each prompt.
         rm_intersection: whether to drop pixels that masks of two or more classes claim.
 
     Returns:
         All classes in `classes`, ascending, with masks (C, H, W). A mask may be empty after dropping pixels.
     """
-    labels, row_of = classes.to(masks.device).unique(return_inverse=True)
-    union = masks.new_zeros((len(labels), *masks.shape[1:]))
-    for mask, row in zip(masks, row_of.tolist(), strict=True):
-        union[row] |= mask
+    row_of = {value: row for row, value in enumerate(sorted(set(classes)))}
+    union = masks.new_zeros((len(row_of), *masks.shape[1:]))
+    for mask, value in zip(masks, classes, strict=True):
+        union[row_of[value]] |= mask
     if rm_intersection:
         claimed, disputed = masks.new_zeros((2, *masks.shape[1:]))
         for row in union:
             disputed |= claimed & row
             claimed |= row
         union &= disputed.logical_not_()
-    return Target(labels, union)
+    return Target(upload(torch.tensor([*row_of], dtype=torch.int64), masks.device), union)
 
 
 def _runs(values: npt.NDArray[np.integer]) -> tuple[Integers, npt.NDArray[np.int32]]:

@@ -1,4 +1,4 @@
-"""Tensors on their way to a device: few copies, and none that the host waits for."""
+"""Tensors on their way to and from a device: few copies, and no wait for work that they do not depend on."""
 
 from collections.abc import Sequence
 
@@ -15,6 +15,22 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def download(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors of one dtype and device on the CPU.
+
+    From a GPU, they are copied together, to page-locked memory. The host waits for the copy, and not for work that is
+    queued on other streams.
+    """
+    if not tensors or tensors[0].device.type != "cuda":
+        return [*tensors]
+    joined = torch.cat([tensor.flatten() for tensor in tensors])
+    host = torch.empty(joined.shape, dtype=joined.dtype, pin_memory=True)
+    host.copy_(joined, non_blocking=True)
+    torch.cuda.current_stream(joined.device).record_event().synchronize()
+    parts = host.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def stack_views(tensors: Sequence[Tensor]) -> Tensor:

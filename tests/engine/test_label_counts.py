@@ -108,3 +108,17 @@ def test_scalars_of_a_known_case() -> None:
     without = scalars(counts, CLASSES, refines=False)
     assert without == {name: values[name] for name in ("agreement", "mIoU_teacher")}
     assert scalars(no_counts(C), CLASSES, refines=True) == {}
+
+
+def test_the_host_waits_for_no_count() -> None:
+    """On the meta device, an operation whose result has to be known on the host is an error."""
+    with torch.device("meta"):
+        label = PseudoLabel(
+            image=torch.zeros(3, *SIZE, dtype=torch.uint8),
+            teacher_map=torch.zeros(SIZE, dtype=torch.uint8),
+            prompts=None,
+            refined=Target(torch.zeros(2, dtype=torch.long), torch.zeros(2, 4, 6, dtype=torch.bool)),
+        )
+        counts = total([no_counts(C, "meta"), count(label, C)])
+        assert painted(label.refined, SIZE).shape == SIZE
+    assert counts["fates"].shape == (C, len(FATES))

@@ -63,7 +63,7 @@ def test_best_masks(stage, tag):
 
 
 def test_targets_with_intersections(stage, tag):
-    classes = torch.from_numpy(stage["component_class"][prompted(stage, tag)])
+    classes = stage["component_class"][prompted(stage, tag)].tolist()
     target = merge_masks(best_masks(stage, tag), classes, rm_intersection=False)
     np.testing.assert_array_equal(target.labels.numpy(), stage[f"{tag}_keepint_fixed_labels"])
     np.testing.assert_array_equal(target.masks.numpy(), stage[f"{tag}_keepint_fixed_masks"])
@@ -73,7 +73,7 @@ def test_targets_without_intersections(stage, tag):
     """The published step also drops overlaps of masks of one class; the results agree on all other pixels."""
     best = best_masks(stage, tag)
     classes = torch.from_numpy(stage["component_class"][prompted(stage, tag)])
-    target = merge_masks(best, classes, rm_intersection=True)
+    target = merge_masks(best, classes.tolist(), rm_intersection=True)
     np.testing.assert_array_equal(target.labels.numpy(), stage[f"{tag}_rmint_fixed_labels"])
     alone = best.sum(dim=0) == 1
     np.testing.assert_array_equal((target.masks & alone).numpy(), stage[f"{tag}_rmint_fixed_masks"])

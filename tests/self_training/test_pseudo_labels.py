@@ -1,12 +1,15 @@
-"""Scores -> label map -> prompts -> refined targets."""
+"""Label map -> prompts -> refined targets."""
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from clouds.modeling.inference import label_map
 from clouds.modeling.structures import Target
-from clouds.self_training.pseudo_labels import PseudoLabel, PseudoLabeller, label_map, target_from_map
+from clouds.self_training import pseudo_labels
+from clouds.self_training.pseudo_labels import PseudoLabel, PseudoLabeller, filled_up, target_from_map
+from clouds.self_training.regions import merge_masks
 from clouds.self_training.sam import Embedding, Sam
 
 CLASSES = 19
@@ -47,10 +50,11 @@ def label(
     *maps: np.ndarray | Tensor, seeds: tuple[int, ...] = (), sam: Sam | None = None, **settings
 ) -> list[PseudoLabel]:
     """Return the pseudo-labels of black images with the given label maps or scores."""
+    labeller = PseudoLabeller(sam, **{"min_area": 50, **settings})
     scores = [scores_of(each) if isinstance(each, np.ndarray) else each for each in maps]
     images = [torch.zeros(3, *each.shape[1:], dtype=torch.uint8) for each in scores]
-    labeller = PseudoLabeller(sam, **{"min_area": 50, **settings})
-    return labeller(scores, images, seeds or [1] * len(maps))
+    labels = [label_map(each, labeller.threshold) for each in scores]
+    return labeller(labels, images, seeds or [1] * len(maps))
 
 
 def refined(*maps: np.ndarray | Tensor, **settings) -> list[Target]:
@@ -77,7 +81,9 @@ def test_pixels_below_the_threshold_have_no_label():
     assert label_map(scores).max() == 7
     found = label_map(scores, 0.3)
     assert (found[:10] == 255).all() and (found[10:] != 255).all()
-    assert target_from_map(found).labels.tolist() == [0, 7]
+    target = target_from_map(found, [0, 7])
+    assert target.labels.tolist() == [0, 7]
+    assert torch.equal(target.masks.any(dim=0), found != 255)
 
 
 def test_an_image_without_any_label_has_an_empty_target():
@@ -142,3 +148,20 @@ def test_settings_out_of_range_are_told():
         PseudoLabeller(None, threshold=1.5)
     with pytest.raises(ValueError, match=r"^selection_mode is 'centre'"):
         PseudoLabeller(None, selection_mode="centre")
+
+
+def test_masks_and_targets_do_not_make_the_host_wait():
+    """On the meta device, an operation whose result has to be known on the host is an error."""
+    masks, labels = torch.zeros(3, 4, 6, dtype=torch.bool, device="meta"), torch.zeros(4, 6, device="meta").byte()
+    for rm_intersection in (True, False):
+        target = merge_masks(masks, [5, 0, 5], rm_intersection=rm_intersection)
+        assert (target.labels.shape, target.masks.shape) == ((2,), (2, 4, 6))
+    assert filled_up(target, [0, 5], labels, [0, 1]).masks.shape == (3, 4, 6)
+
+
+def test_label_maps_are_fetched_together_and_so_are_the_empty_masks(monkeypatch):
+    fetched = []
+    download = pseudo_labels.download
+    monkeypatch.setattr(pseudo_labels, "download", lambda tensors: fetched.append(len(tensors)) or download(tensors))
+    label(*[two_fields()] * 3, sam=BoxSam())
+    assert fetched == [3, 3]

@@ -237,7 +237,7 @@ class TestChoosePoints:
         prompts = choose(regions, mode, erosion=erosion)
         assert prompts.points.shape == (0, 5, 2)
         assert len(prompts.classes) == len(prompts.region) == 0
-        target = merge_masks(torch.zeros(0, 20, 30).bool(), torch.from_numpy(prompts.classes), rm_intersection=True)
+        target = merge_masks(torch.zeros(0, 20, 30).bool(), prompts.classes.tolist(), rm_intersection=True)
         assert target.labels.shape == (0,)
         assert target.labels.dtype == torch.int64
         assert target.masks.shape == (0, 20, 30)
@@ -262,7 +262,7 @@ class TestMergeMasks:
     def test_it_is_the_definition(self, seed: int, rm_intersection: bool) -> None:
         masks, classes = random_masks(seed)
         before = masks.clone()
-        target = merge_masks(masks, classes, rm_intersection=rm_intersection)
+        target = merge_masks(masks, classes.tolist(), rm_intersection=rm_intersection)
         assert masks.equal(before), "what was given is left alone"
         assert target.labels.tolist() == sorted(set(classes.tolist()))
         for label, mask in zip(target.labels, target.masks, strict=True):
@@ -273,7 +273,7 @@ class TestMergeMasks:
 
     def test_overlap_within_a_class_is_a_union_and_between_classes_a_hole(self) -> None:
         masks = torch.tensor([[[1, 1, 0, 0, 0]], [[0, 1, 1, 0, 0]], [[0, 0, 1, 1, 0]]]).bool()
-        target = merge_masks(masks, torch.tensor([5, 5, 2]), rm_intersection=True)
+        target = merge_masks(masks, [5, 5, 2], rm_intersection=True)
         assert target.labels.tolist() == [2, 5]
         assert target.masks[:, 0].int().tolist() == [[0, 0, 0, 1, 0], [1, 1, 0, 0, 0]]
 
@@ -285,7 +285,7 @@ class TestMergeMasks:
         prompts = choose(regions, erosion=3)
         assert prompts.region.tolist() == [0, 2, 3]
         masks = torch.from_numpy(np.stack([regions.ids == region + 1 for region in prompts.region]))
-        target = merge_masks(masks, torch.from_numpy(prompts.classes), rm_intersection=True)
+        target = merge_masks(masks, prompts.classes.tolist(), rm_intersection=True)
         assert target.labels.tolist() == [0, 7, 13]
         for label, mask in zip(target.labels, target.masks, strict=True):
             assert (labels[mask.numpy()] == label.item()).all()

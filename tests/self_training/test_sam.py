@@ -229,6 +229,13 @@ class TestMobileSam:
         at_once = [SegmentAnything(network, name="m", frame=Frame(side)).prompts_at_once for side in (64, 512, 1024)]
         assert at_once == [64, 8, 2]
 
+    def test_the_host_waits_for_nothing(self):
+        """On the meta device, an operation whose result has to be known on the host is an error."""
+        sam = SegmentAnything(mobile_network(), name="m", frame=Frame(1024), refinement=True, device="meta")
+        (embedding,) = sam.encode([torch.zeros(3, 40, 60, dtype=torch.uint8)])
+        masks = sam.predict(embedding, torch.zeros(5, 3, 2))
+        assert (masks.shape, masks.device.type) == ((5, 40, 60), "meta")
+
     def test_the_precision_by_setting(self, mobile_file):
         dtypes = [
             build_sam(config(WEIGHTS=str(mobile_file), DTYPE=dtype), "cpu").dtype

@@ -1,5 +1,7 @@
 """Counts of the pixels that SAM keeps, changes or drops, which add up over images and processes. Pure functions.
 
+They stay on the device, and the host does not wait for them before `scalars`.
+
 Letters: C classes, H x W an image, N classes of its pseudo-label.
 """
 
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clouds.d2 import comm
 from clouds.data.classes import IGNORE_LABEL, short_name
 from clouds.evaluation.confusion import confusion_matrix, score
 from clouds.modeling.structures import Target
@@ -18,7 +21,7 @@ FATES = ("kept", "changed", "dropped")
 """Effect of SAM on a pixel that the teacher has labelled (see `fates`)."""
 
 Counts = dict[str, Tensor]
-"""Numbers of pixels, int64 on the CPU.
+"""Numbers of pixels, int64 on one device.
 
 `fates` (C, 3): by the teacher's class and the effect of SAM.
 `teacher`, `refined` (C + 2, C + 2): confusion matrices of the labels before and after SAM, for images whose truth is
@@ -27,11 +30,11 @@ known. A pixel without a label has the predicted class C and counts as missed.
 """
 
 
-def no_counts(num_classes: int) -> Counts:
-    """Return counts that are all 0."""
+def no_counts(num_classes: int, device: torch.device | str = "cpu") -> Counts:
+    """Return counts that are all 0, on a device."""
     side = num_classes + 2
     sizes = {"fates": (num_classes, len(FATES)), "teacher": (side, side), "refined": (side, side), "agreement": (2,)}
-    return {name: torch.zeros(size, dtype=torch.int64) for name, size in sizes.items()}
+    return {name: torch.zeros(size, dtype=torch.int64, device=device) for name, size in sizes.items()}
 
 
 def count(label: PseudoLabel, num_classes: int) -> Counts:
@@ -41,7 +44,7 @@ def count(label: PseudoLabel, num_classes: int) -> Counts:
         maps = {"teacher": label.teacher_map, "refined": painted(label.refined, label.teacher_map.shape)}
         for name, labels in maps.items():
             predicted = torch.where(labels == IGNORE_LABEL, num_classes, labels)
-            counts[name] = confusion_matrix(predicted, label.truth, num_classes + 1).cpu()
+            counts[name] = confusion_matrix(predicted, label.truth, num_classes + 1)
     return counts
 
 
@@ -67,8 +70,11 @@ def fates(teacher: Tensor, refined: Target, num_classes: int) -> Tensor:
     or_none = torch.cat([masks, masks.new_zeros(1, height, width)])
     kept = or_none.gather(0, position[teacher][None])[0]
     fate = torch.where(kept, 0, torch.where(masks.any(dim=0), 1, 2))
-    cells = (len(FATES) * teacher + fate)[teacher != IGNORE_LABEL]
-    return torch.bincount(cells, minlength=num_classes * len(FATES)).reshape(num_classes, len(FATES)).cpu()
+    # Pixels without a label are counted in one more row. Added up by scatter, as bincount waits for a GPU.
+    cells = len(FATES) * teacher.clamp(max=num_classes) + fate
+    counts = cells.new_zeros((num_classes + 1) * len(FATES))
+    counts.scatter_add_(0, cells.flatten(), torch.ones_like(cells).flatten())
+    return counts.view(-1, len(FATES))[:num_classes]
 
 
 def painted(refined: Target, size: Sequence[int]) -> Tensor:
@@ -80,9 +86,19 @@ def painted(refined: Target, size: Sequence[int]) -> Tensor:
     """
     height, width = size
     labels = torch.full((height, width), IGNORE_LABEL, dtype=torch.uint8, device=refined.masks.device)
-    for label, mask in zip(refined.labels.tolist(), refined.masks[:, :height, :width], strict=True):
-        labels[mask] = label
+    for label, mask in zip(refined.labels.to(torch.uint8), refined.masks[:, :height, :width], strict=True):
+        labels = torch.where(mask, label, labels)
     return labels
+
+
+def sum_over_processes(counts: Counts) -> Counts:
+    """Add up the counts of all processes, which call this together, on their devices."""
+    if comm.get_world_size() == 1:
+        return counts
+    joined = torch.cat([part.flatten() for part in counts.values()])
+    torch.distributed.all_reduce(joined)
+    parts = joined.split([part.numel() for part in counts.values()])
+    return {name: part.view_as(counts[name]) for name, part in zip(counts, parts, strict=True)}
 
 
 def total(parts: Sequence[Counts]) -> Counts:
@@ -98,7 +114,7 @@ def scalars(counts: Counts, classes: Sequence[str], *, refines: bool) -> dict[st
     the scores of the labels before and after SAM.
 
     Args:
-        counts: counts of any number of images.
+        counts: counts of any number of images, on the CPU.
         classes: C class names.
         refines: whether SAM refines the labels; if not, there are only `agreement` and `mIoU_teacher`.
     """

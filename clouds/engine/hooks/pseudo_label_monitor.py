@@ -11,7 +11,7 @@ from torch import Tensor
 from clouds.clouds import class_names, train_class_names
 from clouds.d2 import CfgNode, HookBase, MetadataCatalog, comm
 from clouds.data.classes import CITYSCAPES_COLORS, IGNORE_LABEL
-from clouds.engine.hooks.label_counts import Counts, count, no_counts, painted, scalars, total
+from clouds.engine.hooks.label_counts import Counts, count, no_counts, painted, scalars, sum_over_processes, total
 from clouds.engine.hooks.self_training import SelfTrainingHook
 from clouds.engine.hooks.writing import SMOOTHED
 from clouds.evaluation.sem_seg import predicted_labels
@@ -38,6 +38,7 @@ class PseudoLabelMonitor(HookBase):
         classes: class names by train id.
         colors: RGB colors by train id.
         folder: folder of the panels, which are named ``<iteration>.png``.
+        device: device of the labels, on which they are counted.
         panel_period: iterations between two panels; 0 = none. A panel that is due waits for generated images.
         period: iterations between two reports; the default is the writers' period.
     """
@@ -51,6 +52,7 @@ class PseudoLabelMonitor(HookBase):
         classes: Sequence[str],
         colors: Sequence[Sequence[int]],
         folder: Path,
+        device: torch.device | str = "cpu",
         panel_period: int = 0,
         period: int = SMOOTHED,
     ) -> None:
@@ -60,27 +62,29 @@ class PseudoLabelMonitor(HookBase):
         self.classes = classes
         self.colors = colors
         self.folder = folder
+        self.device = torch.device(device)
         self.panel_period = panel_period
         self.period = period
         self.panel_is_due = False
-        self.counts = no_counts(len(classes))
+        self.counts = no_counts(len(classes), device)
 
     def state_dict(self) -> Counts:
-        """Return the counts since the last report."""
-        return self.counts
+        """Return the counts since the last report, on the CPU."""
+        return {name: part.cpu() for name, part in self.counts.items()}
 
     def load_state_dict(self, state: Counts) -> None:
         """Continue with the counts that `state_dict` returned."""
-        self.counts = state
+        self.counts = {name: part.to(self.device) for name, part in state.items()}
 
     def after_step(self) -> None:
         done, labels = self.trainer.iter + 1, self.self_training.latest
         due = done % self.period == 0 or done >= self.trainer.max_iter
-        here = total([no_counts(len(self.classes)), *(count(label, len(self.classes)) for label in labels)])
+        none = no_counts(len(self.classes), self.device)
+        here = total([none, *(count(label, len(self.classes)) for label in labels)])
         if due and labels and self.compares:
             here["agreement"] = self.agreement(labels)
         # Exchanged in every iteration, so that the main process's checkpoint holds the counts of all processes.
-        self.counts = total([self.counts, *comm.all_gather(here)])
+        self.counts = total([self.counts, sum_over_processes(here)])
         if due:
             self.report()
         self.panel_is_due |= self.panel_period > 0 and done % self.panel_period == 0
@@ -102,17 +106,17 @@ class PseudoLabelMonitor(HookBase):
                 answers = model([{"image": label.image} for label in labels])
         finally:
             model.train()
-        counts = torch.zeros(2, dtype=torch.int64)
+        counts = torch.zeros(2, dtype=torch.int64, device=self.device)
         for label, answer in zip(labels, answers, strict=True):
             student = predicted_labels(answer["sem_seg"])
             teacher = label.teacher_map.to(student.device)
-            counts += torch.stack([(student == teacher).sum(), (teacher != IGNORE_LABEL).sum()]).cpu()
+            counts += torch.stack([(student == teacher).sum(), (teacher != IGNORE_LABEL).sum()])
         return counts
 
     def report(self) -> None:
         """Store and log the scalars of all counts, then reset the counts."""
-        values = scalars(self.counts, self.classes, refines=self.refines)
-        self.counts = no_counts(len(self.classes))
+        values = scalars(self.state_dict(), self.classes, refines=self.refines)
+        self.counts = no_counts(len(self.classes), self.device)
         for name, value in values.items():
             self.trainer.storage.put_scalar(f"pseudo_labels/{name}", value, smoothing_hint=False)
         overall = ", ".join(f"{name} {value:.1f} %" for name, value in values.items() if "-" not in name)
@@ -144,6 +148,7 @@ def build_pseudo_label_monitor(cfg: CfgNode, self_training: SelfTrainingHook) ->
         classes=classes,
         colors=getattr(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]), "stuff_colors", CITYSCAPES_COLORS),
         folder=Path(cfg.OUTPUT_DIR) / "pseudo_label_panels",
+        device=cfg.MODEL.DEVICE,
         panel_period=cfg.MODEL.CLOUDS.PANEL_PERIOD,
     )
 

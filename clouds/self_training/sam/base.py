@@ -9,6 +9,7 @@ prompt, M masks per prompt (three), l side of the mask logits before they are re
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from clouds.d2 import CfgNode, Registry
 from clouds.modeling.layers import full_precision
 from clouds.self_training.regions import select_best
 from clouds.self_training.sam.frame import Frame
+from clouds.utils.transfer import upload
 
 # Features of one prompt at 1024 pixels take several MB: on a CPU, more prompts at once leave its cache.
 CPU_PIXELS = 2**21
@@ -135,7 +137,8 @@ class NetworkSam(Sam):
         return [Embedding((image.shape[1], image.shape[2]), self._encode(image)) for image in images]
 
     def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
+        half = self.dtype is torch.bfloat16
+        with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
             maps = self.features(self.frame.stack([image], self.device))
         return tuple(each[0].float() for each in maps)
 
@@ -144,7 +147,7 @@ class NetworkSam(Sam):
     def predict(self, embedding: Embedding, points: Tensor) -> Tensor:
         # Channels last, as decoders read them: with one copy for all prompts.
         features = tuple(
-            each[None].to(self.device, torch.float32, memory_format=torch.channels_last)[0]
+            upload(each[None], self.device).to(torch.float32, memory_format=torch.channels_last)[0]
             for each in embedding.features
         )
         points = self.frame.to_frame(points.to(self.device, torch.float32), embedding.size)
