@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clouds.modeling.inference import label_map
+from clouds.modeling.inference import best_labels
 from clouds.modeling.structures import Target
 from clouds.self_training import pseudo_labels
 from clouds.self_training.pseudo_labels import PseudoLabel, PseudoLabeller, filled_up, target_from_map
@@ -53,7 +53,7 @@ def label(
     labeller = PseudoLabeller(sam, **{"min_area": 50, **settings})
     scores = [scores_of(each) if isinstance(each, np.ndarray) else each for each in maps]
     images = [torch.zeros(3, *each.shape[1:], dtype=torch.uint8) for each in scores]
-    labels = [label_map(each, labeller.threshold) for each in scores]
+    labels = [best_labels(each, labeller.threshold) for each in scores]
     return labeller(labels, images, seeds or [1] * len(maps))
 
 
@@ -78,8 +78,8 @@ def test_without_sam_the_target_is_the_teachers_map():
 def test_pixels_below_the_threshold_have_no_label():
     scores = scores_of(two_fields(), sure=0.5)
     scores[:, :10] = 1.0
-    assert label_map(scores).max() == 7
-    found = label_map(scores, 0.3)
+    assert best_labels(scores).max() == 7
+    found = best_labels(scores, 0.3)
     assert (found[:10] == 255).all() and (found[10:] != 255).all()
     target = target_from_map(found, [0, 7])
     assert target.labels.tolist() == [0, 7]
