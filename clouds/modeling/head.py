@@ -47,7 +47,8 @@ class CLOUDSHead(nn.Module):
             void: (1, D) learnt embedding of "no object"; only a text head uses it.
 
         Returns:
-            One prediction per decoder output. The last is the result, the others serve deep supervision.
+            The last prediction is the result. In training, those before it serve deep supervision; in evaluation,
+            there are no others.
         """
         mask_features, maps = self.pixel_decoder(features)
         return self.predictor(maps, mask_features, text, void)

@@ -149,7 +149,8 @@ class MaskedTransformerDecoder(nn.Module):
             void: (1, D) learnt embedding of "no object"; only a text head uses it.
 
         Returns:
-            The prediction of the learnt queries and one after each layer; the last is the result.
+            In training, the prediction of the learnt queries and one after each layer; the last is the result. In
+            evaluation, the result alone.
         """
         batch = mask_features.shape[0]
         memories, positions, sizes = [], [], []
@@ -160,9 +161,12 @@ class MaskedTransformerDecoder(nn.Module):
             positions.append(position.flatten(1).T.to(x.dtype))
             sizes.append(size)
 
+        # In evaluation, inner masks serve only as attention masks. Resizing and multiplying commute, so the features
+        # are resized once instead of the masks in every layer.
+        coarse = [] if self.training else [resized(mask_features, size) for size in sizes]
         queries = self.query_feat.weight.expand(batch, -1, -1)
         query_position = self.query_embed.weight
-        predictions = [self._predict(queries, mask_features, text, void)]
+        predictions: list[Prediction] = []
         layers = zip(
             self.transformer_cross_attention_layers,
             self.transformer_self_attention_layers,
@@ -171,11 +175,15 @@ class MaskedTransformerDecoder(nn.Module):
         )
         for i, (cross_attention, self_attention, ffn) in enumerate(layers):
             level = i % NUM_LEVELS
-            allowed = attention_mask(predictions[-1].mask_logits, sizes[level])
+            if self.training:
+                predictions.append(self._predict(queries, mask_features, text, void))
+                masks = predictions[-1].mask_logits
+            else:
+                masks = mask_products(self.mask_embed(self.decoder_norm(queries)), coarse[level])
+            allowed = attention_mask(masks, sizes[level])
             queries = cross_attention(queries, query_position, memories[level], positions[level], allowed)
             queries = ffn(self_attention(queries, query_position))
-            predictions.append(self._predict(queries, mask_features, text, void))
-        return predictions
+        return [*predictions, self._predict(queries, mask_features, text, void)]
 
     def _predict(
         self, queries: Tensor, mask_features: Tensor, text: TextClassifier | None, void: Tensor | None
@@ -195,11 +203,16 @@ def mask_products(embeddings: Tensor, mask_features: Tensor) -> Tensor:
     return torch.einsum("bqe,behw->bqhw", embeddings.float(), mask_features.float())
 
 
+@full_precision
+def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps (B, E, h, w) to (B, E, *size), bilinear, in float32."""
+    return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
+
+
 @torch.no_grad()
 def attention_mask(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Return (B, Q, h * w) bool, the pixels inside each query's mask at `size` (h, w); all pixels if it is empty."""
-    resized = F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False)
-    inside = (resized.sigmoid() >= 0.5).flatten(2)
+    inside = (resized(mask_logits, size).sigmoid() >= 0.5).flatten(2)
     return inside | ~inside.any(dim=-1, keepdim=True)
 
 
