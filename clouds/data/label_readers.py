@@ -20,6 +20,7 @@ from clouds.data.classes import CITYSCAPES_LABELS
 from clouds.errors import UserError
 from clouds.utils.images import header_orientation, load_upright, open_image, raw_mode
 from clouds.utils.json_files import read_json
+from clouds.utils.png import decode_png
 
 Values = npt.NDArray[np.integer]
 Point = tuple[float, float]
@@ -61,8 +62,11 @@ def read_ids(path: str) -> Values:
     Raises:
         UserError: the file is missing, truncated or corrupt, has more than one channel, or its values are not ids.
     """
-    with _decoded(path) as (file, stored):
-        mode, values = file.mode, np.asarray(file)
+    with _opened(path) as (file, stored):
+        mode, values = file.mode, decode_png(path, file, stored) if stored in ("L", "P") else None
+        if values is None:
+            _check_upright(path, load_upright(file))
+            values = np.asarray(file)
     if mode == "F":
         raise UserError(f"The label map {path} has floats, not ids: save it with integers.")
     if values.ndim != 2:
@@ -84,8 +88,9 @@ def read_colors(path: str) -> Values:
     Raises:
         UserError: the file is missing, truncated or corrupt, or has one channel or 16 bits.
     """
-    with _decoded(path) as (file, stored):
+    with _opened(path) as (file, stored):
         mode = file.mode
+        _check_upright(path, load_upright(file))
         file.info.pop("transparency", None)
         colors = np.asarray(file.convert("RGB"))
     if mode not in ("RGB", "RGBA", "P") or "16" in stored:
@@ -97,25 +102,31 @@ def read_colors(path: str) -> Values:
     return pack_colors(colors)
 
 
-def _decode_by_opencv(path: str) -> npt.NDArray[Any] | None:
-    """Return the channels (blue, green, red, alpha) of a PNG with all their bits; None for another format."""
-    with open_image(path, "label map") as file:
-        _check_exact(path, file, raw_mode(file))
-        _check_upright(path, header_orientation(file))
+def _decode_channels(path: str) -> npt.NDArray[Any] | None:
+    """Return the channels (red, green, blue, alpha) of a PNG with all their bits; None for another format.
+
+    Gray and palette images have one, or those of the colors in the palette.
+    """
+    with _opened(path) as (file, stored):
         if file.format != "PNG":
             return None
+        if (channels := decode_png(path, file, stored)) is not None:
+            return channels
     with open_image(path, "label map") as file:
         file.verify()  # OpenCV overlooks damage, Pillow finds it in a PNG by the checksums
-    return cv2.imdecode(np.frombuffer(Path(path).read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    decoded = cv2.imdecode(np.frombuffer(Path(path).read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.ndim == 2:
+        return decoded
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB if decoded.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
 
 
 @contextlib.contextmanager
-def _decoded(path: str) -> Iterator[tuple[ImageFile.ImageFile, str]]:
-    """Open and decode a label map; yield the image and Pillow's raw mode, the layout of its pixels in the file."""
+def _opened(path: str) -> Iterator[tuple[ImageFile.ImageFile, str]]:
+    """Open a label map; yield the file and Pillow's raw mode, the layout of its pixels."""
     with open_image(path, "label map") as file:
         stored = raw_mode(file)
         _check_exact(path, file, stored)
-        _check_upright(path, load_upright(file))
+        _check_upright(path, header_orientation(file))
         yield file, stored
 
 
@@ -182,14 +193,14 @@ def read_red_ids(path: str) -> Values:
     Raises:
         UserError: the file is missing, truncated or corrupt, or of another format.
     """
-    label = _decode_by_opencv(path)
+    label = _decode_channels(path)
     if label is None or label.ndim != 3 or label.dtype != np.uint16:
         raise UserError(
             f"{path} is no 16-bit RGB image, as SYNTHIA's label maps are: take those of GT/LABELS from the "
             "download of SYNTHIA-RAND-CITYSCAPES."
         )
-    # OpenCV's order is blue, green, red. A contiguous copy: what follows takes a third of the time.
-    return np.asarray(cv2.extractChannel(label, label.shape[2] - 1), np.uint16)
+    # A contiguous copy: what follows takes a third of the time.
+    return np.asarray(cv2.extractChannel(label, 0), np.uint16)
 
 
 def read_channel(index: int, path: str) -> Values:
@@ -205,7 +216,7 @@ def read_channel(index: int, path: str) -> Values:
     Raises:
         UserError: the file is missing, truncated or corrupt, or does not have the channel.
     """
-    label = _decode_by_opencv(path)
+    label = _decode_channels(path)
     with open_image(path, "label map") as file:
         mode = file.mode  # Pillow's, because OpenCV turns palette images into colors
     if label is None or mode not in ("RGB", "RGBA") or len(mode) <= index:
@@ -213,8 +224,7 @@ def read_channel(index: int, path: str) -> Values:
             f"{path} is a {mode} image, but the labels of its data set are in the {[*CHANNELS][index]} channel: use "
             "the original files, or remove `channel` if they have only one."
         )
-    # OpenCV's order is blue, green, red, alpha.
-    return np.asarray(cv2.extractChannel(label, 2 - index if index < 3 else index))
+    return np.asarray(cv2.extractChannel(label, index))
 
 
 def read_cityscapes_ids(path: str) -> Values:

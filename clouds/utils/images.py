@@ -27,8 +27,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from clouds.errors import UserError
 from clouds.utils.file_kinds import HEAD, foreign_kind
+from clouds.utils.png import PNG_END, decode_png
 
-# Images are read by Pillow, not OpenCV: as fast, but OpenCV returns a truncated image, grey from some row on, silently.
+# Other images than plain PNGs are read by Pillow, not OpenCV, which silently returns a truncated image, gray from some
+# row on.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 """Exceptions that Pillow raises on damaged files."""
 
@@ -39,9 +41,9 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000"
 """Formats that are read, by Pillow's names. Pillow knows more, some of which start other programs (EPS)."""
 
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}  # of Pillow, with 8 bits per channel
+_FAST = ("L", "RGB", "RGBA")  # raw modes of PNGs that decode_png decodes, as the mode of an image
 _STARTS = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF")  # of formats without unsupported variants
 _PNG_START = b"\x89PNG"
-_PNG_END = b"\x00\x00\x00\x00IEND\xae\x42\x60\x82"  # the last chunk of every PNG
 _PNG_EXIF = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # entries of Pillow's `info`
 _TAIL = 1024  # bytes; some programs append a few to a PNG
 _DARK = 64  # no value of 14 bits reaches it after the division by 256
@@ -60,13 +62,14 @@ def read_image(path: str, *, labelled: bool = False) -> Image.Image:
     """
     with open_image(path, "image") as file:
         deep = file.mode.startswith("I;16") or "16" in raw_mode(file)
-        orientation = load_upright(file)
+        image, orientation = _decode(path, file)
         if labelled and orientation != 1:
             raise UserError(
                 f"The image {path} has the EXIF orientation {orientation}, but its label map does not, so that the two "
                 "may not match: turn its pixels as those of the label map are, and remove the orientation."
             )
-        image: Image.Image = file if orientation == 1 else ImageOps.exif_transpose(file)
+        if orientation != 1:
+            image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I;16"):  # Pillow would clip at 255 instead of scaling
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         elif image.mode not in _MODES:
@@ -81,6 +84,16 @@ def read_image(path: str, *, labelled: bool = False) -> Image.Image:
                 "bits or fewer and would be almost black; scale it to 8 bits."
             )
         return image
+
+
+def _decode(path: str, file: ImageFile.ImageFile) -> tuple[Image.Image, int]:
+    """Decode an opened file. Return the image as it is stored, and its EXIF orientation."""
+    stored = raw_mode(file)
+    if file.format == "PNG" and stored in _FAST and header_orientation(file) == 1:
+        pixels = decode_png(path, file, stored)
+        if pixels is not None:
+            return Image.fromarray(pixels), 1
+    return file, load_upright(file)
 
 
 def image_size(path: str) -> tuple[int, int]:
@@ -188,7 +201,7 @@ def is_truncated_png(content: bytes) -> bool:
 
     Pillow decodes such a file silently if all pixels are there.
     """
-    return content.startswith(_PNG_START) and _PNG_END not in content[-_TAIL:]
+    return content.startswith(_PNG_START) and PNG_END not in content[-_TAIL:]
 
 
 def check_png_end(path: str, kind: str = "image") -> None:
