@@ -177,8 +177,8 @@ DEFAULTS: dict[str, Any] = {
         "CHECKPOINT_FROZEN": False,  # also store parameters that are not trained, as the published checkpoints do
         "AMP": {
             "ENABLED": False,  # train in mixed precision
-            # "bfloat16" or "float16"; "auto": bfloat16 on a GPU that supports it, float16 with loss scaling on other
-            # GPUs, and full precision on a CPU, where neither is faster.
+            # "bfloat16" or "float16"; "auto": bfloat16 on a GPU or a CPU (AVX512_BF16, AMX) that has it in hardware,
+            # float16 with loss scaling on other GPUs, and full precision on other CPUs.
             "DTYPE": "auto",
         },
     },

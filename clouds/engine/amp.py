@@ -32,12 +32,11 @@ class Precision:
         if not enabled:
             return cls(cfg.MODEL.DEVICE)
         wanted, device = cfg.SOLVER.AMP.DTYPE, torch.device(cfg.MODEL.DEVICE).type
-        if wanted == "auto" and device != "cuda":
-            logger.info(f"Full precision: on {device}, mixed precision is not faster (SOLVER.AMP.DTYPE auto)")
-            return cls(device)
         if wanted == "auto":
-            # Emulated bfloat16 is slower than full precision.
-            wanted = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+            wanted = "bfloat16" if computes_bfloat16(device) else "float16"
+            if wanted == "float16" and device != "cuda":
+                logger.info(f"Full precision: this {device} has no bfloat16 instructions (SOLVER.AMP.DTYPE auto)")
+                return cls(device)
         logger.info(f"Mixed precision: {wanted}{' with loss scaling' if wanted == 'float16' else ''}")
         return cls(device, DTYPES[wanted])
 
@@ -48,6 +47,18 @@ class Precision:
     def build_scaler(self) -> "LossScaler":
         """Return a scaler of the losses, enabled for float16 only: the other types have the range of float32."""
         return LossScaler(self.device, enabled=self.dtype is torch.float16)
+
+
+def computes_bfloat16(device: str) -> bool:
+    """Return whether this machine multiplies bfloat16 in hardware; emulation is slower than full precision.
+
+    Args:
+        device: type of the device, such as "cuda"; a CPU needs AVX512_BF16 or AMX.
+    """
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch has no public function for this in all supported versions.
+    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 class LossScaler(torch.amp.GradScaler):

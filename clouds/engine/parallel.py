@@ -34,6 +34,11 @@ def data_parallel(model: nn.Module) -> nn.Module:
             f"{len(moving)} batch norms are trained ({moving[0]}, ...); on a CPU, each process normalizes its share of "
             "the batch alone, so that the result depends on the number of processes"
         )
+    # torch takes the tensors of one device. Frozen parts on another one, such as a text tower that waits on the CPU,
+    # are equal in all processes.
+    device = next(model.parameters()).device
+    elsewhere = [name for name, parameter in model.named_parameters() if parameter.device != device]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, elsewhere)
     # torch warns of depthwise convolutions, because of a stride of a dimension with one element.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     # Only statistics that each process updates alone differ and are sent to the others. torch renamed the flag in 2.13.

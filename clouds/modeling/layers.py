@@ -33,6 +33,12 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     return outside_autocast
 
 
+def autocast_dtype(like: Tensor) -> torch.dtype | None:
+    """Return the dtype that autocast chooses on the device of a tensor; None without autocast."""
+    kind = like.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
 @full_precision
 def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:
     """Average the features under each mask.

@@ -28,7 +28,9 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("device", "dtype", "has_bf16", "chosen"),
         [
-            ("cpu", "auto", True, None),
+            ("cpu", "auto", True, torch.bfloat16),
+            ("cpu", "auto", False, None),
+            ("mps", "auto", True, None),
             ("cpu", "bfloat16", False, torch.bfloat16),
             ("cpu", "float16", False, torch.float16),
             ("cuda:1", "auto", True, torch.bfloat16),
@@ -49,6 +51,8 @@ class TestChoice:
         monkeypatch.setattr(
             torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or has_bf16
         )
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_bf16)
         caplog.set_level(logging.INFO)
         cfg = load_config(None, ["MODEL.DEVICE", device, "SOLVER.AMP.DTYPE", dtype])
         caplog.clear()  # reading the config reports that the key has no effect without SOLVER.AMP.ENABLED

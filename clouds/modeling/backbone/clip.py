@@ -5,14 +5,13 @@ Letters: B images, Q masks, M prompts, C channels, H x W network input, h x w fe
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import open_clip
 import torch
-from open_clip.modified_resnet import ModifiedResNet
 from open_clip.pretrained import download_pretrained_from_hf
 from timm.models import ConvNeXt
 from torch import Tensor, nn
@@ -21,7 +20,8 @@ from torch.nn import functional as F
 from clouds.d2 import BACKBONE_REGISTRY, CfgNode, ShapeSpec, comm, configurable
 from clouds.errors import UserError, check_name
 from clouds.modeling.backbone.base import SegmentationBackbone, TextTower
-from clouds.modeling.layers import full_precision, mask_pool
+from clouds.modeling.backbone.towers import SUPPORTED, Stages, bfloat16_copy, feature_maps, image_tower, tower_stages
+from clouds.modeling.layers import autocast_dtype, full_precision, mask_pool
 from clouds.modeling.text_classifier import TextClassifier, build_text_classifier
 from clouds.utils.tensors import find_unusable
 from clouds.utils.torch_files import verify_model
@@ -125,15 +125,6 @@ def _open_residual_branches(model: nn.Module) -> None:
             nn.init.ones_(parameter)
 
 
-SUPPORTED = (ConvNeXt, ModifiedResNet)
-
-
-def image_tower(clip_model: nn.Module) -> nn.Module:
-    """Return the image tower of an open_clip model, without the wrapper that timm's towers have."""
-    visual: Any = clip_model.visual
-    return getattr(visual, "trunk", visual)
-
-
 def normalization(clip_model: nn.Module) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation of R, G and B in 0..255 that an open_clip model was trained with."""
     settings = open_clip.get_model_preprocess_cfg(clip_model)
@@ -147,7 +138,13 @@ class CLIP(SegmentationBackbone, TextTower):
 
     @configurable
     def __init__(
-        self, *, clip_model: nn.Module, model_name: str, trainable: bool = False, reloadable: bool = True
+        self,
+        *,
+        clip_model: nn.Module,
+        model_name: str,
+        trainable: bool = False,
+        reloadable: bool = True,
+        out_features: Collection[str] | None = None,
     ) -> None:
         """
         Args:
@@ -157,6 +154,7 @@ class CLIP(SegmentationBackbone, TextTower):
                 and the temperature are always frozen, since no loss depends on them.
             reloadable: whether the weights of `clip_model` come from a file or from the hub, not from a random
                 initialization.
+            out_features: names of the maps that `forward` returns; default: all in `output_shape`.
 
         Raises:
             ValueError: an image tower of another type.
@@ -174,8 +172,10 @@ class CLIP(SegmentationBackbone, TextTower):
             self._projection.requires_grad_(False)
             if self.is_convnext:
                 self._tower.norm_pre.requires_grad_(False)  # comes after the last map that the head takes
+        self.out_features = frozenset(tower_stages(tower) if out_features is None else out_features)
         self._text_classifiers: dict[tuple[str, ...], TextClassifier] = {}
-        self.register_load_state_dict_post_hook(lambda module, _: module._text_classifiers.clear())
+        self._copied_stages: Stages | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: module._weights_changed())
         self.train(self.training)
 
     @classmethod
@@ -200,12 +200,30 @@ class CLIP(SegmentationBackbone, TextTower):
             "clip_model": clip_model,
             "model_name": _resolve_model_name(name),
             "reloadable": bool(pretrained) or has_own_weights(name),
+            # The last map serves the geometric ensemble; it is the last of the pyramid, so that it takes no memory.
+            "out_features": {*cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, "clip_vis_dense"},
         }
 
     @classmethod
     def from_folder(cls, folder: Path) -> "CLIP":
         """Build the frozen towers of a folder in open_clip's layout."""
         return cls(clip_model=load_open_clip(str(folder)), model_name=_resolve_model_name(str(folder))).eval()
+
+    def _weights_changed(self) -> None:
+        self._text_classifiers.clear()
+        self._copied_stages = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the tensors, except that the text tower stays on the CPU until `encode_text` needs it."""
+        super()._apply(fn, recurse)
+        self._copied_stages = None
+        if self.logit_scale.device.type != "meta":
+            self._move_text_tower("cpu")
+        return self
+
+    def _move_text_tower(self, device: torch.device | str) -> None:
+        for part in (self.clip_model.transformer, self.clip_model.token_embedding):
+            part.to(device)
 
     @property
     def is_convnext(self) -> bool:
@@ -235,31 +253,24 @@ class CLIP(SegmentationBackbone, TextTower):
             images: (B, 3, H, W) float, normalized; H and W are multiples of 32.
 
         Returns:
-            `stem` (stride 4, for a ResNet 2), `res2`..`res5` (strides 4, 8, 16, 32) and `clip_vis_dense`, the last map
-            before CLIP's pooling (stride 32), each (B, C, h, w).
+            The maps (B, C, h, w) of `out_features`; those of a frozen tower are bfloat16 under bfloat16 autocast.
         """
-        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
-            return self._convnext_features(images) if self.is_convnext else self._resnet_features(images)
+        if self.trainable:
+            return feature_maps(tower_stages(self._tower), images, self.out_features)
+        with torch.no_grad():
+            if autocast_dtype(images) is torch.bfloat16:
+                return full_precision(feature_maps)(self._bfloat16_stages(), images, self.out_features)
+            return feature_maps(tower_stages(self._tower), images, self.out_features)
 
-    def _convnext_features(self, x: Tensor) -> dict[str, Tensor]:
-        trunk = self._tower
-        features = {"stem": (x := trunk.stem(x))}
-        for level, stage in enumerate(trunk.stages, start=2):
-            features[f"res{level}"] = x = stage(x)
-        features["clip_vis_dense"] = trunk.norm_pre(x)
-        return features
+    @torch.inference_mode(False)  # the copy is also used in training
+    def _bfloat16_stages(self) -> Stages:
+        """Return a copy of the frozen stages in bfloat16, made on first use; autocast casts weights in every pass.
 
-    def _resnet_features(self, x: Tensor) -> dict[str, Tensor]:
-        tower = self._tower
-        x = tower.act1(tower.bn1(tower.conv1(x)))
-        x = tower.act2(tower.bn2(tower.conv2(x)))
-        x = tower.act3(tower.bn3(tower.conv3(x)))
-        features = {"stem": x}
-        x = tower.avgpool(x)
-        for level, stage in enumerate((tower.layer1, tower.layer2, tower.layer3, tower.layer4), start=2):
-            features[f"res{level}"] = x = stage(x)
-        features["clip_vis_dense"] = x
-        return features
+        The copy is no submodule, so that state dicts, checkpoints and digests hold the original weights only.
+        """
+        if self._copied_stages is None:
+            self._copied_stages = bfloat16_copy(tower_stages(self._tower))
+        return self._copied_stages
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and strides, read from the model, so that any ConvNeXt or ModifiedResNet works."""
@@ -297,13 +308,16 @@ class CLIP(SegmentationBackbone, TextTower):
     @full_precision  # the result is cached and also used in full precision
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Encode M prompts into (M, D) text features, not normalized."""
-        return self.clip_model.encode_text(self.tokenize(prompts).to(self.logit_scale.device))
+        device = self.logit_scale.device
+        self._move_text_tower(device)
+        return self.clip_model.encode_text(self.tokenize(prompts).to(device))
 
     def text_classifier(self, class_names: Sequence[str]) -> TextClassifier:
         """Return the text classifier of class names, synonyms separated by commas; it is cached."""
         key = tuple(class_names)
         if key not in self._text_classifiers:
             self._text_classifiers[key] = build_text_classifier(self.encode_text, key)
+            self._move_text_tower("cpu")
         kept = self._text_classifiers[key]
         return TextClassifier(kept.embeddings.to(self.logit_scale), kept.names_per_class)
 

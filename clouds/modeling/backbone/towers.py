@@ -1,0 +1,107 @@
+"""CLIP's image towers as sequences of stages, and the copy of frozen stages for mixed precision.
+
+Letters: B images, C channels, H x W network input, h x w feature map.
+"""
+
+import copy
+from collections.abc import Collection
+from itertools import pairwise
+from typing import Any
+
+import torch
+from open_clip.modified_resnet import ModifiedResNet
+from timm.models import ConvNeXt
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+SUPPORTED = (ConvNeXt, ModifiedResNet)
+
+Stages = dict[str, nn.Module]
+"""Module by name of the feature map that it computes from the map before it; the first one takes the images."""
+
+
+def image_tower(clip_model: nn.Module) -> nn.Module:
+    """Return the image tower of an open_clip model, without the wrapper that timm's towers have."""
+    visual: Any = clip_model.visual
+    return getattr(visual, "trunk", visual)
+
+
+def tower_stages(tower: Any) -> Stages:
+    """Return the stages of a ConvNeXt or ModifiedResNet, with the tower's own modules.
+
+    Their maps are `stem` (stride 4, for a ResNet 2), `res2`..`res5` (strides 4, 8, 16, 32) and `clip_vis_dense`, the
+    last map before CLIP's pooling (stride 32).
+    """
+    if isinstance(tower, ConvNeXt):
+        stem, last = tower.stem, tower.norm_pre
+        levels = list(tower.stages)
+    else:
+        names = [f"{kind}{number}" for number in (1, 2, 3) for kind in ("conv", "bn", "act")]
+        stem, last = nn.Sequential(*(getattr(tower, name) for name in names)), nn.Identity()
+        levels = [nn.Sequential(tower.avgpool, tower.layer1), tower.layer2, tower.layer3, tower.layer4]
+    pyramid = {f"res{number}": level for number, level in enumerate(levels, start=2)}
+    return {"stem": stem, **pyramid, "clip_vis_dense": last}
+
+
+def feature_maps(stages: Stages, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+    """Compute feature maps.
+
+    Args:
+        stages: stages of a tower.
+        images: (B, 3, H, W), normalized.
+        names: names of the maps to return; others are freed.
+
+    Returns:
+        Maps (B, C, h, w) by name.
+    """
+    maps, x = {}, images
+    for name, stage in stages.items():
+        x = stage(x)
+        if name in names:
+            maps[name] = x
+    return maps
+
+
+def bfloat16_copy(stages: Stages) -> Stages:
+    """Copy frozen stages to bfloat16, with batch norms folded into convolutions and weights stored channels last.
+
+    The copy takes float32 images: its first layer stays float32, since bfloat16 cannot tell neighboring values of a
+    pixel apart. Norms are folded before weights are cast, so that their statistics are not rounded.
+
+    Args:
+        stages: stages in evaluation mode. Their first module, the stem, is an `nn.Sequential`.
+    """
+    copies = copy.deepcopy(stages)
+    for stage in copies.values():
+        fold_batch_norms(stage)
+    stem: Any = next(iter(copies.values()))
+    first = FirstLayer(stem[0])
+    stem[0] = nn.Identity()
+    for stage in copies.values():
+        stage.bfloat16().to(memory_format=torch.channels_last)
+    stem[0] = first
+    return copies
+
+
+class FirstLayer(nn.Module):
+    """Layer that computes in float32 for layers in bfloat16."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float32 to bfloat16."""
+        return self.layer(x).to(torch.bfloat16)
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Fold each frozen batch norm into the convolution that is registered before it, in place.
+
+    The modules of a ModifiedResNet are registered in the order in which they compute.
+    """
+    for parent in list(module.modules()):
+        for (name, convolution), (next_name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(parent, next_name, nn.Identity())
