@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from clouds.evaluation.confusion import confusion_matrix
-from clouds.evaluation.sem_seg import predicted_labels
+from clouds.evaluation.label_maps import predict_labels
 from clouds.modeling.inference import semantic_scores
 from stages.bench import Bench
 from stages.inputs import Inputs
@@ -41,9 +41,8 @@ def measure_evaluation(bench: Bench, inputs: Inputs) -> None:
 def evaluate(model: nn.Module, image: Tensor, truth: Tensor, bench: Bench) -> None:
     """Predict an image and count its pixels, as the evaluator does in the loop of `inference_on_dataset`."""
     height, width = truth.shape
-    scores = model([{"image": image, "height": height, "width": width}])[0]["sem_seg"]
-    bench.synchronize()
-    confusion_matrix(predicted_labels(scores), truth, scores.shape[0]).cpu()
+    [labels] = predict_labels(model, [{"image": image, "height": height, "width": width}])
+    confusion_matrix(labels, truth, 19).cpu()
 
 
 def measure_strips(bench: Bench, inputs: Inputs) -> None:

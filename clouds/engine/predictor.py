@@ -19,7 +19,7 @@ from clouds.engine.checkpointing.checkpoint import load_for_inference
 from clouds.engine.setup import config_with_dataset, resolve_device, set_precision, start_log
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
-from clouds.evaluation.sem_seg import predicted_labels
+from clouds.evaluation.label_maps import predict_labels
 from clouds.utils.failures import raise_failures
 from clouds.utils.images import read_image
 from clouds.visualization.palette import overlay
@@ -58,8 +58,8 @@ class Predictor:
             UserError: the image cannot be read.
         """
         sample = self.mapper({"file_name": str(path), "image_id": str(path)})
-        [output] = self.model([sample])
-        return predicted_labels(output["sem_seg"]).byte().cpu().numpy()
+        [labels] = predict_labels(self.model, [sample])
+        return labels.cpu().numpy()
 
 
 def predict_each(

@@ -37,6 +37,7 @@ from clouds.engine.run.metrics import record_evaluation
 from clouds.engine.setup import code_version, seed_everything
 from clouds.engine.writers import MetricsWriter, build_wandb_writer
 from clouds.errors import UserError, check_name
+from clouds.evaluation.label_maps import for_labels
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.tables import Provenance, format_table
 from clouds.modeling.structures import ImageDict
@@ -241,8 +242,12 @@ class Trainer(TrainerBase):
         for name in cfg.DATASETS.TEST:
             loader = cls.build_test_loader(cfg, name)
             counts[name] = sum(comm.all_gather(len(loader)))
+            evaluator = cls.build_evaluator(cfg, name)
+            predicting = (
+                for_labels(model) if isinstance(evaluator, SemSegEvaluator) else model
+            )  # others may read scores
             with precision.autocast(), cudnn_benchmark(False):  # images have many sizes
-                results[name] = inference_on_dataset(model, loader, cls.build_evaluator(cfg, name))
+                results[name] = inference_on_dataset(predicting, loader, evaluator)
         if not results:
             logger.warning("DATASETS.TEST is empty: nothing is evaluated")
         elif comm.is_main_process():

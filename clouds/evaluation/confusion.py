@@ -11,34 +11,64 @@ import numpy.typing as npt
 import torch
 
 from clouds.data.classes import IGNORE_LABEL
+from clouds.utils.transfer import upload
+
+_IDS = IGNORE_LABEL + 1  # values of a label map
+_COPIES = 32  # counters of each cell on an accelerator, so that neighboring pixels do not wait for each other
 
 
 def confusion_matrix(prediction: torch.Tensor, truth: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Count the pixels of each pair of predicted and true class.
+    """Count the pixels of each pair of predicted and true class. On an accelerator, nothing waits for the result.
 
     Args:
         prediction: (H, W) integer tensor, 0..C-1.
         truth: (H, W) integer tensor on any device, 0..C-1 or 255.
-        num_classes: C, number of classes without void.
+        num_classes: C, number of classes without void, at most 254.
 
     Returns:
-        (C+1, C+1) int64 on the device of `prediction`.
+        (C+1, C+1) int64 on the device of `prediction`. On an accelerator, pixels whose ids are out of range are counted
+        in the last cell.
 
     Raises:
-        ValueError: the shapes differ, or an id is out of range.
+        ValueError: the shapes differ, or, on a CPU, an id is out of range.
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in size")
-    truth = truth.to(prediction.device)
-    truth = torch.where(truth == IGNORE_LABEL, num_classes, truth)
-    for name, ids, largest in (("prediction", prediction, num_classes - 1), ("truth", truth, num_classes)):
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) <= largest:
-            raise ValueError(f"{name} has ids outside 0..{num_classes - 1}")
-    side = num_classes + 1
-    # The narrowest type that can number the cells: counting is limited by memory, and int64 takes four times as long.
-    dtype = torch.int16 if side * side <= torch.iinfo(torch.int16).max else torch.int64
-    cells = prediction.to(dtype) * side + truth
-    return torch.bincount(cells.flatten(), minlength=side * side).reshape(side, side)
+    truth = upload(_as_bytes(truth), prediction.device)
+    cells = _as_bytes(prediction).to(torch.int32).mul_(_IDS).add_(truth)
+    pairs = _histogram(cells.flatten(), _IDS * _IDS).reshape(_IDS, _IDS)
+    matrix = pairs.new_zeros(num_classes + 1, num_classes + 1)
+    matrix[:-1, :-1] = pairs[:num_classes, :num_classes]
+    matrix[:-1, -1] = pairs[:num_classes, IGNORE_LABEL]
+    stray = cells.numel() - matrix.sum()
+    if stray.device.type != "cpu":
+        matrix[-1, -1] = stray
+    elif stray:
+        named = "prediction" if pairs[num_classes:].any() else "truth"
+        raise ValueError(f"{named} has ids outside 0..{num_classes - 1}")
+    return matrix
+
+
+def _as_bytes(labels: torch.Tensor) -> torch.Tensor:
+    """Convert ids to uint8. Those outside 0..255 become 254, which is out of range, too."""
+    if labels.dtype == torch.uint8:
+        return labels
+    return labels.where((labels >= 0) & (labels <= IGNORE_LABEL), IGNORE_LABEL - 1).to(torch.uint8)
+
+
+def _histogram(cells: torch.Tensor, size: int) -> torch.Tensor:
+    """Count the values 0..size-1 of (N,) int32: (size,) int64."""
+    if cells.device.type == "cpu":
+        return torch.bincount(cells, minlength=size)
+    return _accelerated_histogram(cells, size)
+
+
+def _accelerated_histogram(cells: torch.Tensor, size: int) -> torch.Tensor:
+    """Count like `_histogram`. `torch.bincount` would wait for the device to find the largest value."""
+    copies = torch.arange(len(cells), device=cells.device) % _COPIES
+    counts = torch.zeros(size * _COPIES, dtype=torch.int64, device=cells.device)
+    counts.scatter_add_(0, cells.long() * _COPIES + copies, torch.ones_like(cells, dtype=torch.int64))
+    return counts.view(size, _COPIES).sum(dim=1)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from clouds.errors import UserError
 from clouds.evaluation.boundary import boundary_counts, boundary_iou
 from clouds.evaluation.confusion import confusion_matrix, score
 from clouds.evaluation.label_files import LabelWriter
+from clouds.evaluation.label_maps import best_classes
 from clouds.evaluation.tables import mean_of
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ class SemSegEvaluator(DatasetEvaluator):
 
     Attributes:
         images: number of scored images; after `evaluate`, in the main process, of all processes.
-        matrix: (C+1, C+1) confusion matrix of these images.
+        matrix: (C+1, C+1) int64 confusion matrix of these images, on the device of the predictions; after `evaluate` on
+            the CPU.
         boundaries: (3, C) sum of `boundary_counts` over these images.
         classes: names of the C classes.
     """
@@ -64,7 +66,7 @@ class SemSegEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Set all counts to zero."""
         self.images = 0
-        self.matrix: npt.NDArray[np.int64] = np.zeros((len(self.classes) + 1,) * 2, dtype=np.int64)
+        self.matrix = torch.zeros((len(self.classes) + 1,) * 2, dtype=torch.int64)
         self.boundaries: npt.NDArray[np.int64] = np.zeros((3, len(self.classes)), dtype=np.int64)
 
     def check_labels(self) -> None:
@@ -86,41 +88,52 @@ class SemSegEvaluator(DatasetEvaluator):
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """Count the pixels of a batch and write its label files if requested.
 
+        The host does not wait for the predictions, unless boundary IoU is computed or label files are written.
+
         Args:
             inputs: dicts of the test mapper, with the ground truth in `sem_seg`, (H, W) uint8.
-            outputs: dicts of the model, with the scores in `sem_seg`, (C, H, W) float on any device.
+            outputs: dicts of the model, on any device, with the prediction in `label_map`, (H, W) uint8, or the scores
+                in `sem_seg`, (C, H, W) float.
 
         Raises:
-            UserError: an image has no ground truth, or the scores have another size or number of classes.
+            UserError: an image has no ground truth, or the prediction has another size or number of classes.
         """
         for sample, output in zip(inputs, outputs, strict=True):
-            labels = self._labels(sample, output["sem_seg"])
+            labels = self._labels(sample, output)
             if "sem_seg" in sample:
                 self._count(labels, sample["sem_seg"])
             if self.writer is not None:
-                self.writer.write(sample["image_id"], labels.byte().cpu().numpy())
+                self.writer.write(sample["image_id"], labels.cpu().numpy())
 
-    def _labels(self, sample: dict[str, Any], scores: torch.Tensor) -> torch.Tensor:
+    def _labels(self, sample: dict[str, Any], output: dict[str, Any]) -> torch.Tensor:
         if "sem_seg" in sample:
             size = tuple(sample["sem_seg"].shape)
         elif self.writer is not None:
             size = (sample["height"], sample["width"])
         else:
             raise self._unlabelled(sample)
-        expected = (len(self.classes), *size)
-        if tuple(scores.shape) != expected:
-            raise UserError(
-                f"The model returned scores {tuple(scores.shape)} for {sample['file_name']}, but {self.dataset_name} "
-                f"needs (classes, height, width) = {expected}: use a model with {len(self.classes)} classes."
-            )
-        return predicted_labels(scores)
+        if "label_map" in output:
+            labels: torch.Tensor = output["label_map"]
+            if labels.shape != size:
+                raise self._unfit(sample, f"a label map {tuple(labels.shape)}", f"(height, width) = {size}")
+            return labels
+        scores, expected = output["sem_seg"], (len(self.classes), *size)
+        if scores.shape != expected:
+            raise self._unfit(sample, f"scores {tuple(scores.shape)}", f"(classes, height, width) = {expected}")
+        return best_classes(scores)
+
+    def _unfit(self, sample: Mapping[str, Any], returned: str, needed: str) -> UserError:
+        return UserError(
+            f"The model returned {returned} for {sample['file_name']}, but {self.dataset_name} needs {needed}: use a "
+            f"model with {len(self.classes)} classes."
+        )
 
     def _count(self, labels: torch.Tensor, truth: torch.Tensor) -> None:
         num_classes = len(self.classes)
         self.images += 1
-        self.matrix += confusion_matrix(labels, truth, num_classes).cpu().numpy()
+        self.matrix = self.matrix.to(labels.device) + confusion_matrix(labels, truth, num_classes)
         if self.boundary:
-            self.boundaries += boundary_counts(labels.byte().cpu().numpy(), truth.cpu().numpy(), num_classes)
+            self.boundaries += boundary_counts(labels.cpu().numpy(), truth.cpu().numpy(), num_classes)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the scores of all processes; each process must call this.
@@ -131,20 +144,27 @@ class SemSegEvaluator(DatasetEvaluator):
             over the classes in the ground truth, and "BIoU-road", .... None in all processes but the main one.
 
         Raises:
-            UserError: there are label maps, but all their pixels are ignored.
+            UserError: there are label maps, but all their pixels are ignored; or a prediction had a class that the data
+                set does not have.
         """
-        shares = comm.gather((self.images, self.matrix, self.boundaries))
+        shares = comm.gather((self.images, self.matrix.cpu(), self.boundaries))
         if not comm.is_main_process():
             return None
         self.images = sum(images for images, _, _ in shares)
-        self.matrix = sum((matrix for _, matrix, _ in shares), np.zeros_like(self.matrix))
+        self.matrix = sum((matrix for _, matrix, _ in shares), torch.zeros_like(self.matrix, device="cpu"))
         self.boundaries = sum((counts for _, _, counts in shares), np.zeros_like(self.boundaries))
-        *truth, ignored = self.matrix.sum(axis=0)
+        matrix = self.matrix.numpy()
+        if matrix[-1].any():
+            raise UserError(
+                f"The model predicted other classes than the {len(self.classes)} of {self.dataset_name}: use a model "
+                f"with {len(self.classes)} classes."
+            )
+        *truth, ignored = matrix.sum(axis=0)
         if missing := find_missing_labels(self.classes, np.array(truth), int(ignored)):
             if not any(truth):
                 raise UserError(f"{self.dataset_name} cannot be scored: {missing}.")
             logger.warning("%s: %s.", self.dataset_name, missing)
-        result = score(self.matrix)
+        result = score(matrix)
         scores = {"mIoU": result.miou, "fwIoU": result.fwiou, "mACC": result.macc, "pACC": result.pacc}
         scores |= {name: mean_of(result.iou[list(classes)]) for name, classes in self.subsets.items()}
         per_class = {"IoU": result.iou, "ACC": result.acc}
@@ -154,9 +174,3 @@ class SemSegEvaluator(DatasetEvaluator):
         for metric, values in per_class.items():
             scores |= {f"{metric}-{name}": float(value) for name, value in zip(self.classes, values, strict=True)}
         return {"sem_seg": scores}
-
-
-def predicted_labels(scores: torch.Tensor) -> torch.Tensor:
-    """Return the class with the highest score: (C, H, W) scores -> (H, W) int64 train ids on the same device."""
-    # max instead of argmax: on a CPU, torch computes value and index together four times faster than the index alone.
-    return scores.max(dim=0).indices

@@ -13,7 +13,8 @@ from clouds.data.classes import CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lo
 from clouds.data.datasets.catalog import register
 from clouds.data.encoding import read_train_ids
 from clouds.errors import UserError
-from clouds.evaluation.sem_seg import SemSegEvaluator, predicted_labels
+from clouds.evaluation.label_maps import best_classes
+from clouds.evaluation.sem_seg import SemSegEvaluator
 from tests.evaluation.test_confusion import GOLDEN
 
 
@@ -84,9 +85,9 @@ def test_processes_are_summed_in_the_main_one(streets: str, monkeypatch: pytest.
 
 def test_prediction_is_the_class_of_the_highest_score() -> None:
     scores = torch.randn(19, 13, 17, generator=torch.Generator().manual_seed(0))
-    labels = predicted_labels(scores)
-    assert labels.dtype == torch.int64 and labels.shape == (13, 17)
-    assert torch.equal(labels, scores.argmax(dim=0))
+    labels = best_classes(scores)
+    assert labels.dtype == torch.uint8 and labels.shape == (13, 17)
+    assert torch.equal(labels, scores.argmax(dim=0).byte())
 
 
 def test_evaluator_runs_under_the_inference_loop(streets: str) -> None:

@@ -14,7 +14,7 @@ from clouds.data.classes import CITYSCAPES_COLORS, IGNORE_LABEL
 from clouds.engine.hooks.label_counts import Counts, count, no_counts, painted, scalars, sum_over_processes, total
 from clouds.engine.hooks.self_training import SelfTrainingHook
 from clouds.engine.hooks.writing import SMOOTHED
-from clouds.evaluation.sem_seg import predicted_labels
+from clouds.evaluation.label_maps import predict_labels
 from clouds.self_training.pseudo_labels import PseudoLabel
 from clouds.utils.atomic import atomic_file
 from clouds.visualization.panel import PanelRow, pseudo_label_panel
@@ -103,12 +103,11 @@ class PseudoLabelMonitor(HookBase):
         model.eval()
         try:
             with self.trainer.precision.autocast():
-                answers = model([{"image": label.image} for label in labels])
+                maps = predict_labels(model, [{"image": label.image} for label in labels])
         finally:
             model.train()
         counts = torch.zeros(2, dtype=torch.int64, device=self.device)
-        for label, answer in zip(labels, answers, strict=True):
-            student = predicted_labels(answer["sem_seg"])
+        for label, student in zip(labels, maps, strict=True):
             teacher = label.teacher_map.to(student.device)
             counts += torch.stack([(student == teacher).sum(), (teacher != IGNORE_LABEL).sum()])
         return counts
