@@ -1,10 +1,15 @@
 """Label maps straight from the masks: the class of the highest score, without the scores of the whole image.
 
 `label_map` chooses among three implementations of one signature: `reference_label_map`, which works on any device,
-`cells.label_map` on a CPU, and `kernel.label_map` on CUDA.
+`cells.label_map` on a CPU, and, if Triton is installed, `kernel.label_map` on CUDA.
 
 Letters: Q queries, K classes, h x w mask logits, H x W canvas (the padded network input).
 """
+
+import functools
+import importlib.util
+import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,6 +26,8 @@ from clouds.modeling.inference.scores import (
     upsampling,
 )
 from clouds.modeling.layers import full_precision
+
+logger = logging.getLogger(__name__)
 
 
 @full_precision
@@ -46,8 +53,23 @@ def label_map(
     Returns:
         (height, width) uint8, 255 = no label. Where two scores differ by rounding only, either class may win.
     """
-    implementation = cells.label_map if mask_logits.device.type == "cpu" else reference_label_map
+    implementation = _implementation(mask_logits.device.type)
     return implementation(class_logits, mask_logits, canvas, image_size, output_size, threshold)
+
+
+@functools.cache
+def _implementation(device: str) -> Callable[..., Tensor]:
+    """Return the fastest implementation for a type of device."""
+    if device == "cpu":
+        return cells.label_map
+    if device != "cuda":
+        return reference_label_map
+    if importlib.util.find_spec("triton") is None:
+        logger.info("Triton is not installed: label maps are computed without the fused kernel")
+        return reference_label_map
+    from clouds.modeling.inference.kernel import label_map as fused
+
+    return fused
 
 
 def reference_label_map(

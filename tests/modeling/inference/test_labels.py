@@ -1,5 +1,9 @@
 """Label maps from masks: equal to the highest score of the reference, in less memory."""
 
+import logging
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clouds.data.classes import IGNORE_LABEL
 from clouds.modeling.inference import cells, image_labels, label_map
+from clouds.modeling.inference import labels as choice
 from clouds.modeling.inference.labels import reference_label_map
 from clouds.modeling.inference.sampling import bilinear_samples
 from clouds.modeling.structures import Prediction
@@ -132,16 +137,38 @@ def test_images_of_a_batch_and_half_precision():
     sizes, outputs = [(64, 96), (40, 50)], [(64, 96), (80, 100)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         maps = image_labels(prediction, (64, 96), sizes, outputs, threshold=0.5)
-    for i, labels in enumerate(maps):
+    for i, each in enumerate(maps):
         scores = published_scores(*answers[i], (64, 96), sizes[i], outputs[i])
-        check(labels, scores, 0.5, tolerance=1e-4)
-        assert (labels == IGNORE_LABEL).any() and (labels != IGNORE_LABEL).any()
+        check(each, scores, 0.5, tolerance=1e-4)
+        assert (each == IGNORE_LABEL).any() and (each != IGNORE_LABEL).any()
 
 
 def test_a_canvas_that_is_no_multiple():
     for implementation in (label_map, *IMPLEMENTATIONS):
         with pytest.raises(ValueError, match="canvas is 21 x 20; it must be a multiple of the mask logits' 5 x 5"):
             implementation(torch.randn(3, 4), torch.randn(3, 5, 5), (21, 20), (21, 20), (21, 20))
+
+
+def test_the_fused_kernel_labels_every_pixel_like_the_reference():
+    """Runs in a process of its own, because Triton chooses its interpreter when it is imported."""
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "tests.modeling.inference.interpreted"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("all equal\n")
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_gpu_needs_triton_for_the_kernel(installed, monkeypatch, caplog):
+    pytest.importorskip("triton")
+    caplog.set_level(logging.INFO)
+    if not installed:
+        monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+    chosen = choice._implementation.__wrapped__("cuda")
+    assert (chosen.__module__ == "clouds.modeling.inference.kernel") is installed
+    said = [record.message.partition(":")[0] for record in caplog.records]
+    assert said == ([] if installed else ["Triton is not installed"])
+    assert choice._implementation.__wrapped__("mps") is reference_label_map
 
 
 @given(source=st.integers(1, 3000), size=st.integers(1, 3000))
