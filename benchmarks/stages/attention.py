@@ -52,7 +52,7 @@ def attention_inputs(batch: int, shapes: list[tuple[int, int]], device: torch.de
 
     length, levels = sum(height * width for height, width in shapes), len(shapes)
     value = random(batch, length, HEADS, CHANNELS)
-    centres = torch.cat([pixel_centers(height, width, value) for height, width in shapes])
+    centres = torch.cat([pixel_centers(height, width, value.device) for height, width in shapes])
     extent = value.new_tensor([(width, height) for height, width in shapes])
     offsets = 2 * random(batch, length, HEADS, levels, POINTS, 2) / extent[:, None]
     weights = random(batch, length, HEADS, levels * POINTS).softmax(-1).unflatten(-1, (levels, POINTS))

@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, TypeVarTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ GROUPS = 32  # groups of every group norm; its channels must be a multiple
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
@@ -37,6 +38,31 @@ def autocast_dtype(like: Tensor) -> torch.dtype | None:
     """Return the dtype that autocast chooses on the device of a tensor; None without autocast."""
     kind = like.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def cached_on_device(size: int) -> Callable[[Callable[[*Ts], R]], Callable[[*Ts], R]]:
+    """Keep the last `size` results of the decorated function, which makes tensors from sizes and a device.
+
+    Nobody may modify the tensors. `torch.compile` includes the function in its graph instead.
+    """
+
+    def decorate(function: Callable[[*Ts], R]) -> Callable[[*Ts], R]:
+        @functools.lru_cache(size)
+        def cached(stream: torch.cuda.Stream | None, args: tuple[*Ts]) -> R:
+            with torch.inference_mode(False):  # a tensor that is made in inference mode could not be used in training
+                return function(*args)
+
+        @functools.wraps(function)
+        def lookup(*args: *Ts) -> R:
+            if torch.compiler.is_compiling():
+                return function(*args)
+            # A stream could read what another one has not written yet, so that each has tensors of its own.
+            device = next(value for value in args if isinstance(value, torch.device))
+            return cached(torch.cuda.current_stream(device) if device.type == "cuda" else None, args)
+
+        return lookup
+
+    return decorate
 
 
 @full_precision
@@ -69,11 +95,16 @@ def sine_position_embedding(height: int, width: int, channels: int, like: Tensor
     Returns:
         (channels, height, width) float32: the first half of the channels encodes y, the second half x.
     """
+    return _sine_position_embedding(height, width, channels, like.device)
+
+
+@cached_on_device(6)  # three maps of the student and of the teacher, whose images have another size
+def _sine_position_embedding(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     half = channels // 2
-    wavelength = 10000.0 ** (torch.arange(half, device=like.device) // 2 * 2 / half)
+    wavelength = 10000.0 ** (torch.arange(half, device=device) // 2 * 2 / half)
 
     def encode(size: int) -> Tensor:
-        position = torch.arange(1, size + 1, dtype=torch.float32, device=like.device)
+        position = torch.arange(1, size + 1, dtype=torch.float32, device=device)
         angle = position[:, None] / (size + 1e-6) * (2 * math.pi) / wavelength
         return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=-1).flatten(1).T  # (half, size)
 
@@ -128,7 +159,7 @@ class ConvNorm(nn.Conv2d):
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         x = super().forward(x)
         if self.norm is not None:
-            x = self.norm(x)
+            x = self.norm(x.float())
         return x if self.activation is None else self.activation(x)
 
 

@@ -5,7 +5,7 @@ Letters: B images, C channels of the decoder, S pixels of all encoder levels, L 
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,50 @@ from torch.nn import functional as F
 
 from clouds.d2 import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec, configurable
 from clouds.errors import UserError, check_name
-from clouds.modeling.layers import GROUPS, ConvNorm, sine_position_embedding, xavier_init
+from clouds.modeling.layers import (
+    GROUPS,
+    ConvNorm,
+    autocast_dtype,
+    cached_on_device,
+    full_precision,
+    sine_position_embedding,
+    xavier_init,
+)
 from clouds.modeling.pixel_decoder.ops import IMPLEMENTATIONS, check_implementation
 
-Shapes = Sequence[tuple[int, int]]
-
 NUM_MAPS = 3  # feature maps for the transformer decoder
+
+
+class Grid(NamedTuple):
+    """Levels of the encoder, laid out for T = M * L * P sampled points of a pixel.
+
+    Attributes:
+        shapes: L pairs (height, width).
+        centers: (S, T * 2) center of each pixel in [0, 1], alternately x and y, the same for all its points.
+        sides: (T * 2,) sides of each point's level in pixels, alternately width and height.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    centers: Tensor
+    sides: Tensor
+
+
+@cached_on_device(2)  # of the student and of the teacher, whose images have another size
+def sampling_grid(shapes: tuple[tuple[int, int], ...], heads: int, points: int, device: torch.device) -> Grid:
+    """Return the grid of levels with these shapes; for each head, the points of all levels follow each other."""
+    centers = torch.cat([pixel_centers(h, w, device) for h, w in shapes])
+    # Filled on the device: a copy from the host would wait for it.
+    sides = torch.stack([torch.full((points,), float(side), device=device) for h, w in shapes for side in (w, h)])
+    sides = sides.unflatten(0, (-1, 2)).transpose(1, 2)  # (L, P, 2)
+    repeated = centers[:, None].expand(-1, heads * len(shapes) * points, -1)
+    return Grid(shapes, repeated.flatten(1), sides.expand(heads, -1, -1, -1).flatten())
+
+
+def pixel_centers(height: int, width: int, device: torch.device) -> Tensor:
+    """Return (height * width, 2) centers of the pixels as (x, y) in (0, 1), in row-major order."""
+    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+    return torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1).flatten(0, 1)
 
 
 class MSDeformAttn(nn.Module):
@@ -54,27 +92,38 @@ class MSDeformAttn(nn.Module):
         nn.init.xavier_uniform_(self.value_proj.weight)
         nn.init.xavier_uniform_(self.output_proj.weight)
 
-    def forward(self, query: Tensor, reference: Tensor, source: Tensor, shapes: Shapes) -> Tensor:
+    def forward(self, query: Tensor, source: Tensor, grid: Grid) -> Tensor:
         """Attend from every pixel to sampled pixels of all levels.
 
         Args:
             query: (B, S, C) features with position embedding.
-            reference: (S, 2) pixel centers as (x, y) in [0, 1].
             source: (B, S, C) features.
-            shapes: L pairs (height, width).
+            grid: sizes and pixel centers of the levels.
 
         Returns:
             (B, S, C).
         """
         heads, levels, points = self.sizes
         value = self.value_proj(source).unflatten(-1, (heads, -1))
-        offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
-        weights = self.attention_weights(query).unflatten(-1, (heads, -1)).softmax(dim=-1)
-        # Offsets are pixels of their level, locations are fractions of its sides.
-        extent = torch.tensor([(w, h) for h, w in shapes], dtype=offsets.dtype, device=offsets.device)
-        locations = reference[:, None, None, None] + offsets / extent[:, None]
+        weights = softmax_of_samples(self.attention_weights(query).unflatten(-1, (heads, -1)))
+        locations = self.locations(query, grid)
         attend = IMPLEMENTATIONS[self.implementation]
-        return self.output_proj(attend(value, shapes, locations, weights.unflatten(-1, (levels, points))))
+        return self.output_proj(attend(value, grid.shapes, locations, weights.unflatten(-1, (levels, points))))
+
+    @full_precision
+    def locations(self, query: Tensor, grid: Grid) -> Tensor:
+        """Return the sampled locations (B, S, M, L, P, 2) as fractions of the sides of their level."""
+        offsets = self.sampling_offsets(query.float())
+        heads, levels, points = self.sizes
+        return torch.addcdiv(grid.centers, offsets, grid.sides).unflatten(-1, (heads, levels, points, 2))
+
+
+def softmax_of_samples(logits: Tensor) -> Tensor:
+    """Apply the softmax to the last dimension of `logits` (B, S, M, L * P); returns float32."""
+    if logits.is_cuda:
+        return logits.softmax(dim=-1, dtype=torch.float32)
+    # A CPU is three times faster over the rows of a wide matrix than over the columns of a narrow one.
+    return logits.flatten(0, -2).T.softmax(dim=0, dtype=torch.float32).T.view(logits.shape)
 
 
 class EncoderLayer(nn.Module):
@@ -89,9 +138,9 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, source: Tensor, position: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
-        """Map `source` (B, S, C), `position` (S, C) and `reference` (S, 2) to (B, S, C)."""
-        attended = self.self_attn(source + position, reference, source, shapes)
+    def forward(self, source: Tensor, position: Tensor, grid: Grid) -> Tensor:
+        """Map `source` (B, S, C) and `position` (S, C) to (B, S, C)."""
+        attended = self.self_attn(source + position, source, grid)
         source = self.norm1(source + self.dropout(attended))
         hidden = self.linear2(self.dropout(F.relu(self.linear1(source))))
         return self.norm2(source + self.dropout(hidden))
@@ -100,10 +149,14 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """Stack of encoder layers, with one learnt embedding per level."""
 
-    def __init__(self, num_layers: int, num_levels: int, dim: int, **layer: Any) -> None:
+    def __init__(
+        self, num_layers: int, num_levels: int, dim: int, *, num_heads: int, num_points: int, **layer: Any
+    ) -> None:
         super().__init__()
+        self.num_heads, self.num_points = num_heads, num_points
         self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
-        self.layers = [EncoderLayer(dim, num_levels=num_levels, **layer) for _ in range(num_layers)]
+        sizes = {"num_levels": num_levels, "num_heads": num_heads, "num_points": num_points}
+        self.layers = [EncoderLayer(dim, **sizes, **layer) for _ in range(num_layers)]
         # Registered under the name in the published checkpoints, `encoder.layers.*`.
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(self.layers)})
         xavier_init(self)
@@ -113,8 +166,9 @@ class Encoder(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """L maps (B, C, h, w) -> L maps of the same shapes."""
-        shapes = [(x.shape[-2], x.shape[-1]) for x in maps]
+        shapes = tuple((x.shape[-2], x.shape[-1]) for x in maps)
         like = maps[0]
+        grid = sampling_grid(shapes, self.num_heads, self.num_points, like.device)
         x = torch.cat([level.flatten(2) for level in maps], dim=2).transpose(1, 2)
         position = torch.cat(
             [
@@ -122,18 +176,10 @@ class Encoder(nn.Module):
                 for (h, w), embedding in zip(shapes, self.level_embed, strict=True)
             ]
         )
-        reference = torch.cat([pixel_centers(h, w, like) for h, w in shapes])
         for layer in self.layers:
-            x = layer(x, position, reference, shapes)
+            x = layer(x, position, grid)
         levels = x.split([h * w for h, w in shapes], dim=1)
         return [level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, shapes, strict=True)]
-
-
-def pixel_centers(height: int, width: int, like: Tensor) -> Tensor:
-    """Return (height * width, 2) centers of the pixels as (x, y) in (0, 1), in row-major order."""
-    y = (torch.arange(height, dtype=torch.float32, device=like.device) + 0.5) / height
-    x = (torch.arange(width, dtype=torch.float32, device=like.device) + 0.5) / width
-    return torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1).flatten(0, 1)
 
 
 def pyramid_features(strides: dict[str, int], encoder_in_features: Sequence[str], common_stride: int) -> list[str]:
@@ -265,17 +311,27 @@ class MSDeformAttnPixelDecoder(nn.Module):
             features: backbone features (B, channels, h, w) by name.
 
         Returns:
-            Mask features (B, mask_dim, H / 4, W / 4), and three maps (B, C, h, w) of strides 32, 16 and 8.
+            Mask features (B, mask_dim, H / 4, W / 4), and three maps (B, C, h, w) of strides 32, 16 and 8, in float32
+            (a map of the pyramid without norms: in the dtype of autocast).
         """
-        # Sampling locations need full precision, as in the published code.
-        with torch.autocast(device_type=next(iter(features.values())).device.type, enabled=False):
-            projected = [
-                projection(features[name].float())
-                for name, projection in zip(self.encoder_in_features, self.input_proj, strict=True)
-            ]
-            maps = self.transformer(projected)
-            for i, name in reversed(list(enumerate(self.pyramid_features, start=1))):
-                lateral = self.get_submodule(f"adapter_{i}")(features[name].float())
-                up = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-                maps.append(self.get_submodule(f"layer_{i}")(lateral + up))
-            return self.mask_features(maps[-1]), maps[:NUM_MAPS]
+        # bfloat16 has the range of float32. Of float16, products of large features would leave the range.
+        if autocast_dtype(next(iter(features.values()))) == torch.bfloat16:
+            return self._decode(features)
+        return self._decode_in_full_precision(features)
+
+    @full_precision
+    def _decode_in_full_precision(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        names = (*self.encoder_in_features, *self.pyramid_features)
+        return self._decode({name: features[name].float() for name in names})
+
+    def _decode(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        projected = []
+        for name, projection in zip(self.encoder_in_features, self.input_proj, strict=True):
+            convolution, norm = projection.children()
+            projected.append(norm(convolution(features[name]).float()))
+        maps = self.transformer(projected)
+        for i, name in reversed(list(enumerate(self.pyramid_features, start=1))):
+            lateral = self.get_submodule(f"adapter_{i}")(features[name])
+            up = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+            maps.append(self.get_submodule(f"layer_{i}")(lateral + up))
+        return self.mask_features(maps[-1]).float(), maps[:NUM_MAPS]

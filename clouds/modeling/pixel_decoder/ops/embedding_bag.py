@@ -38,15 +38,15 @@ class Samples(NamedTuple):
 
     Attributes:
         row: (Q, T) int32, table row of the upper left corner.
-        x: (Q, T), distance from this corner in [0, 1] cells.
-        y: (Q, T), distance from this corner in [0, 1] cells.
-        inside: (Q, T * 2) bool, whether the output depends on x, and whether on y.
+        x: (Q, T), distance from the column of this corner, limited to [0, 1].
+        y: (Q, T), distance from the line of this corner, limited to [0, 1].
+        distance: (Q, T * 2), both before the limit, alternating; in [0, 1) where the output depends on the location.
     """
 
     row: Tensor
     x: Tensor
     y: Tensor
-    inside: Tensor
+    distance: Tensor
 
 
 class Layout:
@@ -98,11 +98,11 @@ class Layout:
         at = (locations.flatten(1) * self.sides).add_(0.5)  # in cells; 0 is the zero above or to the left of a level
         # NaN must not become an index. The result is NaN nevertheless, because the distance is.
         corner = torch.minimum(at.floor().clamp_(min=0), self.sides).nan_to_num_()
-        inside = (at >= 0).logical_and_(at < self.sides + 1)
-        x, y = at.sub_(corner).clamp_(0, 1).unflatten(1, (-1, 2)).unbind(2)
+        distance = at.sub_(corner)
+        x, y = distance.clamp(0, 1).unflatten(1, (-1, 2)).unbind(2)
         column, line = corner.to(torch.int32).unflatten(1, (-1, 2)).unbind(2)
-        index = torch.add(column, line, alpha=self.pitch).mul_(self.heads).add_(self.first)
-        return Samples(index, x.contiguous(), y.contiguous(), inside)
+        row = torch.add(column, line, alpha=self.pitch).mul_(self.heads).add_(self.first)
+        return Samples(row, x.contiguous(), y.contiguous(), distance)
 
 
 def corner_weights(weights: Tensor, samples: Samples) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -155,9 +155,10 @@ def backward(
             twist = lower_right.sub_(upper_left).sub_(upper).sub_(left)  # of the bilinear surface
             along_x, along_y = torch.addcmul(upper, twist, samples.y), torch.addcmul(left, twist, samples.x)
             product = upper_left.addcmul_(upper, samples.x).addcmul_(along_y, samples.y)
-            slopes = torch.stack((along_x, along_y), dim=-1).mul_(own[..., None]).flatten(1)
+            slopes = torch.stack((along_x.mul_(own), along_y.mul_(own)), dim=-1).flatten(1).mul_(layout.sides)
+            slopes.mul_((samples.distance >= 0).logical_and_(samples.distance < 1))
             by_weights[image, block] = product.view_as(weights[image, block])
-            by_locations[image, block] = slopes.mul_(layout.sides).mul_(samples.inside).view_as(locations[image, block])
+            by_locations[image, block] = slopes.view_as(locations[image, block])
         for cells, level in layout.levels(table_gradient(rows, index, factors, layout), by_value[image]):
             level.copy_(cells)
     return by_value, by_locations, by_weights
