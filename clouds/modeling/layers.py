@@ -37,7 +37,8 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 def autocast_dtype(like: Tensor) -> torch.dtype | None:
     """Return the dtype that autocast chooses on the device of a tensor; None without autocast."""
     kind = like.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if enabled else None
 
 
 def cached_on_device(size: int) -> Callable[[Callable[[*Ts], R]], Callable[[*Ts], R]]:

@@ -64,3 +64,11 @@ def test_inner_masks_are_multiplied_at_the_size_of_the_attention_masks(monkeypat
     sizes.clear()
     predictor.train()(maps, features, None, None)
     assert sizes == [(16, 32)] * 4
+
+
+def test_no_operation_of_the_decoder_waits_for_a_value():
+    """A tensor on `meta` has no values, so any read of a value fails."""
+    predictor = build(HEADS[0]).sem_seg_head.predictor.to("meta").eval()
+    maps = [torch.zeros(1, 64, 2 * n, 4 * n, device="meta") for n in (1, 2, 4)]
+    (last,) = predictor(maps, torch.zeros(1, 64, 16, 32, device="meta"), None, None)
+    assert last.mask_logits.shape[-2:] == (16, 32)

@@ -126,18 +126,8 @@ def label_map(
 ) -> Tensor:
     """Compute a label map; see `clouds.modeling.inference.labels.label_map`."""
     factor_y, factor_x = upsampling(mask_logits, canvas)
-    device, (queries, h, w), (height, width) = mask_logits.device, mask_logits.shape, output_size
-    probabilities = class_probabilities(class_logits.float())
-    classes, steps = len(probabilities), triton.cdiv(queries, QUERIES)
-    block_k = max(16, triton.next_power_of_2(classes))
-
-    order = torch.zeros(steps * QUERIES, dtype=torch.int64, device=device)
-    order[:queries] = probabilities.amax(dim=0).argsort(descending=True)
-    weights = torch.zeros(block_k, steps * QUERIES, device=device)
-    weights[:classes, :queries] = probabilities[:, order[:queries]]
-    rest = torch.zeros(steps + 1, block_k, device=device)
-    rest[:-1] = weights.view(block_k, steps, QUERIES).sum(dim=2).flip(1).cumsum(dim=1).flip(1).T
-
+    device, (_, h, w), (height, width) = mask_logits.device, mask_logits.shape, output_size
+    order, weights, rest = in_steps(class_probabilities(class_logits.float()))
     labels = torch.empty(output_size, dtype=torch.uint8, device=device)
     rows, columns = (bilinear_samples(*sizes, device) for sizes in zip(image_size, output_size, strict=True))
     block_x = min(SEGMENT, max(16, triton.next_power_of_2(width)))
@@ -154,11 +144,11 @@ def label_map(
             h,
             w,
             width,
-            steps,
+            len(rest) - 1,
             factor_y=factor_y,
             factor_x=factor_x,
-            K=classes,
-            BLOCK_K=block_k,
+            K=class_logits.shape[1] - 1,
+            BLOCK_K=len(weights),
             BLOCK_Q=QUERIES,
             BLOCK_X=block_x,
             RESIZED=image_size != output_size,
@@ -166,3 +156,23 @@ def label_map(
             NEAR=TIE,
         )
     return labels
+
+
+def in_steps(probabilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sort queries by descending highest class probability and pad them to steps of `QUERIES`.
+
+    Args:
+        probabilities: (K, Q) class probabilities.
+
+    Returns:
+        `order`, `weights` and `rest`, as the kernel takes them. Classes are padded to a power of 2.
+    """
+    (classes, queries), device = probabilities.shape, probabilities.device
+    steps, block_k = triton.cdiv(queries, QUERIES), max(16, triton.next_power_of_2(classes))
+    order = torch.zeros(steps * QUERIES, dtype=torch.int64, device=device)
+    order[:queries] = probabilities.amax(dim=0).argsort(descending=True)
+    weights = torch.zeros(block_k, steps * QUERIES, device=device)
+    weights[:classes, :queries] = probabilities[:, order[:queries]]
+    rest = torch.zeros(steps + 1, block_k, device=device)
+    rest[:-1] = weights.view(block_k, steps, QUERIES).sum(dim=2).flip(1).cumsum(dim=1).flip(1).T
+    return order, weights, rest

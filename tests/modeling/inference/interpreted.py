@@ -13,12 +13,11 @@ from tests.modeling.inference.answers import answer
 
 # The entries are the kind of answer, Q, K, the size of the masks, the factors, image, output and threshold.
 CASES = [
-    ("trained", 100, 19, (6, 40), (4, 4), (24, 160), (24, 160), 0.0),
+    ("trained", 100, 19, (3, 40), (4, 4), (12, 160), (12, 160), 0.0),
     ("random", 37, 5, (5, 9), (4, 4), (17, 30), (17, 30), 0.0),
     ("trained", 40, 20, (6, 8), (4, 2), (24, 15), (11, 33), 0.0),
     ("trained", 40, 19, (8, 8), (4, 4), (32, 32), (32, 32), 0.6),
     ("random", 16, 3, (4, 4), (1, 3), (4, 12), (7, 5), 0.4),
-    ("void", 30, 17, (3, 5), (4, 4), (12, 20), (12, 20), 0.0),
     ("trained", 3, 1, (1, 9), (2, 2), (1, 18), (1, 18), 0.0),
 ]
 

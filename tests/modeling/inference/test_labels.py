@@ -1,5 +1,6 @@
 """Label maps from masks: equal to the highest score of the reference, in less memory."""
 
+import importlib
 import logging
 import subprocess
 import sys
@@ -156,6 +157,19 @@ def test_the_fused_kernel_labels_every_pixel_like_the_reference():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("all equal\n")
+
+
+@pytest.mark.parametrize("output", [(64, 96), (70, 50)])
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_no_operation_on_a_gpu_waits_for_a_value(threshold, output):
+    """A tensor on `meta` has no values, so any read of a value, or a copy to the host, fails."""
+    logits = [each.to("meta") for each in answer("random", 0, 20, 5, 16, 24)]
+    (labels,) = image_labels(Prediction(*(x[None] for x in logits)), (64, 96), [(60, 90)], [output], threshold)
+    assert labels.shape == output and labels.device.type == "meta"
+    pytest.importorskip("triton")
+    kernel = importlib.import_module("clouds.modeling.inference.kernel")
+    order, weights, rest = kernel.in_steps(logits[0].softmax(dim=-1)[:, :-1].T)
+    assert (order.shape, weights.shape, rest.shape) == ((32,), (16, 32), (3, 16))
 
 
 @pytest.mark.parametrize("installed", [False, True])
