@@ -214,12 +214,17 @@ class CLOUDS(nn.Module):
         prediction = self.sem_seg_head(features, self.text_classifier(self.test_classes), self.void)[-1]
         return self.ensemble(prediction, features, self.test_classes) if self.geometric_ensemble else prediction
 
-    def canvas(self, batched_inputs: Sequence[ImageDict]) -> tuple[int, int]:
-        """Return the padded size (H, W) of a batch; in training it covers the images of all processes."""
+    def canvas(self, batched_inputs: Sequence[ImageDict], group: Any = None) -> tuple[int, int]:
+        """Return the padded size (H, W) of a batch; in training it covers the images of all processes.
+
+        Args:
+            batched_inputs: image dicts.
+            group: process group of the exchange, see `largest_over_processes`.
+        """
         if "canvas" in batched_inputs[0]:
             return batched_inputs[0]["canvas"]
         canvas = canvas_size(image_sizes(batched_inputs), self.size_divisibility)
-        return largest_over_processes(canvas) if self.training else canvas
+        return largest_over_processes(canvas, group) if self.training else canvas
 
     def features(self, batched_inputs: Sequence[ImageDict], canvas: tuple[int, int]) -> dict[str, Tensor]:
         """Return the backbone's maps (B, C, H / stride, W / stride) by name."""

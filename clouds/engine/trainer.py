@@ -58,6 +58,7 @@ class Trainer(TrainerBase):
         model: the model, which is optimized, saved and evaluated.
         network: the model as it is called in training; with several processes, it averages the gradients.
         self_training: the hook that labels generated images; None without self-training.
+        batches: batches of the loader; only during `train`.
         results: results of the last evaluation.
     """
 
@@ -138,11 +139,11 @@ class Trainer(TrainerBase):
                 self.before_train()
                 self.after_train()
             return self.results
-        self._batches: Iterator[list[dict[str, Any]]] = iter(self.data_loader)
+        self.batches: Iterator[list[dict[str, Any]]] = iter(self.data_loader)
         cfg = self.cfg
         with cudnn_benchmark(cfg.CUDNN_BENCHMARK and cfg.INPUT.CROP.ENABLED):
             super().train(self.start_iter, self.max_iter)
-        del self._batches  # ends the loader's workers
+        del self.batches  # ends the loader's workers
         return self.results
 
     def run_step(self) -> None:
@@ -155,7 +156,7 @@ class Trainer(TrainerBase):
                 must do in all processes or in none. Raised in all processes.
         """
         start = time.perf_counter()
-        batch = next(self._batches)
+        batch = next(self.batches)
         data_time = time.perf_counter() - start
 
         # The model's random numbers depend on seed and iteration only, not on what ran before, such as an evaluation.
@@ -189,9 +190,7 @@ class Trainer(TrainerBase):
             UserError: there are generated images, but no self-training.
         """
         if self.self_training:
-            # A separate context, so that autocast does not cache weights that were cast without a gradient.
-            with self.precision.autocast():
-                return self.self_training.label(batch)
+            return self.self_training.label(batch)
         if any(x.get("is_generated", False) for x in batch):
             raise UserError("The batch has images without labels; set MODEL.CLOUDS.SAM.MINIBATCH True to learn them.")
         return batch

@@ -13,17 +13,30 @@ processes. The average is the gradient of the whole batch under three conditions
 All processes must call each function together. With a single process, nothing is exchanged.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from clouds.d2 import comm
 
 
-def largest_over_processes(size: tuple[int, int]) -> tuple[int, int]:
-    """Return the largest height and the largest width that any process passes."""
+def largest_over_processes(size: tuple[int, int], group: Any = None) -> tuple[int, int]:
+    """Return the largest height and the largest width that any process passes.
+
+    Args:
+        size: height and width of this process.
+        group: process group with a CPU backend; None = that of all exchanges of Python objects. A thread that exchanges
+            beside them needs a group of its own.
+    """
     if comm.get_world_size() == 1:
         return size
-    heights, widths = zip(*comm.all_gather(size), strict=True)
+    sizes: list[Any] = [None] * comm.get_world_size()
+    if group is None:
+        sizes = comm.all_gather(size)
+    else:
+        torch.distributed.all_gather_object(sizes, size, group=group)
+    heights, widths = zip(*sizes, strict=True)
     return max(heights), max(widths)
 
 

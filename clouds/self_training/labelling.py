@@ -8,7 +8,7 @@ Letters: B images, G generated images among them, h x w an image, H x W canvas, 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -31,8 +31,8 @@ class Student(Protocol):
     def void(self) -> Tensor | None:
         """(1, D) learnt embedding of "no object"; None for a backbone without text tower."""
 
-    def canvas(self, batched_inputs: Sequence[ImageDict]) -> tuple[int, int]:
-        """Return the padded size (H, W) of a batch, over all processes."""
+    def canvas(self, batched_inputs: Sequence[ImageDict], group: Any = None) -> tuple[int, int]:
+        """Return the padded size (H, W) of a batch, exchanged over all processes in a process group."""
 
     def preprocess(self, images: Sequence[Tensor], canvas: tuple[int, int]) -> Tensor:
         """Upload, normalize and pad images (3, h, w) to (B, 3, H, W)."""
@@ -56,6 +56,7 @@ def label_batch(
     labeller: PseudoLabeller,
     *,
     geometric_ensemble: bool = False,
+    group: Any = None,
 ) -> tuple[list[ImageDict], list[PseudoLabel]]:
     """Label the generated images of a batch. All processes must call this together, also those without such images.
 
@@ -65,13 +66,14 @@ def label_batch(
         teacher: predicts the classes of the generated images.
         labeller: turns these predictions into pseudo-labels.
         geometric_ensemble: whether to combine the teacher's classes with CLIP's.
+        group: process group in which the canvas is exchanged; None = the default one.
 
     Returns:
         The batch, with `canvas` in every dict, `instances` in those of the generated images, and, where the student's
         backbone computes the same features again, `features` in every dict (`clouds.modeling.structures` describes
         the entries); and the G pseudo-labels.
     """
-    canvas = student.canvas(batch)
+    canvas = student.canvas(batch, group)
     batch = [{**x, "canvas": canvas} for x in batch]
     generated = [number for number, x in enumerate(batch) if x.get("is_generated", False)]
     if not generated:
@@ -95,6 +97,15 @@ def label_batch(
     for number, label in zip(generated, labels, strict=True):
         batch[number]["instances"] = instances_from_target(label.refined)
     return batch, labels
+
+
+def depends_on_the_last_step(student: Student) -> bool:
+    """Return whether labelling reads something that each step of the training changes.
+
+    That is a trained backbone, or the trained embedding of "no object" of a head that uses text. Otherwise it reads
+    frozen weights and the teacher only, which changes when it is updated.
+    """
+    return student.backbone.trainable or (student.void is not None and student.void.requires_grad)
 
 
 def clean_view(x: ImageDict) -> Tensor:

@@ -56,7 +56,8 @@ CASES: dict[str, list] = {
         *(HEAD, "BisMultiScaleMaskedTransformerDecoder", "MODEL.BACKBONE.NAME", "CLIP"),
         *("DATASETS.TRAIN", ("plugin_void",), "SOLVER.IMS_PER_BATCH", 2),
     ],
-    "joint training": [*JOINT, "MODEL.CLOUDS.ITERATION_UPDATE", 1],
+    # The second batch is labelled ahead, the third after an update of the teacher.
+    "joint training": [*JOINT, "MODEL.CLOUDS.ITERATION_UPDATE", 2],
 }
 
 
@@ -98,6 +99,8 @@ class Watched(JointTrainer):
         self.losses: list[dict[str, float]] = []
         self.gradients: list[dict[str, torch.Tensor]] = []
         self.network.register_forward_pre_hook(self.see)
+        if self.self_training:
+            self.self_training.ahead = True
 
     def see(self, network: nn.Module, inputs: tuple[list[dict]]) -> None:
         if self.model.training:
@@ -154,12 +157,12 @@ class HalfBroken(Trainer):
     """Trainer whose last process gets images of NaN."""
 
     def run_step(self) -> None:
-        batch = next(self._batches)
+        batch = next(self.batches)
         for sample in batch:
             sample["file_name"] = f"image of process {comm.get_rank()}"
             if comm.get_rank() == comm.get_world_size() - 1:
                 sample["image"] = torch.full(sample["image"].shape, float("nan"))
-        self._batches = iter([batch])
+        self.batches = iter([batch])
         super().run_step()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -226,3 +227,95 @@ def test_missing_sam_weights_are_told_before_the_model_is_built(joint: Config, m
     monkeypatch.setattr(Trainer, "build_model", None)
     with pytest.raises(UserError, match=r"/nowhere/sam\.pt"):
         Trainer(cfg)
+
+
+class Ahead(JointTrainer):
+    """Labels ahead also on a CPU, and records for each labelled batch whether a thread of its own did."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__(cfg)
+        hook = self.self_training
+        hook.ahead, self.beside, label = True, [], hook._label
+
+        def recorded(batch: list[dict], group: object = None) -> object:
+            self.beside.append(threading.current_thread() is not threading.main_thread())
+            return label(batch, group)
+
+        hook._label = recorded
+
+
+def test_labelling_ahead_changes_no_bit(joint: Config) -> None:
+    opts = ("SOLVER.MAX_ITER", 8)
+    turn, ahead = train(joint("turn", *opts)), train(joint("ahead", *opts), kind=Ahead)
+    assert ahead.beside == [False, True, True, False, True, True, False, True], "in turn after an update of the teacher"
+    ours, theirs = (trained(Path(t.cfg.OUTPUT_DIR) / "model_final.pth") for t in (ahead, turn))
+    assert same(ours, theirs)
+    assert rows(ahead.cfg.OUTPUT_DIR) == rows(turn.cfg.OUTPUT_DIR)
+    assert ahead.data_loader.position == turn.data_loader.position == 8 * 2
+
+
+def test_killed_while_the_next_batch_is_labelled(joint: Config) -> None:
+    opts = ("SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_KEPT", 1)
+    straight = train(joint("straight", *opts))
+    with pytest.raises(KeyboardInterrupt):
+        train(joint("killed", *opts), kind=type("Dying", (Killed, Ahead), {"at": 3}))
+    resumed = train(joint("killed", *opts), resume=True, kind=Ahead)
+    assert resumed.start_iter == 4
+    assert resumed.beside == [False, True], "the batch that was labelled ahead is read again"
+    ours, theirs = (trained(Path(t.cfg.OUTPUT_DIR) / "model_final.pth") for t in (resumed, straight))
+    assert same(ours, theirs)
+    assert rows(resumed.cfg.OUTPUT_DIR) == rows(straight.cfg.OUTPUT_DIR)
+    assert "beside" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("failing", ["labeller", "loader"])
+def test_an_error_ahead_is_raised_as_it_is_when_its_batch_is_due(joint: Config, failing: str) -> None:
+    class Failing(Ahead):
+        def run_step(self) -> None:
+            if self.iter == 0:  # batch 1 is read and labelled beside this step, batch 2 beside the next
+                part, name = (self.batches, "_batches") if failing == "loader" else (self.self_training, "labeller")
+                setattr(part, name, FailsLater(getattr(part, name)))
+            super().run_step()
+
+    class FailsLater:
+        """Stands in for an iterator or a labeller, and fails at the third call."""
+
+        def __init__(self, wrapped: object) -> None:
+            self.wrapped, self.calls = wrapped, 0
+            self.threshold, self.sam = getattr(wrapped, "threshold", 0.0), getattr(wrapped, "sam", None)
+
+        def count(self) -> None:
+            self.calls += 1
+            if self.calls == 3:
+                raise UserError("this batch is bad")
+
+        def __next__(self) -> object:
+            self.count()
+            return next(self.wrapped)
+
+        def __call__(self, *args: object) -> object:
+            self.count()
+            return self.wrapped(*args)
+
+    cfg = joint("run", "SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 1, "DATASETS.TRAIN", ("plugin_generated",))
+    with pytest.raises(UserError, match=r"^this batch is bad$"):
+        train(cfg, kind=Failing)
+    names = {path.name for path in Path(cfg.OUTPUT_DIR).glob("model_*.pth")}
+    assert max(names) == "model_0000001.pth", "the steps before it are done and saved"
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "MultiScaleMaskedTransformerDecoder"),
+        ("MODEL.BACKBONE.NAME", "TrainableCLIP"),
+        ("MODEL.CLOUDS.ITERATION_UPDATE", 1),
+    ],
+)
+def test_labels_that_depend_on_the_last_step_are_made_in_turn(joint: Config, opts: tuple[object, ...]) -> None:
+    class TextAhead(Ahead):
+        @classmethod
+        def build_model(cls, cfg: CfgNode) -> nn.Module:
+            return Trainer.build_model(cfg)
+
+    assert train(joint("run", "SOLVER.MAX_ITER", 3, *opts), kind=TextAhead).beside == [False] * 3

@@ -10,7 +10,7 @@ that they hold no memory while the training goes on.
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -116,7 +116,7 @@ class TrainLoader:
         self.position = sampler.position
         self.seed = sampler.seed
 
-    def __iter__(self) -> Iterator[list[Record]]:
+    def __iter__(self) -> "TrainBatches":
         sampler = copy.copy(self.sampler)
         sampler.position, sampler.seed = self.position, self.seed
         batches = DataLoader(
@@ -128,9 +128,7 @@ class TrainLoader:
             pin_memory=self.pin_memory,
             worker_init_fn=_use_one_thread,
         )
-        for batch in batches:
-            self.position += self.batch_size
-            yield batch.samples()
+        return TrainBatches(self, batches)
 
     def state_dict(self) -> dict[str, int]:
         """Return the state of the loader.
@@ -145,6 +143,31 @@ class TrainLoader:
         """Continue where the loader that returned `state` was; takes effect at the next `iter()`."""
         self.position = state["position"]
         self.seed = state["seed"]
+
+
+class TrainBatches(Iterator[list[Record]]):
+    """Batches of a `TrainLoader`, whose position counts the batches that were handed out."""
+
+    def __init__(self, loader: TrainLoader, batches: Iterable[Batch | Failure]) -> None:
+        self._loader = loader
+        self._batches = iter(batches)
+        self._ahead: list[Record] | Exception | None = None
+
+    def peek(self) -> list[Record]:
+        """Return the batch that is next, or raise the error that is next. It is not handed out yet."""
+        if self._ahead is None:
+            try:
+                self._ahead = next(self._batches).samples()
+            except Exception as error:  # noqa: BLE001 - raised below, and again by `next`
+                self._ahead = error
+        if isinstance(self._ahead, Exception):
+            raise self._ahead
+        return self._ahead
+
+    def __next__(self) -> list[Record]:
+        batch, self._ahead = self.peek(), None
+        self._loader.position += self._loader.batch_size
+        return batch
 
 
 class TestLoader:

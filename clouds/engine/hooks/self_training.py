@@ -1,16 +1,23 @@
 """Self-training as a hook: it holds and updates the teacher, and labels the generated images of each batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from clouds.d2 import CfgNode, HookBase
+from clouds.d2 import CfgNode, HookBase, comm
+from clouds.data.loading.loaders import TrainBatches
 from clouds.errors import UserError
 from clouds.modeling.structures import ImageDict
-from clouds.self_training.labelling import STUDENT, label_batch
+from clouds.self_training.labelling import STUDENT, depends_on_the_last_step, label_batch
 from clouds.self_training.pseudo_labels import PseudoLabel, PseudoLabeller, build_pseudo_labeller
 from clouds.self_training.sam import Sam
 from clouds.self_training.teacher import Teacher
+from clouds.utils.beside import Beside
+
+Labelled = tuple[list[ImageDict], list[PseudoLabel]]
+"""A labelled batch, and the pseudo-labels of its generated images."""
 
 
 class SelfTrainingHook(HookBase):
@@ -20,21 +27,32 @@ class SelfTrainingHook(HookBase):
     the student's head, unless a checkpoint has restored it. Before every iteration that is a multiple of
     `update_period`, it moves towards the student's head; at iteration 0 this changes nothing.
 
+    With `ahead`, the next batch is labelled beside the student's step, wherever no update of teacher or student can
+    change its labels: not before an update of the teacher, and not where labelling reads trained weights of the
+    student (`depends_on_the_last_step`). All results are equal with and without.
+
     Attributes:
         teacher: exponential moving average of the student's head; its state belongs in checkpoints.
-        labeller: turns the teacher's scores into pseudo-labels.
+        labeller: turns the teacher's label maps into pseudo-labels.
         latest: pseudo-labels of the last labelled batch in this process.
     """
 
     def __init__(
-        self, teacher: Teacher, labeller: PseudoLabeller, *, update_period: int, geometric_ensemble: bool = False
+        self,
+        teacher: Teacher,
+        labeller: PseudoLabeller,
+        *,
+        update_period: int,
+        geometric_ensemble: bool = False,
+        ahead: bool = False,
     ) -> None:
         """
         Args:
             teacher: labels the generated images; started by `before_train`.
-            labeller: turns the teacher's scores into pseudo-labels.
+            labeller: turns the teacher's label maps into pseudo-labels.
             update_period: iterations between two updates of the teacher, at least 1.
             geometric_ensemble: whether to combine the teacher's classes with CLIP's.
+            ahead: whether to label the next batch beside the student's step; on a CPU, it only competes with it.
         """
         if update_period < 1:
             raise ValueError(f"update_period is {update_period}; it must be 1 or more")
@@ -42,10 +60,19 @@ class SelfTrainingHook(HookBase):
         self.labeller = labeller
         self.update_period = update_period
         self.geometric_ensemble = geometric_ensemble
+        self.ahead = ahead
         self.latest: list[PseudoLabel] = []
+        self._next: Beside[tuple[Sequence[ImageDict], Labelled]] | None = None
+        self._stream: torch.cuda.Stream | None = None
+        self._group: Any = None
 
     def before_train(self) -> None:
-        self.teacher.start(self.trainer.model.sem_seg_head)
+        model = self.trainer.model
+        self.teacher.start(model.sem_seg_head)
+        if self.ahead:
+            device = next(model.parameters()).device
+            self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+            self._group = torch.distributed.new_group(backend="gloo") if comm.get_world_size() > 1 else None
 
     def before_step(self) -> None:
         if self.trainer.iter % self.update_period == 0:
@@ -53,10 +80,68 @@ class SelfTrainingHook(HookBase):
 
     def label(self, batch: Sequence[ImageDict]) -> list[ImageDict]:
         """Return the batch with `instances` for each generated image (see `label_batch`)."""
-        labelled, self.latest = label_batch(
-            batch, self.trainer.model, self.teacher, self.labeller, geometric_ensemble=self.geometric_ensemble
-        )
+        labelled, self.latest = self._labelled_ahead(batch) or self._label(batch)
+        if self._can_go_ahead():
+            self._next = Beside(self._label_next, self._stream)
         return labelled
+
+    def after_step(self) -> None:
+        # Here, before other hooks evaluate the model or save the position in the data.
+        if self._next is not None:
+            self._next.join()
+
+    def after_train(self) -> None:
+        if self._next is not None:  # the training failed
+            self._next.join()
+            self._next = None
+
+    def _can_go_ahead(self) -> bool:
+        following = self.trainer.iter + 1
+        return (
+            self.ahead
+            and following < self.trainer.max_iter
+            and following % self.update_period != 0
+            and not depends_on_the_last_step(self.trainer.model)
+            and isinstance(self.trainer.batches, TrainBatches)
+        )
+
+    def _labelled_ahead(self, batch: Sequence[ImageDict]) -> Labelled | None:
+        """Return the result of the call beside the last step, or raise its error; None if it was for another batch."""
+        if self._next is None:
+            return None
+        call, self._next = self._next, None
+        seen, (labelled, labels) = call.result()
+        if seen is not batch:
+            return None
+        if self._stream is not None:
+            # Their memory is used again only when the current stream is done with them.
+            for tensor in _results(labelled, labels):
+                tensor.record_stream(torch.cuda.current_stream(tensor.device))
+        return labelled, labels
+
+    def _label_next(self) -> tuple[Sequence[ImageDict], Labelled]:
+        batch = self.trainer.batches.peek()
+        return batch, self._label(batch, self._group)
+
+    def _label(self, batch: Sequence[ImageDict], group: Any = None) -> Labelled:
+        # A separate context, so that autocast does not cache weights that were cast without a gradient.
+        with self.trainer.precision.autocast():
+            return label_batch(
+                batch,
+                self.trainer.model,
+                self.teacher,
+                self.labeller,
+                geometric_ensemble=self.geometric_ensemble,
+                group=group,
+            )
+
+
+def _results(labelled: Sequence[ImageDict], labels: Sequence[PseudoLabel]) -> Iterator[Tensor]:
+    """Yield the tensors on a GPU that labelling has added."""
+    added = [label.teacher_map for label in labels]
+    added += [tensor for label in labels for tensor in label.refined]
+    added += labelled[0].get("features", {}).values()
+    yield from (tensor for tensor in added if tensor.is_cuda)
 
 
 def check_student(model: nn.Module) -> None:
@@ -81,4 +166,5 @@ def build_self_training_hook(cfg: CfgNode, sam: Sam | None) -> SelfTrainingHook:
         build_pseudo_labeller(cfg, sam),
         update_period=settings.ITERATION_UPDATE,
         geometric_ensemble=settings.GEOMETRIC_ENSEMBLE_EMA,
+        ahead=torch.device(cfg.MODEL.DEVICE).type == "cuda",
     )

@@ -304,6 +304,28 @@ def test_the_number_of_workers_follows_the_cores(gta5: CfgNode, monkeypatch: pyt
     assert build_train_loader(gta5).num_workers == 0
 
 
+def test_a_batch_that_is_only_looked_at_does_not_count(gta5: CfgNode) -> None:
+    loader = build_train_loader(gta5)
+    batches = iter(loader)
+    first = next(batches)
+    second = batches.peek()
+    assert batches.peek() is second
+    assert loader.state_dict()["position"] == len(first) == 2
+    assert next(batches) is second
+    assert loader.state_dict()["position"] == 4
+    assert same([first, second, next(batches)], take(build_train_loader(gta5), 3))
+
+
+def test_an_error_that_was_looked_at_is_raised_again(gta5: CfgNode) -> None:
+    batches = iter(build_train_loader(gta5))
+    record = build_train_loader(gta5).records[0]
+    for file in Path(record["file_name"]).parent.iterdir():
+        file.write_bytes(b"")
+    for look in (batches.peek, batches.peek, batches.__next__, batches.__next__):
+        with pytest.raises(UserError, match="is an empty file"):
+            look()
+
+
 def test_the_workers_end_with_the_iterator(gta5: CfgNode) -> None:
     before = set(multiprocessing.active_children())
     gta5.DATALOADER.NUM_WORKERS = 2
