@@ -5,10 +5,9 @@ from functools import partial
 from types import SimpleNamespace
 
 import torch
-from scenes import CLASSES
 from torch import Tensor
-from torch.nn import functional as F
 
+from clouds.engine.amp import Precision
 from clouds.engine.hooks.self_training import SelfTrainingHook
 from clouds.engine.losses import mean_losses
 from clouds.engine.optimizer import build_gradient_clipper, build_optimizer
@@ -61,13 +60,12 @@ class DrawnLabels(PseudoLabeller):
 
     def __init__(self, labels: Tensor, **settings: object) -> None:
         super().__init__(**settings)  # type: ignore[arg-type]
-        self.scores = F.one_hot(labels.long(), CLASSES).permute(2, 0, 1).float()
+        self.labels = labels.to(torch.uint8)
 
     def __call__(
-        self, scores: Sequence[Tensor], images: Sequence[Tensor], seeds: Sequence[int | None]
+        self, maps: Sequence[Tensor], images: Sequence[Tensor], seeds: Sequence[int | None]
     ) -> list[PseudoLabel]:
-        drawn = self.scores.to(scores[0].device)
-        return super().__call__([drawn] * len(scores), images, seeds)
+        return super().__call__([self.labels.to(maps[0].device)] * len(maps), images, seeds)
 
 
 def measure_joint_step(bench: Bench, inputs: Inputs) -> None:
@@ -78,7 +76,7 @@ def measure_joint_step(bench: Bench, inputs: Inputs) -> None:
     step, batch = Step(inputs), inputs.batch(inputs.sizes.generated)
     teacher = Teacher(0.999)
     teacher.start(inputs.model.sem_seg_head)
-    trainer = SimpleNamespace(model=inputs.model)
+    trainer = SimpleNamespace(model=inputs.model, precision=Precision(inputs.model.device.type))
     for kind in SAM_KINDS[:2] if bench.smoke else SAM_KINDS:
         if bench.left() < 40 and not bench.smoke:
             bench.note(f"joint/{kind}/skipped", seconds_left=bench.left())

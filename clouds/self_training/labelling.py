@@ -56,7 +56,6 @@ def label_batch(
     labeller: PseudoLabeller,
     *,
     geometric_ensemble: bool = False,
-    group: Any = None,
 ) -> tuple[list[ImageDict], list[PseudoLabel]]:
     """Label the generated images of a batch. All processes must call this together, also those without such images.
 
@@ -66,14 +65,13 @@ def label_batch(
         teacher: predicts the classes of the generated images.
         labeller: turns these predictions into pseudo-labels.
         geometric_ensemble: whether to combine the teacher's classes with CLIP's.
-        group: process group in which the canvas is exchanged; None = the default one.
 
     Returns:
         The batch, with `canvas` in every dict, `instances` in those of the generated images, and, where the student's
         backbone computes the same features again, `features` in every dict (`clouds.modeling.structures` describes
         the entries); and the G pseudo-labels.
     """
-    canvas = student.canvas(batch, group)
+    canvas = student.canvas(batch)
     batch = [{**x, "canvas": canvas} for x in batch]
     generated = [number for number, x in enumerate(batch) if x.get("is_generated", False)]
     if not generated:

@@ -229,6 +229,9 @@ def test_missing_sam_weights_are_told_before_the_model_is_built(joint: Config, m
         Trainer(cfg)
 
 
+ONE_CANVAS = ("INPUT.CROP_SIZE", (32, 64))  # that of batches with generated images, too
+
+
 class Ahead(JointTrainer):
     """Labels ahead also on a CPU, and records for each labelled batch whether a thread of its own did."""
 
@@ -237,17 +240,18 @@ class Ahead(JointTrainer):
         hook = self.self_training
         hook.ahead, self.beside, label = True, [], hook._label
 
-        def recorded(batch: list[dict], group: object = None) -> object:
+        def recorded(batch: list[dict]) -> object:
             self.beside.append(threading.current_thread() is not threading.main_thread())
-            return label(batch, group)
+            return label(batch)
 
         hook._label = recorded
 
 
 def test_labelling_ahead_changes_no_bit(joint: Config) -> None:
-    opts = ("SOLVER.MAX_ITER", 8)
+    opts = ("SOLVER.MAX_ITER", 8, *ONE_CANVAS)
     turn, ahead = train(joint("turn", *opts)), train(joint("ahead", *opts), kind=Ahead)
-    assert ahead.beside == [False, True, True, False, True, True, False, True], "in turn after an update of the teacher"
+    # In turn at the beginning, and after an update of the teacher.
+    assert ahead.beside == [False, False, True, False, True, True, False, True]
     ours, theirs = (trained(Path(t.cfg.OUTPUT_DIR) / "model_final.pth") for t in (ahead, turn))
     assert same(ours, theirs)
     assert rows(ahead.cfg.OUTPUT_DIR) == rows(turn.cfg.OUTPUT_DIR)
@@ -255,24 +259,36 @@ def test_labelling_ahead_changes_no_bit(joint: Config) -> None:
 
 
 def test_killed_while_the_next_batch_is_labelled(joint: Config) -> None:
-    opts = ("SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_KEPT", 1)
+    opts = ("SOLVER.MAX_ITER", 8, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_KEPT", 1, *ONE_CANVAS)
     straight = train(joint("straight", *opts))
     with pytest.raises(KeyboardInterrupt):
         train(joint("killed", *opts), kind=type("Dying", (Killed, Ahead), {"at": 3}))
     resumed = train(joint("killed", *opts), resume=True, kind=Ahead)
-    assert resumed.start_iter == 4
-    assert resumed.beside == [False, True], "the batch that was labelled ahead is read again"
+    assert resumed.start_iter == 4, "the batch that was labelled ahead is read again"
+    assert resumed.beside == [False, False, False, True]
     ours, theirs = (trained(Path(t.cfg.OUTPUT_DIR) / "model_final.pth") for t in (resumed, straight))
     assert same(ours, theirs)
     assert rows(resumed.cfg.OUTPUT_DIR) == rows(straight.cfg.OUTPUT_DIR)
     assert "beside" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_a_canvas_is_known_before_a_batch_on_it_is_labelled_ahead(joint: Config) -> None:
+    class Sizes(Ahead):
+        def run_step(self) -> None:
+            super().run_step()
+            self.__dict__.setdefault("canvases", []).append(self.self_training._canvas)
+
+    trainer = train(joint("run", "SOLVER.MAX_ITER", 8, "MODEL.CLOUDS.ITERATION_UPDATE", 100), kind=Sizes)
+    known = [canvas in trainer.canvases[: max(step - 1, 0)] for step, canvas in enumerate(trainer.canvases)]
+    assert trainer.beside == known
+    assert len(set(trainer.canvases)) == 2
+
+
 @pytest.mark.parametrize("failing", ["labeller", "loader"])
 def test_an_error_ahead_is_raised_as_it_is_when_its_batch_is_due(joint: Config, failing: str) -> None:
     class Failing(Ahead):
         def run_step(self) -> None:
-            if self.iter == 0:  # batch 1 is read and labelled beside this step, batch 2 beside the next
+            if self.iter == 0:  # batch 1 is read beside this step, batch 2 read and labelled beside the next
                 part, name = (self.batches, "_batches") if failing == "loader" else (self.self_training, "labeller")
                 setattr(part, name, FailsLater(getattr(part, name)))
             super().run_step()

@@ -29,7 +29,8 @@ class SelfTrainingHook(HookBase):
 
     With `ahead`, the next batch is labelled beside the student's step, wherever no update of teacher or student can
     change its labels: not before an update of the teacher, and not where labelling reads trained weights of the
-    student (`depends_on_the_last_step`). All results are equal with and without.
+    student (`depends_on_the_last_step`). All results are equal with and without. The first batch on each canvas is
+    labelled in turn: modules may keep tensors from their first call, which the streams must not both make.
 
     Attributes:
         teacher: exponential moving average of the student's head; its state belongs in checkpoints.
@@ -62,7 +63,9 @@ class SelfTrainingHook(HookBase):
         self.geometric_ensemble = geometric_ensemble
         self.ahead = ahead
         self.latest: list[PseudoLabel] = []
-        self._next: Beside[tuple[Sequence[ImageDict], Labelled]] | None = None
+        self._next: Beside[tuple[Sequence[ImageDict], Labelled | None]] | None = None
+        self._canvas: tuple[int, int] | None = None  # of the last labelled batch
+        self._canvases: set[tuple[int, int]] = set()  # of the steps before
         self._stream: torch.cuda.Stream | None = None
         self._group: Any = None
 
@@ -81,6 +84,9 @@ class SelfTrainingHook(HookBase):
     def label(self, batch: Sequence[ImageDict]) -> list[ImageDict]:
         """Return the batch with `instances` for each generated image (see `label_batch`)."""
         labelled, self.latest = self._labelled_ahead(batch) or self._label(batch)
+        if self._canvas is not None:
+            self._canvases.add(self._canvas)
+        self._canvas = labelled[0]["canvas"]
         if self._can_go_ahead():
             self._next = Beside(self._label_next, self._stream)
         return labelled
@@ -106,24 +112,25 @@ class SelfTrainingHook(HookBase):
         )
 
     def _labelled_ahead(self, batch: Sequence[ImageDict]) -> Labelled | None:
-        """Return the result of the call beside the last step, or raise its error; None if it was for another batch."""
+        """Return the result of the call beside the last step, or raise its error; None if it did not label `batch`."""
         if self._next is None:
             return None
         call, self._next = self._next, None
-        seen, (labelled, labels) = call.result()
-        if seen is not batch:
+        seen, result = call.result()
+        if seen is not batch or result is None:
             return None
-        if self._stream is not None:
-            # Their memory is used again only when the current stream is done with them.
-            for tensor in _results(labelled, labels):
-                tensor.record_stream(torch.cuda.current_stream(tensor.device))
-        return labelled, labels
+        # Their memory is used again only when the current stream is done with them.
+        for tensor in _results_on_gpu(*result):
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+        return result
 
-    def _label_next(self) -> tuple[Sequence[ImageDict], Labelled]:
+    def _label_next(self) -> tuple[Sequence[ImageDict], Labelled | None]:
         batch = self.trainer.batches.peek()
-        return batch, self._label(batch, self._group)
+        canvas = self.trainer.model.canvas(batch, self._group)
+        known = canvas in self._canvases
+        return batch, self._label([{**x, "canvas": canvas} for x in batch]) if known else None
 
-    def _label(self, batch: Sequence[ImageDict], group: Any = None) -> Labelled:
+    def _label(self, batch: Sequence[ImageDict]) -> Labelled:
         # A separate context, so that autocast does not cache weights that were cast without a gradient.
         with self.trainer.precision.autocast():
             return label_batch(
@@ -132,11 +139,10 @@ class SelfTrainingHook(HookBase):
                 self.teacher,
                 self.labeller,
                 geometric_ensemble=self.geometric_ensemble,
-                group=group,
             )
 
 
-def _results(labelled: Sequence[ImageDict], labels: Sequence[PseudoLabel]) -> Iterator[Tensor]:
+def _results_on_gpu(labelled: Sequence[ImageDict], labels: Sequence[PseudoLabel]) -> Iterator[Tensor]:
     """Yield the tensors on a GPU that labelling has added."""
     added = [label.teacher_map for label in labels]
     added += [tensor for label in labels for tensor in label.refined]
