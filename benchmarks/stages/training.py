@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import repeat
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from clouds.data.loading.loaders import TrainBatches
 from clouds.engine.amp import Precision
 from clouds.engine.hooks.self_training import SelfTrainingHook
 from clouds.engine.losses import mean_losses
@@ -74,24 +76,32 @@ def measure_joint_step(bench: Bench, inputs: Inputs) -> None:
     The peer is the joint step without SAM; of that step, it is the labelled step.
     """
     step, batch = Step(inputs), inputs.batch(inputs.sizes.generated)
-    teacher = Teacher(0.999)
-    teacher.start(inputs.model.sem_seg_head)
-    trainer = SimpleNamespace(model=inputs.model, precision=Precision(inputs.model.device.type))
+    teacher, device = Teacher(0.999), inputs.model.device
+    # As in most iterations, the teacher labels the next batch beside the step.
+    endless = repeat(SimpleNamespace(samples=batch.copy))
+    batches = TrainBatches(SimpleNamespace(position=0, batch_size=len(batch)), endless)
+    trainer = SimpleNamespace(model=inputs.model, iter=1, max_iter=1000, batches=batches)
     for kind in SAM_KINDS[:2] if bench.smoke else SAM_KINDS:
         if bench.left() < 40 and not bench.smoke:
             bench.note(f"joint/{kind}/skipped", seconds_left=bench.left())
             break
         sam = None if kind == "none" else build_random_sam(kind, bench)
         labeller = DrawnLabels(inputs.labels[0], sam=sam, min_area=50 if bench.smoke else 5000)
-        hook = SelfTrainingHook(teacher, labeller, update_period=1)
+        hook = SelfTrainingHook(teacher, labeller, update_period=1000, ahead=device.type == "cuda")
         hook.trainer = trainer
+        hook.before_train()
 
         def joint(hook: SelfTrainingHook = hook) -> None:
-            step(hook.label(batch))
+            step(hook.label(next(batches)))
+            hook.after_step()
             teacher.update(inputs.model.sem_seg_head)
 
         for name in ("default", "bf16"):
             peer = f"step/{name}" if kind == "none" else f"joint/none/{name}"
+            hook.after_train()
+            # The thread has an autocast of its own.
+            trainer.precision = Precision(device.type, torch.bfloat16 if name == "bf16" else None)
             with bench.precision(name):
                 bench.time(f"joint/{kind}/{name}", joint, peer=peer, images=inputs.sizes.batch, seconds=3)
         bench.note_host(f"joint/{kind}/host", joint)
+        hook.after_train()

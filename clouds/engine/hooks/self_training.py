@@ -102,10 +102,11 @@ class SelfTrainingHook(HookBase):
             self._next = None
 
     def _can_go_ahead(self) -> bool:
+        if not self.ahead:
+            return False
         following = self.trainer.iter + 1
         return (
-            self.ahead
-            and following < self.trainer.max_iter
+            following < self.trainer.max_iter
             and following % self.update_period != 0
             and not depends_on_the_last_step(self.trainer.model)
             and isinstance(self.trainer.batches, TrainBatches)
