@@ -8,13 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from clouds.d2 import inference_on_dataset
+import clouds.clouds  # noqa: F401  (registers the architecture)
+from clouds.d2 import build_model, inference_on_dataset
 from clouds.errors import UserError
 from clouds.evaluation.confusion import _accelerated_histogram, confusion_matrix
 from clouds.evaluation.label_maps import LabelMaps, for_labels, predict_labels
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from tests.evaluation.test_sem_seg import sample, scores_of
+from tests.parity import golden
 
 
 class Scores(nn.Module):
@@ -84,6 +88,33 @@ def test_no_operation_waits_for_the_device(streets: str) -> None:
     assert evaluator.images == 6
     with pytest.raises(NotImplementedError):
         evaluator.evaluate()
+
+
+class Uploads(TorchDispatchMode):
+    """Counts the copies from the host to `meta`, the device of the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        devices = [{x.device.type for x in tree_leaves(each) if isinstance(x, torch.Tensor)} for each in (args, result)]
+        if "cpu" in devices[0] and "meta" in devices[1]:
+            self.shapes.append(tuple(args[0].shape))
+        return result
+
+
+@pytest.mark.parametrize("case", ["convnext_closed", "rn_closed"])
+def test_an_evaluated_image_is_uploaded_with_its_truth_and_nothing_is_fetched(streets: str, case: str) -> None:
+    model = for_labels(build_model(golden.golden_config(case, "MODEL.DEVICE", "meta")).eval())
+    evaluator, truth = SemSegEvaluator(streets), np.zeros((70, 90), dtype=np.uint8)
+    inputs = [sample(truth) | {"image": golden.batch()[0]["image"], "height": 70, "width": 90}]
+    with torch.no_grad():
+        evaluator.process(inputs, model(inputs))  # the first image also uploads what is cached
+        with Uploads() as uploads:
+            evaluator.process(inputs, model(inputs))
+    assert sorted(shape[-2:] for shape in uploads.shapes) == [(70, 90), (96, 128)]
 
 
 @given(seed=st.integers(0, 1000), size=st.integers(0, 3000))
