@@ -23,6 +23,7 @@ from clouds.data.classes import CITYSCAPES_CLASSES
 from clouds.errors import UserError, check_name
 from clouds.modeling import backbone as _backbone  # noqa: F401  (registers the backbones)
 from clouds.modeling.backbone.base import SegmentationBackbone, TextTower
+from clouds.modeling.compilation import compile_forward
 from clouds.modeling.criterion import SetCriterion, seeded_points, uniform_points
 from clouds.modeling.distributed import largest_over_processes
 from clouds.modeling.head import CLOUDSHead
@@ -59,6 +60,7 @@ class CLOUDS(nn.Module):
         alpha: float = 0.4,
         beta: float = 0.8,
         ensemble_on_valid_mask: bool = False,
+        compiled: bool = False,
     ) -> None:
         """
         Args:
@@ -74,6 +76,7 @@ class CLOUDS(nn.Module):
             alpha: weight of CLIP for classes seen in training, in [0, 1].
             beta: weight of CLIP for the other classes, in [0, 1].
             ensemble_on_valid_mask: whether to combine them for non-empty masks only.
+            compiled: whether to compile backbone and head with `torch.compile`.
         """
         super().__init__()
         self.backbone = backbone
@@ -86,6 +89,9 @@ class CLOUDS(nn.Module):
         self.alpha = alpha
         self.beta = beta
         self.ensemble_on_valid_mask = ensemble_on_valid_mask
+        if compiled:
+            compile_forward(backbone)
+            compile_forward(sem_seg_head)
         if backbone.text_tower is not None:
             self.void_embedding = nn.Embedding(1, backbone.text_tower.embed_dim)
             # Without a text head it gets no gradient, and data-parallel training waits for every trained parameter.
@@ -153,6 +159,7 @@ class CLOUDS(nn.Module):
             "alpha": clouds.GEOMETRIC_ENSEMBLE_ALPHA,
             "beta": clouds.GEOMETRIC_ENSEMBLE_BETA,
             "ensemble_on_valid_mask": clouds.ENSEMBLE_ON_VALID_MASK,
+            "compiled": cfg.MODEL.COMPILE,
         }
 
     @property

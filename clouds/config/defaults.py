@@ -20,6 +20,9 @@ DEFAULTS: dict[str, Any] = {
         "META_ARCHITECTURE": "CLOUDS",  # name in the registry of architectures
         "WEIGHTS": "",  # checkpoint to start from or to evaluate; "": CLIP's weights and a randomly initialized head
         "DEVICE": "auto",  # torch device; "auto": a GPU if there is one, else the CPU
+        # Compile backbone and head with torch.compile, which needs Triton on a GPU and a C++ compiler on a CPU. It pays
+        # in long runs: compiling takes minutes.
+        "COMPILE": False,
         "SAVE_PSEUDO_LABELS": False,  # evaluation also writes label maps to OUTPUT_DIR/pseudo_labels/<data set>
         "PIXEL_MEAN": [],  # mean of the input in RGB, 0..255; empty: the backbone's own
         "PIXEL_STD": [],  # standard deviation of the input in RGB, 0..255; empty: the backbone's own

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from clouds.errors import UserError
+from clouds.modeling.compilation import compile_forward
 
 StateDict = dict[str, Tensor]
 
@@ -18,14 +19,16 @@ class Teacher:
     training. A checkpoint stores it under a key of its own.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: float, *, compiled: bool = False) -> None:
         """
         Args:
             decay: weight of the teacher in an update, in [0, 1]; the student has the rest.
+            compiled: whether to compile the head with `torch.compile`.
         """
         if not 0 <= decay <= 1:
             raise ValueError(f"decay is {decay}; it must be in [0, 1]")
         self.decay = decay
+        self.compiled = compiled
         self._average = get_ema_multi_avg_fn(decay)
         self._head: nn.Module | None = None
         self._restored: StateDict | None = None
@@ -56,6 +59,8 @@ class Teacher:
                     "The checkpoint's teacher is a copy of another head than this model's: check MODEL.* against the "
                     "config it was trained with."
                 ) from error
+        if self.compiled:  # a copy of a compiled module is not compiled
+            compile_forward(copied)
         self._head, self._restored = copied, None
 
     def update(self, head: nn.Module) -> None:

@@ -169,7 +169,7 @@ def build_self_training_hook(cfg: CfgNode, sam: Sam | None) -> SelfTrainingHook:
     """Build the teacher and the labeller that ``MODEL.CLOUDS`` describes; `sam` refines the labels, None does not."""
     settings = cfg.MODEL.CLOUDS
     return SelfTrainingHook(
-        Teacher(settings.SAM.ALPHA_EMA),
+        Teacher(settings.SAM.ALPHA_EMA, compiled=cfg.MODEL.COMPILE),
         build_pseudo_labeller(cfg, sam),
         update_period=settings.ITERATION_UPDATE,
         geometric_ensemble=settings.GEOMETRIC_ENSEMBLE_EMA,

@@ -174,6 +174,7 @@ class CLIP(SegmentationBackbone, TextTower):
                 self._tower.norm_pre.requires_grad_(False)  # comes after the last map that the head takes
         self.out_features = frozenset(tower_stages(tower) if out_features is None else out_features)
         self._text_classifiers: dict[tuple[str, ...], TextClassifier] = {}
+        self._feature_maps = feature_maps
         self._copied_stages: Stages | None = None
         self.register_load_state_dict_post_hook(lambda module, _: module._weights_changed())
         self.train(self.training)
@@ -256,11 +257,15 @@ class CLIP(SegmentationBackbone, TextTower):
             The maps (B, C, h, w) of `out_features`; those of a frozen tower are bfloat16 under bfloat16 autocast.
         """
         if self.trainable:
-            return feature_maps(tower_stages(self._tower), images, self.out_features)
+            return self._feature_maps(tower_stages(self._tower), images, self.out_features)
         with torch.no_grad():
             if autocast_dtype(images) is torch.bfloat16:
-                return full_precision(feature_maps)(self._bfloat16_stages(), images, self.out_features)
-            return feature_maps(tower_stages(self._tower), images, self.out_features)
+                return full_precision(self._feature_maps)(self._bfloat16_stages(), images, self.out_features)
+            return self._feature_maps(tower_stages(self._tower), images, self.out_features)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the image tower with `torch.compile`, which takes the arguments."""
+        self._feature_maps = torch.compile(feature_maps, *args, **kwargs)
 
     @torch.inference_mode(False)  # the copy is also used in training
     def _bfloat16_stages(self) -> Stages:

@@ -4,7 +4,7 @@ Letters: B images, C channels, H x W network input, h x w feature map.
 """
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,8 +16,8 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 SUPPORTED = (ConvNeXt, ModifiedResNet)
 
-Stages = dict[str, nn.Module]
-"""Module by name of the feature map that it computes from the map before it; the first one takes the images."""
+Stages = dict[str, Sequence[nn.Module] | nn.Sequential]
+"""Modules by name of the feature map that they compute from the map before it; the first take the images."""
 
 
 def image_tower(clip_model: nn.Module) -> nn.Module:
@@ -33,14 +33,16 @@ def tower_stages(tower: Any) -> Stages:
     last map before CLIP's pooling (stride 32).
     """
     if isinstance(tower, ConvNeXt):
-        stem, last = tower.stem, tower.norm_pre
-        levels = list(tower.stages)
-    else:
-        names = [f"{kind}{number}" for number in (1, 2, 3) for kind in ("conv", "bn", "act")]
-        stem, last = nn.Sequential(*(getattr(tower, name) for name in names)), nn.Identity()
-        levels = [nn.Sequential(tower.avgpool, tower.layer1), tower.layer2, tower.layer3, tower.layer4]
-    pyramid = {f"res{number}": level for number, level in enumerate(levels, start=2)}
-    return {"stem": stem, **pyramid, "clip_vis_dense": last}
+        levels = {f"res{number}": [stage] for number, stage in enumerate(tower.stages, start=2)}
+        return {"stem": list(tower.stem), **levels, "clip_vis_dense": [tower.norm_pre]}
+    return {
+        "stem": [getattr(tower, f"{kind}{number}") for number in (1, 2, 3) for kind in ("conv", "bn", "act")],
+        "res2": [tower.avgpool, tower.layer1],
+        "res3": [tower.layer2],
+        "res4": [tower.layer3],
+        "res5": [tower.layer4],
+        "clip_vis_dense": [],
+    }
 
 
 def feature_maps(stages: Stages, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
@@ -55,8 +57,9 @@ def feature_maps(stages: Stages, images: Tensor, names: Collection[str]) -> dict
         Maps (B, C, h, w) by name.
     """
     maps, x = {}, images
-    for name, stage in stages.items():
-        x = stage(x)
+    for name, modules in stages.items():
+        for module in modules:
+            x = module(x)
         if name in names:
             maps[name] = x
     return maps
@@ -69,18 +72,18 @@ def bfloat16_copy(stages: Stages) -> Stages:
     pixel apart. Norms are folded before weights are cast, so that their statistics are not rounded.
 
     Args:
-        stages: stages in evaluation mode. Their first module, the stem, is an `nn.Sequential`.
+        stages: stages in evaluation mode.
     """
-    copies = copy.deepcopy(stages)
+    copies = {name: nn.Sequential(*copy.deepcopy(list(modules))) for name, modules in stages.items()}
     for stage in copies.values():
         fold_batch_norms(stage)
-    stem: Any = next(iter(copies.values()))
+    stem = next(iter(copies.values()))
     first = FirstLayer(stem[0])
     stem[0] = nn.Identity()
     for stage in copies.values():
         stage.bfloat16().to(memory_format=torch.channels_last)
     stem[0] = first
-    return copies
+    return dict(copies)
 
 
 class FirstLayer(nn.Module):
