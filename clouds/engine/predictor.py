@@ -16,7 +16,7 @@ from clouds.data.classes import CITYSCAPES_COLORS
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.loading.mappers import TestMapper
 from clouds.engine.checkpointing.checkpoint import load_for_inference
-from clouds.engine.setup import config_with_dataset, resolve_device, set_precision, start_log
+from clouds.engine.setup import config_with_dataset, resolve_device, set_up_libraries, start_log
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.evaluation.label_maps import predict_labels
@@ -120,7 +120,7 @@ def write_predictions(
     cfg = config_with_dataset(cfg, config_file, opts, dataset)
     start_log(None)
     resolve_device(cfg)
-    set_precision(cfg)
+    set_up_libraries(cfg)
     register_datasets(modules=cfg.DATASETS.MODULES, custom=cfg.DATASETS.CUSTOM)
     cfg.freeze()
     predict = Predictor(cfg)

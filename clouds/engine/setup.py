@@ -27,6 +27,7 @@ from clouds.engine.run.start import decide_start
 from clouds.engine.writers import check_wandb
 from clouds.errors import UserError, machine_error
 from clouds.utils.devices import is_usable, set_float32_precision
+from clouds.utils.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,9 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
 
     Registers the data sets, creates ``OUTPUT_DIR``, decides which run this start belongs to
     (`clouds.engine.run.start`), starts the log there and on stdout, draws a seed if ``SEED`` is negative, seeds all
-    random generators, writes the record of this start (`clouds.engine.run.record`), resolves the device and sets the
-    precision of float32 products. A resumed run (``args.resume``) keeps its recorded seed. A training holds the lock of
-    ``OUTPUT_DIR`` from here on, see `clouds.engine.run.output_folder.hold`.
+    random generators, writes the record of this start (`clouds.engine.run.record`), resolves the device and sets up
+    the libraries (`set_up_libraries`). A resumed run (``args.resume``) keeps its recorded seed. A training holds the
+    lock of ``OUTPUT_DIR`` from here on, see `clouds.engine.run.output_folder.hold`.
 
     Args:
         cfg: merged config, not frozen yet.
@@ -89,7 +90,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         logger.info(f"Resolved config in {output / entry['config']}, the whole record in {output / 'run.json'}")
     comm.synchronize()  # other processes may read the record from here on
     resolve_device(cfg)
-    set_precision(cfg)
+    set_up_libraries(cfg)
     cfg.freeze()
 
     logger.info(f"Command line: {args}")
@@ -164,10 +165,18 @@ def resolve_device(cfg: CfgNode) -> None:
         raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no such {wanted}: use auto or cpu.")
 
 
-def set_precision(cfg: CfgNode) -> None:
-    """Set and log the precision of float32 products, ``FLOAT32_PRECISION``, for a config with a resolved device."""
-    precision = set_float32_precision(cfg.FLOAT32_PRECISION, torch.device(cfg.MODEL.DEVICE))
-    logger.info(f"Precision of float32 products and convolutions on {cfg.MODEL.DEVICE}: {precision}")
+def set_up_libraries(cfg: CfgNode) -> None:
+    """Set up the libraries of this process for a config with a resolved device, and log it.
+
+    Sets the precision of float32 products, ``FLOAT32_PRECISION``; on a CPU, glibc keeps freed memory.
+    """
+    device = torch.device(cfg.MODEL.DEVICE)
+    kept = device.type == "cpu" and keep_freed_memory()
+    precision = set_float32_precision(cfg.FLOAT32_PRECISION, device)
+    logger.info(
+        f"Precision of float32 products and convolutions on {device}: {precision}"
+        f"{'; freed memory is kept for reuse' if kept else ''}"
+    )
 
 
 def refuse_broken_sets(cfg: CfgNode, *, full: bool = False) -> None:

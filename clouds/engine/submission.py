@@ -14,7 +14,7 @@ from clouds.data.classes import CITYSCAPES_CLASSES, short_name
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.datasets.spec import data_root
 from clouds.engine.predictor import Predictor, predict_each, writing
-from clouds.engine.setup import resolve_device, set_precision, start_log
+from clouds.engine.setup import resolve_device, set_up_libraries, start_log
 from clouds.errors import UserError
 from clouds.evaluation.submission import BENCHMARKS, find_images, is_whole, keep_origin, write_archive, write_labels
 from clouds.utils.downloads import local_file
@@ -107,7 +107,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
 def _predict(cfg: CfgNode, missing: dict[str, Path], folder: Path, ids: tuple[int, ...]) -> None:
     """Write the missing predictions; images that cannot be read are reported at the end."""
     resolve_device(cfg)
-    set_precision(cfg)
+    set_up_libraries(cfg)
     cfg.DATASETS.TEST = cfg.DATASETS.TEST or ("cityscapes_val",)  # the classes that the network must have
     cfg.freeze()
 

@@ -203,6 +203,8 @@ def load_painter(painting: PaintingSettings, execution: Execution, local_rank: i
         UserError: the device or dtype cannot be used, or see `Painter`.
     """
     device = resolve_device(execution.device, local_rank)
+    if device == "cpu":
+        keep_freed_memory()
     painting = dataclasses.replace(painting, dtype=resolve_dtype(painting.dtype, device))
     return Painter(painting, device=device, batch_size=execution.batch_size, compile=execution.compile)
 

@@ -1,0 +1,30 @@
+"""The memory allocator of the C library."""
+
+import ctypes
+import os
+
+# Numbers of the parameters in glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_CHOSEN_BY_USER = ("MALLOC_", "GLIBC_TUNABLES")
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep the memory of large tensors that were freed, for the next ones, in this process and its children.
+
+    By default, glibc maps each block above 32 MB anew, and the system zeroes each of its pages at the first access:
+    on a CPU, a sixth of the time of predicting a whole image. The peak of the memory is the same.
+
+    Returns:
+        Whether the settings hold; False with another C library, or if the environment has settings of its own.
+    """
+    if not _is_glibc() or any(name.startswith(_CHOSEN_BY_USER) for name in os.environ):
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_MMAP_THRESHOLD, 2**30) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def _is_glibc() -> bool:
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    except (AttributeError, OSError, ValueError):  # no such function or name in this system
+        return False
