@@ -20,6 +20,7 @@ from clouds.generation.run import Run, choose, repaint
 from clouds.generation.settings import Execution, GateSettings, PaintingSettings
 from clouds.generation.shares import Coverage, coverage
 from clouds.generation.similarity import ClipSimilarity
+from clouds.utils.memory import keep_freed_memory
 from clouds.utils.world import World, world_from
 
 logger = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ Letters: B images, Q masks, M prompts, C channels, H x W network input, h x w fe
 import math
 import textwrap
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +22,7 @@ from clouds.d2 import BACKBONE_REGISTRY, CfgNode, ShapeSpec, comm, configurable
 from clouds.errors import UserError, check_name
 from clouds.modeling.backbone.base import SegmentationBackbone, TextTower
 from clouds.modeling.backbone.towers import SUPPORTED, Stages, bfloat16_copy, feature_maps, image_tower, tower_stages
+from clouds.modeling.initialization import NoRandomInitialization
 from clouds.modeling.layers import autocast_dtype, full_precision, mask_pool
 from clouds.modeling.text_classifier import TextClassifier, build_text_classifier
 from clouds.utils.tensors import find_unusable
@@ -79,7 +81,9 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
     if comm.get_local_rank() > 0:
         comm.synchronize()
     try:
-        model = open_clip.create_model(model_name, **options)
+        # open_clip loads every parameter or fails: with weights, a random initialization would be overwritten.
+        with NoRandomInitialization() if options.get("require_pretrained") else nullcontext():
+            model = open_clip.create_model(model_name, **options)
         if options.get("require_pretrained"):
             for source in _weight_sources(model_name, pretrained):
                 verify_model(source)
