@@ -24,12 +24,13 @@ from clouds.errors import UserError, check_name
 from clouds.modeling import backbone as _backbone  # noqa: F401  (registers the backbones)
 from clouds.modeling.backbone.base import SegmentationBackbone, TextTower
 from clouds.modeling.compilation import compile_forward
-from clouds.modeling.criterion import SetCriterion, seeded_points, uniform_points
+from clouds.modeling.criterion import SetCriterion
 from clouds.modeling.distributed import largest_over_processes
 from clouds.modeling.head import CLOUDSHead
 from clouds.modeling.inference import image_labels, image_scores
-from clouds.modeling.matcher import HungarianMatcher, Uniform
+from clouds.modeling.matcher import HungarianMatcher
 from clouds.modeling.open_vocabulary import ensemble_with_clip
+from clouds.modeling.points import Uniform, seeded_points, uniform_points
 from clouds.modeling.preprocessing import canvas_size, normalize_and_pad
 from clouds.modeling.structures import ImageDict, Prediction, batch_targets
 from clouds.modeling.text_classifier import TextClassifier

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clouds.engine.optimizer import build_gradient_clipper, build_optimizer
-from clouds.modeling.criterion import seeded_points
+from clouds.modeling.points import seeded_points
 from stages.bench import PRECISIONS, Bench, relative_error
 from stages.inputs import Inputs
 

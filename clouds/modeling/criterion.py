@@ -1,6 +1,7 @@
 """Set loss of Mask2Former on sampled points (Cheng et al., CVPR 2022, section 3.3).
 
-Letters: B images, Q queries, K classes, M matched masks of the batch, P points.
+Letters: L decoder outputs, B images, Q queries, K classes, N targets of an image after padding, M matched pairs of the
+batch, P points.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,21 +13,23 @@ from torch.nn import functional as F
 
 from clouds.modeling.distributed import mean_over_processes
 from clouds.modeling.layers import full_precision
-from clouds.modeling.matcher import HungarianMatcher, Matching, Uniform, sample_points
+from clouds.modeling.matcher import HungarianMatcher, Matching, PaddedTargets, pad_targets
+from clouds.modeling.points import Points, Uniform, draw_points, sample_points, uncertain_points, uniform_points
 from clouds.modeling.structures import Prediction, Target
 
 
-class MatchedOutput(NamedTuple):
-    """Output of one decoder layer beside what it should be, after the matching of queries and targets.
+class MatchedOutputs(NamedTuple):
+    """Outputs of the decoder layers beside what they should be, after the matching of queries and targets.
 
     Attributes:
-        class_logits: (B, Q, K + 1) float, void last.
-        classes: (B, Q) int64, class of the matched target; K, void, for a query without target.
+        class_logits: (L, B, Q, K + 1) float, void last.
+        classes: (L, B, Q) int64, class of the matched target; K, void, for a query without target.
         class_weights: (K + 1,) float, weight of each class in the cross-entropy.
-        mask_logits: (M, h, w) float, mask logits of the matched queries.
-        masks: (M, H, W) float, 0 or 1, masks of their targets on the canvas.
-        point_logits: (M, P) float, mask logits of the matched queries at sampled points.
-        point_targets: (M, P) float in [0, 1], masks of their targets at the same points.
+        mask_logits: (L, M, h, w) float, mask logits of the matched queries.
+        masks: (B * N, H, W) float, 0 or 1, masks of all targets on the canvas; 0 where padded.
+        targets: (L, M) int64, index in `masks` of the target of each matched query.
+        point_logits: (L, M, P) float, mask logits of the matched queries at sampled points.
+        point_targets: (L, M, P) float in [0, 1], masks of their targets at the same points.
         num_masks: scalar float, number of targets of all images; M is smaller if an image has more targets than Q.
     """
 
@@ -35,65 +38,44 @@ class MatchedOutput(NamedTuple):
     class_weights: Tensor
     mask_logits: Tensor
     masks: Tensor
+    targets: Tensor
     point_logits: Tensor
     point_targets: Tensor
     num_masks: Tensor
 
 
 Term = tuple[Tensor, Tensor]
-"""A loss before normalization: its sum over queries or masks, and its normalizer; scalars."""
+"""A loss before normalization: its sum over queries or masks, (L,), and its normalizer, (L,) or scalar."""
 
 
-def class_loss(output: MatchedOutput) -> Term:
+def class_loss(outputs: MatchedOutputs) -> Term:
     """Weighted cross-entropy of the classes, summed over queries; normalized by the sum of their weights."""
-    logits = output.class_logits.transpose(1, 2)
-    total = F.cross_entropy(logits, output.classes, output.class_weights, reduction="sum")
-    return total, output.class_weights[output.classes].sum()
+    logits, classes = outputs.class_logits.flatten(0, 2), outputs.classes.flatten()
+    losses = F.cross_entropy(logits, classes, outputs.class_weights, reduction="none")
+    weights = outputs.class_weights[outputs.classes]
+    return losses.view_as(outputs.classes).sum(dim=(1, 2)), weights.sum(dim=(1, 2))
 
 
-def mask_loss(output: MatchedOutput) -> Term:
+def mask_loss(outputs: MatchedOutputs) -> Term:
     """Binary cross-entropy, averaged over points, summed over masks; normalized by the number of masks."""
-    losses = F.binary_cross_entropy_with_logits(output.point_logits, output.point_targets, reduction="none")
-    return losses.mean(dim=1).sum(), output.num_masks
+    losses = F.binary_cross_entropy_with_logits(outputs.point_logits, outputs.point_targets, reduction="none")
+    return losses.mean(dim=2).sum(dim=1), outputs.num_masks
 
 
-def dice_loss(output: MatchedOutput) -> Term:
+def dice_loss(outputs: MatchedOutputs) -> Term:
     """Dice loss 1 - (2 <p, t> + 1) / (|p| + |t| + 1), summed over masks; normalized by the number of masks."""
-    probabilities = output.point_logits.sigmoid()
-    overlap = 2 * (probabilities * output.point_targets).sum(dim=1)
-    total = probabilities.sum(dim=1) + output.point_targets.sum(dim=1)
-    return (1 - (overlap + 1) / (total + 1)).sum(), output.num_masks
+    probabilities = outputs.point_logits.sigmoid()
+    overlap = 2 * (probabilities * outputs.point_targets).sum(dim=2)
+    total = probabilities.sum(dim=2) + outputs.point_targets.sum(dim=2)
+    return (1 - (overlap + 1) / (total + 1)).sum(dim=1), outputs.num_masks
 
 
-LOSSES: dict[str, Callable[[MatchedOutput], Term]] = {
+LOSSES: dict[str, Callable[[MatchedOutputs], Term]] = {
     "loss_ce": class_loss,
     "loss_mask": mask_loss,
     "loss_dice": dice_loss,
 }
 """Every loss by its name in the logs. To add one, add an entry here and a weight in `CLOUDS.from_config`."""
-
-
-def uniform_points(image: int, rows: int, points: int) -> Tensor:
-    """Draw (rows, points, 2) numbers from torch's global generator: the default source of points."""
-    return torch.rand(rows, points, 2)
-
-
-def seeded_points(seeds: Sequence[int], device: torch.device) -> Uniform:
-    """Build a source of points with one generator per image.
-
-    The numbers of an image depend neither on the other images nor on how the batch is split among processes. They do
-    depend on the type of the device, on which they are drawn.
-
-    Args:
-        seeds: one seed per image, in [0, 2**63).
-        device: device of the predictions.
-    """
-    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-    def draw(image: int, rows: int, points: int) -> Tensor:
-        return torch.rand(rows, points, 2, generator=generators[image], device=device)
-
-    return draw
 
 
 class SetCriterion(nn.Module):
@@ -148,8 +130,7 @@ class SetCriterion(nn.Module):
         Args:
             predictions: the decoder's outputs, the result last.
             targets: one target per image, its masks on the canvas.
-            uniform: source of random points; for each output and image it is asked for matching points, candidates and
-                random points, in this order.
+            uniform: source of the random points (see `draw_points`).
 
         Returns:
             Weighted scalars `loss_{ce,mask,dice}` of the result and `loss_*_<i>` of the i-th output before it. Their
@@ -158,81 +139,81 @@ class SetCriterion(nn.Module):
         Raises:
             FloatingPointError: a prediction is not finite, in this process or in another one.
         """
-        predictions = [Prediction(output.class_logits.float(), output.mask_logits.float()) for output in predictions]
-        masks = [target.masks.float() for target in targets]
-        num_masks = self.empty_weight.new_tensor(float(sum(len(target.labels) for target in targets)))
         *auxiliary, result = predictions
-        outputs = {"": result}
-        if self.deep_supervision:
-            outputs |= {f"_{i}": output for i, output in enumerate(auxiliary)}
-        names = {f"{name}{suffix}": name for suffix in outputs for name in self.weights}
-        terms: dict[str, Term] = {}
-        failure: FloatingPointError | None = None
-        for suffix, prediction in outputs.items():
-            try:
-                matching = self.matcher(prediction, targets, masks, uniform)
-            except FloatingPointError as error:
-                failure = error  # raised by the exchange below, in all processes
-                break
-            matched = self.matched(prediction, targets, masks, matching, num_masks, uniform)
-            terms |= {f"{name}{suffix}": LOSSES[name](matched) for name in self.weights}
-
-        own = self.empty_weight.new_zeros(len(names))
-        if failure is None:
-            own = torch.stack([normalizer for _, normalizer in terms.values()])
-        normalizers = mean_over_processes(own, failure)
+        outputs = [result, *auxiliary] if self.deep_supervision else [result]
+        padded = pad_targets(targets)
+        queries = result.class_logits.shape[1]
+        points = draw_points(
+            uniform,
+            len(outputs),
+            [min(queries, count) for count in padded.counts],
+            matching=self.matcher.num_points,
+            candidates=self.num_candidates,
+            random=self.num_points - self.num_uncertain,
+            like=padded.masks,
+        )
+        matching = self.matcher(outputs, padded, points.matching)
+        matched = self.matched(outputs, padded, matching, points)
+        terms = {name: LOSSES[name](matched) for name in self.weights}
+        normalizers = mean_over_processes(
+            torch.stack([normalizer.expand(len(outputs)) for _, normalizer in terms.values()])
+        )
         # A normalizer of 0 belongs to a sum over nothing, which is 0.
-        return {
-            name: self.weights[names[name]] * (total / (normalizer or 1.0))
+        normalizers = normalizers.masked_fill(normalizers == 0, 1)
+        losses = {
+            name: (self.weights[name] * (total / normalizer)).unbind()
             for (name, (total, _)), normalizer in zip(terms.items(), normalizers, strict=True)
         }
+        suffixes = ["", *(f"_{i}" for i in range(len(outputs) - 1))]
+        return {f"{name}{suffix}": losses[name][i] for i, suffix in enumerate(suffixes) for name in self.weights}
 
     def matched(
-        self,
-        prediction: Prediction,
-        targets: Sequence[Target],
-        masks: Sequence[Tensor],
-        matching: Sequence[Matching],
-        num_masks: Tensor,
-        uniform: Uniform,
-    ) -> MatchedOutput:
+        self, outputs: Sequence[Prediction], targets: PaddedTargets, matching: Matching, points: Points
+    ) -> MatchedOutputs:
         """Put each query's prediction beside its target; masks at points where the matched masks are uncertain."""
-        classes = torch.full(
-            prediction.class_logits.shape[:2], self.num_classes, dtype=torch.int64, device=num_masks.device
-        )
-        for row, target, (queries, matched) in zip(classes, targets, matching, strict=True):
-            row[queries] = target.labels[matched]
-        logits = torch.cat([rows[queries] for rows, (queries, _) in zip(prediction.mask_logits, matching, strict=True)])
-        wanted = torch.cat([rows[matched] for rows, (_, matched) in zip(masks, matching, strict=True)])
-        with torch.no_grad():
-            points = self._uncertain_points(logits, [len(queries) for queries, _ in matching], uniform)
-            point_targets = sample_points(wanted, points)
-        return MatchedOutput(
-            class_logits=prediction.class_logits,
+        class_logits = torch.stack([output.class_logits for output in outputs]).float()
+        labels = targets.labels.flatten()[matching.targets]
+        classes = torch.full(class_logits.shape[:3], self.num_classes, dtype=torch.int64, device=labels.device)
+        classes.flatten(1).scatter_(1, matching.queries, labels)
+        # Only the matched queries' masks are selected, and only they get a gradient.
+        mask_logits = torch.stack(
+            [
+                output.mask_logits.flatten(0, 1).index_select(0, queries)
+                for output, queries in zip(outputs, matching.queries, strict=True)
+            ]
+        ).float()
+        maps = mask_logits.flatten(0, 1)
+        uncertain = uncertain_points(maps.detach(), points.candidates, self.num_uncertain)
+        chosen = torch.cat([uncertain, points.random], dim=1)
+        return MatchedOutputs(
+            class_logits=class_logits,
             classes=classes,
             class_weights=self.empty_weight,
-            mask_logits=logits,
-            masks=wanted,
-            point_logits=sample_points(logits, points),
-            point_targets=point_targets,
-            num_masks=num_masks,
+            mask_logits=mask_logits,
+            masks=targets.masks.flatten(0, 1),
+            targets=matching.targets,
+            point_logits=sample_points(maps[:, None], chosen).view(*matching.queries.shape, self.num_points),
+            point_targets=sample_targets(targets, matching, chosen),
+            num_masks=labels.new_full((), sum(targets.counts), dtype=torch.float32),
         )
 
-    def _uncertain_points(self, logits: Tensor, counts: Sequence[int], uniform: Uniform) -> Tensor:
-        """Draw (M, P, 2) points: the least certain of many candidates, then uniform ones (PointRend, section 3.1).
 
-        Args:
-            logits: (M, h, w) mask logits of the matched queries.
-            counts: number of matched queries per image.
-            uniform: source of random points.
-        """
+@torch.no_grad()
+def sample_targets(targets: PaddedTargets, matching: Matching, points: Tensor) -> Tensor:
+    """Sample the target of each matched pair at the pair's own points.
 
-        def draw(points: int) -> Tensor:
-            drawn = [uniform(image, count, points) for image, count in enumerate(counts)]
-            return torch.cat(drawn).to(device=logits.device, dtype=logits.dtype)
+    Every target is sampled at the points of its pairs, since a mask is much larger than the points at which it is
+    sampled; a target without a pair is sampled in vain.
 
-        candidates = draw(self.num_candidates)
-        certainty = sample_points(logits, candidates).abs()
-        least = certainty.topk(self.num_uncertain, dim=1, largest=False).indices
-        uncertain = candidates.gather(1, least[..., None].expand(-1, -1, 2))
-        return torch.cat([uncertain, draw(self.num_points - self.num_uncertain)], dim=1)
+    Args:
+        targets: targets of the batch.
+        matching: matched pairs of L outputs.
+        points: (L * M, P, 2) float.
+
+    Returns:
+        (L, M, P) float in [0, 1].
+    """
+    layers, count = len(matching.queries), points.shape[1]
+    grids = points.index_select(0, matching.pairs.flatten()).view(-1, layers * count, 2)
+    sampled = sample_points(targets.masks.flatten(0, 1)[:, None], grids).view(-1, layers, count)
+    return sampled[matching.targets, torch.arange(layers, device=points.device)[:, None]]

@@ -7,8 +7,8 @@ processes. The average is the gradient of the whole batch under three conditions
 2. Each loss is a sum over the images of the process, divided by the mean over the processes of its normalizer, such as
    the number of masks (`mean_over_processes`). The mean of these quotients over the processes is the sum over all
    images divided by the sum of all normalizers.
-3. No process waits for one that has failed. A failure travels with the values that are exchanged anyway, and all
-   processes raise together (`mean_over_processes`, `gather_losses`).
+3. No process waits for one that has failed. All processes learn of a failure in an exchange that they all take part
+   in, and raise together (`finite_on_host`).
 
 All processes must call each function together. With a single process, nothing is exchanged.
 """
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from clouds.d2 import comm
+from clouds.utils.transfer import download
 
 
 def largest_over_processes(size: tuple[int, int], group: Any = None) -> tuple[int, int]:
@@ -40,21 +41,34 @@ def largest_over_processes(size: tuple[int, int], group: Any = None) -> tuple[in
     return max(heights), max(widths)
 
 
-def mean_over_processes(values: Tensor, failure: FloatingPointError | None = None) -> list[float]:
-    """Average each entry of a vector over all processes, in one exchange and one transfer from the device.
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Average a tensor over all processes, entry by entry; its shape is equal in all processes."""
+    return _sum_over_processes(values) / comm.get_world_size()
+
+
+def finite_on_host(values: Tensor, message: str) -> Tensor:
+    """Copy a tensor to the host, if all processes have finite values only.
+
+    The shapes may differ between the processes. The host waits for the device once.
 
     Args:
-        values: (n,) float; n is equal in all processes.
-        failure: error of this process, which makes the values irrelevant.
+        values: float.
+        message: description of the failure, if a value is not finite.
 
     Raises:
-        FloatingPointError: some process passed a failure. In processes that passed none, it has no message.
+        FloatingPointError: a value of some process is not finite. In processes whose own values are finite, it has no
+            message.
     """
-    exchanged = torch.cat([values, values.new_full((1,), float(failure is not None))])
+    # 0 * x is NaN if x is not finite, and so is the sum over all values and processes.
+    check = _sum_over_processes((values * 0).sum())
+    own, check = download([values, check])
+    if not check.isfinite():
+        raise FloatingPointError() if own.isfinite().all() else FloatingPointError(message)
+    return own
+
+
+def _sum_over_processes(values: Tensor) -> Tensor:
     if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(exchanged)
-        exchanged = exchanged / comm.get_world_size()
-    *means, failed = exchanged.tolist()
-    if failed:
-        raise failure or FloatingPointError
-    return means
+        values = values.clone()
+        torch.distributed.all_reduce(values)
+    return values

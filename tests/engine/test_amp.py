@@ -16,6 +16,7 @@ from clouds.engine.losses import NonFiniteLoss
 from clouds.engine.trainer import Trainer
 from clouds.modeling.criterion import SetCriterion
 from clouds.modeling.layers import full_precision, mask_pool
+from clouds.modeling.matcher import pad_targets
 from clouds.modeling.structures import Prediction, Target
 from clouds.modeling.text_classifier import TextClassifier
 from tests.engine.test_resume import killed_and_resumed, same, train, trained
@@ -164,11 +165,8 @@ def test_matcher_and_losses_take_half_precision_predictions(model: CLOUDS, dtype
         torch.manual_seed(2)
         with Precision("cpu", None if kind is torch.float32 else dtype).autocast():
             losses = criterion([Prediction(**leaves)], targets())
-            masks = [target.masks.to(kind) for target in targets()]
-            torch.manual_seed(2)
-            matching = criterion.matcher(
-                Prediction(**leaves), targets(), masks, lambda _, rows, n: torch.rand(rows, n, 2)
-            )
+            points = torch.rand(1, 2, criterion.matcher.num_points, 2) * 2 - 1
+            matching = list(criterion.matcher([Prediction(**leaves)], pad_targets(targets()), points))
         sum(losses.values()).backward()
         return losses, matching, [leaf.grad for leaf in leaves.values()]
 

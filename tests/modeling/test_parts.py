@@ -1,20 +1,14 @@
 """Properties of the pure functions and small classes of the model."""
 
-import math
-
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from clouds.modeling.criterion import LOSSES, MatchedOutput, SetCriterion, Term
 from clouds.modeling.inference import resize_scores, semantic_scores
 from clouds.modeling.layers import mask_pool, sine_position_embedding
-from clouds.modeling.matcher import HungarianMatcher, pairwise_dice_cost, pairwise_mask_cost, sample_points
 from clouds.modeling.open_vocabulary import geometric_ensemble, seen_classes
-from clouds.modeling.structures import Prediction, Target
 from clouds.modeling.text_classifier import VILD_TEMPLATES, TextClassifier, build_text_classifier, prompts_for
 from clouds.modeling.transformer_decoder.decoder import attention_mask
 
@@ -71,85 +65,6 @@ class TestAttentionMask:
         assert allowed[0, 0, :2].all()
         assert not allowed[0, 0, 2:].any()
         assert allowed[0, 1].all()
-
-
-class TestMatching:
-    @settings(max_examples=20, deadline=None)
-    @given(seed=seeds)
-    def test_pairwise_costs_equal_the_losses_of_each_pair(self, seed):
-        g = torch.Generator().manual_seed(seed)
-        logits, masks = torch.randn(4, 9, generator=g) * 4, torch.rand(3, 9, generator=g)
-        for q, n in np.ndindex(4, 3):
-            bce = F.binary_cross_entropy_with_logits(logits[q], masks[n])
-            torch.testing.assert_close(pairwise_mask_cost(logits, masks)[q, n], bce, rtol=1e-4, atol=1e-5)
-            p = logits[q].sigmoid()
-            dice = 1 - (2 * (p * masks[n]).sum() + 1) / (p.sum() + masks[n].sum() + 1)
-            torch.testing.assert_close(pairwise_dice_cost(logits, masks)[q, n], dice, rtol=1e-4, atol=1e-5)
-
-    def test_perfect_queries_find_their_targets(self):
-        masks = torch.zeros(3, 8, 8, dtype=torch.bool)
-        masks[0, :4], masks[1, 4:, :4], masks[2, 4:, 4:] = True, True, True
-        order = torch.tensor([2, 0, 1])
-        logits = torch.full((1, 5, 8, 8), -9.0)
-        logits[0, 1:4] = (masks[order].float() - 0.5) * 18
-        matcher = HungarianMatcher(cost_class=2, cost_mask=5, cost_dice=5, num_points=64)
-        target = Target(torch.tensor([4, 0, 2]), masks)
-        prediction = Prediction(torch.zeros(1, 5, 7), logits)
-        ((queries, matched),) = matcher(prediction, [target], [masks.float()], lambda *s: torch.rand(*s[1:], 2))
-        assert queries.tolist() == [1, 2, 3]
-        assert matched.tolist() == order.tolist()
-
-    def test_image_without_targets(self):
-        matcher = HungarianMatcher(cost_class=2, cost_mask=5, cost_dice=5, num_points=16)
-        empty = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 8, 8, dtype=torch.bool))
-        prediction = Prediction(torch.zeros(1, 5, 7), torch.zeros(1, 5, 8, 8))
-        ((queries, matched),) = matcher(prediction, [empty], [empty.masks.float()], lambda *s: torch.rand(*s[1:], 2))
-        assert len(queries) == len(matched) == 0
-
-    def test_a_prediction_that_is_not_finite_is_named(self):
-        matcher = HungarianMatcher(cost_class=2, cost_mask=5, cost_dice=5, num_points=16)
-        target = Target(torch.tensor([0]), torch.ones(1, 8, 8, dtype=torch.bool))
-        prediction = Prediction(torch.zeros(1, 5, 7), torch.full((1, 5, 8, 8), math.nan))
-        with pytest.raises(FloatingPointError, match="not finite"):
-            matcher(prediction, [target], [target.masks.float()], lambda *s: torch.rand(*s[1:], 2))
-
-    def test_shared_and_own_points_sample_alike(self):
-        maps, points = torch.randn(3, 6, 5), torch.rand(1, 11, 2)
-        torch.testing.assert_close(sample_points(maps, points), sample_points(maps, points.expand(3, -1, -1)))
-
-
-class TestCriterion:
-    @pytest.fixture
-    def arguments(self):
-        matcher = HungarianMatcher(cost_class=2, cost_mask=5, cost_dice=5, num_points=8)
-        points = {"num_points": 8, "oversample_ratio": 3, "importance_sample_ratio": 0.75}
-        return {"num_classes": 2, "matcher": matcher, "no_object_weight": 0.1, **points}
-
-    def test_a_new_loss_is_one_entry(self, arguments, monkeypatch):
-        def count_loss(output: MatchedOutput) -> Term:
-            return (output.classes == 2).sum() * output.class_logits.sum(), output.num_masks
-
-        monkeypatch.setitem(LOSSES, "loss_count", count_loss)
-        criterion = SetCriterion(weights={"loss_ce": 1.0, "loss_count": 0.5}, **arguments)
-        predictions = [Prediction(torch.ones(1, 3, 3, requires_grad=True), torch.randn(1, 3, 4, 4)) for _ in range(2)]
-        target = Target(torch.tensor([1, 0]), torch.rand(2, 4, 4) > 0.5)
-        losses = criterion(predictions, [target])
-        assert list(losses) == ["loss_ce", "loss_count", "loss_ce_0", "loss_count_0"]
-        assert losses["loss_count"].item() == pytest.approx(0.5 * 1 * 9 / 2)  # one query of three has no target
-        losses["loss_count_0"].backward()
-        assert predictions[0].class_logits.grad is not None
-
-    def test_a_batch_without_masks_has_no_mask_losses(self, arguments):
-        weights = {"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
-        prediction = Prediction(torch.randn(1, 3, 3), torch.randn(1, 3, 4, 4))
-        empty = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4, 4, dtype=torch.bool))
-        losses = SetCriterion(weights=weights, **arguments)([prediction], [empty])
-        assert losses["loss_mask"] == losses["loss_dice"] == 0
-        assert losses["loss_ce"] > 0
-
-    def test_unknown_losses_are_named(self, arguments):
-        with pytest.raises(ValueError, match=r"^weights names loss_lovasz; the losses are loss_ce, "):
-            SetCriterion(weights={"loss_lovasz": 1.0}, **arguments)
 
 
 class TestGeometricEnsemble:

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 from clouds.modeling.backbone import CLIP
 from clouds.modeling.inference import semantic_scores
 from clouds.modeling.layers import mask_pool
+from clouds.modeling.matcher import pad_targets
+from clouds.modeling.points import uncertain_points
 from clouds.modeling.structures import Prediction, targets_from_instances
 from clouds.modeling.text_classifier import prompts_for
 from tests.parity import golden
@@ -108,23 +110,24 @@ class Replay:
     def __init__(self, stored):
         counts = [len(stored[f"match_final_img{i}_src"]) for i in range(2)]
         rows = [slice(0, counts[0]), slice(counts[0], None)]
-        self.queues = [
-            [
-                draw
-                for name in ("final", "aux0", "aux1", "aux2")
-                for draw in (
-                    stored[f"rand_{name}_match_img{i}"],
-                    stored[f"rand_{name}_oversample"][rows[i]],
-                    stored[f"rand_{name}_random"][rows[i]],
-                )
-            ]
+        self.streams = [
+            np.concatenate(
+                [
+                    draw.reshape(-1, 2)
+                    for name in ("final", "aux0", "aux1", "aux2")
+                    for draw in (
+                        stored[f"rand_{name}_match_img{i}"],
+                        stored[f"rand_{name}_oversample"][rows[i]],
+                        stored[f"rand_{name}_random"][rows[i]],
+                    )
+                ]
+            )
             for i in range(2)
         ]
 
-    def __call__(self, image, rows, points):
-        draw = self.queues[image].pop(0)
-        assert draw.shape == (rows, points, 2)
-        return torch.from_numpy(draw)
+    def __call__(self, image, count):
+        assert len(self.streams[image]) == count
+        return torch.from_numpy(self.streams[image])
 
 
 class TestLoss:
@@ -140,28 +143,28 @@ class TestLoss:
             Prediction(tensor(f"head_{case}", f"{p}pred_logits"), tensor(f"head_{case}", f"{p}pred_masks"))
             for p in OUTPUTS
         ]
-        targets = targets_from_instances([x["instances"] for x in batch()], (96, 128))
-        masks = [target.masks.float() for target in targets]
-        for name, prediction in zip(NAMES, predictions, strict=True):
-            points = [torch.from_numpy(stored[f"rand_{name}_match_img{i}"]) for i in range(2)]
-            matching = models[case].criterion.matcher(prediction, targets, masks, lambda i, *_, p=points: p[i])
-            for i, (queries, matched) in enumerate(matching):
-                np.testing.assert_array_equal(queries.numpy(), stored[f"match_{name}_img{i}_src"])
-                np.testing.assert_array_equal(matched.numpy(), stored[f"match_{name}_img{i}_tgt"])
+        targets = pad_targets(targets_from_instances([x["instances"] for x in batch()], (96, 128)))
+        points = [np.stack([stored[f"rand_{name}_match_img{i}"][0] for i in range(2)]) for name in NAMES]
+        matching = models[case].criterion.matcher(predictions, targets, 2 * torch.from_numpy(np.stack(points)) - 1)
+        rows, padded = predictions[0].class_logits.shape[1], targets.labels.shape[1]
+        for layer, name in enumerate(NAMES):
+            queries = [i * rows + stored[f"match_{name}_img{i}_src"] for i in range(2)]
+            np.testing.assert_array_equal(matching.queries[layer].numpy(), np.concatenate(queries))
+            matched = [i * padded + stored[f"match_{name}_img{i}_tgt"] for i in range(2)]
+            np.testing.assert_array_equal(matching.targets[layer].numpy(), np.concatenate(matched))
 
-    def test_points(self, models, case):
+    def test_points(self, case):
         stored = arrays(f"loss_{case}")
-        counts = [len(stored[f"match_final_img{i}_src"]) for i in range(2)]
         for name, prefix in zip(NAMES, OUTPUTS, strict=True):
-            replay = Replay(stored)
-            replay.queues = [
-                [stored[f"rand_{name}_{kind}"][rows] for kind in ("oversample", "random")]
-                for rows in (slice(0, counts[0]), slice(counts[0], None))
-            ]
             masks = tensor(f"head_{case}", f"{prefix}pred_masks")
             logits = torch.cat([masks[i][stored[f"match_{name}_img{i}_src"]] for i in range(2)])
-            points = models[case].criterion._uncertain_points(logits, counts, replay)
-            np.testing.assert_array_equal(points.numpy(), stored[f"points_{name}"])
+            candidates = 2 * torch.from_numpy(stored[f"rand_{name}_oversample"]) - 1
+            points, random = 2 * stored[f"points_{name}"] - 1, 2 * stored[f"rand_{name}_random"] - 1
+            count = points.shape[1] - random.shape[1]
+            np.testing.assert_array_equal(points[:, count:], random)
+            uncertain = uncertain_points(logits, candidates, count).numpy()
+            for ours, theirs in zip(uncertain, points[:, :count], strict=True):  # in any order
+                np.testing.assert_array_equal(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)])
 
     def test_losses_and_gradients(self, models, case):
         stored = arrays(f"loss_{case}")
