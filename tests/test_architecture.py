@@ -49,6 +49,9 @@ LAYERS = {
 LATE_IMPORTS = {
     "clouds.engine.writers": {"wandb": "optional dependency"},
     "clouds.modeling.inference.labels": {"clouds.modeling.inference.kernel": "needs triton, an optional dependency"},
+    "clouds.modeling.pixel_decoder.ops.choice": {
+        "clouds.modeling.pixel_decoder.ops.kernel": "needs triton, an optional dependency"
+    },
     "clouds.utils.png": {"kornia_rs.io": "dependency that some platforms lack"},
     "clouds.d2.bundled.events": {"torch.utils.tensorboard": "takes seconds, and only a main process writes"},
 }

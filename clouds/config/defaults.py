@@ -42,8 +42,8 @@ DEFAULTS: dict[str, Any] = {
             "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
             "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,  # sampling points per head and feature level
             "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,  # attention heads of the deformable encoder
-            # Implementation of the deformable attention, with equal results: "embedding_bag" (fast on a CPU),
-            # "grid_sample" (reference, any device); "auto": the fastest for the device.
+            # Implementation of the deformable attention: "triton" (CUDA), "embedding_bag" (CPU), "grid_sample" (any
+            # device); "auto": the fastest for the device. The results are equal but for rounding.
             "DEFORMABLE_ATTENTION": "auto",
             "TRANSFORMER_ENC_LAYERS": 6,  # layers of the deformable encoder
             "TRANSFORMER_ENC_DIM_FEEDFORWARD": 1024,  # hidden channels of its feed-forward networks

@@ -76,7 +76,7 @@ RANGES = {
 CHOICES = {
     "FLOAT32_PRECISION": {"", "highest", "high", "medium"},
     "MODEL.SEM_SEG_HEAD.NORM": {"GN", ""},
-    "MODEL.SEM_SEG_HEAD.DEFORMABLE_ATTENTION": {"auto", "embedding_bag", "grid_sample"},
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_ATTENTION": {"auto", "triton", "embedding_bag", "grid_sample"},
     "MODEL.CLOUDS.SAM.SELECTION_MODE": {"random", "center", "largest_component"},
     "MODEL.CLOUDS.SAM.DTYPE": {"auto", "float32", "bfloat16"},
     "SOLVER.OPTIMIZER": {"ADAMW", "SGD"},

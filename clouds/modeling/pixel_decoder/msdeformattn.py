@@ -22,7 +22,7 @@ from clouds.modeling.layers import (
     sine_position_embedding,
     xavier_init,
 )
-from clouds.modeling.pixel_decoder.ops import IMPLEMENTATIONS, check_implementation
+from clouds.modeling.pixel_decoder.ops import check_implementation, find_implementation
 
 NUM_MAPS = 3  # feature maps for the transformer decoder
 
@@ -65,7 +65,7 @@ class MSDeformAttn(nn.Module):
     def __init__(
         self, dim: int, num_levels: int, num_heads: int, num_points: int, implementation: str = "auto"
     ) -> None:
-        """`implementation` is a name in `ops.IMPLEMENTATIONS`."""
+        """`implementation` is a name of `ops.find_implementation`."""
         super().__init__()
         self.sizes = (num_heads, num_levels, num_points)
         self.implementation = implementation
@@ -107,7 +107,7 @@ class MSDeformAttn(nn.Module):
         value = self.value_proj(source).unflatten(-1, (heads, -1))
         weights = softmax_of_samples(self.attention_weights(query).unflatten(-1, (heads, -1)))
         locations = self.locations(query, grid)
-        attend = IMPLEMENTATIONS[self.implementation]
+        attend = find_implementation(self.implementation, value.device.type)
         return self.output_proj(attend(value, grid.shapes, locations, weights.unflatten(-1, (levels, points))))
 
     @full_precision
@@ -229,7 +229,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             dropout: dropout probability in the encoder.
             common_stride: stride of the mask features. The pyramid joins the features from this stride up to the
                 encoder's finest.
-            deformable_attention: name in `ops.IMPLEMENTATIONS`.
+            deformable_attention: name of the implementation, see `ops.find_implementation`.
         """
         super().__init__()
         if conv_dim % math.lcm(GROUPS, num_heads):
@@ -283,12 +283,15 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 f"MODEL.SEM_SEG_HEAD.{key} is {coarse}; with the finer features of "
                 f"IN_FEATURES down to COMMON_STRIDE {head.COMMON_STRIDE} it must give {NUM_MAPS} feature maps or more."
             )
+        device = torch.device(cfg.MODEL.DEVICE)
         try:
-            check_implementation(head.DEFORMABLE_ATTENTION, torch.device(cfg.MODEL.DEVICE))
+            check_implementation(head.DEFORMABLE_ATTENTION, device)
         except ValueError as error:
-            raise UserError(
-                f"MODEL.SEM_SEG_HEAD.DEFORMABLE_ATTENTION is {head.DEFORMABLE_ATTENTION!r}: {error}."
-            ) from None
+            key = "MODEL.SEM_SEG_HEAD.DEFORMABLE_ATTENTION"
+            raise UserError(f"{key} is {head.DEFORMABLE_ATTENTION!r}: {error}.") from None
+        find_implementation(
+            head.DEFORMABLE_ATTENTION, device.type
+        )  # says now, not in a compiled graph, what is missing
         return {
             "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
             "conv_dim": head.CONVS_DIM,

@@ -1,43 +1,25 @@
 """All implementations of multi-scale deformable attention against the formula and against the reference."""
 
+import logging
 import math
+import os
+import subprocess
+import sys
 import warnings
-from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from clouds.errors import UserError
-from clouds.modeling.pixel_decoder import ops
-from clouds.modeling.pixel_decoder.ops import embedding_bag, reference
+from clouds.modeling.pixel_decoder.ops import choice, embedding_bag, find_implementation, reference
+from tests.modeling.pixel_decoder.inputs import Shapes, inputs, with_gradients
 from tests.parity import golden
 
-Shapes = list[tuple[int, int]]
 on_cpu = pytest.mark.parametrize("name", ["auto", "embedding_bag", "grid_sample"])
-
-
-def inputs(
-    shapes: Shapes, *, batch: int = 2, heads: int = 2, dim: int = 3, queries: int = 5, points: int = 2, seed: int = 0
-) -> list[Tensor]:
-    """Return value, locations and weights in float64; one sample in three is outside."""
-    g = torch.Generator().manual_seed(seed)
-    levels, pixels = len(shapes), sum(h * w for h, w in shapes)
-    value = torch.randn(batch, pixels, heads, dim, generator=g, dtype=torch.float64)
-    locations = torch.rand(batch, queries, heads, levels, points, 2, generator=g, dtype=torch.float64) * 1.6 - 0.3
-    weights = torch.randn(batch, queries, heads, levels * points, generator=g, dtype=torch.float64).softmax(-1)
-    return [value, locations, weights.unflatten(-1, (levels, points))]
-
-
-def with_gradients(attend: ops.Attention, shapes: Shapes, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """Return the output, and the gradients of value, locations and weights for a fixed gradient of the output."""
-    value, locations, weights = (leaf.detach().requires_grad_() for leaf in leaves)
-    output = attend(value, shapes, locations, weights)
-    wanted = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view_as(output).sin().to(output.dtype)
-    return [output, *torch.autograd.grad(output, (value, locations, weights), wanted)]
 
 
 @on_cpu
@@ -49,14 +31,14 @@ class TestFormula:
         locations = centres.view(1, 6, 1, 1, 1, 2).expand(1, 6, 2, 2, 1, 2)
         weights = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2, 1).expand(1, 6, 2, 2, 1)
         torch.testing.assert_close(
-            ops.IMPLEMENTATIONS[name](value, shapes, locations, weights), value[:, :6].flatten(2)
+            find_implementation(name, "cpu")(value, shapes, locations, weights), value[:, :6].flatten(2)
         )
 
     @pytest.mark.parametrize("far", [5.0, -5.0, 1e9, -1e9])
     def test_outside_is_zero(self, name: str, far: float) -> None:
         locations = torch.full((1, 3, 2, 1, 4, 2), far)
         weights = torch.full((1, 3, 2, 1, 4), 0.25)
-        out = ops.IMPLEMENTATIONS[name](torch.ones(1, 4, 2, 4), [(2, 2)], locations, weights)
+        out = find_implementation(name, "cpu")(torch.ones(1, 4, 2, 4), [(2, 2)], locations, weights)
         assert (out == 0).all()
 
     @settings(max_examples=15)
@@ -77,7 +59,7 @@ class TestFormula:
                             pixel = value[0, start + row * w + column, m]
                             expected[q, m] += weights[0, q, m, level, p] * share * pixel
             start += h * w
-        out = ops.IMPLEMENTATIONS[name](value, shapes, locations, weights)[0]
+        out = find_implementation(name, "cpu")(value, shapes, locations, weights)[0]
         torch.testing.assert_close(out, expected.flatten(1), rtol=1e-12, atol=1e-12)
 
 
@@ -85,6 +67,12 @@ sizes = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, ma
 
 
 class TestEmbeddingBag:
+    def test_is_an_operator(self) -> None:
+        shapes = [(3, 2), (1, 4)]
+        value, locations, weights = (leaf.requires_grad_() for leaf in inputs(shapes))
+        arguments = (value, [3, 2, 1, 4], locations, weights)
+        torch.library.opcheck(torch.ops.clouds.ms_deform_attn_embedding_bag.default, arguments)
+
     @settings(max_examples=40)
     @given(sizes, st.integers(1, 3), st.integers(1, 5), st.integers(1, 9), st.integers(1, 3), st.integers(0, 2**31))
     def test_output_and_gradients_equal_the_reference(
@@ -167,19 +155,75 @@ class TestEmbeddingBag:
             with_gradients(embedding_bag.ms_deform_attn, shapes, inputs(shapes))
 
 
-class TestConfigKey:
+def test_triton_agrees_with_the_reference() -> None:
+    """Runs in a process of its own, because Triton chooses its interpreter when it is imported."""
+    pytest.importorskip("triton")
+    suite = str(Path(__file__).with_name("interpreted.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", suite]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout
+
+
+class TestChoice:
     KEY = "MODEL.SEM_SEG_HEAD.DEFORMABLE_ATTENTION"
 
     @pytest.mark.parametrize("name", ["embedding_bag", "grid_sample"])
-    def test_forces_an_implementation(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_config_key_forces_an_implementation(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = []
-        real = ops.IMPLEMENTATIONS[name]
-        monkeypatch.setitem(ops.IMPLEMENTATIONS, name, lambda *args: calls.append(name) or real(*args))
+        module = {"embedding_bag": embedding_bag, "grid_sample": reference}[name]
+        real = module.ms_deform_attn
+        monkeypatch.setattr(module, "ms_deform_attn", lambda *args: calls.append(name) or real(*args))
+        monkeypatch.setattr(choice, "_FOUND", {})
         model = golden.build("rn_closed", self.KEY, name).eval()
         with torch.no_grad():
             model(golden.batch())
         assert calls == [name] * 2, "one call for each of the two layers"
 
-    def test_of_a_cpu_on_another_device_is_refused(self) -> None:
-        with pytest.raises(UserError, match=r"^MODEL\.SEM_SEG_HEAD\.DEFORMABLE_ATTENTION is 'embedding_bag': .*cuda"):
-            golden.build("rn_closed", self.KEY, "embedding_bag", "MODEL.DEVICE", "cuda")
+    @pytest.mark.parametrize(
+        ("name", "device", "reason"),
+        [("embedding_bag", "cuda", "runs on a CPU only"), ("triton", "cpu", "runs on CUDA only")],
+    )
+    def test_an_implementation_for_another_device_is_refused(
+        self, name: str, device: str, reason: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("triton")
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        with pytest.raises(UserError) as error:
+            golden.build("rn_closed", self.KEY, name, "MODEL.DEVICE", device)
+        assert str(error.value) == f"{self.KEY} is {name!r}: this implementation {reason}, and the device is {device}."
+
+    def test_forced_triton_must_be_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(UserError, match=r"^MODEL\.SEM_SEG_HEAD\.DEFORMABLE_ATTENTION is 'triton': Triton is not "):
+            golden.build("rn_closed", self.KEY, "triton", "MODEL.DEVICE", "cuda")
+
+    @pytest.mark.parametrize("installed", [False, True])
+    def test_cuda_takes_triton_where_it_is_installed(
+        self, installed: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        pytest.importorskip("triton")
+        caplog.set_level(logging.INFO)
+        if not installed:
+            monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(choice, "_FOUND", {})
+        for _ in range(2):
+            chosen = find_implementation("auto", "cuda")
+        assert (chosen is reference.ms_deform_attn) is not installed
+        lines = [record.getMessage() for record in caplog.records if record.name == choice.__name__]
+        missing = "Triton is not installed: the deformable attention is computed with grid_sample"
+        assert lines == ([] if installed else [missing])
+
+    def test_other_devices_take_the_reference(self) -> None:
+        assert find_implementation("auto", "mps") is reference.ms_deform_attn
+
+    def test_errors_of_triton_are_raised(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(choice, "_FOUND", {})
+        monkeypatch.setitem(sys.modules, "clouds.modeling.pixel_decoder.ops.kernel", None)
+        with pytest.raises(ModuleNotFoundError, match="kernel"):
+            find_implementation("auto", "cuda")
+
+    def test_unknown_name(self) -> None:
+        with pytest.raises(ValueError, match=r"^name is 'cuda'; it must be auto, triton"):
+            find_implementation("cuda", "cpu")

@@ -134,14 +134,15 @@ def test_softmax_of_samples_is_a_softmax() -> None:
 
 
 class TestCompilation:
-    def test_a_new_size_needs_no_new_compilation(self, decoder: MSDeformAttnPixelDecoder, case: str) -> None:
+    def test_a_new_size_needs_no_new_compilation(self) -> None:
+        decoder = golden.build("rn_closed").sem_seg_head.pixel_decoder
         torch.compiler.reset()
         counter = CompileCounter()
         compiled = torch.compile(decoder, backend=counter, fullgraph=True)
-        channels = {name: x.shape[1] for name, x in stored_features(case).items() if name.startswith("res")}
+        channels = {name: x.shape[1] for name, x in stored_features("rn_closed").items() if name.startswith("res")}
         compilations = []
         with torch.no_grad():
-            for height, width in ((96, 128), (128, 160), (64, 224), (160, 96), (288, 64)):
+            for height, width in ((96, 128), (128, 160), (64, 224), (160, 96)):
                 features = {
                     name: torch.randn(2, number, height // stride, width // stride)
                     for (name, number), stride in zip(channels.items(), (4, 8, 16, 32), strict=True)
