@@ -101,11 +101,11 @@ def test_the_declared_packages_are_the_known_ones() -> None:
     declared = {normalized(re.split(r"[<>=!~ ;\[]", line)[0]) for line in lines if line and line[0] not in "#-"}
     of_import = importlib.metadata.packages_distributions()
     found = {normalized(of_import[name][0]) for name in DEPENDENCIES}
-    assert found == declared
+    assert found == declared - {"kornia-rs"}  # its absence is handled
 
 
 def test_every_package_that_is_imported_is_declared() -> None:
-    optional = {"detectron2", "wandb"}
+    optional = {"detectron2", "kornia_rs", "triton", "wandb"}
     not_imported = {"accelerate", "torchvision"}  # diffusers, transformers, open_clip and timm import them
     imported = set()
     for path in (ROOT / "clouds").rglob("*.py"):
