@@ -8,7 +8,7 @@ PROJECTS := $(patsubst %/pyproject.toml,%,$(wildcard projects/*/pyproject.toml))
 INSTALL ?= python -m uv pip install
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-d2 fuzz lint format clean
+.PHONY: demo test test-d2 bench fuzz lint format clean
 
 $(READY): pyproject.toml requirements.txt $(PROJECTS:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,10 @@ $(D2_VENV)/.ready: pyproject.toml requirements.txt $(PROJECTS:%=%/pyproject.toml
 test-d2: $(D2_VENV)/.ready
 	OMP_NUM_THREADS=1 CLOUDS_D2=detectron2 $(D2_BIN)/python -m pytest -n 2
 	set -e; for project in $(PROJECTS); do (cd $$project && OMP_NUM_THREADS=1 CLOUDS_D2=detectron2 $(CURDIR)/$(D2_BIN)/python -m pytest -n 2); done
+
+# Time and memory against named peers: make bench QUICK=1 ONLY=training,labels PEER=<checkout of the published code>
+bench: $(READY)
+	PEER="$(PEER)" $(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(THREADS),--threads $(THREADS))
 
 # Mutated inputs, of which none may give a traceback: make fuzz N=2000 SEED=3
 N ?= 20000

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 RUNS = {
-    "data": (["--images", "1", "--rounds", "1"], 6),
     "pseudo_labels": (["--repeats", "1"], 4),
     "generation": (["--images", "2", "--batch-size", "2", "--steps", "1", "--rounds", "1", "--no-compile"], 2),
 }
@@ -59,11 +58,12 @@ def test_scenes(module: Callable[[str], ModuleType]) -> None:
     assert max(spread) < image.std(axis=(0, 1)).mean()  # a class has a color of its own
 
 
-@pytest.mark.parametrize("name", ["data", "fuzz", "generation", "gpu", "pseudo_labels", "sam"])
+@pytest.mark.parametrize("name", ["bench", "fuzz", "generation", "gpu", "pseudo_labels", "sam"])
 def test_a_wrong_flag_is_one_line(
     module: Callable[[str], ModuleType], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = {"fuzz": ["--inputs", "0"], "gpu": ["--seconds", "nan"], "pseudo_labels": ["--repeats", "-1"]}
+    flags |= {"bench": ["--threads", "0"]}
     with pytest.raises(SystemExit) as stop:
         module(name).main(flags.get(name, ["--images", "0"]))
     assert stop.value.code == 2
