@@ -40,6 +40,7 @@ from clouds.errors import UserError, check_name
 from clouds.evaluation.label_maps import for_labels
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.tables import Provenance, format_table
+from clouds.modeling.linear import onednn_is_faster, use_onednn
 from clouds.modeling.structures import ImageDict
 from clouds.self_training.sam import Sam, build_sam
 from clouds.utils.devices import cudnn_benchmark
@@ -282,7 +283,10 @@ class Trainer(TrainerBase):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """Build the meta-architecture ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``."""
         check_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, dict(META_ARCH_REGISTRY))
-        return build_model(cfg)
+        model = build_model(cfg)
+        if cfg.MODEL.DEVICE == "cpu" and onednn_is_faster():
+            use_onednn(model)
+        return model
 
     @classmethod
     def build_self_training(cls, cfg: CfgNode) -> hooks.SelfTrainingHook:

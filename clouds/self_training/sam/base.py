@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from clouds.d2 import CfgNode, Registry
 from clouds.modeling.layers import full_precision
+from clouds.modeling.linear import onednn_is_faster, use_onednn
 from clouds.self_training.regions import select_best
 from clouds.self_training.sam.frame import Frame
 from clouds.utils.transfer import upload
@@ -115,6 +116,8 @@ class NetworkSam(Sam):
         self.device = torch.device(device)
         if self.device.type == "cpu":
             prompts_at_once = min(prompts_at_once, max(1, CPU_PIXELS // frame.side**2))
+            if onednn_is_faster():
+                use_onednn(self.network)
         self.prompts_at_once = prompts_at_once
         self.dtype = dtype
 
