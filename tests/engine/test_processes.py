@@ -393,6 +393,39 @@ def test_batch_norms_that_are_trained_are_synchronized() -> None:
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True)), "an optimizer keeps its hold"
 
 
+class OldWrapper:
+    """The flags of torch up to 2.12."""
+
+    def __init__(self, module: nn.Module, *, broadcast_buffers: bool = True, **flags: bool) -> None:
+        self.flags = flags | {"sync": broadcast_buffers}
+
+
+class NewWrapper:
+    """The flags of torch from 2.13 on."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        broadcast_buffers: bool | None = None,
+        forward_sync_buffers: bool | None = None,
+        **flags: bool,
+    ) -> None:
+        assert broadcast_buffers is None, "deprecated"
+        self.flags = flags | {"sync": forward_sync_buffers}
+
+
+@pytest.mark.parametrize("wrapper", [OldWrapper, NewWrapper])
+@pytest.mark.parametrize("trained", [False, True])
+def test_buffers_are_sent_only_if_each_process_updates_its_own(
+    wrapper: type, trained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(parallel, "DistributedDataParallel", wrapper)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4).requires_grad_(trained))
+    assert parallel.data_parallel(model).flags == {"gradient_as_bucket_view": True, "sync": trained}
+
+
 def test_points_of_an_image_are_its_own() -> None:
     def points(seeds: list[int], image: int) -> list[torch.Tensor]:
         draw = seeded_points(seeds, torch.device("cpu"))
