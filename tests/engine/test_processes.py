@@ -396,12 +396,16 @@ def test_batch_norms_that_are_trained_are_synchronized() -> None:
 class OldWrapper:
     """The flags of torch up to 2.12."""
 
+    _set_params_and_buffers_to_ignore_for_model = staticmethod(lambda module, names: None)
+
     def __init__(self, module: nn.Module, *, broadcast_buffers: bool = True, **flags: bool) -> None:
         self.flags = flags | {"sync": broadcast_buffers}
 
 
 class NewWrapper:
     """The flags of torch from 2.13 on."""
+
+    _set_params_and_buffers_to_ignore_for_model = staticmethod(lambda module, names: None)
 
     def __init__(
         self,
