@@ -6,6 +6,7 @@ peer, and peak memory is that of one side.
 
 import contextlib
 import cProfile
+import ctypes
 import gc
 import importlib
 import pstats
@@ -25,7 +26,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from clouds.utils.memory import keep_freed_memory
-from rows import OURS, Sizes
+from rows import ONE_BY_ONE, OURS, Sizes
 
 END = "end"
 PREPARE = "prepare"  # name of the side that makes the inputs of the others
@@ -97,7 +98,7 @@ def serve(connection: Connection, module: str, name: str, sizes: dict[str, Any],
     try:
         torch.set_num_threads(threads)
 
-        if name == OURS:
+        if name in (OURS, ONE_BY_ONE):
             keep_freed_memory()  # as the commands do when they start
         row = importlib.import_module(f"rows.{module}")
         call = partial(row.prepare, sizes) if name == PREPARE else row.SIDES[name](sizes)
@@ -166,6 +167,9 @@ class Memory:
 
     def __init__(self) -> None:
         gc.collect()
+        with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
+            # What is free but resident, of making the inputs, would hide a part of the rise.
+            ctypes.CDLL(None).malloc_trim(0)
         self._status = Path("/proc/self/status")
         try:
             Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark

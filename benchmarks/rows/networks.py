@@ -8,7 +8,7 @@ them. The peers compute the backbone as the published code does, in plain PyTorc
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from clouds.clouds import CLOUDS
 from clouds.config import load_config
 from clouds.d2 import CfgNode, build_model
 from clouds.engine.optimizer import build_gradient_clipper, build_optimizer
+from clouds.engine.trainer import Trainer
 from clouds.modeling.points import Uniform
 from clouds.modeling.structures import ImageDict, Prediction, Target, targets_from_label_maps
 from rows import OURS, PUBLISHED, TRANSFORMERS, Sizes
@@ -74,17 +75,26 @@ class Network(Protocol):
 
 def network(side: str, *, miniature: bool) -> Network:
     """Build the implementation that a side of a row names; raises `NotMeasured` for an absent published code."""
-    ours = OurNetwork(*build_ours(miniature=miniature))
-    return ours if side == OURS else {TRANSFORMERS: TransformersNetwork, PUBLISHED: PublishedNetwork}[side](ours)
+    if side == OURS:
+        return OurNetwork(*build_ours(miniature=miniature, build=Trainer.build_model))
+    ours = OurNetwork(*build_ours(miniature=miniature))  # without what the trainer does to make it faster
+    return {TRANSFORMERS: TransformersNetwork, PUBLISHED: PublishedNetwork}[side](ours)
 
 
-def build_ours(*, miniature: bool, queries: int | None = None, trainable: bool = False) -> tuple[CfgNode, CLOUDS]:
+def build_ours(
+    *,
+    miniature: bool,
+    queries: int | None = None,
+    trainable: bool = False,
+    build: Callable[[CfgNode], nn.Module] = build_model,
+) -> tuple[CfgNode, CLOUDS]:
     """Build config and model of the warm-up on GTA5 with RN50; equal in every process.
 
     Args:
         miniature: whether to build a network of some ten thousand weights.
         queries: number of queries, if it is not that of the config.
         trainable: whether the backbone is trained.
+        build: builds the model of a config.
     """
     opts: dict[str, Any] = {"MODEL.DEVICE": "cpu", "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS": ""}
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +108,7 @@ def build_ours(*, miniature: bool, queries: int | None = None, trainable: bool =
             opts["MODEL.BACKBONE.NAME"] = "TrainableCLIP"
         cfg = load_config(CONFIG, [str(word) for pair in opts.items() for word in pair])
         torch.manual_seed(0)
-        model = build_model(cfg).train()
+        model = build(cfg).train()
     assert isinstance(model, CLOUDS)
     scatter_samples(model)
     return cfg, model
@@ -146,8 +156,10 @@ class OurNetwork:
     def predictions(self, features: dict[str, Tensor]) -> list[Prediction]:
         return self.model.sem_seg_head(features, None, self.model.void)
 
-    def losses(self, predictions: Sequence[Prediction], targets: Sequence[Target]) -> Tensor:
-        points = self.peers_points([len(target.labels) for target in targets], layers=len(predictions))
+    def losses(
+        self, predictions: Sequence[Prediction], targets: Sequence[Target], points: Uniform | None = None
+    ) -> Tensor:
+        points = points or self.peers_points([len(target.labels) for target in targets], layers=len(predictions))
         return in_order(self.model.criterion(predictions, targets, points), "loss_ce", "loss_mask", "loss_dice")
 
     def peers_points(self, masks: Sequence[int], layers: int | None = None) -> Uniform:

@@ -8,8 +8,9 @@ import torch
 from segment_anything import SamPredictor
 from torch import Tensor
 
+from clouds.self_training.sam.frame import Frame
 from rows import OURS, Sizes
-from rows.sam_encode import build_sam, encode_one, random_images
+from rows.sam_encode import build_network, build_sam, encode_one, random_images
 
 POINTS = 5  # of a prompt
 
@@ -28,18 +29,18 @@ def ours(sizes: Sizes) -> Callable[[], Tensor]:
 
 def theirs(sizes: Sizes) -> Callable[[], Tensor]:
     """Call `SamPredictor.predict_torch` once for all prompts and take the best mask of each, as published."""
-    sam, points = build_sam(sizes["frame"]), prompts(sizes)
+    network, frame, points = build_network(sizes["frame"]), Frame(sizes["frame"]), prompts(sizes)
     image = random_images({**sizes, "images": 1})[0]
     size = (image.shape[1], image.shape[2])
     # The predictor's own resizing is for NumPy images; its state after `set_image` is made by hand.
-    sam.network.image_encoder.img_size = sizes["frame"]
-    predictor = SamPredictor(sam.network)
-    predictor.features = encode_one(sam, image)[None]
-    predictor.original_size, predictor.input_size, predictor.is_image_set = size, sam.frame.fit(size), True
+    network.image_encoder.img_size = sizes["frame"]
+    predictor = SamPredictor(network)
+    predictor.features = encode_one(network, frame, image)[None]
+    predictor.original_size, predictor.input_size, predictor.is_image_set = size, frame.fit(size), True
 
     def predict() -> Tensor:
         inside = torch.ones(points.shape[:2], dtype=torch.int)
-        masks, quality, _ = predictor.predict_torch(sam.frame.to_frame(points, size), inside, multimask_output=True)
+        masks, quality, _ = predictor.predict_torch(frame.to_frame(points, size), inside, multimask_output=True)
         return masks[torch.arange(len(masks)), quality.argmax(dim=1)]
 
     return predict

@@ -1,13 +1,19 @@
 """Evaluation of test images one by one, from the upload to the confusion matrix."""
 
+import os
+from collections.abc import Callable
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clouds.evaluation.confusion import confusion_matrix
 from clouds.evaluation.label_maps import predict_labels
-from clouds.modeling.inference import semantic_scores
+from clouds.modeling.inference import cells
+from clouds.modeling.inference.labels import reference_label_map
 from stages.bench import Bench
 from stages.inputs import Inputs
 from stages.peers import PEER, build_peer, peer_labels
@@ -35,7 +41,7 @@ def measure_evaluation(bench: Bench, inputs: Inputs) -> None:
                 bench.note_host(f"evaluation/{name}/host", run)
     finally:
         inputs.model.train()
-    measure_strips(bench, inputs)
+    measure_label_maps(bench, inputs)
 
 
 def evaluate(model: nn.Module, image: Tensor, truth: Tensor, bench: Bench) -> None:
@@ -45,12 +51,41 @@ def evaluate(model: nn.Module, image: Tensor, truth: Tensor, bench: Bench) -> No
     confusion_matrix(labels, truth, 19).cpu()
 
 
-def measure_strips(bench: Bench, inputs: Inputs) -> None:
-    """Measure the class scores in strips of some rows, which bound its memory; the peer is a single strip."""
-    height, width = inputs.sizes.test
-    queries = inputs.cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
-    classes = torch.randn(queries, 20, device=bench.device)
-    masks = torch.randn(queries, height // 4, width // 4, device=bench.device)
-    for rows in (height, *(rows for rows in (512, 128, 64, 16) if rows < height)):
-        run = partial(semantic_scores, classes, masks, (height, width), rows)
-        bench.time(f"scores/strips of {rows}", run, peer=f"scores/strips of {height}", seconds=0.5)
+def measure_label_maps(bench: Bench, inputs: Inputs) -> None:
+    """Measure label maps from masks, of decided and of random answers; the peer is the reference in strips."""
+    (height, width), queries = inputs.sizes.test, inputs.cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
+    size, generator = (height, width), torch.Generator().manual_seed(0)
+    classes = torch.randn(queries, 20, generator=generator)
+    masks = torch.randn(queries, height // 4, width // 4, generator=generator)
+    for answers in ("decided", "random"):
+        if answers == "decided":
+            classes, masks = decided(classes, masks)
+        given = classes.to(bench.device), masks.to(bench.device), size, size, size
+        exact = reference_label_map(*given)
+        for name, implementation in implementations(bench.device).items():
+            run = partial(implementation, *given)
+            name = f"label maps/{answers}/{name}"
+            different = int((run() != exact).sum())
+            bench.time(name, run, peer=f"label maps/{answers}/reference", seconds=0.5, different=different)
+
+
+def implementations(device: torch.device) -> dict[str, Callable[..., Tensor]]:
+    """Return the implementations of label maps that can run on a device, the reference first."""
+    found: dict[str, Callable[..., Tensor]] = {"reference": reference_label_map}
+    if device.type == "cpu":
+        found["cells"] = cells.label_map
+    if find_spec("triton") and (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"):
+        found["triton"] = import_module("clouds.modeling.inference.kernel").label_map
+    return found
+
+
+def decided(classes: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return answers as of a trained network: a fifth of the queries name a class, with smooth masks."""
+    named = torch.arange(0, len(classes), 5)
+    classes = classes.clone()
+    classes[:, -1] += 8.5
+    classes[named, -1] -= 12
+    classes[named, named % 19] += 5
+    coarse = F.avg_pool2d(masks[None], 8)
+    smooth = F.interpolate(coarse, masks.shape[-2:], mode="bilinear", align_corners=False)[0]
+    return classes, 8 * smooth / smooth.std() - 4

@@ -40,7 +40,7 @@ def test_every_stage_in_miniature(module: Callable[[str], ModuleType], tmp_path:
     text = (tmp_path / "gpu.json").read_text()
     report = json.loads(text)
     assert report["failures"] == []
-    assert report["command"].endswith("--seconds 900 --smoke")
+    assert report["command"].endswith("--seconds 600 --smoke")
     assert report["card"] is None
     assert {"python", "torch", "timm"} <= report["versions"].keys()
     assert not re.search(r"[\s\"'=:]/[\w.-]+/", text), "the report holds a path of this machine"
@@ -49,7 +49,7 @@ def test_every_stage_in_miniature(module: Callable[[str], ModuleType], tmp_path:
     assert all(each["seconds"] > 0 for each in measurements.values())
     assert {name.split("/")[0].split(",")[0] for name in measurements} == {
         *(stage.replace("_", " ") for stage in module("stages").STAGES),
-        "scores",
+        "label maps",
     }
     lines = result.stdout.splitlines()
     assert len(lines) == len(measurements)
@@ -63,6 +63,11 @@ def test_every_stage_in_miniature(module: Callable[[str], ModuleType], tmp_path:
     for name in ("step", "evaluation"):
         assert peers[f"{name}/default"] == f"{name}/HF Mask2Former/default"
     assert peers["joint/mobile/default"] == "joint/none/default"
+    for name in ("triton", "embedding_bag"):
+        assert measurements[f"attention/train/{name}"]["error"] < 1e-5
+        assert peers[f"attention/train/{name}, backward"] == "attention/train/grid_sample, backward"
+    assert measurements["attention/train/triton, bf16 values"]["error"] < 1e-2
+    assert {measurements[f"label maps/{each}/triton"]["different"] for each in ("decided", "random")} == {0}
     assert measurements["backbone/fp32"]["error"] == 0 < measurements["backbone/bf16"]["error"] < 0.1
 
 
