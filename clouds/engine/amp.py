@@ -70,16 +70,23 @@ class LossScaler(torch.amp.GradScaler):
     _last: float | None = None  # scale that `check` has seen
 
     def step(self, optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
-        """Let a fused optimizer take its step on the device, unless a gradient overflowed.
+        """Let an optimizer take its step, unless a gradient overflowed.
+
+        A skipped step changes neither the parameters nor the optimizer's state. torch's fused optimizers skip on the
+        device; for any other, the host waits for the flag.
 
         Args:
-            optimizer: fused optimizer. A skipped step changes neither the parameters nor the optimizer's state.
+            optimizer: any optimizer.
             skip: scalar float on the device of the losses; 1 skips the step whatever the gradients are, 0 does not.
         """
         if self.is_enabled():
             for overflow in self._found_inf_per_device(optimizer).values():
                 torch.maximum(overflow, skip.to(overflow), out=overflow)  # a fused optimizer skips at exactly 1
             super().step(optimizer)
+            return
+        if not getattr(optimizer, "_step_supports_amp_scaling", False):  # torch's mark of those that read `found_inf`
+            if not skip:
+                optimizer.step()
             return
         optimizer.found_inf = skip  # type: ignore[attr-defined]
         optimizer.step()

@@ -243,9 +243,8 @@ class Trainer(TrainerBase):
             loader = cls.build_test_loader(cfg, name)
             counts[name] = sum(comm.all_gather(len(loader)))
             evaluator = cls.build_evaluator(cfg, name)
-            predicting = (
-                for_labels(model) if isinstance(evaluator, SemSegEvaluator) else model
-            )  # others may read scores
+            # Another evaluator may read scores.
+            predicting = for_labels(model) if isinstance(evaluator, SemSegEvaluator) else model
             with precision.autocast(), cudnn_benchmark(False):  # images have many sizes
                 results[name] = inference_on_dataset(predicting, loader, evaluator)
         if not results:

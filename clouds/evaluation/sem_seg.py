@@ -101,7 +101,10 @@ class SemSegEvaluator(DatasetEvaluator):
         for sample, output in zip(inputs, outputs, strict=True):
             labels = self._labels(sample, output)
             if "sem_seg" in sample:
-                self._count(labels, sample["sem_seg"])
+                try:
+                    self._count(labels, sample["sem_seg"])
+                except ValueError as error:
+                    raise UserError(f"{sample['file_name']}: {error}; {self._remedy()}") from error
             if self.writer is not None:
                 self.writer.write(sample["image_id"], labels.cpu().numpy())
 
@@ -124,9 +127,12 @@ class SemSegEvaluator(DatasetEvaluator):
 
     def _unfit(self, sample: Mapping[str, Any], returned: str, needed: str) -> UserError:
         return UserError(
-            f"The model returned {returned} for {sample['file_name']}, but {self.dataset_name} needs {needed}: use a "
-            f"model with {len(self.classes)} classes."
+            f"The model returned {returned} for {sample['file_name']}, but {self.dataset_name} needs {needed}: "
+            f"{self._remedy()}"
         )
+
+    def _remedy(self) -> str:
+        return f"use a model with {len(self.classes)} classes."
 
     def _count(self, labels: torch.Tensor, truth: torch.Tensor) -> None:
         num_classes = len(self.classes)
@@ -156,8 +162,8 @@ class SemSegEvaluator(DatasetEvaluator):
         matrix = self.matrix.numpy()
         if matrix[-1].any():
             raise UserError(
-                f"The model predicted other classes than the {len(self.classes)} of {self.dataset_name}: use a model "
-                f"with {len(self.classes)} classes."
+                f"The model predicted other classes than the {len(self.classes)} of {self.dataset_name}: "
+                f"{self._remedy()}"
             )
         *truth, ignored = matrix.sum(axis=0)
         if missing := find_missing_labels(self.classes, np.array(truth), int(ignored)):

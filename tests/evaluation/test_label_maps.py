@@ -73,6 +73,8 @@ def test_label_maps_that_do_not_fit(streets: str) -> None:
     evaluator = SemSegEvaluator(streets)
     with pytest.raises(UserError, match=r"returned a label map \(3, 2\) for street.png.*\(height, width\) = \(2, 3\)"):
         evaluator.process([sample(truth)], [{"label_map": torch.zeros(3, 2, dtype=torch.uint8)}])
+    with pytest.raises(UserError, match=r"^street.png: prediction has ids outside 0..18; use a model with 19 classes"):
+        evaluator.process([sample(truth)], [{"label_map": torch.full((2, 3), 19, dtype=torch.uint8)}])
     evaluator.matrix[-1, -1] = 1  # as an accelerator counts ids out of range
     with pytest.raises(UserError, match=r"predicted other classes than the 19 of .*: use a model with 19 classes"):
         evaluator.evaluate()

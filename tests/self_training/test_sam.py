@@ -334,7 +334,7 @@ class TestMistakes:
     def test_a_cache_that_cannot_be_written(self, mobile_file, tmp_path):
         (tmp_path / "file").touch()
         self.fails(
-            r"folder \S+file \(MODEL\.CLOUDS\.SAM\.CACHE_DIR\): ",
+            r"folder \S+file \(MODEL\.CLOUDS\.SAM\.CACHE_DIR\): .*\. Set the key to another folder, or to \"\"",
             WEIGHTS=str(mobile_file),
             CACHE_DIR=str(tmp_path / "file"),
         )

@@ -6,6 +6,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import cv2
 import numpy as np
@@ -181,6 +182,21 @@ def test_readers_do_without_it(tmp_path: Path, name: str, caplog: pytest.LogCapt
     assert [record.message for record in caplog.records if "kornia" in record.message] == [
         "kornia-rs is not installed: PNG files are decoded by Pillow and OpenCV, which takes longer"
     ]
+
+
+@pytest.mark.parametrize("contents", [{}, {"io": SimpleNamespace(read_image=None)}])
+def test_another_version_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, contents: dict
+) -> None:
+    other = ModuleType("kornia_rs")
+    vars(other).update(contents)
+    monkeypatch.setitem(sys.modules, "kornia_rs", other)
+    monkeypatch.delitem(sys.modules, "kornia_rs.io", raising=False)
+    module._kornia.cache_clear()
+    with caplog.at_level(logging.INFO):
+        np.testing.assert_array_equal(np.asarray(read_image(write(tmp_path, FILES["RGB"][0]))), RGB)
+    module._kornia.cache_clear()
+    assert "kornia-rs is of another version" in caplog.text
 
 
 def outcome(read, path: str) -> object:

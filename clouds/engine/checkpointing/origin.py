@@ -153,7 +153,8 @@ _CLASSES_REMEDY = (
 def check_test_classes(cfg: CfgNode, model: nn.Module) -> None:
     """Check that the sets of ``DATASETS.TEST`` have the classes that a model predicts.
 
-    A text head predicts those of the first set, another head those of ``DATASETS.TRAIN``.
+    A text head predicts those of the first set, another head those of ``DATASETS.TRAIN``. Without training sets, only
+    their number is known, and it is compared if the model predicts label maps: these do not show it, scores do.
 
     Args:
         cfg: final config; its data sets are registered.
@@ -164,10 +165,15 @@ def check_test_classes(cfg: CfgNode, model: nn.Module) -> None:
     """
     key = "DATASETS.TEST" if has_text_head(model) else "DATASETS.TRAIN"
     predicted = cfg.DATASETS.TEST if has_text_head(model) else cfg.DATASETS.TRAIN
-    if not predicted:
-        return
+    number = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     for name in cfg.DATASETS.TEST:
-        if difference := differing_classes(class_names(predicted), class_names((name,))):
+        if not predicted:
+            if hasattr(model, "predict_labels") and len(class_names((name,))) != number:
+                raise UserError(
+                    f"{name} (DATASETS.TEST) has {len(class_names((name,)))} classes, but "
+                    f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {number}: {_CLASSES_REMEDY}."
+                )
+        elif difference := differing_classes(class_names(predicted), class_names((name,))):
             remedy = "evaluate it alone" if has_text_head(model) else _CLASSES_REMEDY
             raise UserError(
                 f"{name} (DATASETS.TEST) has other classes than {predicted[0]} ({key}), {difference}: {remedy}."

@@ -37,5 +37,5 @@ def build_sam(cfg: CfgNode, device: torch.device | str) -> Sam:
     except OSError as error:
         raise UserError(
             f"Cannot write embeddings to the folder {settings.CACHE_DIR} (MODEL.CLOUDS.SAM.CACHE_DIR): "
-            f"{error.strerror}."
+            f'{error.strerror}. Set the key to another folder, or to "" for no cache.'
         ) from error

@@ -273,6 +273,17 @@ class TestTestSets:
         ):
             check_test_classes(cfg, Model())
 
+    def test_without_training_sets_the_number_of_label_maps_is_compared(self) -> None:
+        cfg = self.config(trained=CLASSES, a_val=CLASSES)
+        cfg.DATASETS.TRAIN = ()
+        check_test_classes(cfg, Model())  # its scores show their number
+        model = Model()
+        model.predict_labels = None
+        with pytest.raises(UserError, match=r"a_val .* has 3 classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is 19"):
+            check_test_classes(cfg, model)
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
+        check_test_classes(cfg, model)
+
     def test_a_text_head_predicts_those_of_the_first_test_set(self) -> None:
         check_test_classes(self.config(trained=CLASSES, a_val=("tree", "car")), Model(text=True))
         cfg = self.config(trained=CLASSES, a_val=("tree", "car"), b_val=("car", "tree"))
