@@ -74,12 +74,12 @@ def _ends_plainly(content: bytes, position: int) -> bool:
 @functools.cache
 def _kornia() -> ModuleType | None:
     try:
-        from kornia_rs import io
+        import kornia_rs.io
     except ImportError as error:
-        what = "not installed" if isinstance(error, ModuleNotFoundError) else "of another version"
+        what = "not installed" if error.name == "kornia_rs" else "of another version"
     else:
-        if all(hasattr(io, f"decode_image_png_{dtype}") for dtype, _ in _MODES.values()):
-            return io
+        if all(hasattr(kornia_rs.io, f"decode_image_png_{dtype}") for dtype, _ in _MODES.values()):
+            return kornia_rs.io
         what = "of another version"
     logger.info(f"kornia-rs is {what}: PNG files are decoded by Pillow and OpenCV, which takes longer")
     return None
