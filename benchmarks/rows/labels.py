@@ -54,7 +54,7 @@ def trained_answers(size: tuple[int, int], iterations: int) -> tuple[Tensor, Ten
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        classes, masks = model.eval().predict([{"image": images[SCENES]}], SIZE)
+        classes, masks, _ = model.eval().predict([{"image": images[SCENES]}], SIZE)
     masks = F.interpolate(masks, (size[0] // 4, size[1] // 4), mode="bilinear", align_corners=False)
     return classes[0], masks[0]
 

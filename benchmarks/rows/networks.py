@@ -236,7 +236,7 @@ class PeerNetwork:
     @torch.no_grad()
     def labels(self, image: Tensor) -> Tensor:
         pixels = (image[None] - self.mean) / self.std
-        classes, masks = self.predictions(self.features(pixels))[-1]
+        classes, masks, _ = self.predictions(self.features(pixels))[-1]
         return published_labels(classes[0], masks[0], (pixels.shape[-2], pixels.shape[-1]))
 
     def step(self, batch: Sequence[ImageDict]) -> list[float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from clouds.clouds import CLOUDS
 from clouds.config import load_config
 from clouds.d2 import CfgNode, Instances, build_model
-from clouds.modeling.structures import ImageDict, Prediction, Target
+from clouds.modeling.structures import ImageDict, MaskFactors, Prediction, Target
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/warmup/gta/train_gta.yaml"
 # A timm ConvNeXt of a few thousand weights with CLIP's projection and text tower.
@@ -111,7 +111,11 @@ class Inputs:
         """Outputs of all decoder layers for `decoded`, as leaves that require gradients."""
         mask_features, maps = self.decoded
         outputs = self.model.sem_seg_head.predictor(maps, mask_features, None, self.model.void)
-        return [Prediction(*(tensor.detach().requires_grad_() for tensor in output)) for output in outputs]
+        leaves = []
+        for output in outputs:
+            factors = MaskFactors(*(tensor.detach().requires_grad_() for tensor in output.mask_factors))
+            leaves.append(Prediction(output.class_logits.detach().requires_grad_(), output.mask_logits, factors))
+        return leaves
 
     @cached_property
     def labels(self) -> list[Tensor]:

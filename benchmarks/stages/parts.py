@@ -55,7 +55,7 @@ def measure_decoder(bench: Bench, inputs: Inputs) -> None:
 
     def forward() -> list[Tensor]:
         outputs = decoder(maps, mask_features, None, inputs.model.void)
-        return [tensor for output in outputs for tensor in output]
+        return [tensor for output in outputs for tensor in (output.class_logits, output.mask_factors.embeddings)]
 
     measure_part(bench, "decoder", forward, inputs.sizes.batch)
     inputs.model.zero_grad(set_to_none=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.modeling.distributed import mean_over_processes
-from clouds.modeling.layers import full_precision
+from clouds.modeling.layers import full_precision, mask_products
 from clouds.modeling.matcher import HungarianMatcher, Matching, PaddedTargets, pad_targets
 from clouds.modeling.points import Points, Uniform, draw_points, sample_points, uncertain_points, uniform_points
 from clouds.modeling.structures import Prediction, Target
@@ -175,13 +175,7 @@ class SetCriterion(nn.Module):
         labels = targets.labels.flatten()[matching.targets]
         classes = torch.full(class_logits.shape[:3], self.num_classes, dtype=torch.int64, device=labels.device)
         classes.flatten(1).scatter_(1, matching.queries, labels)
-        # Only the matched queries' masks are selected, and only they get a gradient.
-        mask_logits = torch.stack(
-            [
-                output.mask_logits.flatten(0, 1).index_select(0, queries)
-                for output, queries in zip(outputs, matching.queries, strict=True)
-            ]
-        ).float()
+        mask_logits = matched_masks(outputs, matching)
         maps = mask_logits.flatten(0, 1)
         uncertain = uncertain_points(maps.detach(), points.candidates, self.num_uncertain)
         chosen = torch.cat([uncertain, points.random], dim=1)
@@ -196,6 +190,27 @@ class SetCriterion(nn.Module):
             point_targets=sample_targets(targets, matching, chosen),
             num_masks=labels.new_full((), sum(targets.counts), dtype=torch.float32),
         )
+
+
+def matched_masks(outputs: Sequence[Prediction], matching: Matching) -> Tensor:
+    """Return the mask logits (L, M, h, w) float of the matched queries, the only ones that get a gradient."""
+    factors = [output.mask_factors for output in outputs if output.mask_factors is not None]
+    if not factors:
+        matched = [
+            output.mask_logits.flatten(0, 1).index_select(0, queries)
+            for output, queries in zip(outputs, matching.queries, strict=True)
+        ]
+        return torch.stack(matched).float()
+    features = factors[0].features
+    embeddings = torch.stack([factor.embeddings for factor in factors])  # (L, B, Q, E)
+    layers, images, queries, channels = embeddings.shape
+    layer = torch.arange(layers, device=features.device)
+    # One product for all outputs of an image, with the query of each target, so that images have equally many.
+    rows = matching.queries.flatten()[matching.pairs] + layer * (images * queries)  # (B * N, L)
+    selected = embeddings.view(-1, channels).index_select(0, rows.flatten())
+    masks = mask_products(selected.view(images, -1, channels), features)
+    order = matching.targets * layers + layer[:, None]  # (L, M)
+    return masks.flatten(0, 1).index_select(0, order.flatten()).unflatten(0, order.shape)
 
 
 @torch.no_grad()

@@ -84,6 +84,16 @@ def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:
     return torch.einsum("bchw,bqhw->bqc", features, masks)
 
 
+@full_precision
+def mask_products(embeddings: Tensor, mask_features: Tensor) -> Tensor:
+    """Multiply mask embeddings (B, Q, E) and mask features (B, E, h, w) to mask logits (B, Q, h, w) float32.
+
+    Half precision would lose range and save no memory: autocast keeps a half-precision copy of the mask features for
+    the backward pass.
+    """
+    return torch.einsum("bqe,behw->bqhw", embeddings.float(), mask_features.float())
+
+
 def sine_position_embedding(height: int, width: int, channels: int, like: Tensor) -> Tensor:
     """Compute the two-dimensional sine embedding of DETR (section A.4) with temperature 10,000.
 

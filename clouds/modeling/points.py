@@ -123,6 +123,9 @@ def uncertain_points(logits: Tensor, candidates: Tensor, count: int) -> Tensor:
 
 def smallest(values: Tensor, count: int) -> Tensor:
     """Return the indices (R, count) int64 of the smallest values in each row of (R, C), in any order."""
-    if values.device.type == "cpu":  # NumPy selects with vector instructions.
-        return torch.from_numpy(np.argpartition(values.numpy(), count - 1, axis=1)[:, :count])
+    if values.device.type == "cpu":  # NumPy selects with vector instructions; one row at a time needs less memory.
+        indices = np.empty((len(values), count), dtype=np.int64)
+        for chosen, row in zip(indices, values.numpy(), strict=True):
+            chosen[:] = np.argpartition(row, count - 1)[:count]
+        return torch.from_numpy(indices)
     return values.topk(count, dim=1, largest=False, sorted=False).indices

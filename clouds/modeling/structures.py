@@ -36,16 +36,31 @@ ImageDict = dict[str, Any]
 """One image of a batch; the module's docstring lists the entries."""
 
 
+class MaskFactors(NamedTuple):
+    """Factors of mask logits, whose product is `clouds.modeling.layers.mask_products`.
+
+    Attributes:
+        embeddings: (B, Q, E) float, mask embeddings of the queries.
+        features: (B, E, h, w) float, mask features, which all decoder outputs share.
+    """
+
+    embeddings: Tensor
+    features: Tensor
+
+
 class Prediction(NamedTuple):
     """Output of one decoder layer.
 
     Attributes:
         class_logits: (B, Q, K + 1) float, void last.
         mask_logits: (B, Q, h, w) float, at the stride of the mask features.
+        mask_factors: factors of the mask logits, which then carry no gradient: the loss multiplies the factors again
+            for the few queries that are matched. None where the mask logits carry the gradient themselves.
     """
 
     class_logits: Tensor
     mask_logits: Tensor
+    mask_factors: MaskFactors | None = None
 
 
 class Target(NamedTuple):

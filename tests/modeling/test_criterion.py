@@ -21,6 +21,7 @@ from clouds.d2 import comm
 from clouds.modeling import matcher
 from clouds.modeling.criterion import LOSSES, MatchedOutputs, SetCriterion, Term
 from clouds.modeling.distributed import finite_on_host, mean_over_processes
+from clouds.modeling.layers import mask_products
 from clouds.modeling.matcher import (
     HungarianMatcher,
     Matching,
@@ -31,7 +32,7 @@ from clouds.modeling.matcher import (
     point_sums,
 )
 from clouds.modeling.points import sample_points, seeded_points, smallest, uniform_points
-from clouds.modeling.structures import Prediction, Target
+from clouds.modeling.structures import MaskFactors, Prediction, Target
 
 CLASSES = 5
 WEIGHTS = {"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
@@ -63,6 +64,22 @@ def make_batch(
     labels = [torch.randint(0, CLASSES, (count,), device=device) for count in targets]
     masks = [torch.rand(count, 24, 20, device=device) > 0.6 for count in targets]
     return predictions, [Target(*pair) for pair in zip(labels, masks, strict=True)]
+
+
+def as_factors(predictions: list[Prediction]) -> list[Prediction]:
+    """Predictions as the decoder makes them in training: mask logits without gradient, and their factors."""
+    features = torch.randn(len(predictions[0].class_logits), 8, 6, 5, device=predictions[0].class_logits.device)
+    features.requires_grad_()
+    factored = []
+    for logits, masks, _ in predictions:
+        embeddings = torch.randn(*masks.shape[:2], 8, device=masks.device, requires_grad=True)
+        products = mask_products(embeddings, features).detach()
+        factored.append(Prediction(logits, products, MaskFactors(embeddings, features)))
+    return factored
+
+
+def multiplied(prediction: Prediction) -> Prediction:
+    return Prediction(prediction.class_logits, mask_products(*prediction.mask_factors))
 
 
 def slow_losses(criterion: SetCriterion, predictions: list[Prediction], targets: list[Target]) -> dict[str, Tensor]:
@@ -131,10 +148,28 @@ class TestEqualsTheDefinition:
         slow = slow_losses(criterion, predictions, truth)
         torch.testing.assert_close(losses, slow, rtol=1e-6, atol=1e-6)
 
-        leaves = [leaf for prediction in predictions for leaf in prediction]
+        leaves = [leaf for prediction in predictions for leaf in prediction[:2]]
         totals = [torch.stack(list(each.values())).sum() for each in (losses, slow)]
         ours, exact = [torch.autograd.grad(total, leaves, materialize_grads=True) for total in totals]
         torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-7)
+
+    @pytest.mark.parametrize("supervised", [True, False])
+    @pytest.mark.parametrize("targets", [(3, 2), (0, 4), (0, 0), (9, 1, 4)], ids=str)
+    def test_gradients_of_mask_factors(self, targets: tuple[int, ...], supervised: bool) -> None:
+        criterion = build(deep_supervision=supervised)
+        predictions, truth = make_batch(targets)
+        predictions = as_factors(predictions)
+        losses, slow = [
+            criterion(each, truth, seeded_points(range(len(targets)), CPU))
+            for each in (predictions, [multiplied(prediction) for prediction in predictions])
+        ]
+        torch.testing.assert_close(losses, slow, rtol=1e-6, atol=1e-6)
+
+        leaves = [predictions[0].mask_factors.features]
+        leaves += [leaf for output in predictions for leaf in (output.class_logits, output.mask_factors.embeddings)]
+        totals = [torch.stack(list(each.values())).sum() for each in (losses, slow)]
+        ours, exact = [torch.autograd.grad(total, leaves, materialize_grads=True) for total in totals]
+        torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-6)
 
     def test_images_without_seeds(self) -> None:
         predictions, truth = make_batch((3, 2))
@@ -145,9 +180,11 @@ class TestEqualsTheDefinition:
         assert not torch.equal(build()(predictions, truth)["loss_mask"], first["loss_mask"])
 
     def test_only_matched_queries_get_a_gradient_of_masks(self) -> None:
-        (prediction,), truth = make_batch((2, 1), outputs=1)
-        build()([prediction], truth)["loss_mask"].backward()
-        assert prediction.mask_logits.grad.flatten(2).any(dim=2).sum(dim=1).tolist() == [2, 1]
+        predictions, truth = make_batch((2, 1), outputs=1)
+        (factored,) = as_factors(predictions)
+        for prediction, leaf in ((predictions[0], predictions[0].mask_logits), (factored, factored.mask_factors[0])):
+            build()([prediction], truth)["loss_mask"].backward()
+            assert leaf.grad.flatten(2).any(dim=2).sum(dim=1).tolist() == [2, 1]
 
 
 class Operations(TorchDispatchMode):
@@ -180,8 +217,10 @@ class TestOperations:
 
     TARGETS = (3, 5, 1, 4, 2, 6, 0, 12)
 
-    def test_forward_and_backward_launch_few(self) -> None:
+    @pytest.mark.parametrize("factored", [True, False])
+    def test_forward_and_backward_launch_few(self, factored: bool) -> None:
         predictions, truth = make_batch(self.TARGETS, outputs=10, queries=7)
+        predictions = as_factors(predictions) if factored else predictions
         with Operations() as forward:
             losses = build()(predictions, truth, seeded_points(range(8), CPU))
         assert forward.launched.total() <= 200, forward.launched
@@ -206,6 +245,7 @@ class TestOperations:
         monkeypatch.setattr(matcher, "upload", send)
         with FakeTensorMode():
             predictions, truth = make_batch(self.TARGETS, outputs=10, queries=7, device="cuda")
+            predictions = as_factors(predictions)
             criterion = build().to("cuda")
             with Operations() as forward:
                 losses = criterion(predictions, truth, lambda _, count: torch.rand(count, 2, device="cuda"))

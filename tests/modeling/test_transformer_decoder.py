@@ -5,6 +5,7 @@ import torch
 
 from clouds.clouds import CLOUDS
 from clouds.d2 import build_model
+from clouds.modeling.layers import mask_products
 from clouds.modeling.transformer_decoder import decoder
 from tests.parity import golden
 
@@ -51,6 +52,17 @@ def test_evaluation_gives_the_last_prediction_of_training(name, monkeypatch):
     for ours, theirs in zip(masks[False], masks[True], strict=True):
         assert torch.equal(ours, theirs)
         assert 0.02 < ours.float().mean() < 0.98
+
+
+def test_masks_of_training_are_the_products_of_their_factors_which_carry_the_gradient():
+    predictor = build(HEADS[0]).sem_seg_head.predictor
+    maps, features = [torch.randn(1, 64, 2 * n, 4 * n) for n in (1, 2, 4)], torch.randn(1, 64, 16, 32)
+    for prediction in predictor.train()(maps, features, None, None):
+        assert torch.equal(mask_products(*prediction.mask_factors), prediction.mask_logits)
+        assert not prediction.mask_logits.requires_grad
+        assert prediction.mask_factors.embeddings.requires_grad
+    (last,) = predictor.eval()(maps, features, None, None)
+    assert last.mask_factors is None
 
 
 def test_inner_masks_are_multiplied_at_the_size_of_the_attention_masks(monkeypatch):

@@ -29,7 +29,7 @@ def image_scores(
     return [
         resize_scores(semantic_scores(class_logits, mask_logits, canvas), image_size, *output_size)
         for class_logits, mask_logits, image_size, output_size in zip(
-            *prediction, image_sizes, output_sizes, strict=True
+            prediction.class_logits, prediction.mask_logits, image_sizes, output_sizes, strict=True
         )
     ]
 
@@ -57,6 +57,6 @@ def image_labels(
     return [
         label_map(class_logits, mask_logits, canvas, image_size, output_size, threshold)
         for class_logits, mask_logits, image_size, output_size in zip(
-            *prediction, image_sizes, output_sizes, strict=True
+            prediction.class_logits, prediction.mask_logits, image_sizes, output_sizes, strict=True
         )
     ]

@@ -17,9 +17,10 @@ from clouds.modeling.layers import (
     convolution_init,
     full_precision,
     mask_pool,
+    mask_products,
     sine_position_embedding,
 )
-from clouds.modeling.structures import Prediction
+from clouds.modeling.structures import MaskFactors, Prediction
 from clouds.modeling.text_classifier import TextClassifier
 from clouds.modeling.transformer_decoder.layers import CrossAttentionLayer, FFNLayer, SelfAttentionLayer
 
@@ -189,18 +190,12 @@ class MaskedTransformerDecoder(nn.Module):
         self, queries: Tensor, mask_features: Tensor, text: TextClassifier | None, void: Tensor | None
     ) -> Prediction:
         queries = self.decoder_norm(queries)
-        mask_logits = mask_products(self.mask_embed(queries), mask_features)
-        return Prediction(self.classify(queries, mask_features, mask_logits, text, void).float(), mask_logits)
-
-
-@full_precision
-def mask_products(embeddings: Tensor, mask_features: Tensor) -> Tensor:
-    """Multiply mask embeddings (B, Q, E) and mask features (B, E, h, w) to mask logits (B, Q, h, w) float32.
-
-    Half precision would lose range and save no memory: autocast keeps a half-precision copy of the mask features for
-    the backward pass of every decoder output.
-    """
-    return torch.einsum("bqe,behw->bqhw", embeddings.float(), mask_features.float())
+        embeddings = self.mask_embed(queries)
+        with torch.no_grad():
+            mask_logits = mask_products(embeddings, mask_features)
+        class_logits = self.classify(queries, mask_features, mask_logits, text, void).float()
+        factors = MaskFactors(embeddings, mask_features) if self.training and torch.is_grad_enabled() else None
+        return Prediction(class_logits, mask_logits, factors)
 
 
 @full_precision
