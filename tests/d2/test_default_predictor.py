@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CfgNode]:
     """Return a function that reads the config of a small network with a frozen tower and a checkpoint without it."""
     import open_clip
 
-    from clouds.modeling.backbone.clip import load_open_clip
+    from clouds.modeling.backbone.open_clip_models import load_open_clip
 
     folder = tmp_path_factory.mktemp("trained")
     (folder / "clip.json").write_text(json.dumps(CLIP))

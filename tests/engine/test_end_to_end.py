@@ -153,7 +153,7 @@ def test_a_frozen_tower_is_left_out_and_comes_back(
 ) -> None:
     import open_clip
 
-    from clouds.modeling.backbone.clip import load_open_clip
+    from clouds.modeling.backbone.open_clip_models import load_open_clip
 
     config()  # writes clip.json
     torch.manual_seed(0)

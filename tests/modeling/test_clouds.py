@@ -15,7 +15,8 @@ from clouds.clouds import CLOUDS
 from clouds.config import get_config, load_config
 from clouds.d2 import SEM_SEG_HEADS_REGISTRY, Instances, build_model
 from clouds.errors import UserError
-from clouds.modeling.backbone.clip import CLIP, load_open_clip
+from clouds.modeling.backbone.clip import CLIP
+from clouds.modeling.backbone.open_clip_models import load_open_clip
 from clouds.modeling.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 from clouds.utils.hashing import write_sha256
 from tests.parity import golden

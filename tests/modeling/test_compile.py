@@ -95,10 +95,17 @@ def test_the_teacher_is_compiled_too(counter: CompileCounter) -> None:
             return self.layer(x)
 
     head = Head()
+    compile_forward(head, backend=counter)
+    student = head(torch.ones(1, 2))
     teacher = Teacher(0.9, compiled=True)
     teacher.start(head)
-    assert torch.equal(teacher.head(torch.ones(1, 2)), head(torch.ones(1, 2)))
-    assert counter.frame_count == 1
+    assert torch.equal(teacher.head(torch.ones(1, 2)), student)
+    assert counter.frame_count == 2, "student and teacher"
+    with torch.no_grad():
+        head.layer.bias += 10
+    teacher.update(head)
+    torch.testing.assert_close(teacher.head(torch.ones(1, 2)), student + 1)
+    torch.testing.assert_close(head(torch.ones(1, 2)), student + 10)
     assert list(teacher.state_dict()) == list(head.state_dict())
 
 

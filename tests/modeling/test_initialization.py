@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clouds.errors import UserError
-from clouds.modeling.backbone.clip import load_open_clip
+from clouds.modeling.backbone.open_clip_models import load_open_clip
 from clouds.modeling.initialization import NoRandomInitialization
 from tests.parity import golden
 

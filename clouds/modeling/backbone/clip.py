@@ -4,136 +4,29 @@ Letters: B images, Q masks, M prompts, C channels, H x W network input, h x w fe
 """
 
 import math
-import textwrap
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import open_clip
 import torch
-from open_clip.pretrained import download_pretrained_from_hf
 from timm.models import ConvNeXt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clouds.d2 import BACKBONE_REGISTRY, CfgNode, ShapeSpec, comm, configurable
+from clouds.d2 import BACKBONE_REGISTRY, CfgNode, ShapeSpec, configurable
 from clouds.errors import UserError, check_name
 from clouds.modeling.backbone.base import SegmentationBackbone, TextTower
+from clouds.modeling.backbone.open_clip_models import (
+    has_own_weights,
+    load_open_clip,
+    normalization,
+    resolve_model_name,
+)
 from clouds.modeling.backbone.towers import SUPPORTED, Stages, bfloat16_copy, feature_maps, image_tower, tower_stages
-from clouds.modeling.initialization import NoRandomInitialization
 from clouds.modeling.layers import autocast_dtype, full_precision, mask_pool
 from clouds.modeling.text_classifier import TextClassifier, build_text_classifier
-from clouds.utils.tensors import find_unusable
-from clouds.utils.torch_files import verify_model
-
-# Mean and standard deviation of R, G and B in 0..1 that OpenAI trained CLIP with; open_clip's towers keep them.
-MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-
-
-def _resolve_model_name(name: str) -> str:
-    """Return the name under which open_clip knows a model; register the model config if `name` is a JSON file."""
-    path = Path(name)
-    if path.suffix == ".json":
-        if not path.is_file():
-            raise UserError(f"CLIP model config {path} does not exist.")
-        try:
-            open_clip.add_model_config(path)
-        except ValueError as error:
-            raise UserError(f"CLIP model config {path} is not JSON ({error}).") from error
-        if path.stem not in open_clip.list_models():
-            raise UserError(f"CLIP model config {path} must hold embed_dim, vision_cfg and text_cfg.")
-        return path.stem
-    return f"local-dir:{name}" if path.is_dir() else name
-
-
-def has_own_weights(name: str) -> bool:
-    """Return whether a model's weights lie beside its config, in a folder or in a repository of the hub."""
-    return name.startswith(("local-dir:", "hf-hub:")) or Path(name).is_dir()
-
-
-def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.Module:
-    """Build a CLIP model and load its weights.
-
-    Args:
-        name: open_clip name, `hf-hub:` name, folder (`open_clip_config.json` and weights) or model config `*.json`.
-        pretrained: open_clip tag or a weight file; "" initializes a named model at random, with the layer scales of a
-            ConvNeXt at 1.
-        device: device on which the model is built; on "meta" no weights are loaded.
-
-    Raises:
-        UserError: the model is unknown, or its weights cannot be read, differ from their record, are not finite, or
-            belong to another model.
-    """
-    model_name = _resolve_model_name(name)
-    options: dict[str, Any] = {
-        # Weights that were trained with QuickGELU need it, but open_clip only warns. The published setting "RN50" with
-        # the tag "openai" is such a model.
-        "force_quick_gelu": open_clip.get_pretrained_cfg(model_name, pretrained).get("quick_gelu", False),
-        "device": device,
-    }
-    if device == "meta":
-        options |= {"load_weights": False}
-    else:
-        options |= {"pretrained": pretrained or None, "require_pretrained": bool(pretrained) or has_own_weights(name)}
-    # The first process of each machine fills the download cache before the others read it.
-    if comm.get_local_rank() > 0:
-        comm.synchronize()
-    try:
-        # open_clip loads every parameter or fails: with weights, a random initialization would be overwritten.
-        with NoRandomInitialization() if options.get("require_pretrained") else nullcontext():
-            model = open_clip.create_model(model_name, **options)
-        if options.get("require_pretrained"):
-            for source in _weight_sources(model_name, pretrained):
-                verify_model(source)
-            if problem := find_unusable(model.state_dict()):
-                raise ValueError(problem)
-    except Exception as error:  # open_clip raises exceptions of many types on files that do not fit
-        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 240)
-        raise UserError(
-            f"CLIP model {name!r} with weights {pretrained!r} could not be loaded ({reason}): use an open_clip name "
-            "with a tag (needs a network or a filled cache) or a weight file, or a folder with both."
-        ) from error
-    if comm.get_local_rank() == 0:
-        comm.synchronize()
-    if not options.get("require_pretrained"):
-        _open_residual_branches(model)
-    return model
-
-
-def _weight_sources(model_name: str, pretrained: str) -> list[str]:
-    """Return the files and folders from which open_clip has read the weights of a model.
-
-    Args:
-        model_name: name of the model for open_clip.
-        pretrained: tag or file.
-    """
-    schema, _, place = model_name.partition(":")
-    if schema == "local-dir":
-        return [place]
-    if schema == "hf-hub":
-        return [download_pretrained_from_hf(place)]
-    tagged = open_clip.get_pretrained_cfg(model_name, pretrained)
-    return [open_clip.download_pretrained(tagged) if tagged else pretrained]  # downloaded before: read from the cache
-
-
-def _open_residual_branches(model: nn.Module) -> None:
-    """Set the layer scales of a ConvNeXt without weights to 1.
-
-    timm initializes them with 1e-6, for trainings of hundred thousands of iterations; in a short training they would
-    hardly grow, and the blocks would stay without effect.
-    """
-    for name, parameter in model.named_parameters():
-        if name.endswith(".gamma"):
-            nn.init.ones_(parameter)
-
-
-def normalization(clip_model: nn.Module) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of R, G and B in 0..255 that an open_clip model was trained with."""
-    settings = open_clip.get_model_preprocess_cfg(clip_model)
-    mean, std = settings.get("mean", MEAN), settings.get("std", STD)
-    return [255 * value for value in mean], [255 * value for value in std]
 
 
 @BACKBONE_REGISTRY.register()
@@ -203,7 +96,7 @@ class CLIP(SegmentationBackbone, TextTower):
             )
         return {
             "clip_model": clip_model,
-            "model_name": _resolve_model_name(name),
+            "model_name": resolve_model_name(name),
             "reloadable": bool(pretrained) or has_own_weights(name),
             # The last map serves the geometric ensemble; it is the last of the pyramid, so that it takes no memory.
             "out_features": {*cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, "clip_vis_dense"},
@@ -212,7 +105,7 @@ class CLIP(SegmentationBackbone, TextTower):
     @classmethod
     def from_folder(cls, folder: Path) -> "CLIP":
         """Build the frozen towers of a folder in open_clip's layout."""
-        return cls(clip_model=load_open_clip(str(folder)), model_name=_resolve_model_name(str(folder))).eval()
+        return cls(clip_model=load_open_clip(str(folder)), model_name=resolve_model_name(str(folder))).eval()
 
     def _weights_changed(self) -> None:
         self._text_classifiers.clear()

@@ -30,7 +30,9 @@ NUMBERS = 1 << 19
 """Probabilities that are computed at once, 2 MB: what stays in a processor's cache."""
 TIE = 1e-5
 """Relative difference of two scores below which rounding could decide; such a cell is computed."""
-_MIXED = IGNORE_LABEL - 1  # marks pixels between different labels; no class has this label
+_MIXED = (
+    IGNORE_LABEL - 1
+)  # marks pixels between different labels; a pixel of the class with this label is computed again
 
 
 def label_map(

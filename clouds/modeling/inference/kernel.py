@@ -19,7 +19,9 @@ from clouds.modeling.inference.scores import Size, class_probabilities, upsampli
 QUERIES = 16
 """Queries that are added at once."""
 SEGMENT = 128
-"""Pixels of a program."""
+"""Pixels of a program that computes few classes."""
+SCORES = 4096
+"""Scores of a program, classes times pixels: they lie in registers, 32 in each thread."""
 TIE = 1e-5
 """Relative difference of two scores below which rounding could decide; such a pixel needs all queries."""
 
@@ -127,14 +129,14 @@ def label_map(
     """Compute a label map; see `clouds.modeling.inference.labels.label_map`."""
     factor_y, factor_x = upsampling(mask_logits, canvas)
     device, (_, h, w), (height, width) = mask_logits.device, mask_logits.shape, output_size
-    order, weights, rest = in_steps(class_probabilities(class_logits.float()))
+    order, weights, rest = in_steps(class_probabilities(class_logits))
     labels = torch.empty(output_size, dtype=torch.uint8, device=device)
     rows, columns = (bilinear_samples(*sizes, device) for sizes in zip(image_size, output_size, strict=True))
-    block_x = min(SEGMENT, max(16, triton.next_power_of_2(width)))
+    block_x = max(16, min(SEGMENT, SCORES // len(weights), triton.next_power_of_2(width)))
     with torch.cuda.device_of(labels):  # Triton launches on the current device
         _label[(triton.cdiv(width, block_x), height)](
             labels,
-            mask_logits.float().contiguous(),
+            mask_logits.contiguous(),
             order,
             weights,
             rest,

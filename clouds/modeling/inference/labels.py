@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from clouds.data.classes import IGNORE_LABEL
 from clouds.modeling.inference import cells
 from clouds.modeling.inference.sampling import bilinear_samples
 from clouds.modeling.inference.scores import (
@@ -42,8 +43,8 @@ def label_map(
     """Compute the label map of an image: the class of the highest semantic score, resized like `resize_scores`.
 
     Args:
-        class_logits: (Q, K + 1), void last.
-        mask_logits: (Q, h, w).
+        class_logits: (Q, K + 1) float, void last; K at most 255.
+        mask_logits: (Q, h, w) float.
         canvas: (H, W), multiples of h and w.
         image_size: size of the image, which lies in the upper left corner of the canvas.
         output_size: size of the result.
@@ -52,9 +53,15 @@ def label_map(
 
     Returns:
         (height, width) uint8, 255 = no label. Where two scores differ by rounding only, either class may win.
+
+    Raises:
+        ValueError: there are more classes than labels, or the canvas is no multiple of the mask logits.
     """
+    classes = class_logits.shape[1] - 1
+    if classes > IGNORE_LABEL:
+        raise ValueError(f"class_logits has {classes} classes; a label map can hold {IGNORE_LABEL}")
     implementation = _implementation(mask_logits.device.type)
-    return implementation(class_logits, mask_logits, canvas, image_size, output_size, threshold)
+    return implementation(class_logits.float(), mask_logits.float(), canvas, image_size, output_size, threshold)
 
 
 @functools.cache

@@ -19,6 +19,7 @@ CASES = [
     ("trained", 40, 19, (8, 8), (4, 4), (32, 32), (32, 32), 0.6),
     ("random", 16, 3, (4, 4), (1, 3), (4, 12), (7, 5), 0.4),
     ("trained", 3, 1, (1, 9), (2, 2), (1, 18), (1, 18), 0.0),
+    ("trained", 20, 254, (2, 9), (1, 4), (2, 33), (2, 33), 0.1),
 ]
 
 for kind, queries, classes, size, factors, image, output, threshold in CASES:

@@ -144,6 +144,26 @@ def test_images_of_a_batch_and_half_precision():
         assert (each == IGNORE_LABEL).any() and (each != IGNORE_LABEL).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("output", [(60, 90), (70, 50)])
+def test_logits_of_any_precision(dtype, output):
+    logits = [each.to(dtype) for each in answer("trained", 0, 30, 5, 16, 24)]
+    labels = label_map(*logits, (64, 96), (60, 90), output, 0.5)
+    check(labels, published_scores(*(each.double() for each in logits), (64, 96), (60, 90), output), 0.5, 1e-3)
+
+
+@pytest.mark.parametrize("output", [(16, 16), (20, 11)])
+def test_as_many_classes_as_labels(output):
+    class_logits = torch.randn(40, 256, generator=torch.Generator().manual_seed(0))
+    class_logits[0, 254] = 30.0  # the last class, whose label marks mixed pixels while the result is computed
+    mask_logits = answer("trained", 0, 40, 5, 4, 4)[1]
+    labels = label_map(class_logits, mask_logits, (16, 16), (16, 16), output)
+    check(labels, published_scores(class_logits, mask_logits, (16, 16), (16, 16), output), tolerance=1e-3)
+    assert (labels == 254).any()
+    with pytest.raises(ValueError, match=r"^class_logits has 256 classes; a label map can hold 255$"):
+        label_map(torch.randn(40, 257), mask_logits, (16, 16), (16, 16), output)
+
+
 def test_a_canvas_that_is_no_multiple():
     for implementation in (label_map, *IMPLEMENTATIONS):
         with pytest.raises(ValueError, match="canvas is 21 x 20; it must be a multiple of the mask logits' 5 x 5"):

@@ -12,7 +12,8 @@ from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from safetensors.torch import save_file
 
 from clouds.generation.device import resolve_device
-from clouds.modeling.backbone.clip import CLIP, load_open_clip
+from clouds.modeling.backbone.clip import CLIP
+from clouds.modeling.backbone.open_clip_models import load_open_clip
 from clouds.utils.hashing import write_sha256
 from clouds.utils.json_files import read_json
 from minicity.cards import command_line, environment_of, render, write_card

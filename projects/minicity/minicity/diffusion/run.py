@@ -12,7 +12,8 @@ from PIL import Image
 from clouds.generation.device import resolve_device
 from clouds.generation.painter import Painter, PaintingSettings
 from clouds.generation.prompts import read_prompts
-from clouds.modeling.backbone.clip import CLIP, load_open_clip
+from clouds.modeling.backbone.clip import CLIP
+from clouds.modeling.backbone.open_clip_models import load_open_clip
 from clouds.visualization.contact_sheet import contact_sheet
 from minicity.cards import command_line, environment_of, write_card
 from minicity.diffusion.autoencoder import (

@@ -22,7 +22,7 @@ from minicity.world.wide import WIDE_STYLES
 from torch.nn import functional as F
 
 from clouds.errors import UserError
-from clouds.modeling.backbone.clip import load_open_clip
+from clouds.modeling.backbone.open_clip_models import load_open_clip
 from clouds.modeling.text_classifier import TextClassifier
 from tests.commands import script
 
