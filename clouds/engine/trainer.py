@@ -183,6 +183,8 @@ class Trainer(TrainerBase):
         values = dict(zip(losses, numbers, strict=True))
         for name, value in {**values, "total_loss": sum(values.values()), "data_time": data_time}.items():
             self.storage.put_scalar(name, value)
+        if self.self_training:
+            self.self_training.wait()  # part of the measured time of a step
 
     def label(self, batch: list[ImageDict]) -> list[ImageDict]:
         """Return the batch with `instances` for each generated image.

@@ -3,6 +3,7 @@
 import json
 import random
 import threading
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -270,6 +271,31 @@ def test_killed_while_the_next_batch_is_labelled(joint: Config) -> None:
     assert same(ours, theirs)
     assert rows(resumed.cfg.OUTPUT_DIR) == rows(straight.cfg.OUTPUT_DIR)
     assert "beside" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_time_of_a_step_has_the_wait_for_the_next_labels(joint: Config) -> None:
+    class Slow(Ahead):
+        def run_step(self) -> None:
+            label = self.self_training.labeller
+            self.self_training.labeller = Later(label)
+            super().run_step()
+            self.self_training.labeller = label
+            at_work.append("beside" in {thread.name for thread in threading.enumerate()})
+
+    class Later:
+        def __init__(self, labeller: PseudoLabeller) -> None:
+            self.labeller, self.threshold = labeller, labeller.threshold
+
+        def __call__(self, *args: object) -> object:
+            if threading.current_thread().name == "beside":
+                time.sleep(0.1)
+            return self.labeller(*args)
+
+    at_work: list[bool] = []
+    opts = ("SOLVER.MAX_ITER", 4, "MODEL.CLOUDS.ITERATION_UPDATE", 100, "DATASETS.TRAIN", ("plugin_generated",))
+    trainer = train(joint("run", *opts, *ONE_CANVAS), kind=Slow)
+    assert any(trainer.beside)
+    assert at_work == [False] * 4
 
 
 def test_a_canvas_is_known_before_a_batch_on_it_is_labelled_ahead(joint: Config) -> None:

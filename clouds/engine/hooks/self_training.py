@@ -91,15 +91,18 @@ class SelfTrainingHook(HookBase):
             self._next = Beside(self._label_next, self._stream)
         return labelled
 
-    def after_step(self) -> None:
-        # Here, before other hooks evaluate the model or save the position in the data.
+    def wait(self) -> None:
+        """Wait until the next batch is labelled, if it is labelled ahead."""
         if self._next is not None:
             self._next.join()
 
+    def after_step(self) -> None:
+        # At the latest here, before other hooks evaluate the model or save the position in the data.
+        self.wait()
+
     def after_train(self) -> None:
-        if self._next is not None:  # the training failed
-            self._next.join()
-            self._next = None
+        self.wait()
+        self._next = None  # not None if the training failed
 
     def _can_go_ahead(self) -> bool:
         if not self.ahead:
