@@ -115,6 +115,7 @@ def timing(times: Times, items: int) -> dict[str, Any]:
     return {
         "processor": spread([each / items for each in times.processor]),
         "wall": spread([each / items for each in times.wall]),
+        "rounds": len(times.processor),
         "memory": times.memory,
     }
 

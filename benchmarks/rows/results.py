@@ -88,7 +88,7 @@ def shown(side: Mapping[str, Any] | None, part_of_row: bool) -> str:
     scale, unit = (1, "s") if middle >= 1 else (1000, "ms")
     digits = 3 if scale * high < 100 else 4
     low, middle, high, wall = (f"{scale * each:.{digits}g}" for each in (low, middle, high, wall))
-    return f"{middle} {unit} ({low}-{high}; wall {wall})"
+    return f"{middle} {unit} ({low}-{high}; wall {wall}; n {side['rounds']})"
 
 
 def shown_memory(result: Mapping[str, Any]) -> str:
@@ -109,12 +109,23 @@ def at_most(row: Row) -> str:
 
 
 def missed(name: str, result: Mapping[str, Any]) -> bool:
-    """Return whether a ratio is above its target."""
+    """Return whether a ratio or a count is above its target."""
+    return "missed" in verdict(name, result)
+
+
+def verdict(name: str, result: Mapping[str, Any]) -> str:
+    """Return "met", "missed" or "not measured", for time and memory each where both have targets."""
     row = ROWS[name]
     if row.most:
-        return any(count > most for count, most in zip(result["sides"][OURS]["counts"], row.most, strict=True))
-    pairs = ((row.target, result["ratios"]), (row.memory, result["memory_ratios"]))
-    return any(target is not None and value > target for target, values in pairs for value in values.values())
+        pairs = zip(result["sides"][OURS]["counts"], row.most, strict=True)
+        return "missed" if any(count > most for count, most in pairs) else "met"
+    found = {"time": (row.target, result["ratios"]), "memory": (row.memory, result["memory_ratios"])}
+    words = {
+        what: "not measured" if not values else "missed" if max(values.values()) > target else "met"
+        for what, (target, values) in found.items()
+        if target is not None
+    }
+    return ", ".join(f"{what} {word}" for what, word in words.items()) if len(words) > 1 else "".join(words.values())
 
 
 def notes_of(name: str, result: Mapping[str, Any]) -> list[str]:
@@ -135,7 +146,7 @@ def origin(record: Mapping[str, Any]) -> str:
         f"`{record['command']}`, {record['date']}, code {record['code']}; {record['cpu']}, {record['cores']} cores, "
         f"{record['threads']} thread{'s' * (record['threads'] > 1)}; "
         + ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-        + ". Processor time, median (smallest-largest)."
+        + ". Processor time, median (smallest-largest; median of the wall time; number of rounds)."
     )
 
 
@@ -147,7 +158,7 @@ def summary(table: str, record: Mapping[str, Any]) -> str:
         if row.target is not None or row.most:
             values = ", ".join(f"{value:.2f} of {peer}" for peer, value in result["ratios"].items())
             values = " / ".join(map(str, result["sides"][OURS]["counts"])) if row.most else values
-            verdict = "not measured" if not values else "missed" if missed(name, result) else "met"
-            lines[name] = f"| `{name}` | {result['title']} | {values} | {at_most(row)} | {verdict} |"
+            line = [f"`{name}`", result["title"], values, at_most(row), verdict(name, result)]
+            lines[name] = f"| {' | '.join(line)} |"
     ordered = [lines[name] for name in ROWS if name in lines]
     return "\n".join([*_SUMMARY_HEAD, *ordered, ""])

@@ -156,7 +156,7 @@ def test_the_command_writes_tables_and_keeps_what_people_wrote(
 
 def test_what_is_left_is_shown_where_a_target_is_missed(module: Callable[[str], ModuleType]) -> None:
     results = module("rows.results")
-    side = {"processor": [2.0, 1.9, 2.1], "wall": [3.0, 3.0, 3.0], "memory": 100.0}
+    side = {"processor": [2.0, 1.9, 2.1], "wall": [3.0, 3.0, 3.0], "memory": 100.0, "rounds": 5}
     result = {
         "title": "a step",
         "sides": {"CLOUDS": side, "transformers": {**side, "processor": [1.0, 1.0, 1.0]}},
@@ -166,11 +166,14 @@ def test_what_is_left_is_shown_where_a_target_is_missed(module: Callable[[str], 
         "left": [["convolution", 0.4], ["addmm", 0.25]],
     }
     assert results.missed("training/step", result)
-    assert not results.missed("training/step", {**result, "ratios": {"transformers": 0.7}, "memory_ratios": {}})
+    assert results.verdict("training/step", result) == "time missed, memory missed"
+    within = {**result, "ratios": {"transformers": 0.7}, "memory_ratios": {}}
+    assert results.verdict("training/step", within) == "time met, memory not measured"
+    assert not results.missed("training/step", within)
     notes = results.notes_of("training/step", result)
     assert notes[-1].endswith("`convolution` 40%, `addmm` 25%.")
     table = results.table_of(["training/step"], {"training/step": result})
-    assert "2 s (1.9-2.1; wall 3)" in table
+    assert "2 s (1.9-2.1; wall 3; n 5)" in table
     assert "100, 100 MiB, **1.00**" in table
     assert "not measured" in table
 
