@@ -31,7 +31,11 @@ from clouds.modeling.text_classifier import TextClassifier, build_text_classifie
 
 @BACKBONE_REGISTRY.register()
 class CLIP(SegmentationBackbone, TextTower):
-    """CLIP's image tower as a feature pyramid, with its text tower. Frozen unless `trainable`."""
+    """CLIP's image tower as a feature pyramid, with its text tower. Frozen unless `trainable`.
+
+    Text embeddings and the bfloat16 copy of frozen weights are kept. `load_state_dict`, of this module or of one that
+    contains it, makes them anew; other changes of the weights do not.
+    """
 
     @configurable
     def __init__(
