@@ -2,7 +2,7 @@
 
     python benchmarks/bench.py                        every row, and the tables of benchmarks/RESULTS.md
     python benchmarks/bench.py --quick                fewer rounds and smaller inputs: five minutes on two cores
-    python benchmarks/bench.py --only training,labels/random
+    python benchmarks/bench.py --only training,labels
     PEER=<checkout of the published code> python benchmarks/bench.py
 
 Each side of a row runs in a process of its own. Times are processor times of its process and of the programs that it
@@ -146,7 +146,7 @@ def print_row(name: str, result: dict[str, Any]) -> None:
 def origin(args: argparse.Namespace) -> dict[str, Any]:
     """Return command, date, hardware and versions. They hold no name of this machine and no path."""
     flags = [f"--{args.mode}"] if args.mode != "full" else []
-    flags += ["--only", ",".join(args.only)] if args.only else []
+    flags += ["--only", ",".join(dict.fromkeys(map(section_of, args.only)))] if args.only else []
     flags += ["--threads", str(args.threads)] if args.threads > 1 else []
     all_versions = {name.lower(): version for name, version in versions().items()}
     return {
@@ -178,7 +178,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.set_defaults(mode="full")
     sections = ", ".join(dict.fromkeys(map(section_of, ROWS)))
-    add("--only", type=row_names, metavar="A,B", help=f"sections or rows to run; sections are {sections}")
+    add("--only", type=row_names, metavar="A,B", help=f"sections to run: {sections}")
     add("--threads", type=positive_int, default=1, help="threads of each side (default: %(default)s)")
     add("--json", type=Path, default=Path("output/bench.json"), metavar="FILE", help="results (default: %(default)s)")
     add(
@@ -192,14 +192,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def row_names(text: str) -> list[str]:
-    """Return the rows that a list of sections and rows names."""
-    found: list[str] = []
-    for word in text.split(","):
-        named = [name for name in ROWS if word in (name, section_of(name))]
-        if not named:
-            raise argparse.ArgumentTypeError(f"{word!r} is no row; rows are {', '.join(ROWS)}")
-        found += named
-    return found
+    """Return the rows of the sections that a list names; a table is always written as a whole."""
+    words, sections = text.split(","), dict.fromkeys(map(section_of, ROWS))
+    unknown = [word for word in words if word not in sections]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no section; sections are {', '.join(sections)}")
+    return [name for name in ROWS if section_of(name) in words]
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def measure(
 
     Args:
         sides: the sides, which are ready.
-        rounds: most rounds; at least one is run.
+        rounds: most rounds; at least two are run.
         seconds: no further round starts after this time.
         warm: whether the first call only warms up; otherwise it is the first round.
 
@@ -145,7 +145,7 @@ def measure(
         taken[side.name] += [] if warm else [first]
         results[side.name] = side.ask("result")
     for number in range(rounds if warm else rounds - 1):
-        if number and time.perf_counter() - begin > seconds:
+        if number > 1 and time.perf_counter() - begin > seconds:
             break
         for side in sides if number % 2 else reversed(sides):
             taken[side.name].append(side.ask("run"))

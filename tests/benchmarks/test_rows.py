@@ -154,6 +154,13 @@ def test_the_command_writes_tables_and_keeps_what_people_wrote(
     ]
 
 
+def test_unknown_section(module: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
+    assert module("bench").parse_arguments(["--only", "evaluator"]).only == ["evaluator/image", "evaluator/scores"]
+    with pytest.raises(SystemExit, match="2"):
+        module("bench").parse_arguments(["--only", "labels/random"])
+    assert "'labels/random' is no section" in capsys.readouterr().err
+
+
 def test_what_is_left_is_shown_where_a_target_is_missed(module: Callable[[str], ModuleType]) -> None:
     results = module("rows.results")
     side = {"processor": [2.0, 1.9, 2.1], "wall": [3.0, 3.0, 3.0], "memory": 100.0, "rounds": 5}
