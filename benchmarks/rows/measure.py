@@ -131,7 +131,7 @@ def measure(
 
     Args:
         sides: the sides, which are ready.
-        rounds: most rounds; at least two are run.
+        rounds: most rounds; the first two are run whatever time they take.
         seconds: no further round starts after this time.
         warm: whether the first call only warms up; otherwise it is the first round.
 
