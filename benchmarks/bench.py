@@ -35,6 +35,7 @@ from clouds.commands.entry import user_errors
 from clouds.engine.run.record import code_version, versions
 from clouds.utils.arguments import CommandParser, positive_int
 from clouds.utils.atomic import write_atomically
+from clouds.utils.processes import available_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = {"full": 100.0, "quick": 20.0, "miniature": 0.0}  # no round of a row starts after this time
@@ -154,7 +155,7 @@ def origin(args: argparse.Namespace) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "code": code_version(),
         "cpu": processor_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "threads": args.threads,
         "versions": {name: all_versions[name] for name in VERSIONS if name in all_versions},
     }

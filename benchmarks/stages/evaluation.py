@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from clouds.evaluation.confusion import confusion_matrix
 from clouds.evaluation.label_maps import predict_labels
 from clouds.modeling.inference import cells
 from clouds.modeling.inference.labels import reference_label_map
+from clouds.utils.devices import has_triton
 from stages.bench import Bench
 from stages.inputs import Inputs
 from stages.peers import PEER, build_peer, peer_labels
@@ -74,7 +74,7 @@ def implementations(device: torch.device) -> dict[str, Callable[..., Tensor]]:
     found: dict[str, Callable[..., Tensor]] = {"reference": reference_label_map}
     if device.type == "cpu":
         found["cells"] = cells.label_map
-    if find_spec("triton") and (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"):
+    if has_triton() and (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"):
         found["triton"] = import_module("clouds.modeling.inference.kernel").label_map
     return found
 

@@ -1,7 +1,6 @@
 """Submissions to the test servers of Cityscapes and ACDC: predictions of a whole split and the checked zip file."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clouds.clouds import class_names
+from clouds.config.keys import leaves
 from clouds.d2 import CfgNode
 from clouds.data.classes import CITYSCAPES_CLASSES, short_name
 from clouds.data.datasets.catalog import register_datasets
@@ -91,17 +91,8 @@ def origin(cfg: CfgNode) -> dict[str, Any]:
         "weights": digest,
         "classes": list(names),
         "INPUT.TEST_SHORT_EDGE": cfg.INPUT.TEST_SHORT_EDGE,
-        **{key: value for key, value in _leaves(cfg.MODEL, "MODEL") if key not in left_out},
+        **{key: value for key, value in leaves(cfg.MODEL, "MODEL.") if key not in left_out},
     }
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    """List the full name and the value of every config key in a section."""
-    found = []
-    for key, value in tree.items():
-        name = f"{prefix}.{key}"
-        found += _leaves(value, name) if isinstance(value, dict) else [(name, value)]
-    return found
 
 
 def _predict(cfg: CfgNode, missing: dict[str, Path], folder: Path, ids: tuple[int, ...]) -> None:

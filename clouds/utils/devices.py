@@ -1,9 +1,15 @@
 """Devices of torch, and the switches of their libraries."""
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+
+def has_triton() -> bool:
+    """Return whether Triton, which compiles the kernels for CUDA, is installed."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def is_usable(device: torch.device) -> bool:

@@ -9,7 +9,7 @@ _CHOSEN_BY_USER = ("MALLOC_", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep the memory of large tensors that were freed, for the next ones, in this process and its children.
+    """Let glibc keep the memory of freed large tensors for the next ones, in this process and those it forks.
 
     By default, glibc maps each block above 32 MB anew, and the system zeroes each of its pages at the first access:
     on a CPU, a sixth of the time of predicting a whole image. The peak of the memory is the same.

@@ -71,7 +71,7 @@ def test_sides_agree_and_a_difference_is_found(
 
 def test_transformers_computes_our_gradients(module: Callable[[str], ModuleType]) -> None:
     """Every weight of the head is mapped to its counterpart: equal losses give equal gradients."""
-    networks, rows = module("rows.networks"), module("rows")
+    networks, rows, head = module("rows.networks"), module("rows"), module("rows.transformers_head")
     batch = networks.batch_of({"batch": 2, "side": 64})
     gradients = {}
     for side in (rows.OURS, rows.TRANSFORMERS):
@@ -83,9 +83,7 @@ def test_transformers_computes_our_gradients(module: Callable[[str], ModuleType]
         if side == rows.OURS:
             named = net.model.sem_seg_head.named_parameters()
             gradients = {
-                theirs: gradient
-                for name, parameter in named
-                for theirs, gradient in networks.renamed(name, parameter.grad)
+                theirs: gradient for name, parameter in named for theirs, gradient in head.renamed(name, parameter.grad)
             }
         else:
             named = {name: parameter.grad for name, parameter in net.model.named_parameters()}

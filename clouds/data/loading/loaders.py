@@ -9,7 +9,6 @@ that they hold no memory while the training goes on.
 
 import copy
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from clouds.data.loading.batch import Batch, Failure
 from clouds.data.loading.mappers import TestMapper, TrainMapper
 from clouds.data.loading.samplers import Datasets, Draw, TrainingSampler, build_sampler, contiguous_share
 from clouds.errors import UserError
+from clouds.utils.processes import available_cores
 
 logger = logging.getLogger(__name__)
 
@@ -271,9 +271,7 @@ def _transport(cfg: CfgNode) -> dict[str, Any]:
     """Return the arguments of a loader that say how samples get to the model."""
     workers = cfg.DATALOADER.NUM_WORKERS
     if workers == AUTOMATIC:
-        # Affinity, where there is one: the cores that a job has, not those of the machine.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = automatic_workers(cores, comm.get_local_size())
+        workers = automatic_workers(available_cores(), comm.get_local_size())
     return {"num_workers": workers, "pin_memory": cfg.MODEL.DEVICE.startswith("cuda")}
 
 

@@ -22,17 +22,14 @@ from torch.nn import functional as F
 
 from clouds.data.classes import IGNORE_LABEL
 from clouds.modeling.inference.sampling import Samples, bilinear_samples
-from clouds.modeling.inference.scores import Size, best_labels, class_probabilities, upsampling
+from clouds.modeling.inference.scores import TIE, Size, best_labels, class_probabilities, upsampling
 
 ROWS = 16
 """Rows of cells, or of the result, that are computed at once."""
 NUMBERS = 1 << 19
 """Probabilities that are computed at once, 2 MB: what stays in a processor's cache."""
-TIE = 1e-5
-"""Relative difference of two scores below which rounding could decide; such a cell is computed."""
-_MIXED = (
-    IGNORE_LABEL - 1
-)  # marks pixels between different labels; a pixel of the class with this label is computed again
+# Marks pixels between different labels. A pixel of the class with this label is computed again.
+_MIXED = IGNORE_LABEL - 1
 
 
 def label_map(

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from clouds.modeling.inference.sampling import bilinear_samples
-from clouds.modeling.inference.scores import Size, class_probabilities, upsampling
+from clouds.modeling.inference.scores import TIE, Size, class_probabilities, upsampling
 
 QUERIES = 16
 """Queries that are added at once."""
@@ -22,8 +22,6 @@ SEGMENT = 128
 """Pixels of a program that computes few classes."""
 SCORES = 4096
 """Scores of a program, classes times pixels: they lie in registers, 32 in each thread."""
-TIE = 1e-5
-"""Relative difference of two scores below which rounding could decide; such a pixel needs all queries."""
 
 
 @triton.jit

@@ -7,7 +7,6 @@ Letters: Q queries, K classes, h x w mask logits, H x W canvas (the padded netwo
 """
 
 import functools
-import importlib.util
 import logging
 from collections.abc import Callable
 
@@ -27,6 +26,7 @@ from clouds.modeling.inference.scores import (
     upsampling,
 )
 from clouds.modeling.layers import full_precision
+from clouds.utils.devices import has_triton
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def _implementation(device: str) -> Callable[..., Tensor]:
         return cells.label_map
     if device != "cuda":
         return reference_label_map
-    if importlib.util.find_spec("triton") is None:
+    if not has_triton():
         logger.info("Triton is not installed: label maps are computed without the fused kernel")
         return reference_label_map
     from clouds.modeling.inference.kernel import label_map as fused

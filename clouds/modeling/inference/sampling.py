@@ -8,7 +8,9 @@ from torch import Tensor
 
 
 class Samples(NamedTuple):
-    """Where the rows or columns of a resized map lie in its source: `(1 - weight) * lower + weight * upper`.
+    """Source positions and weights of the rows or columns of a resized map.
+
+    A row or column of the result is `(1 - weight) * source[lower] + weight * source[upper]`.
 
     Attributes:
         lower: (size,) int64 positions in the source.

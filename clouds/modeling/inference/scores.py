@@ -17,6 +17,9 @@ Size = tuple[int, int]
 # all rows at once.
 STRIP_ROWS = 16
 
+TIE = 1e-5
+"""Relative difference of two scores below which rounding could decide; the bounds of scores decide nothing then."""
+
 
 @full_precision
 def semantic_scores(class_logits: Tensor, mask_logits: Tensor, canvas: Size, strip_rows: int = STRIP_ROWS) -> Tensor:

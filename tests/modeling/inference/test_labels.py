@@ -1,6 +1,6 @@
 """Label maps from masks: equal to the highest score of the reference, in less memory."""
 
-import importlib
+import importlib.util
 import logging
 import subprocess
 import sys
@@ -197,7 +197,7 @@ def test_a_gpu_needs_triton_for_the_kernel(installed, monkeypatch, caplog):
     pytest.importorskip("triton")
     caplog.set_level(logging.INFO)
     if not installed:
-        monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     chosen = choice._implementation.__wrapped__("cuda")
     assert (chosen.__module__ == "clouds.modeling.inference.kernel") is installed
     said = [record.message.partition(":")[0] for record in caplog.records]

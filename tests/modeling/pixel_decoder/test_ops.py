@@ -1,5 +1,6 @@
 """All implementations of multi-scale deformable attention against the formula and against the reference."""
 
+import importlib.util
 import logging
 import math
 import os
@@ -195,7 +196,7 @@ class TestChoice:
         assert str(error.value) == f"{self.KEY} is {name!r}: this implementation {reason}, and the device is {device}."
 
     def test_forced_triton_must_be_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(UserError, match=r"^MODEL\.SEM_SEG_HEAD\.DEFORMABLE_ATTENTION is 'triton': Triton is not "):
             golden.build("rn_closed", self.KEY, "triton", "MODEL.DEVICE", "cuda")
 
@@ -206,7 +207,7 @@ class TestChoice:
         pytest.importorskip("triton")
         caplog.set_level(logging.INFO)
         if not installed:
-            monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+            monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         monkeypatch.setattr(choice, "_FOUND", {})
         for _ in range(2):
             chosen = find_implementation("auto", "cuda")

@@ -1,6 +1,5 @@
 """Chooses the implementation of multi-scale deformable attention."""
 
-import importlib.util
 import logging
 import os
 
@@ -8,6 +7,7 @@ import torch
 
 from clouds.modeling.pixel_decoder.ops import embedding_bag, reference
 from clouds.modeling.pixel_decoder.ops.custom_op import Attention
+from clouds.utils.devices import has_triton
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def check_implementation(name: str, device: torch.device) -> None:
     """
     if name == "embedding_bag" and device.type != "cpu":
         raise ValueError(f"this implementation runs on a CPU only, and the device is {device}")
-    if name == "triton" and not _has_triton():
+    if name == "triton" and not has_triton():
         raise ValueError("Triton is not installed")
     # Triton's interpreter runs on a CPU, for tests.
     if name == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -49,7 +49,7 @@ _FOUND: dict[tuple[str, str], Attention] = {}
 def _find(name: str, device: str) -> Attention:
     if name == "auto":
         name = {"cpu": "embedding_bag", "cuda": "triton"}.get(device, "grid_sample")
-        if name == "triton" and not _has_triton():
+        if name == "triton" and not has_triton():
             logger.info("Triton is not installed: the deformable attention is computed with grid_sample")
             name = "grid_sample"
     if name == "triton":
@@ -60,7 +60,3 @@ def _find(name: str, device: str) -> Attention:
     if name not in implementations:
         raise ValueError(f"name is {name!r}; it must be auto, triton, embedding_bag or grid_sample")
     return implementations[name]
-
-
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
