@@ -22,7 +22,6 @@ from clouds.d2 import (
     TrainerBase,
     build_model,
     comm,
-    inference_on_dataset,
 )
 from clouds.data.classes import SYNTHIA_MEANS
 from clouds.data.datasets.catalog import dataset_names, require_names
@@ -31,15 +30,14 @@ from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
 from clouds.engine.checkpointing.checkpoint import Checkpointer, build_checkpointer, load_for_inference
 from clouds.engine.checkpointing.origin import check_test_classes
+from clouds.engine.evaluation import evaluate
 from clouds.engine.losses import describe_failure, mean_losses, stop_training
 from clouds.engine.parallel import data_parallel
 from clouds.engine.run.metrics import record_evaluation
-from clouds.engine.setup import code_version, seed_everything
+from clouds.engine.setup import seed_everything
 from clouds.engine.writers import MetricsWriter, build_wandb_writer
 from clouds.errors import UserError, check_name
-from clouds.evaluation.label_maps import for_labels
 from clouds.evaluation.sem_seg import SemSegEvaluator
-from clouds.evaluation.tables import Provenance, format_table
 from clouds.modeling.linear import onednn_is_faster, use_onednn
 from clouds.modeling.structures import ImageDict
 from clouds.self_training.sam import Sam, build_sam
@@ -238,24 +236,12 @@ class Trainer(TrainerBase):
         Returns:
             ``{dataset: {"sem_seg": {metric: percent}}}`` in the order of the config.
         """
-        results: hooks.Results = {}
-        counts: dict[str, int] = {}
-        precision = Precision.from_config(cfg, cfg.TEST.AMP)
-        for name in cfg.DATASETS.TEST:
-            loader = cls.build_test_loader(cfg, name)
-            counts[name] = sum(comm.all_gather(len(loader)))
-            evaluator = cls.build_evaluator(cfg, name)
-            # Another evaluator may read scores.
-            predicting = for_labels(model) if isinstance(evaluator, SemSegEvaluator) else model
-            with precision.autocast(), cudnn_benchmark(False):  # images have many sizes
-                results[name] = inference_on_dataset(predicting, loader, evaluator)
-        if not results:
-            logger.warning("DATASETS.TEST is empty: nothing is evaluated")
-        elif comm.is_main_process():
-            seed = cfg.SEED if seed is None else seed
-            source = Provenance(cfg.TEST.PROTOCOL, code_version(), seed, counts)
-            logger.info("Results\n" + format_table(results, source))
-        return results
+        return evaluate(
+            cfg,
+            model,
+            lambda name: (cls.build_test_loader(cfg, name), cls.build_evaluator(cfg, name)),
+            seed=cfg.SEED if seed is None else seed,
+        )
 
     @classmethod
     def test_weights(cls, cfg: CfgNode, *, resume: bool = False) -> hooks.Results:

@@ -1,0 +1,50 @@
+"""Evaluation of a model on the test sets of a config."""
+
+import logging
+from collections.abc import Callable
+
+from torch import nn
+
+from clouds.d2 import CfgNode, DatasetEvaluator, comm, inference_on_dataset
+from clouds.data.loading.loaders import TestLoader
+from clouds.engine.amp import Precision
+from clouds.engine.hooks import Results
+from clouds.engine.run.record import code_version
+from clouds.evaluation.label_maps import for_labels
+from clouds.evaluation.sem_seg import SemSegEvaluator
+from clouds.evaluation.tables import Provenance, format_table
+from clouds.utils.devices import cudnn_benchmark
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    cfg: CfgNode, model: nn.Module, build: Callable[[str], tuple[TestLoader, DatasetEvaluator]], *, seed: int
+) -> Results:
+    """Evaluate a model on every set of ``DATASETS.TEST`` and log one table; all processes call it together.
+
+    Args:
+        cfg: final config.
+        model: predicts the scores of test images; its training mode is restored.
+        build: returns loader and evaluator of the set with a name.
+        seed: the model's seed, for the table.
+
+    Returns:
+        ``{dataset: {"sem_seg": {metric: percent}}}`` in the order of the config.
+    """
+    results: Results = {}
+    counts: dict[str, int] = {}
+    precision = Precision.from_config(cfg, cfg.TEST.AMP)
+    for name in cfg.DATASETS.TEST:
+        loader, evaluator = build(name)
+        counts[name] = sum(comm.all_gather(len(loader)))
+        # Another evaluator may read scores.
+        predicting = for_labels(model) if isinstance(evaluator, SemSegEvaluator) else model
+        with precision.autocast(), cudnn_benchmark(False):  # images have many sizes
+            results[name] = inference_on_dataset(predicting, loader, evaluator)
+    if not results:
+        logger.warning("DATASETS.TEST is empty: nothing is evaluated")
+    elif comm.is_main_process():
+        source = Provenance(cfg.TEST.PROTOCOL, code_version(), seed, counts)
+        logger.info("Results\n" + format_table(results, source))
+    return results
