@@ -1,9 +1,12 @@
-"""Cores, and process pools: one function applied to many items, with a progress bar."""
+"""Cores, processes that end with their parent, and process pools: one function applied to many items."""
 
+import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from threading import Thread
 from typing import TypeVar
 
 import cv2
@@ -16,6 +19,34 @@ Result = TypeVar("Result")
 def available_cores() -> int:
     """Return the number of cores that this process may use, which a job can limit to a part of the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """End this process within a second after its parent process, which even ``kill -9`` may end.
+
+    To be called first in every child process. Without it, a child of a killed process works on, or waits forever for
+    its next item.
+    """
+    # A process of the module `multiprocessing` knows its parent, even one that has ended already or started it through
+    # a fork server. One that another program has started sees that it is given a new parent.
+    parent = multiprocessing.parent_process()
+    Thread(target=_end_after, args=(parent.join if parent else _join_parent,), daemon=True).start()
+
+
+def _end_after(join_parent: Callable[[], None]) -> None:
+    join_parent()
+    os._exit(1)  # `sys.exit` would end this thread only
+
+
+def _join_parent() -> None:
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(1)
+
+
+def _start_worker() -> None:
+    end_with_parent()
+    cv2.setNumThreads(1)
 
 
 def parallel_map(
@@ -40,9 +71,7 @@ def parallel_map(
     with tqdm(total=len(items), unit=unit, desc=title, disable=not items) as bar:
         if processes > 1 and len(items) > 1:
             # Spawned, not forked: threads of OpenCV and torch, and their locks, do not survive a fork.
-            with ProcessPoolExecutor(
-                processes, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-            ) as pool:
+            with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start_worker) as pool:
                 for item, result in zip(items, pool.map(function, items, chunksize=chunk_size), strict=True):
                     bar.update()
                     yield item, result
