@@ -2,16 +2,17 @@
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
 
 class OneDNNLinear(nn.Linear):
     """Linear layer whose products of float32 numbers on a CPU are those of oneDNN; equal up to rounding.
 
-    Under autocast, on other devices and while it is compiled, it is torch's own layer.
+    Under autocast, on other devices and while it is compiled, it is torch's own layer. It has no second derivative.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -19,7 +20,39 @@ class OneDNNLinear(nn.Linear):
         own = input.device.type != "cpu" or input.dtype is not torch.float32 or not input.numel()
         if own or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return super().forward(input)
-        return F.linear(input.to_mkldnn(), self.weight, self.bias).to_dense()
+        rows: Tensor = _Linear.apply(input.reshape(-1, self.in_features), self.weight, self.bias)
+        return rows.unflatten(0, input.shape[:-1]) if input.dim() > 1 else rows[0]
+
+
+class _Linear(torch.autograd.Function):
+    """Linear map of (N, in_features) that saves its inputs as they are.
+
+    torch's own function on tensors in oneDNN's layout converts, and saves, a copy of each input.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        grad = grad.contiguous()  # it may be expanded
+        return (
+            product(grad, weight.T) if needs_x else None,
+            product(grad.T, x.T) if needs_weight else None,
+            grad.sum(0) if needs_bias else None,
+        )
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute ``x @ weight.T + bias`` with oneDNN, for (N, C) and (D, C) float32; returns (N, D)."""
+    # The operator that torch.compile uses on CPUs: it takes and returns ordinary tensors.
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return result
 
 
 def use_onednn(model: nn.Module) -> None:
