@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ParamSpec, TextIO
 
 from clouds.errors import UserError, machine_error, one_line
+from clouds.utils.signals import EXIT_CODE, Stopped
 
 Arguments = ParamSpec("Arguments")
 
@@ -29,9 +30,10 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
     """Decorate the main function of a command so that errors meant for its user become one sentence.
 
     A `UserError`, the absence of a package in `DEPENDENCIES`, or an error of the machine, such as a full disk, is
-    written to stderr, and the exit code is 2. An interrupted command exits with 130, and one whose output nobody reads
-    any more, as before ``| head``, with 141, as a shell reports these signals. Any other exception is a defect and
-    keeps its traceback.
+    written to stderr, and the exit code is 2. A command that a signal has stopped after everything was saved exits with
+    75 (see `Stopped`), one that was interrupted elsewhere with 130, and one whose output nobody reads any more, as
+    before ``| head``, with 141, as a shell reports these signals. Any other exception is a defect and keeps its
+    traceback.
 
     Args:
         main: returns the exit code.
@@ -45,6 +47,9 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
         _prepare_streams()
         try:
             return main(*args, **kwargs)
+        except Stopped as stopped:
+            sys.stderr.write(f"{one_line(str(stopped))}\n")
+            return EXIT_CODE
         except KeyboardInterrupt:
             sys.stderr.write("error: interrupted.\n")
             return 128 + signal.SIGINT
