@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clouds.config.detectron2_keys import report_detectron2_keys
+from clouds.config.settings import evaluated_sets
 from clouds.d2 import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
@@ -152,7 +153,7 @@ class CLOUDS(nn.Module):
             "sem_seg_head": sem_seg_head,
             "criterion": criterion,
             "train_classes": train_class_names(cfg),
-            "test_classes": class_names(cfg.DATASETS.TEST),
+            "test_classes": class_names(evaluated_sets(cfg)),
             "size_divisibility": former.SIZE_DIVISIBILITY,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

@@ -176,7 +176,10 @@ DEFAULTS: dict[str, Any] = {
             "NORM_TYPE": 2.0,  # p of the p-norm
         },
         "CHECKPOINT_PERIOD": 0,  # iterations between two checkpoints; 0: at every fifth evaluation
-        "CHECKPOINTS_KEPT": 3,  # number of checkpoints on disk besides the final one; 0: all
+        "CHECKPOINT_MINUTES": 10.0,  # a further checkpoint once the newest one is this old; 0: none
+        # Number of the newest checkpoints on disk, and of the newest at CHECKPOINT_PERIOD, besides the final and the
+        # best one; 0: all.
+        "CHECKPOINTS_KEPT": 3,
         "CHECKPOINT_FROZEN": False,  # also store parameters that are not trained, as the published checkpoints do
         "AMP": {
             "ENABLED": False,  # train in mixed precision
@@ -187,6 +190,9 @@ DEFAULTS: dict[str, Any] = {
     },
     "TEST": {
         "EVAL_PERIOD": 4000,  # iterations between two evaluations; 0: only at the end
+        # Data set that each evaluation also scores, to keep the best weights on it as model_best.pth: a validation set
+        # of the source domain, because scores on a set that weights are chosen by are not unseen; "": none.
+        "SELECT_ON": "",
         # "full_resolution": predictions are compared at the size of the ground truth; "published_short_edge": at the
         # size of the network's input.
         "PROTOCOL": "full_resolution",

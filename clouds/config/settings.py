@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clouds.config.defaults import DEFAULTS
 from clouds.config.keys import leaves, value_of
 from clouds.utils.yaml_files import read_yaml
+
+if TYPE_CHECKING:
+    from clouds.d2 import CfgNode
 
 Settings = dict[str, Any]
 """Dotted config key -> number, text, boolean, or list of these."""
@@ -24,7 +27,7 @@ PATHS = (
 FREE_ON_RESUME = (
     *("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.COMPILE", "DATALOADER.NUM_WORKERS", "SOLVER.MAX_ITER"),
     *("FLOAT32_PRECISION", "CUDNN_BENCHMARK"),
-    *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.CHECKPOINT_FROZEN"),
+    *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_MINUTES", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.CHECKPOINT_FROZEN"),
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_ATTENTION",
     *("MODEL.SAVE_PSEUDO_LABELS", "MODEL.CLOUDS.PANEL_PERIOD"),
     *("MODEL.CLOUDS.SAM.CACHE_DIR", "MODEL.CLOUDS.SAM.CACHE_SIZE", "MODEL.CLOUDS.SAM.PROMPTS_AT_ONCE"),
@@ -33,6 +36,11 @@ FREE_ON_RESUME = (
 """Keys and sections that a resumed run may change: the length of the training, the machine, and what is written."""
 
 _KEYS = tuple(key for key, _ in leaves(DEFAULTS))
+
+
+def evaluated_sets(cfg: CfgNode) -> tuple[str, ...]:
+    """Return the names of the data sets that an evaluation scores: ``DATASETS.TEST``, then ``TEST.SELECT_ON``."""
+    return tuple(dict.fromkeys([*cfg.DATASETS.TEST, *filter(None, [cfg.TEST.SELECT_ON])]))
 
 
 def plain_settings(tree: Mapping[str, Any]) -> Settings:

@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 from torch import nn
 
+from clouds.config.settings import evaluated_sets
 from clouds.d2 import CfgNode, DatasetEvaluator, comm, inference_on_dataset
+from clouds.data.datasets.catalog import dataset_names, domain
 from clouds.data.loading.loaders import TestLoader
 from clouds.engine.amp import Precision
 from clouds.engine.hooks import Results
@@ -21,7 +23,7 @@ logger = logging.getLogger(__name__)
 def evaluate(
     cfg: CfgNode, model: nn.Module, build: Callable[[str], tuple[TestLoader, DatasetEvaluator]], *, seed: int
 ) -> Results:
-    """Evaluate a model on every set of ``DATASETS.TEST`` and log one table; all processes call it together.
+    """Evaluate a model on every set of `evaluated_sets` and log one table; all processes call it together.
 
     Args:
         cfg: final config.
@@ -35,7 +37,7 @@ def evaluate(
     results: Results = {}
     counts: dict[str, int] = {}
     precision = Precision.from_config(cfg, cfg.TEST.AMP)
-    for name in cfg.DATASETS.TEST:
+    for name in evaluated_sets(cfg):
         loader, evaluator = build(name)
         counts[name] = sum(comm.all_gather(len(loader)))
         # Another evaluator may read scores.
@@ -48,3 +50,15 @@ def evaluate(
         source = Provenance(cfg.TEST.PROTOCOL, code_version(), seed, counts)
         logger.info("Results\n" + format_table(results, source))
     return results
+
+
+def report_selection(cfg: CfgNode) -> None:
+    """Log a warning if ``TEST.SELECT_ON`` is no validation set of the domain that a training learns from."""
+    name, trained = cfg.TEST.SELECT_ON, dataset_names(cfg.DATASETS.TRAIN)
+    if name in trained:
+        logger.warning(f"TEST.SELECT_ON is {name}, which is trained on: the best weights on it may be overfitted")
+    elif name and domain(name) not in map(domain, trained):
+        logger.warning(
+            f"TEST.SELECT_ON is {name}, of another domain than {', '.join(trained)} (DATASETS.TRAIN): model_best.pth "
+            "is chosen by it, so its scores there are no longer those of an unseen domain"
+        )

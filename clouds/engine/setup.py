@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from clouds.config import load_config
+from clouds.config.settings import evaluated_sets
 from clouds.d2 import CfgNode, comm, setup_logger
 from clouds.data.datasets.catalog import dataset_names, register_datasets
 from clouds.data.datasets.custom import dataset_settings
@@ -192,7 +193,7 @@ def refuse_broken_sets(cfg: CfgNode, *, full: bool = False) -> None:
     Raises:
         UserError: a data set is damaged or incomplete.
     """
-    names = [*dataset_names(cfg.DATASETS.TRAIN), *dataset_names(cfg.DATASETS.TEST)]
+    names = [*dataset_names(cfg.DATASETS.TRAIN), *evaluated_sets(cfg)]
     problem = _on_main_process(
         lambda heartbeat: find_problem(
             names,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import clouds.clouds  # noqa: F401  (registers the CLOUDS architecture)
+from clouds.config.settings import evaluated_sets
 from clouds.d2 import (
     META_ARCH_REGISTRY,
     CfgNode,
@@ -28,9 +29,14 @@ from clouds.data.datasets.catalog import dataset_names, require_names
 from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
-from clouds.engine.checkpointing.checkpoint import Checkpointer, build_checkpointer, load_for_inference
+from clouds.engine.checkpointing.checkpoint import (
+    Checkpointer,
+    build_checkpointer,
+    checkpoint_period,
+    load_for_inference,
+)
 from clouds.engine.checkpointing.origin import check_test_classes
-from clouds.engine.evaluation import evaluate
+from clouds.engine.evaluation import evaluate, report_selection
 from clouds.engine.losses import describe_failure, mean_losses, stop_training
 from clouds.engine.parallel import data_parallel
 from clouds.engine.run.metrics import record_evaluation
@@ -71,6 +77,7 @@ class Trainer(TrainerBase):
         # Data sets come first: a missing one, also a test set, is reported before the model is built or trained.
         self.data_loader = self.build_train_loader(cfg)
         self.check_test_sets(cfg)
+        report_selection(cfg)
         # SAM precedes the model, so that its missing weights are reported before the model is built.
         self.self_training = self.build_self_training(cfg) if cfg.MODEL.CLOUDS.SAM.MINIBATCH else None
         self.model = self.build_model(cfg)
@@ -223,7 +230,7 @@ class Trainer(TrainerBase):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, *, seed: int | None = None) -> hooks.Results:
-        """Evaluate a model on every set of ``DATASETS.TEST`` and log one table.
+        """Evaluate a model on every set of `evaluated_sets` and log one table.
 
         Evaluation uses full precision unless ``TEST.AMP`` is set, also during a training in mixed precision, so that
         the score of a checkpoint does not depend on where it is measured.
@@ -260,8 +267,8 @@ class Trainer(TrainerBase):
 
     @classmethod
     def check_test_sets(cls, cfg: CfgNode) -> None:
-        """Raise `UserError` if a set of ``DATASETS.TEST`` is unknown or its files are missing."""
-        for name in cfg.DATASETS.TEST:
+        """Raise `UserError` if a set of `evaluated_sets` is unknown or its files are missing."""
+        for name in evaluated_sets(cfg):
             cls.build_test_loader(cfg, name)
             if isinstance(evaluator := cls.build_evaluator(cfg, name), SemSegEvaluator):
                 evaluator.check_labels()
@@ -329,18 +336,20 @@ class Trainer(TrainerBase):
         The checkpoint precedes the evaluation, which may fail; the writers come last.
         """
         cfg = self.cfg
-        checkpoint_period = cfg.SOLVER.CHECKPOINT_PERIOD or 5 * cfg.TEST.EVAL_PERIOD
         writers = self.build_writers() if comm.is_main_process() else []
         recorders = [writer for writer in writers if not isinstance(writer, CommonMetricPrinter)]
-        evaluation = hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate, recorders)
+        best = hooks.BestCheckpoint(self.checkpointer, cfg.TEST.SELECT_ON) if cfg.TEST.SELECT_ON else None
+        evaluation = hooks.PeriodicEvaluation(
+            cfg.TEST.EVAL_PERIOD, self.evaluate, recorders, best.update if best else None
+        )
         record = hooks.PeriodicWriter(writers)
         metrics = Path(cfg.OUTPUT_DIR) / "metrics.json" if comm.is_main_process() else None
         return [
             hooks.IterationTimer(),
             hooks.LearningRate(self.scheduler),
-            hooks.Continuation(metrics, cfg.DATASETS.TEST, evaluation, record),
+            hooks.Continuation(metrics, evaluated_sets(cfg), evaluation, record),
             *self.build_self_training_hooks(),
-            hooks.PeriodicCheckpoint(self.checkpointer, checkpoint_period),
+            hooks.PeriodicCheckpoint(self.checkpointer, checkpoint_period(cfg), cfg.SOLVER.CHECKPOINT_MINUTES),
             evaluation,
             record,
         ]

@@ -12,11 +12,12 @@ R = TypeVar("R")
 class Beside(Generic[R]):
     """Runs a call on a thread of its own. Its GPU work follows what is queued so far, and later work does not wait."""
 
-    def __init__(self, call: Callable[[], R], stream: torch.cuda.Stream | None = None) -> None:
+    def __init__(self, call: Callable[[], R], stream: torch.cuda.Stream | None = None, *, daemon: bool = True) -> None:
         """
         Args:
             call: the call; it must not read anything that changes before `join`.
             stream: stream of its GPU work; None without a GPU.
+            daemon: whether the interpreter ends without waiting for the call.
         """
         self._call = call
         self._stream = stream
@@ -24,7 +25,7 @@ class Beside(Generic[R]):
         self._error: BaseException | None = None
         if stream is not None:
             stream.wait_stream(torch.cuda.current_stream(stream.device))
-        self._thread = threading.Thread(target=self._run, name="beside", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="beside", daemon=daemon)
         self._thread.start()
 
     def _run(self) -> None:
@@ -33,6 +34,11 @@ class Beside(Generic[R]):
                 self._result = self._call()
         except BaseException as error:  # noqa: BLE001 - `result` raises it
             self._error = error
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the call has returned or raised; `result` then does not wait."""
+        return not self._thread.is_alive()
 
     def join(self) -> None:
         """Wait for the call. Work that is queued on the current stream from here on follows the call's GPU work."""

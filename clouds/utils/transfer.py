@@ -1,6 +1,7 @@
 """Tensors on their way to and from a device: few copies, and no wait for work that they do not depend on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,35 @@ def download(tensors: Sequence[Tensor]) -> list[Tensor]:
     torch.cuda.current_stream(joined.device).record_event().synchronize()
     parts = host.split([tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def snapshot(state: Any) -> Any:
+    """Return a state with copies of its tensors on the CPU, which later changes of the state do not reach.
+
+    The host does not wait for copies from a GPU. They go to page-locked memory and are complete when the current stream
+    has done what is queued on it. Tensors that share their memory share one copy.
+
+    Args:
+        state: tensors and plain values in dicts, lists and tuples, such as a state dict.
+    """
+    return _snapshot(state, {})
+
+
+def _snapshot(state: Any, copies: dict[Any, Tensor]) -> Any:
+    if isinstance(state, Mapping):
+        return {key: _snapshot(value, copies) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)([_snapshot(value, copies) for value in state])
+    if not isinstance(state, Tensor):
+        return state
+    place = (state.data_ptr(), state.device, state.dtype, state.shape, state.stride())
+    if place not in copies:
+        if state.device.type == "cuda":
+            host = torch.empty_like(state, device="cpu", pin_memory=True)
+            copies[place] = host.copy_(state.detach(), non_blocking=True)
+        else:
+            copies[place] = state.detach().to("cpu", copy=True)
+    return copies[place]
 
 
 def stack_views(tensors: Sequence[Tensor]) -> Tensor:

@@ -46,6 +46,7 @@ FROM_0 = {1: SHARES, 1000: FACTORS, 1_000_000: LOSS_WEIGHTS, 10**9: PERIODS} | {
     128: "MODEL.MASK_FORMER.SIZE_DIVISIBILITY",
     16_384: "INPUT.TEST_SHORT_EDGE",
 }
+FROM_0[1_000_000] += " SOLVER.CHECKPOINT_MINUTES"
 FROM_0[1000] += "MODEL.CLOUDS.SAM.EROSION_SIZE"
 FROM_1 = {
     254: "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
@@ -121,6 +122,7 @@ TEXTS = {
         (["", "a/b", "laion2b_s29b"], ["https://a.b/c", *LONG]),
     ),
     **dict.fromkeys(("WANDB.PROJECT", "WANDB.NAME"), (["", "a b"], ["a\0", "a\nb", "x" * 5000])),
+    "TEST.SELECT_ON": (["", "gta5_val"], ["a\0", "a\nb"]),
     # The registry checks that the name exists.
     **dict.fromkeys(
         (

@@ -59,7 +59,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CfgNode]:
     with torch.no_grad():
         for parameter in model.sem_seg_head.predictor.parameters():  # label maps with more than one class
             parameter.add_(torch.randn_like(parameter))
-    Checkpointer(model, str(folder)).save("model")
+    checkpointer = Checkpointer(model, str(folder))
+    checkpointer.save("model")
+    checkpointer.wait()
     stored = torch.load(folder / "model.pth", weights_only=True)["model"]
     assert stored
     assert not [key for key in stored if key.startswith("backbone.")]

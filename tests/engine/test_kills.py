@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, HookBase
+from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.hooks import PeriodicWriter
 from clouds.engine.run import record
 from clouds.engine.run.metrics import LOSS, read_training
@@ -158,6 +159,9 @@ def cfg(tiny_cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> CfgNode:
     tiny_cfg.SOLVER.CHECKPOINTS_KEPT = 2
     monkeypatch.setattr(record, "git_state", lambda: ({"commit": "none"}, b""))  # these two take most of the time
     monkeypatch.setattr(record, "versions", dict)
+    # The points have an order: a checkpoint is written before the training goes on.
+    save = Checkpointer.save
+    monkeypatch.setattr(Checkpointer, "save", lambda self, name, **extra: (save(self, name, **extra), self.wait()))
     for place, name in ((os, "truncate"), (Path, "replace"), (Path, "unlink")):
         monkeypatch.setattr(place, name, KILLER.watch(name, getattr(place, name)))
     return tiny_cfg

@@ -46,7 +46,9 @@ def _valid() -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="valid-"))
     model, parts, cfg = _model(folder)
     _step(model, parts)
-    build_checkpointer(cfg, model, **parts).save("model_0000001", iteration=1, seed=3)
+    checkpointer = build_checkpointer(cfg, model, **parts)
+    checkpointer.save("model_0000001", iteration=1, seed=3)
+    checkpointer.wait()
     content: dict[str, Any] = torch.load(folder / "model_0000001.pth", weights_only=True)
     return content
 

@@ -9,6 +9,7 @@ A module named in `DATASETS.MODULES` adds data sets of its own: its function `re
 import difflib
 import functools
 import importlib
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ __all__ = [
     "Record",
     "dataset_names",
     "dataset_specs",
+    "domain",
     "load_dataset",
     "pair_by_stem",
     "register",
@@ -56,7 +58,8 @@ def register_datasets(root: Path | None = None, modules: Sequence[str] = (), cus
     root = user_path(root or data_root()).absolute()
     specs = dataset_specs(custom)
     for spec in specs:
-        register(spec.name, functools.partial(spec.load, root), classes=spec.classes, colors=spec.colors)
+        load = functools.partial(spec.load, root)
+        register(spec.name, load, classes=spec.classes, colors=spec.colors, domain=spec.domain)
     for name, members in DATASET_GROUPS.items():
         register(name, functools.partial(_load_group, [spec for spec in specs if spec.name in members], root))
     for name, folders in find_generated(root).items():
@@ -112,6 +115,7 @@ def register(
     *,
     classes: Sequence[str] = CITYSCAPES_CLASSES,
     colors: Sequence[Sequence[int]] = CITYSCAPES_COLORS,
+    domain: str = "",
 ) -> None:
     """Register a data set, replacing an earlier one of the same name.
 
@@ -120,17 +124,22 @@ def register(
         load: function that returns the records; called once, when they are first needed.
         classes: class names by train id, synonyms separated by commas.
         colors: RGB colors, 0 to 255, by train id.
+        domain: name that the splits of one data set share; "" for the rule of `domain`.
 
     Raises:
         UserError: the name is invalid, see `clouds.data.datasets.spec.name_fault`.
     """
     if fault := name_fault(name):
         raise UserError(f"The name of a data set {fault}: rename it where it is registered.")
-    _register(name, load, classes, colors)
+    _register(name, load, classes, colors, domain)
 
 
 def _register(
-    name: str, load: Callable[[], list[Record]], classes: Sequence[str], colors: Sequence[Sequence[int]]
+    name: str,
+    load: Callable[[], list[Record]],
+    classes: Sequence[str],
+    colors: Sequence[Sequence[int]],
+    domain: str = "",
 ) -> None:
     # detectron2's catalogs refuse a second registration and a changed value, so the old entry is removed first.
     if name in DatasetCatalog.list():
@@ -144,7 +153,14 @@ def _register(
         stuff_colors=[list(color) for color in colors],
         ignore_label=IGNORE_LABEL,
         evaluator_type="sem_seg",
+        domain=domain or re.sub(r"_(train|trainval|val|test)$", "", name),
     )
+
+
+def domain(name: str) -> str:
+    """Return the domain of a data set, which its splits share: its name without the split, or as it was registered."""
+    found: str = getattr(MetadataCatalog.get(name), "domain", name)
+    return found
 
 
 def load_dataset(name: str) -> list[Record]:

@@ -104,6 +104,7 @@ class _Parser:
                 encoding=encoding,
                 classes=classes,
                 colors=colors,
+                domain=name,
             )
             for split, value in splits.items()
         }

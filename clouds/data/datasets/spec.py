@@ -58,6 +58,9 @@ class DatasetSpec:
     colors: tuple[tuple[int, int, int], ...] = CITYSCAPES_COLORS
     """RGB colors, 0 to 255, by train id."""
 
+    domain: str = ""
+    """Name that the splits of one data set share; empty for the rule of `catalog.domain`."""
+
     def __post_init__(self) -> None:
         """Check the name."""
         if fault := name_fault(self.name):

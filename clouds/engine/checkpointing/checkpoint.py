@@ -1,9 +1,7 @@
-"""Checkpoints: trained weights and training state, written atomically, and how a run resumes from them."""
+"""Checkpoints: trained weights and training state, written atomically by a thread, and how a run resumes from them."""
 
 import logging
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +11,31 @@ from torch import nn
 
 from clouds.clouds import class_names
 from clouds.config import check_weights
-from clouds.config.settings import Settings, plain_settings
+from clouds.config.settings import Settings, evaluated_sets, plain_settings
 from clouds.d2 import CfgNode, comm
+from clouds.engine.checkpointing.files import delete_outdated, numbered, write_checkpoint
 from clouds.engine.checkpointing.origin import Origin, check_test_classes
 from clouds.engine.checkpointing.states import fitted_state
 from clouds.engine.checkpointing.weights import frozen_keys, load_weights, read_checkpoint
 from clouds.engine.run.record import Run, shared_run
 from clouds.errors import UserError
 from clouds.modeling.backbone import SegmentationBackbone
-from clouds.utils.atomic import atomic_file, write_atomically
+from clouds.utils.atomic import write_atomically
+from clouds.utils.beside import Beside
 from clouds.utils.downloads import local_file
+from clouds.utils.transfer import snapshot
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_NAME = 255  # bytes, of a file
+_BEST = "model_best"
 
 
 class Checkpointer(FvcoreCheckpointer):
     """fvcore's checkpointer for trained weights only, with atomic files, safetensors and a short report of the keys.
+
+    A thread writes the files, one at a time, while the training goes on. Until a file is complete, the files before it
+    and ``last_checkpoint`` stay as they are.
 
     Args:
         model: module to save and load; of a DistributedDataParallel module, the wrapped one.
@@ -40,8 +45,9 @@ class Checkpointer(FvcoreCheckpointer):
             If not, checkpoints always hold them.
         complete: whether the model is only evaluated: weights that leave a parameter untrained (see `load_weights`), or
             that were trained otherwise (see `Origin`), are refused.
-        keep: number of ``model_<iteration>.pth`` that are kept when a newer one is written; 0 = all. Other files are
-            never deleted.
+        keep: number of the newest ``model_<iteration>.pth`` that are kept when one is written, and of the newest among
+            those after a multiple of `period` iterations; 0 = all. Other files are never deleted.
+        period: iterations between the checkpoints of the second kind; 0 = there are none.
         save_to_disk: whether this process writes; only the main process does.
         classes: names of the classes that the model is trained on; empty = unknown.
         evaluated: class names by the name of each data set that predictions are compared with.
@@ -63,6 +69,7 @@ class Checkpointer(FvcoreCheckpointer):
         reloadable: bool = True,
         complete: bool = False,
         keep: int = 0,
+        period: int = 0,
         save_to_disk: bool = True,
         classes: Sequence[str] = (),
         evaluated: Mapping[str, Sequence[str]] | None = None,
@@ -76,56 +83,106 @@ class Checkpointer(FvcoreCheckpointer):
         self.reloadable = reloadable
         self.complete = complete
         self.keep = keep
+        self.period = period
         self.origin = Origin(model, reloadable=reloadable, classes=classes, evaluated=evaluated)
         self.run = run
         self.identity = {"run": run.id, "settings": settings or {}} if run else {}
         self.resumed = False
         self.source = ""
+        self._writing: Beside[None] | None = None
 
     def save(self, name: str, **extra: Any) -> None:
-        """Write ``<save_dir>/<name>.pth`` with ``model``, every checkpointable, and `extra` (tensors, plain values).
+        """Copy ``model``, every checkpointable and `extra`; a thread writes them to ``<save_dir>/<name>.pth``.
+
+        ``last_checkpoint`` then names the file, and outdated checkpoints are deleted. If the file before is still being
+        written, this waits for it, and raises its error. Call `wait` before anything reads the file.
 
         What the weights depend on is stored, too, see `Origin`. The entries ``run`` and ``settings`` say which run
         the checkpoint belongs to.
+
+        Args:
+            name: name of the file without its suffix.
+            extra: further entries, tensors and plain values.
         """
+        if self._begin(name, "last_checkpoint"):
+            states = {key: part.state_dict() for key, part in self.checkpointables.items()}
+            self._write_beside(name, states | extra, self._complete)
+
+    def save_best(self, score: float, data_set: str, **extra: Any) -> None:
+        """Copy the weights alone, as `save` does; a thread replaces ``<save_dir>/model_best.pth`` with them.
+
+        The file is for evaluation and fine-tuning: no training resumes from it, and it is never deleted.
+
+        Args:
+            score: score of the weights, in percent; the entry ``score``.
+            data_set: name of the data set that it was measured on; the entry ``selected_on``.
+            extra: further entries.
+        """
+        if self._begin(_BEST):
+            self._write_beside(_BEST, {"score": score, "selected_on": data_set, **extra})
+
+    def read_best(self) -> dict[str, Any]:
+        """Return the entries of the run's ``model_best.pth``; {} if there is none that can be read."""
+        path = Path(self.save_dir) / f"{_BEST}.pth"
+        if not path.is_file():
+            return {}
+        try:
+            content = read_checkpoint(path)
+        except UserError as error:
+            self.logger.warning(f"{error} The next evaluation replaces it.")
+            return {}
+        return content if self._is_of_run(content, path) else {}
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on disk.
+
+        Raises:
+            Exception: the exception that the writing raised, as it is; an `OSError` for a full disk. It is raised once.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def raise_failure(self) -> None:
+        """Raise the exception of the last write if it has failed, without waiting for it (see `wait`)."""
+        if self._writing is not None and self._writing.is_done:
+            self.wait()
+
+    def _begin(self, name: str, *notes: str) -> bool:
+        """Wait for the file before, and return whether this process writes another one."""
         if not self.save_dir or not self.save_to_disk:
-            return
-        state = dict(self.model.state_dict())
-        left_out = {} if self.save_frozen else {key: state.pop(key) for key in frozen_keys(self.model)}
-        content: dict[str, Any] = {"model": state, **self.origin.entries(left_out)}
-        content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
-        target = Path(self.save_dir) / f"{name}.pth"
-        for path in (target, Path(self.save_dir) / "last_checkpoint"):
+            return False
+        self.wait()
+        for path in (Path(self.save_dir) / file for file in (f"{name}.pth", *notes)):
             if path.is_dir():
                 raise UserError(f"{path} cannot be written, a folder has its name: move it away.")
+        return True
+
+    def _write_beside(self, name: str, entries: dict[str, Any], then: Callable[[Path], None] | None = None) -> None:
+        target = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {target}")
-        with atomic_file(target) as part_file, part_file.open("wb") as file:
-            try:
-                torch.save(content | self.identity | extra, file)
-            except RuntimeError as error:
-                # On a full disk, torch fails once more when it completes the file.
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
-            file.flush()
-            os.fsync(file.fileno())
+        state = self.model.state_dict()
+        # Training does not change these: they are read while they are written, and need no copy.
+        frozen = {key: state.pop(key) for key in frozen_keys(self.model)}
+        copied = snapshot({"model": state, **entries}) | self.identity
+        device = next((tensor.device for tensor in state.values()), torch.device("cpu"))
+        stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+        def write() -> None:
+            if stream is not None:
+                stream.synchronize()  # it follows the copies
+            stored, left_out = (frozen, {}) if self.save_frozen else ({}, frozen)
+            content = {**copied, "model": copied["model"] | stored, **self.origin.entries(left_out)}
+            write_checkpoint(content, target)
+            if then is not None:
+                then(target)
+
+        # An interpreter that ends waits for the file.
+        self._writing = Beside(write, stream, daemon=False)
+
+    def _complete(self, target: Path) -> None:
         self.tag_last_checkpoint(target.name)
-        outdated = self.numbered(up_to=target.name)[self.keep :] if self.keep else []
-        stray = (path for name in ("model_*", "last_checkpoint*") for path in Path(self.save_dir).glob(f"{name}.part"))
-        for path in [*outdated, *stray]:
-            if path.is_file():
-                path.unlink(missing_ok=True)
-
-    def numbered(self, up_to: str) -> list[Path]:
-        """Return every ``model_<iteration>.pth`` up to the iteration in the name `up_to`, newest first.
-
-        If `up_to` has no iteration, all are returned. Later files belong to another training in the same folder; this
-        training neither deletes them nor resumes from them.
-        """
-        numbers = {path: _iteration(path.name) for path in Path(self.save_dir).glob("model_*.pth")}
-        last = _iteration(up_to)
-        known = {path: n for path, n in numbers.items() if n >= 0 and not 0 <= last < n and path.is_file()}
-        return sorted(known, key=known.__getitem__, reverse=True)
+        delete_outdated(target, keep=self.keep, period=self.period)
 
     def get_checkpoint_file(self) -> str:
         """Return the path of the checkpoint that ``last_checkpoint`` names; "" if it names no file of the folder."""
@@ -159,11 +216,12 @@ class Checkpointer(FvcoreCheckpointer):
         Raises:
             UserError: no checkpoint can be read, or the weights belong to another model.
         """
+        self.wait()
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
         newest = self.get_checkpoint_file()
         candidates = [Path(newest)] if newest else []
-        candidates += self.numbered(up_to=Path(newest).name)
+        candidates += numbered(Path(self.save_dir), up_to=Path(newest).name)
         if not newest:
             candidates += [final for final in Path(self.save_dir).glob("model_final.pth") if final.is_file()]
             self.logger.warning(
@@ -214,6 +272,7 @@ class Checkpointer(FvcoreCheckpointer):
         Raises:
             UserError: the file does not exist or belongs to another model.
         """
+        self.wait()
         if not path:
             return {}
         check_weights(path)
@@ -253,12 +312,19 @@ def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -
         save_frozen=cfg.SOLVER.CHECKPOINT_FROZEN,
         reloadable=has_reloadable_backbone(model),
         keep=cfg.SOLVER.CHECKPOINTS_KEPT,
+        period=checkpoint_period(cfg),
         classes=class_names(cfg.DATASETS.TRAIN) if cfg.DATASETS.TRAIN else (),
         run=shared_run(Path(cfg.OUTPUT_DIR)),
         settings=plain_settings(cfg),
         save_to_disk=comm.is_main_process(),
         **checkpointables,
     )
+
+
+def checkpoint_period(cfg: CfgNode) -> int:
+    """Return the iterations between two checkpoints, whatever the clock says; 0 = there are none before the end."""
+    period: int = cfg.SOLVER.CHECKPOINT_PERIOD or 5 * cfg.TEST.EVAL_PERIOD
+    return period
 
 
 def load_for_inference(cfg: CfgNode, model: nn.Module, *, resume: bool = False) -> dict[str, Any]:
@@ -281,7 +347,7 @@ def load_for_inference(cfg: CfgNode, model: nn.Module, *, resume: bool = False) 
         cfg.OUTPUT_DIR,
         reloadable=has_reloadable_backbone(model),
         complete=True,
-        evaluated={name: class_names((name,)) for name in cfg.DATASETS.TEST or cfg.DATASETS.TRAIN},
+        evaluated={name: class_names((name,)) for name in evaluated_sets(cfg) or cfg.DATASETS.TRAIN},
         run=shared_run(Path(cfg.OUTPUT_DIR)) if resume else None,
     )
     rest = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
@@ -303,9 +369,3 @@ def has_reloadable_backbone(model: nn.Module) -> bool:
     """
     backbone = dict(model.named_children()).get("backbone")
     return isinstance(backbone, SegmentationBackbone) and backbone.reloadable
-
-
-def _iteration(name: str) -> int:
-    """Return the number in ``model_<iteration>.pth``, -1 for any other name."""
-    match = re.fullmatch(r"model_(\d+)\.pth", name)
-    return int(match[1]) if match else -1

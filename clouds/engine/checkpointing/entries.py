@@ -71,6 +71,8 @@ def _is_observation(value: Any) -> bool:
 ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "iteration": (_is_iteration, "an integer from 0 to 2147483647"),
     "seed": (is_integer, "an integer of at least 0"),
+    "score": (is_number, "a number"),
+    "selected_on": (_is_text, "a text"),
     "history": (_is_history, "values of scalars by name"),
     "run": (_is_text, "a text"),
     "settings": (_are_settings, "plain values by config key"),

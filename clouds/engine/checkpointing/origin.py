@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from clouds.clouds import class_names
+from clouds.config.settings import evaluated_sets
 from clouds.d2 import CfgNode
 from clouds.data.classes import split_synonyms
 from clouds.engine.checkpointing.weights import BACKBONE, StateDict, frozen_keys, sampled_digest
@@ -151,7 +152,7 @@ _CLASSES_REMEDY = (
 
 
 def check_test_classes(cfg: CfgNode, model: nn.Module) -> None:
-    """Check that the sets of ``DATASETS.TEST`` have the classes that a model predicts.
+    """Check that the sets of ``DATASETS.TEST`` and ``TEST.SELECT_ON`` have the classes that a model predicts.
 
     A text head predicts those of the first set, another head those of ``DATASETS.TRAIN``. Without training sets, only
     their number is known, and it is compared if the model predicts label maps: these do not show it, scores do.
@@ -163,21 +164,22 @@ def check_test_classes(cfg: CfgNode, model: nn.Module) -> None:
     Raises:
         UserError: a set has other classes.
     """
-    key = "DATASETS.TEST" if has_text_head(model) else "DATASETS.TRAIN"
-    predicted = cfg.DATASETS.TEST if has_text_head(model) else cfg.DATASETS.TRAIN
+    sets = {name: "DATASETS.TEST" if name in cfg.DATASETS.TEST else "TEST.SELECT_ON" for name in evaluated_sets(cfg)}
+    predicted = dict.fromkeys(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    if has_text_head(model):
+        predicted = sets
     number = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    for name in cfg.DATASETS.TEST:
+    for name, key in sets.items():
         if not predicted:
             if hasattr(model, "predict_labels") and len(class_names((name,))) != number:
                 raise UserError(
-                    f"{name} (DATASETS.TEST) has {len(class_names((name,)))} classes, but "
+                    f"{name} ({key}) has {len(class_names((name,)))} classes, but "
                     f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {number}: {_CLASSES_REMEDY}."
                 )
-        elif difference := differing_classes(class_names(predicted), class_names((name,))):
+        elif difference := differing_classes(class_names([*predicted]), class_names((name,))):
+            first, its_key = next(iter(predicted.items()))
             remedy = "evaluate it alone" if has_text_head(model) else _CLASSES_REMEDY
-            raise UserError(
-                f"{name} (DATASETS.TEST) has other classes than {predicted[0]} ({key}), {difference}: {remedy}."
-            )
+            raise UserError(f"{name} ({key}) has other classes than {first} ({its_key}), {difference}: {remedy}.")
 
 
 def has_text_head(model: nn.Module) -> bool:

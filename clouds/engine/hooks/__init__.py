@@ -1,6 +1,6 @@
 """Hooks of the training loop, one module per concern; `Trainer.build_hooks` fixes their order."""
 
-from clouds.engine.hooks.checkpointing import History, PeriodicCheckpoint
+from clouds.engine.hooks.checkpointing import BestCheckpoint, History, PeriodicCheckpoint
 from clouds.engine.hooks.continuation import Continuation
 from clouds.engine.hooks.evaluation import PeriodicEvaluation, Results
 from clouds.engine.hooks.learning_rate import LearningRate
@@ -10,6 +10,7 @@ from clouds.engine.hooks.timing import IterationTimer
 from clouds.engine.hooks.writing import PeriodicWriter
 
 __all__ = [
+    "BestCheckpoint",
     "Continuation",
     "History",
     "IterationTimer",

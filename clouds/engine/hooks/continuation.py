@@ -21,7 +21,7 @@ class Continuation(HookBase):
 
     Args:
         metrics: path of ``metrics.json``; None outside the main process.
-        test_sets: names of the test sets.
+        test_sets: names of the sets that an evaluation scores.
         evaluation: the hook that evaluates.
         writer: the hook that writes.
     """
@@ -49,7 +49,7 @@ class Continuation(HookBase):
             logger.info(f"The evaluation after iteration {start - 1} is not in metrics.json: evaluating again")
             if found.losses:  # of the end of a shorter training, whose evaluation has a row of its own
                 storage.iter = start
-            self.evaluation.run()
+            self.evaluation.run(start)
         elif write:
             self.writer.write()
         storage.iter = start

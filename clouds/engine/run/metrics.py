@@ -35,9 +35,14 @@ class Recorded(NamedTuple):
 
 def iterations_before(row: Row) -> int:
     """Return the number of iterations after which the network was in the state that a row describes."""
-    evaluation = LOSS not in row and any(name.count("/") > 1 for name in row)  # <test set>/<task>/<metric>
+    evaluation = LOSS not in row and any(map(is_score, row))
     iteration: int = row["iteration"]
     return iteration if evaluation else iteration + 1
+
+
+def is_score(name: str) -> bool:
+    """Return whether a scalar is a score of an evaluation, ``<test set>/<task>/<metric>``."""
+    return name.count("/") > 1
 
 
 def record_evaluation(cfg: CfgNode, results: Mapping[str, Any], weights: str, iteration: int | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clouds.config import check_weights
-from clouds.config.settings import PATHS, Settings, changed_settings, plain_settings, read_settings
+from clouds.config.settings import PATHS, Settings, changed_settings, evaluated_sets, plain_settings, read_settings
 from clouds.d2 import CfgNode
 from clouds.data.datasets.catalog import dataset_names, load_dataset
 from clouds.engine.checkpointing.weights import read_checkpoint
@@ -117,7 +117,7 @@ def _check_inputs(cfg: CfgNode, outputs: Sequence[Path]) -> None:
     """
     check_weights(cfg.MODEL.WEIGHTS)
     roots = tuple(f"{os.path.abspath(path)}{os.sep}" for path in outputs)  # noqa: PTH100
-    for name in [*dataset_names(cfg.DATASETS.TRAIN), *dataset_names(cfg.DATASETS.TEST)]:
+    for name in [*dataset_names(cfg.DATASETS.TRAIN), *evaluated_sets(cfg)]:
         for record in load_dataset(name):
             files = [value for key, value in record.items() if key.endswith("file_name") and isinstance(value, str)]
             inside = next((file for file in files if os.path.abspath(file).startswith(roots)), None)  # noqa: PTH100

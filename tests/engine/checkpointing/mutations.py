@@ -38,6 +38,12 @@ class _Part:
         self.state = state
 
 
+def write(checkpointer: Checkpointer, name: str, **extra: Any) -> None:
+    """Save a checkpoint and wait until it is on disk."""
+    checkpointer.save(name, **extra)
+    checkpointer.wait()
+
+
 class Training:
     """Two steps of AdamW, its schedule, a loss scaler, a teacher, a position in the data, and counts of pixels."""
 
@@ -74,7 +80,7 @@ class Training:
 
     def save(self, name: str, **extra: Any) -> None:
         """Write a checkpoint."""
-        self.checkpointer.save(name, **extra)
+        write(self.checkpointer, name, **extra)
 
     def resume(self) -> dict[str, Any]:
         """Continue from the newest checkpoint and return its other entries."""

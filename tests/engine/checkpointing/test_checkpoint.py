@@ -16,6 +16,7 @@ from torch import nn
 from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.checkpointing.weights import frozen_keys, load_weights, read_checkpoint, sampled_digest
 from clouds.errors import UserError, machine_error
+from tests.engine.checkpointing.mutations import write
 
 
 class Model(nn.Module):
@@ -67,7 +68,7 @@ def same_tower(model: Model) -> Model:
 def test_saves_what_is_trained_and_loads_it_back(tmp_path: Path) -> None:
     model = Model()
     other = same_tower(model)
-    Checkpointer(model, str(tmp_path)).save("model_final", iteration=7, seed=3)
+    write(Checkpointer(model, str(tmp_path)), "model_final", iteration=7, seed=3)
     content = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert content["model"].keys() == TRAINED
     assert (content["iteration"], content["seed"]) == (7, 3)
@@ -81,7 +82,7 @@ def test_saves_what_is_trained_and_loads_it_back(tmp_path: Path) -> None:
 
 def test_stores_the_tower_when_asked_to(tmp_path: Path) -> None:
     model, other = Model(), Model()
-    Checkpointer(model, str(tmp_path), save_frozen=True).save("full")
+    write(Checkpointer(model, str(tmp_path), save_frozen=True), "full")
     assert torch.load(tmp_path / "full.pth")["model"].keys() == TRAINED | TOWER
     Checkpointer(other).load(str(tmp_path / "full.pth"))
     assert equal(model, other) == TRAINED | TOWER
@@ -90,7 +91,7 @@ def test_stores_the_tower_when_asked_to(tmp_path: Path) -> None:
 def test_a_failing_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model()
     checkpointer = Checkpointer(model, str(tmp_path))
-    checkpointer.save("model_final", iteration=1)
+    write(checkpointer, "model_final", iteration=1)
 
     def full_disk(content: object, file: object) -> None:
         file.write(b"half a che")
@@ -98,19 +99,19 @@ def test_a_failing_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="No space"):
-        checkpointer.save("model_final", iteration=2)
+        write(checkpointer, "model_final", iteration=2)
     assert torch.load(tmp_path / "model_final.pth")["iteration"] == 1
     assert Checkpointer(model, str(tmp_path)).resume_or_load("", resume=True)["iteration"] == 1
 
 
 @pytest.mark.parametrize("values", [10, 100_000], ids=["at the end of the file", "at a tensor"])
 def test_a_full_disk_names_the_checkpoint(tmp_path: Path, values: int) -> None:
-    Checkpointer(Model(), str(tmp_path)).save("model_final", iteration=1)
+    write(Checkpointer(Model(), str(tmp_path)), "model_final", iteration=1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
         with pytest.raises(OSError) as caught:
-            Checkpointer(Model(), str(tmp_path)).save("model_final", more=torch.zeros(values))
+            write(Checkpointer(Model(), str(tmp_path)), "model_final", more=torch.zeros(values))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     said = f"{tmp_path / 'model_final.pth'} cannot be used (File too large): check"
@@ -120,7 +121,7 @@ def test_a_full_disk_names_the_checkpoint(tmp_path: Path, values: int) -> None:
 
 
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
-    Checkpointer(Model(), str(tmp_path), save_to_disk=False).save("model_final")
+    write(Checkpointer(Model(), str(tmp_path), save_to_disk=False), "model_final")
     assert not list(tmp_path.iterdir())
 
 
@@ -181,7 +182,7 @@ def test_a_backbone_without_a_source_is_expected_in_the_file(tmp_path: Path) -> 
     weights |= {"backbone.0.weight": torch.zeros(4, 3, 1, 1), "backbone.0.bias": torch.zeros(4)}
     with pytest.raises(UserError, match=r"w.pth lacks 2 \(backbone.1.weight, backbone.1.bias\)"):
         load_weights(Model(), weights, source="w.pth", complete=True, reloadable=False)
-    Checkpointer(Model(), str(tmp_path), reloadable=False).save("own")
+    write(Checkpointer(Model(), str(tmp_path), reloadable=False), "own")
     Checkpointer(Model(), reloadable=False, complete=True).load(str(tmp_path / "own.pth"))
 
 
@@ -240,7 +241,7 @@ class TestTower:
 
     def save(self, folder: Path, **options: bool) -> Model:
         model = Model()
-        Checkpointer(model, str(folder), **options, **parts(model)).save("m", iteration=1)
+        write(Checkpointer(model, str(folder), **options, **parts(model)), "m", iteration=1)
         return model
 
     def test_another_one_is_an_error_when_evaluating(self, tmp_path: Path) -> None:
@@ -280,7 +281,7 @@ class TestTower:
         """Trained with MODEL.BACKBONE.NAME TrainableCLIP, evaluated with CLIP."""
         model = Model()
         model.backbone[0].requires_grad_(True)
-        Checkpointer(model, str(tmp_path)).save("m")
+        write(Checkpointer(model, str(tmp_path)), "m")
         other = Model()
         other.backbone[1].load_state_dict(model.backbone[1].state_dict())
         Checkpointer(other, complete=True).load(str(tmp_path / "m.pth"))
@@ -317,7 +318,7 @@ class TestSeveralCheckpoints:
         for name in names:
             number = int("".join(filter(str.isdigit, name)) or 99)
             nn.init.constant_(model.head[0].weight, number)
-            Checkpointer(model, str(folder), save_frozen=True, keep=keep, **parts(model)).save(name, iteration=number)
+            write(Checkpointer(model, str(folder), save_frozen=True, keep=keep, **parts(model)), name, iteration=number)
 
     def resume(self, folder: Path) -> int:
         model = Model()
@@ -422,7 +423,7 @@ class TestSeveralCheckpoints:
 
 def test_resume_with_another_optimizer_is_one_sentence(tmp_path: Path) -> None:
     model = Model()
-    Checkpointer(model, str(tmp_path), optimizer=torch.optim.SGD(model.head.parameters(), lr=1.0)).save("m")
+    write(Checkpointer(model, str(tmp_path), optimizer=torch.optim.SGD(model.head.parameters(), lr=1.0)), "m")
     other = torch.optim.SGD([{"params": [p]} for p in model.head.parameters()], lr=1.0)
     with pytest.raises(UserError, match=r"m\.pth cannot be continued with this config: .*parameter group"):
         Checkpointer(model, str(tmp_path), optimizer=other).resume_or_load("", resume=True)

@@ -23,6 +23,7 @@ from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.utils.hashing import write_sha256
 from clouds.utils.tensors import tensors_sha256
+from tests.engine.checkpointing.mutations import write
 
 CLASSES = ("road,street", "wall", "sky")
 
@@ -40,7 +41,7 @@ class Model(nn.Module):
 
 
 def save(folder: Path, model: Model, **options: Any) -> Path:
-    Checkpointer(model, str(folder), classes=CLASSES, **options).save("m", iteration=1)
+    write(Checkpointer(model, str(folder), classes=CLASSES, **options), "m", iteration=1)
     return folder / "m.pth"
 
 
@@ -166,15 +167,15 @@ class TestBackbone:
         checkpointer = Checkpointer(other, str(tmp_path))
         checkpointer.load(str(tmp_path / "m.pth"))
         for name in ("a", "b"):
-            checkpointer.save(name)
+            write(checkpointer, name)
         assert len(computed) == 2
 
     def test_the_digest_follows_a_backbone_that_is_loaded(self, tmp_path: Path) -> None:
         model, other = Model(), Model()
         checkpointer = Checkpointer(other, str(tmp_path))
-        checkpointer.save("before")
+        write(checkpointer, "before")
         checkpointer.load(str(save(tmp_path, model, save_frozen=True)))
-        checkpointer.save("after")
+        write(checkpointer, "after")
         Checkpointer(like(model), complete=True).load(str(tmp_path / "after.pth"))
         refused(like(model), tmp_path / "before.pth", "other frozen backbone weights", complete=True)
 

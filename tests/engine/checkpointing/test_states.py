@@ -17,7 +17,7 @@ from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.optimizer import Schedule
 from clouds.errors import UserError
 from clouds.self_training.teacher import Teacher
-from tests.engine.checkpointing.mutations import Training, equal, mutate
+from tests.engine.checkpointing.mutations import Training, equal, mutate, write
 
 INF, NAN = float("inf"), float("nan")
 
@@ -146,7 +146,7 @@ def test_sgd_keeps_momenta(tmp_path: Path) -> None:
     model, optimizer = training()
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    Checkpointer(model, str(tmp_path), optimizer=optimizer).save("m", iteration=0)
+    write(Checkpointer(model, str(tmp_path), optimizer=optimizer), "m", iteration=0)
     other, loaded = training()
     Checkpointer(other, str(tmp_path), optimizer=loaded).resume_or_load("", resume=True)
     assert equal(loaded.state_dict(), optimizer.state_dict())

@@ -98,11 +98,14 @@ def train_command_evaluation(cfg: CfgNode, *opts: object, resume: bool = True) -
             (name, True)
             for name in ("log.txt", "log.txt.rank3", "git.diff", "git_eval_12.diff", "wandb", "metrics.json")
         ),
-        *((name, True) for name in ("model_0000123.pth", "run.json.77.part", "model_final.pth.12.part")),
+        *(
+            (name, True)
+            for name in ("model_0000123.pth", "model_best.pth", "run.json.77.part", "model_final.pth.12.part")
+        ),
         *((name, True) for name in ("events.out.tfevents.17.host.1.0", "pseudo_label_panels", "last_checkpoint")),
         *(
             (name, False)
-            for name in ("model_best.pth", "config_mine.yaml", "my.yaml", "notes.txt", "log.txt.gz", "sam")
+            for name in ("model_mine.pth", "config_mine.yaml", "my.yaml", "notes.txt", "log.txt.gz", "sam")
         ),
         *((name, False) for name in ("previous", "console.txt", "job.json", "model_final.pth.bak", *LOCKS)),
     ],
