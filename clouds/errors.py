@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
 
 # Longest message, in characters.
@@ -28,12 +29,27 @@ class UserError(ValueError):
 
 
 def machine_error(error: BaseException | None) -> UserError | None:
-    """Return an error of the machine, such as a full disk, as a `UserError`; None for any other exception."""
+    """Return an error of the machine, a full disk or lack of memory, as a `UserError`; None for any other one."""
+    if error is not None and is_out_of_memory(error):
+        size = re.search(r"(?:ried|nable) to allocate ([\d.]+ \w+)", str(error))
+        return UserError(
+            f"The memory is not sufficient{f' for further {size[1]}' if size else ''}: lower the number or the size of "
+            "the images that are processed at once, or use more processes or another device."
+        )
     if not isinstance(error, OSError) or error.errno not in _OF_THE_MACHINE:
         return None
     return UserError(
         f"{error.filename or 'A file'} cannot be used ({error.strerror}): check its name, the permissions and the "
         "space on its disk."
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception of Python, NumPy or torch says that a device has no memory left."""
+    # By their names and texts, because this module imports no torch, whose allocator on a CPU has no class of its own.
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: " in str(error))
     )
 
 

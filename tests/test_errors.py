@@ -2,7 +2,9 @@
 
 import pickle
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,3 +55,30 @@ def test_a_command_prints_one_line(capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")
         assert len(line) <= len("error: ") + MESSAGE_LENGTH
+
+
+GPU = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"
+
+
+@pytest.mark.parametrize(
+    ("allocate", "size"),
+    [
+        (lambda: torch.empty(2**60), "4611686018427387904 bytes"),
+        (lambda: np.empty(2**50), "8.00 PiB"),
+        (lambda: _raise(torch.OutOfMemoryError(GPU)), "20.00 GiB"),
+    ],
+)
+def test_a_lack_of_memory_is_one_sentence(allocate, size, sentence):
+    said = sentence(user_errors(lambda argv: allocate() is None))
+    assert said.startswith(
+        f"The memory is not sufficient for further {size}: lower the number or the size of the images"
+    )
+
+
+def test_other_runtime_errors_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="a defect"):
+        user_errors(lambda: _raise(RuntimeError("a defect")))()
+
+
+def _raise(error: Exception) -> None:
+    raise error

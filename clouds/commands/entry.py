@@ -64,7 +64,7 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
             if (error.name or "").partition(".")[0] not in DEPENDENCIES:
                 raise
             message = f"{error}: install CLOUDS and its dependencies with: {INSTALL}"
-        except OSError as error:
+        except (OSError, MemoryError, RuntimeError) as error:
             if (known := machine_error(error)) is None:
                 raise
             message = str(known)

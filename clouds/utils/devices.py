@@ -22,6 +22,12 @@ def is_usable(device: torch.device) -> bool:
     return module.is_available() and (device.index or 0) < module.device_count()
 
 
+def release_cache(device: torch.device) -> None:
+    """Return the memory that torch keeps for later tensors to the device; nothing on a CPU."""
+    if device.type != "cpu" and is_usable(device):
+        torch.get_device_module(device.type).empty_cache()
+
+
 def set_float32_precision(precision: str, device: torch.device) -> str:
     """Set the precision of products and convolutions of float32 numbers in this process.
 

@@ -17,7 +17,6 @@ from clouds.data.classes import IGNORE_LABEL
 from clouds.modeling.inference import cells
 from clouds.modeling.inference.sampling import bilinear_samples
 from clouds.modeling.inference.scores import (
-    STRIP_ROWS,
     Size,
     best_labels,
     class_probabilities,
@@ -25,6 +24,7 @@ from clouds.modeling.inference.scores import (
     score_rows,
     upsampling,
 )
+from clouds.modeling.inference.strips import in_strips
 from clouds.modeling.layers import full_precision
 from clouds.utils.devices import has_triton
 
@@ -89,10 +89,25 @@ def reference_label_map(
 ) -> Tensor:
     """Compute a label map like `label_map`, in strips of rows, from the scores of all pixels."""
     upsampling(mask_logits, canvas)
+    return in_strips(
+        lambda rows: _in_strips_of(rows, class_logits, mask_logits, canvas, image_size, output_size, threshold),
+        mask_logits.device,
+    )
+
+
+def _in_strips_of(
+    strip_rows: int,
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    canvas: Size,
+    image_size: Size,
+    output_size: Size,
+    threshold: float,
+) -> Tensor:
     weights = class_probabilities(class_logits)
     labels = torch.empty(output_size, dtype=torch.uint8, device=mask_logits.device)
     (image_height, image_width), (height, width) = image_size, output_size
-    step = max(1, STRIP_ROWS * min(height, image_height) // image_height)
+    step = max(1, strip_rows * min(height, image_height) // image_height)
     on_host = bilinear_samples(image_height, height)  # chooses the rows of each strip
     lower, upper, weight = bilinear_samples(image_height, height, mask_logits.device)
     for start in range(0, height, step):

@@ -8,32 +8,32 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clouds.data.classes import IGNORE_LABEL
+from clouds.modeling.inference.strips import in_strips
 from clouds.modeling.layers import full_precision
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
-
-# 16 canvas rows of 100 masks at width 2048 take 13 MB, which a processor's cache holds; the published code upsamples
-# all rows at once.
-STRIP_ROWS = 16
 
 TIE = 1e-5
 """Relative difference of two scores below which rounding could decide; the bounds of scores decide nothing then."""
 
 
 @full_precision
-def semantic_scores(class_logits: Tensor, mask_logits: Tensor, canvas: Size, strip_rows: int = STRIP_ROWS) -> Tensor:
+def semantic_scores(class_logits: Tensor, mask_logits: Tensor, canvas: Size, strip_rows: int | None = None) -> Tensor:
     """Sum class probability times mask probability over queries (MaskFormer, semantic inference).
 
     Args:
         class_logits: (Q, K + 1), void last.
         mask_logits: (Q, h, w).
         canvas: (H, W), multiples of h and w.
-        strip_rows: number of canvas rows that are resized at once. The result does not depend on it.
+        strip_rows: number of canvas rows that are resized at once, None for what fits into the memory. The result does
+            not depend on it.
 
     Returns:
         (K, H, W) scores, not normalized over classes.
     """
+    if strip_rows is None:
+        return in_strips(lambda rows: semantic_scores(class_logits, mask_logits, canvas, rows), mask_logits.device)
     factor, _ = upsampling(mask_logits, canvas)
     weights = class_probabilities(class_logits)
     scores = mask_logits.new_empty(len(weights), *canvas)
