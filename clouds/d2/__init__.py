@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # the types in either mode
     from .bundled.events import EventStorage as EventStorage
     from .bundled.events import TensorboardXWriter as TensorboardXWriter
     from .bundled.events import get_event_storage as get_event_storage
-    from .bundled.launch import launch as launch
     from .bundled.logger import setup_logger as setup_logger
     from .bundled.modeling import BACKBONE_REGISTRY as BACKBONE_REGISTRY
     from .bundled.modeling import META_ARCH_REGISTRY as META_ARCH_REGISTRY
@@ -72,7 +71,6 @@ _NAMES: dict[str, tuple[str, str]] = {
     "inference_on_dataset": ("evaluation", "evaluation"),
     "setup_logger": ("utils.logger", "logger"),
     "default_argument_parser": ("engine", "arguments"),
-    "launch": ("engine", "launch"),
     "comm": ("utils.comm", "comm"),
 }
 

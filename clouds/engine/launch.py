@@ -1,43 +1,54 @@
 """Start of the processes of a run, by this module or by torchrun.
 
-If several processes fail, only the first failure is reported. The other processes fail because they cannot communicate
-with the first one any more; they stay silent and wait until the process that started them ends them.
+If several processes fail, only the first failure is reported, in one sentence. The other processes fail because they
+cannot communicate with the first one any more, or wait for it; see `clouds.engine.peers`.
 """
 
 import argparse
 import logging
+import multiprocessing
 import os
-import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
 
 import torch
 from torch import distributed
 from torch.distributed import DistNetworkError, DistStoreError
 from torch.distributed.rendezvous import rendezvous
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from clouds import d2
 from clouds.d2 import comm
-from clouds.d2.groups import leave_groups
+from clouds.d2.groups import TIMEOUT, join_groups, leave_groups, wait_for_all
 from clouds.engine.launch_checks import TORCHRUN, check_flags, check_torchrun, refuse_part_of_torchrun
+from clouds.engine.peers import Peers, killed
 from clouds.errors import UserError, machine_error
+from clouds.utils.processes import end_with_parent
+from clouds.utils.signals import (
+    EXIT_CODE,
+    Stopped,
+    deliver_signals,
+    signals_delayed,
+    signals_passed_on,
+    stop_on_signals,
+)
 
 Work = Callable[..., None]
 
-TIMEOUT = timedelta(minutes=30)  # maximum wait of a process for the others
-JOINING = timedelta(minutes=5)  # maximum wait for the others at the start, under torchrun
-PATIENCE = 60.0  # seconds after which a process that waits to be ended exits by itself
+JOINING = timedelta(minutes=5)  # maximum wait for the others at the start
 USER_ERROR = 2  # exit code
 
-_FAILURE = "failure"
-# The first process to fail writes its failure here; None in a run with one process.
-_report: distributed.Store | None = None
+_FOREVER = 1e6  # seconds
+_ENDING = 2.0  # seconds in which the processes of this machine tell those of others that one of them has ended
+
+logger = logging.getLogger(__name__)
+
+_peers: Peers | None = None  # None in a run with one process
 
 
 def launch(work: Work, flags: argparse.Namespace, device: str, args: tuple[Any, ...] = ()) -> None:
@@ -78,97 +89,166 @@ def launch(work: Work, flags: argparse.Namespace, device: str, args: tuple[Any, 
 
 
 def failure_elsewhere() -> str | None:
-    """Return the message of the first process that failed; None if none has failed."""
-    if _report is None:
-        return None
-    try:
-        return _report.get(_FAILURE).decode().partition("\n")[2] if _report.check([_FAILURE]) else None
-    except RuntimeError:
-        return "the process that connects the others has ended"
+    """Return the failure of another process that may have caused an exception in this one; None if there is none.
+
+    Waits a few seconds, since the exception may come first.
+    """
+    return _peers.failure() if _peers else None
 
 
 def _join_torchrun(work: Work, device: str, args: tuple[Any, ...]) -> None:
-    world_size, processes_here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    if world_size == 1:
+    """Call ``work(*args)`` as one of the processes of torchrun."""
+    end_with_parent()
+    size, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if size == 1:
         work(*args)
         return
-    on_gpu = _on_gpu(device, processes_here)
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    backend = "nccl" if on_gpu else "gloo"
-    try:
-        store, rank, _ = next(rendezvous("env://", int(os.environ["RANK"]), world_size, timeout=JOINING))
-        store.set_timeout(TIMEOUT)
-        distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
-    except (DistNetworkError, DistStoreError) as error:
-        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise UserError(_no_connection(f"{address} (MASTER_ADDR, MASTER_PORT)", str(error))) from error
-    comm.create_local_process_group(processes_here)
-    _one_of_several(distributed.PrefixStore("clouds", store), work, args)
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
+    store = _join("env://", address, device, rank, size, local_rank, here)
+
+    def end(failure: str, reports: bool) -> NoReturn:
+        if reports:
+            os.write(2, f"error: {failure}\n".encode())
+        os._exit(USER_ERROR)
+
+    _one_of_several(Peers(store, rank, local_rank, here, end), work, args)
 
 
 def _start(work: Work, flags: argparse.Namespace, device: str, args: tuple[Any, ...]) -> None:
-    on_gpu = _on_gpu(device, flags.num_gpus)
-    with tempfile.TemporaryDirectory(prefix="clouds-") as folder, _gpus_hidden(not on_gpu), _torch_quiet():
-        report_file = str(Path(folder) / "report")
-        # On one machine the processes meet in a file: another program cannot take it, as it can a free port.
-        dist_url = (Path(folder) / "meeting").as_uri() if flags.dist_url == "auto" else flags.dist_url
+    """Start the processes of this machine, and wait for them."""
+    hidden = not _on_gpu(device, flags.num_gpus)
+    reports, connection = multiprocessing.Pipe(duplex=False)
+    # On one machine the processes meet in a file: another program cannot take it, as it can a free port.
+    with TemporaryDirectory(prefix="clouds-") as folder, _gpus_hidden(hidden):
+        url = (Path(folder) / "meeting").as_uri() if flags.dist_url == "auto" else flags.dist_url
+        context = multiprocessing.get_context("spawn")
+        processes = [
+            context.Process(target=_started, args=(index, flags, url, device, connection, work, args))
+            for index in range(flags.num_gpus)
+        ]
         try:
-            d2.launch(
-                _started,
-                flags.num_gpus,
-                num_machines=flags.num_machines,
-                machine_rank=flags.machine_rank,
-                dist_url=dist_url,
-                args=(report_file, work, args),
-            )
-        except ProcessExitedException as error:
-            failure = distributed.FileStore(report_file, -1)
-            if error.exit_code == USER_ERROR and failure.check([_FAILURE]):
-                raise UserError(failure.get(_FAILURE).decode().partition("\n")[2]) from None
-            raise
-        except ProcessRaisedException as error:
-            problem = re.search(r"^torch\.distributed\.Dist(?:Network|Store)Error: (.*)", str(error), re.MULTILINE)
-            if not problem or distributed.FileStore(report_file, -1).check([_FAILURE]):
-                raise
-            raise UserError(_no_connection(f"{flags.dist_url} (--dist-url)", problem[1])) from None
+            with signals_passed_on():
+                with signals_delayed():
+                    for process in processes:
+                        process.start()
+                _wait(processes, reports, flags.machine_rank * flags.num_gpus)
+        finally:
+            for process in processes:
+                if process.pid is not None:
+                    process.kill()
+                    process.join()
 
 
-def _started(report_file: str, work: Work, args: tuple[Any, ...]) -> None:
+def _wait(processes: list[SpawnProcess], reports: Connection, first_rank: int) -> None:
+    """Wait until all processes have ended, or one of them has failed.
+
+    Raises:
+        UserError: one has failed.
+        Stopped: all have stopped.
+    """
+    while (running := _running(processes)) and all(process.exitcode in (None, 0, EXIT_CODE) for process in processes):
+        wait(running)
+    end = time.monotonic() + _ENDING
+    while (running := _running(processes)) and (left := end - time.monotonic()) > 0:
+        wait(running, left)
+    said = reports.recv() if reports.poll() else None
+    for rank, process in enumerate(processes, first_rank):
+        if process.exitcode == EXIT_CODE:
+            raise Stopped(said)
+        if process.exitcode:
+            raise UserError(said or killed(rank, process.pid))
+
+
+def _running(processes: list[SpawnProcess]) -> list[int]:
+    """Return the sentinels of the processes that have not ended."""
+    return [process.sentinel for process in processes if process.exitcode is None]
+
+
+def _started(
+    local_rank: int,
+    flags: argparse.Namespace,
+    url: str,
+    device: str,
+    connection: Connection,
+    work: Work,
+    args: tuple[Any, ...],
+) -> None:
     """Run in a process that `_start` has started."""
+    end_with_parent()
+
+    def end(message: str, reports: bool, code: int = USER_ERROR) -> NoReturn:
+        if reports:
+            connection.send(message)
+        os._exit(code)
+
+    here, size = flags.num_gpus, flags.num_gpus * flags.num_machines
+    rank = flags.machine_rank * here + local_rank
     try:
-        _one_of_several(distributed.FileStore(report_file, -1), work, args)
-    except UserError:
-        # An exception would reach the parent process as a traceback. If several processes fail at the same time, a
-        # thread of Gloo may abort the interpreter on its way out.
+        with stop_on_signals(for_parent=True):
+            deliver_signals()
+            store = _join(url, f"{url} (--dist-url)", device, rank, size, local_rank, here)
+            _one_of_several(Peers(store, rank, local_rank, here, end), work, args)
+    except (UserError, Stopped) as error:
+        # An exception would be printed with its traceback. If several processes fail at the same time, a thread of Gloo
+        # may abort the interpreter on its way out.
         logging.shutdown()
-        os._exit(USER_ERROR)
+        end(str(error), True, EXIT_CODE if isinstance(error, Stopped) else USER_ERROR)
 
 
-def _one_of_several(report: distributed.Store, work: Work, args: tuple[Any, ...]) -> None:
-    """Call ``work(*args)``; raise its exception only in the first process to fail."""
-    global _report
-    _report = report
+def _join(url: str, address: str, device: str, rank: int, size: int, local_rank: int, here: int) -> distributed.Store:
+    """Connect this process with the others, and return a store that it shares with them."""
+    on_gpu = _on_gpu(device, here)
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    try:
+        store, _, _ = next(rendezvous(url, rank, size, timeout=JOINING))
+        store.set_timeout(TIMEOUT)
+        join_groups("nccl" if on_gpu else "gloo", store, rank, size, here)
+    except (DistNetworkError, DistStoreError) as error:
+        raise UserError(_no_connection(address, str(error))) from error
+    # A copy with a connection of its own: one that waits for a value keeps others from asking.
+    return distributed.PrefixStore("clouds", store.clone())
+
+
+def _one_of_several(peers: Peers, work: Work, args: tuple[Any, ...]) -> None:
+    """Call ``work(*args)``; raise its exception, as a `UserError`, only in the first process to fail."""
+    global _peers
+    _peers = peers
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
     try:
-        work(*args)
-        comm.synchronize()  # a process that leaves early closes connections that another one still reads from
+        with _leaving(peers):
+            work(*args)
     except Exception as error:
-        failure = machine_error(error)
-        said = str(failure or error) if failure or isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        own = f"{comm.get_rank()}\n{said}"
-        try:
-            first = report.compare_set(_FAILURE, "", own).decode()
-        except RuntimeError:  # the process that keeps the report has ended
-            first = ""
-        if first == own:
-            if failure:
-                raise failure from error
-            raise
-        time.sleep(PATIENCE)
-        raise SystemExit(USER_ERROR) from None
+        failure = error if isinstance(error, UserError) else machine_error(error) or _defect(error)
+        if peers.report(str(failure)):
+            raise failure from error
+        time.sleep(_FOREVER)  # until `peers` ends this process
+
+
+@contextmanager
+def _leaving(peers: Peers) -> Iterator[None]:
+    """Leave the other processes at the end of this context, unless this process has failed."""
+    stopped = None
+    try:
+        yield
+    except Stopped as error:  # all processes stop together
+        stopped = error
+    wait_for_all()  # a process that leaves early closes connections that another one still reads from
+    peers.leave()
     leave_groups()
+    if stopped:
+        raise stopped
+
+
+def _defect(error: Exception) -> UserError:
+    """Log the traceback of an exception that is not meant for the user, and describe it in one sentence."""
+    if isinstance(error, RuntimeError) and (cause := failure_elsewhere()):
+        return UserError(cause)
+    logger.error("This process has failed:", exc_info=error)
+    kind = type(error).__name__
+    return UserError(f"Process {comm.get_rank()} of the run has failed; its log has the traceback: {kind}: {error}")
 
 
 def _no_connection(address: str, problem: str) -> str:
@@ -205,15 +285,3 @@ def _gpus_hidden(hidden: bool) -> Iterator[None]:
         if hidden:
             del os.environ[key]
             os.environ |= {} if before is None else {key: before}
-
-
-@contextmanager
-def _torch_quiet() -> Iterator[None]:
-    """Suppress the warnings of torch about each process that it ends after another one has failed."""
-    logger = logging.getLogger("torch.multiprocessing.spawn")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

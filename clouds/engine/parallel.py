@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from clouds.d2 import comm
+from clouds.d2.groups import wait_for_all
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ def data_parallel(model: nn.Module) -> nn.Module:
     """
     if comm.get_world_size() == 1:
         return model
+    wait_for_all()  # they may have read their weights at unequal speed
     moving = [name for name, module in model.named_modules() if _is_trained_batch_norm(module)]
     on_gpu = next(model.parameters()).is_cuda
     if moving and on_gpu:

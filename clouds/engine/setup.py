@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
@@ -18,6 +17,7 @@ import torch
 from clouds.config import load_config
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import CfgNode, comm, setup_logger
+from clouds.d2.groups import wait_for_all
 from clouds.data.datasets.catalog import dataset_names, register_datasets
 from clouds.data.datasets.custom import dataset_settings
 from clouds.data.preparation.check import find_problem
@@ -33,8 +33,6 @@ from clouds.utils.memory import keep_freed_memory
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_HEARTBEAT = 30.0  # seconds
 
 
 def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -195,41 +193,17 @@ def refuse_broken_sets(cfg: CfgNode, *, full: bool = False) -> None:
     """
     names = [*dataset_names(cfg.DATASETS.TRAIN), *evaluated_sets(cfg)]
     problem = _on_main_process(
-        lambda heartbeat: find_problem(
-            names,
-            cfg.DATASETS.CUSTOM,
-            cfg.DATASETS.MODULES,
-            full=full,
-            processes=os.cpu_count() or 1,
-            on_progress=heartbeat,
-        )
+        lambda: find_problem(names, cfg.DATASETS.CUSTOM, cfg.DATASETS.MODULES, full=full, processes=os.cpu_count() or 1)
     )
     if problem:
         raise UserError(f"{problem}, or train all the same with --force.")
 
 
-def _on_main_process(work: Callable[[Callable[[], None]], T]) -> T:
-    """Call `work(heartbeat)` in the main process and return its result in all processes.
-
-    The other processes would give up waiting after `clouds.engine.launch.TIMEOUT`. So the main process answers them
-    whenever `work` calls `heartbeat` and `_HEARTBEAT` seconds have passed.
-    """
-    if not comm.is_main_process():
-        result: list[T] | None = None
-        while result is None:
-            result = comm.all_gather(None)[0]
-        return result[0]
-    answered = time.monotonic()
-
-    def heartbeat() -> None:
-        nonlocal answered
-        if time.monotonic() - answered >= _HEARTBEAT:
-            comm.all_gather(None)
-            answered = time.monotonic()
-
-    own = work(heartbeat)
-    comm.all_gather([own])
-    return own
+def _on_main_process(work: Callable[[], T]) -> T:
+    """Return the result of `work()` in the main process, in all processes; it may take long."""
+    own = work() if comm.is_main_process() else None
+    wait_for_all()
+    return cast(T, comm.all_gather(own)[0])
 
 
 def start_log(output: str | None) -> None:

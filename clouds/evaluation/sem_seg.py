@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from clouds.d2 import DatasetEvaluator, MetadataCatalog, comm
+from clouds.d2.groups import wait_for_all
 from clouds.data.classes import short_name
 from clouds.data.datasets.catalog import load_dataset
 from clouds.data.encoding import find_missing_labels
@@ -153,6 +154,7 @@ class SemSegEvaluator(DatasetEvaluator):
             UserError: there are label maps, but all their pixels are ignored; or a prediction had a class that the data
                 set does not have.
         """
+        wait_for_all()  # the shares of the processes may take unequal time
         shares = comm.gather((self.images, self.matrix.cpu(), self.boundaries))
         if not comm.is_main_process():
             return None

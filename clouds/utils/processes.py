@@ -2,15 +2,20 @@
 
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from threading import Thread
 from typing import TypeVar
 
 import cv2
 from tqdm import tqdm
+
+from clouds.errors import UserError
+from clouds.utils.signals import deliver_signals, leave_signals_to_parent, signals_delayed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,8 +49,21 @@ def _join_parent() -> None:
         time.sleep(1)
 
 
+def is_running(process: int) -> bool:
+    """Return whether a process of this machine with this id exists; always True on Windows, which is not asked."""
+    if sys.platform == "win32":  # there, `os.kill` ends the process
+        return True
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
+
+
 def _start_worker() -> None:
     end_with_parent()
+    leave_signals_to_parent()
+    deliver_signals()
     cv2.setNumThreads(1)
 
 
@@ -67,14 +85,24 @@ def parallel_map(
         title: text before the progress bar.
         unit: name of an item in the progress bar.
         chunk_size: number of items sent to a worker at a time.
+
+    Raises:
+        UserError: a worker process was killed.
     """
     with tqdm(total=len(items), unit=unit, desc=title, disable=not items) as bar:
         if processes > 1 and len(items) > 1:
             # Spawned, not forked: threads of OpenCV and torch, and their locks, do not survive a fork.
             with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start_worker) as pool:
-                for item, result in zip(items, pool.map(function, items, chunksize=chunk_size), strict=True):
-                    bar.update()
-                    yield item, result
+                with signals_delayed():  # `map` starts the workers
+                    results = pool.map(function, items, chunksize=chunk_size)
+                try:
+                    for item, result in zip(items, results, strict=True):
+                        bar.update()
+                        yield item, result
+                except BrokenProcessPool as error:
+                    raise UserError(
+                        "A worker process was killed, perhaps because the memory was full: use fewer processes."
+                    ) from error
         else:
             for item in items:
                 result = function(item)

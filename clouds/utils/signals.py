@@ -97,6 +97,29 @@ def signals_passed_on() -> Iterator[None]:
         _passing_on = False
 
 
+@contextmanager
+def signals_delayed() -> Iterator[None]:
+    """Delay the signals that ask to stop in this context, in which child processes are started.
+
+    A child would end with a traceback, or without a word, while it imports modules; it calls `deliver_signals` once it
+    handles signals.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def deliver_signals() -> None:
+    """End the delay of signals that this process has inherited, see `signals_delayed`."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
+
+
 def leave_signals_to_parent() -> None:
     """Ignore the signals that ask to stop; call it first thing in a worker process, whose parent finishes its step.
 

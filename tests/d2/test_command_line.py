@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from clouds.d2 import comm, default_argument_parser, launch, setup_logger
+from clouds.d2 import comm, default_argument_parser, setup_logger
 
 
 def test_flags():
@@ -56,12 +56,6 @@ def test_levels_on_the_console(capsys):
     assert f"{name}.part" in fine
     assert "ERROR" not in fine
     assert "ERROR" in broken
-
-
-def test_launch_in_this_process():
-    seen = []
-    launch(lambda *args: seen.append((args, comm.get_rank())), 1, args=(1, 2))
-    assert seen == [((1, 2), 0)]
 
 
 def test_one_process():

@@ -1,11 +1,7 @@
-"""A training starts after decoding one pair of each data set; no process gives up while the main process checks."""
+"""A training starts after decoding one pair of each data set."""
 
-import itertools
 import sys
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -51,49 +47,3 @@ def test_damage_is_found_on_request(camp: CfgNode, tmp_path: Path) -> None:
     for full in (True, False):  # the second time because the first one is known
         with pytest.raises(UserError, match=r"^The data set sd_mine has 1 problem.*, or train .* with --force\.$"):
             setup.refuse_broken_sets(camp, full=full)
-
-
-class TwoProcesses:
-    """`comm` of two processes that are threads."""
-
-    def __init__(self) -> None:
-        self.barrier = threading.Barrier(2, timeout=60)
-        self.sent: list[Any] = [None, None]
-        self.rank = threading.local()
-        self.exchanges = 0
-
-    def is_main_process(self) -> bool:
-        return bool(self.rank.number == 0)
-
-    def all_gather(self, data: Any) -> list[Any]:
-        self.sent[self.rank.number] = data
-        self.barrier.wait()
-        gathered = list(self.sent)
-        self.exchanges += self.is_main_process()
-        self.barrier.wait()
-        return gathered
-
-
-def test_the_main_process_answers_the_others_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock: Iterator[int] = itertools.count(step=20)  # seconds
-    monkeypatch.setattr(setup.time, "monotonic", lambda: next(clock))
-    comm = TwoProcesses()
-    monkeypatch.setattr(setup, "comm", comm)
-    results: dict[int, str] = {}
-
-    def work(heartbeat: Callable[[], None]) -> str:
-        for _ in range(9):
-            heartbeat()
-        return "done"
-
-    def process(rank: int) -> None:
-        comm.rank.number = rank
-        results[rank] = setup._on_main_process(work)
-
-    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == {0: "done", 1: "done"}
-    assert comm.exchanges >= 4

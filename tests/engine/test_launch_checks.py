@@ -121,13 +121,13 @@ def test_variables_of_one_process(variables: dict, environment: pytest.MonkeyPat
 
 def test_several_machines_of_a_scheduler(environment: pytest.MonkeyPatch) -> None:
     """Some schedulers set RANK and WORLD_SIZE once per machine; the flags count."""
-    started: list[dict] = []
-    environment.setattr(launching.d2, "launch", lambda *args, **kwargs: started.append(kwargs), raising=False)
+    started: list[Namespace] = []
+    environment.setattr(launching, "_start", lambda work, flags, device, args: started.append(flags))
     environment.setenv("RANK", "1")
     environment.setenv("WORLD_SIZE", "2")
     flags = {"num_gpus": 2, "num_machines": 2, "machine_rank": 1, "dist_url": "tcp://127.0.0.1:5000"}
     launch(pytest.fail, Namespace(**flags), "cpu")
-    assert (started[0]["machine_rank"], started[0]["dist_url"]) == (1, "tcp://127.0.0.1:5000")
+    assert started == [Namespace(**flags)]
 
 
 def test_a_port_that_is_taken(capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ and holds until a file of the data set changes.
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -69,9 +69,7 @@ class CheckResult:
     """File with all problems, under `checks/` in the data root; None if it could not be written."""
 
 
-def check_dataset(
-    files: DatasetFiles, *, processes: int = 1, on_progress: Callable[[], None] = lambda: None
-) -> CheckResult:
+def check_dataset(files: DatasetFiles, *, processes: int = 1) -> CheckResult:
     """Run the full check of a data set and save its result.
 
     Every image and label map is decoded: pairs, damage, sizes, label values.
@@ -79,7 +77,6 @@ def check_dataset(
     Args:
         files: files of the data set.
         processes: number of worker processes.
-        on_progress: called after each image.
     """
     result = CheckResult(files.name, files.classes, exists=files.exists())
     if not result.exists:
@@ -95,7 +92,6 @@ def check_dataset(
         if pixels is not None:
             result.pixels += pixels
             result.counts[Path(record["sem_seg_file_name"])] = class_counts(pixels, len(files.classes))
-        on_progress()
     result.problems += _label_problems(files.name, files.classes, result.pixels, labelled=_labelled(result.records))
     result.file = _save(files, fingerprint, result)
     return result
@@ -124,7 +120,6 @@ def find_problem(
     *,
     full: bool = False,
     processes: int = 1,
-    on_progress: Callable[[], None] = lambda: None,
 ) -> str:
     """Check data sets, log every problem, and describe the first data set that has one.
 
@@ -137,7 +132,6 @@ def find_problem(
         modules: plug-in modules with further data sets, for the message; they are registered already.
         full: decode every file; by default files are listed, and few are decoded.
         processes: number of worker processes of the full check.
-        on_progress: called regularly while files are decoded.
 
     Returns:
         The beginning of an error message; empty if there is no problem.
@@ -147,11 +141,11 @@ def find_problem(
         problems = saved_problems(files)
         if problems is None and full:
             logger.info("%s: every file is read once, and again only when one has changed", files.name)
-            problems = check_dataset(files, processes=processes, on_progress=on_progress).problems
+            problems = check_dataset(files, processes=processes).problems
         elif problems is None:
             listing = files.scan()
             problems = listing.problems + missing_files(listing.records)
-            problems = problems or _common_problems(files, listing.records, on_progress)
+            problems = problems or _common_problems(files, listing.records)
         for problem in problems:
             logger.error("%s", problem)
         if problems and not first:
@@ -162,7 +156,7 @@ def find_problem(
     return first
 
 
-def _common_problems(files: DatasetFiles, records: Sequence[Record], on_progress: Callable[[], None]) -> list[str]:
+def _common_problems(files: DatasetFiles, records: Sequence[Record]) -> list[str]:
     """Decode pairs until their labels show no more common problem, usually one pair; return the problems."""
     labelled = _labelled(records)
     seen = np.zeros(256, np.int64)
@@ -173,7 +167,6 @@ def _common_problems(files: DatasetFiles, records: Sequence[Record], on_progress
             return problems
         if pixels is not None:
             seen += pixels
-        on_progress()
         if not (problems := _label_problems(files.name, files.classes, seen, labelled=labelled)):
             break
     return problems

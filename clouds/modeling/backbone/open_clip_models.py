@@ -10,6 +10,7 @@ from open_clip.pretrained import download_pretrained_from_hf
 from torch import nn
 
 from clouds.d2 import comm
+from clouds.d2.groups import wait_for_all
 from clouds.errors import UserError
 from clouds.modeling.initialization import NoRandomInitialization
 from clouds.utils.tensors import find_unusable
@@ -66,7 +67,7 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
         options |= {"pretrained": pretrained or None, "require_pretrained": bool(pretrained) or has_own_weights(name)}
     # The first process of each machine fills the download cache before the others read it.
     if comm.get_local_rank() > 0:
-        comm.synchronize()
+        wait_for_all()
     try:
         # open_clip loads every parameter or fails: with weights, a random initialization would be overwritten.
         with NoRandomInitialization() if options.get("require_pretrained") else nullcontext():
@@ -83,7 +84,7 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
             "with a tag (needs a network or a filled cache) or a weight file, or a folder with both."
         ) from error
     if comm.get_local_rank() == 0:
-        comm.synchronize()
+        wait_for_all()
     if not options.get("require_pretrained"):
         _open_residual_branches(model)
     return model

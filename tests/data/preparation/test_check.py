@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from clouds.data.datasets import catalog
 from clouds.data.datasets.catalog import load_dataset, register_datasets
 from clouds.data.datasets.spec import DatasetSpec
 from clouds.data.encoding import LabelEncoding
+from clouds.data.preparation import check as checking
 from clouds.data.preparation.check import CheckResult, check_dataset, find_problem, saved_problems
 from clouds.data.preparation.listing import DescribedFiles, RegisteredFiles
 from tests.data.conftest import label_map, save, smooth_image, write_generated
@@ -284,13 +286,12 @@ def test_several_processes_find_the_same_problems(root: Path) -> None:
         save(image(root, f"n{number:03d}"), smooth_image(number, 16, 16))
         save(label(root, f"n{number:03d}"), label_map(number, 16, 16))
     image(root, "n100").write_bytes(b"not an image")
-    calls: list[None] = []
     one = check(root)
-    two = check_dataset(DescribedFiles(SET, root), processes=2, on_progress=lambda: calls.append(None))
+    two = check_dataset(DescribedFiles(SET, root), processes=2)
     assert one.problems == two.problems
     assert any("n100.png" in problem for problem in two.problems)
     np.testing.assert_array_equal(one.pixels, two.pixels)
-    assert len(calls) == 143
+    assert len(two.records) == 143
 
 
 def test_a_list_replaces_the_search(root: Path) -> None:
@@ -335,9 +336,17 @@ def test_the_result_holds_until_the_encoding_changes(root: Path) -> None:
     assert fingerprint(same_function_in_another_process) == fingerprint(array_reader)
 
 
-def test_a_file_that_changes_during_the_check_makes_the_result_outdated(root: Path) -> None:
+def test_a_file_that_changes_during_the_check_makes_the_result_outdated(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changing(*args: Any) -> Any:
+        os.utime(image(root, "00001"), (1, 1))
+        return check_record(*args)
+
+    check_record = checking._check_record
+    monkeypatch.setattr(checking, "_check_record", changing)
     files = DescribedFiles(SET, root)
-    check_dataset(files, on_progress=lambda: os.utime(image(root, "00001"), (1, 1)))
+    check_dataset(files)
     assert saved_problems(files) is None
 
 
