@@ -33,7 +33,7 @@ from clouds.modeling.matcher import HungarianMatcher
 from clouds.modeling.open_vocabulary import ensemble_with_clip
 from clouds.modeling.points import Uniform, seeded_points, uniform_points
 from clouds.modeling.preprocessing import canvas_size, normalize_and_pad
-from clouds.modeling.structures import ImageDict, Prediction, batch_targets
+from clouds.modeling.structures import HandedOut, ImageDict, Prediction, batch_targets
 from clouds.modeling.text_classifier import TextClassifier
 from clouds.modeling.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 
@@ -219,9 +219,11 @@ class CLOUDS(nn.Module):
 
     def predict(self, batched_inputs: Sequence[ImageDict], canvas: tuple[int, int]) -> Prediction:
         """Return the final prediction for the test classes, combined with CLIP's classes if so configured."""
-        features = self.features(batched_inputs, canvas)
+        features = HandedOut(self.features(batched_inputs, canvas))
+        # The ensemble reads the maps once more.
+        kept = dict(features) if self.geometric_ensemble else {}
         prediction = self.sem_seg_head(features, self.text_classifier(self.test_classes), self.void)[-1]
-        return self.ensemble(prediction, features, self.test_classes) if self.geometric_ensemble else prediction
+        return self.ensemble(prediction, kept, self.test_classes) if self.geometric_ensemble else prediction
 
     def canvas(self, batched_inputs: Sequence[ImageDict], group: Any = None) -> tuple[int, int]:
         """Return the padded size (H, W) of a batch; in training it covers the images of all processes.

@@ -157,7 +157,7 @@ class ConvNorm(nn.Conv2d):
             out_channels: channels of the output.
             kernel_size: side of the kernel, odd.
             norm: "GN" for a group norm with `GROUPS` groups, "" for none; with a norm, the convolution has no bias.
-            activation: function applied last; None = identity.
+            activation: function applied last, also in place; None = identity.
         """
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
         if norm not in ("GN", ""):

@@ -36,6 +36,13 @@ ImageDict = dict[str, Any]
 """One image of a batch; the module's docstring lists the entries."""
 
 
+class HandedOut(dict[str, Tensor]):
+    """Feature maps by name, each of which is removed when it is read, so that its memory is freed after its use."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.pop(name)
+
+
 class MaskFactors(NamedTuple):
     """Factors of mask logits, whose product is `clouds.modeling.layers.mask_products`.
 

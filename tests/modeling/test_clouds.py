@@ -140,6 +140,18 @@ def test_label_maps_are_the_classes_of_the_highest_scores(case, ensemble):
         assert torch.equal(ours, expected.argmax(dim=0).byte())
 
 
+def test_features_given_in_the_batch_stay(frozen):
+    batch = golden.batch()
+    canvas = frozen.canvas(batch)
+    with torch.no_grad():
+        features = frozen.features(batch, canvas)
+        given = [{**x, "features": features} for x in batch]
+        frozen.eval()
+        expected, names = frozen.predict(batch, canvas), set(features)
+        assert torch.equal(frozen.predict(given, canvas).mask_logits, expected.mask_logits)
+    assert set(features) == names
+
+
 def test_deep_supervision_off_leaves_the_last_losses():
     model = build_model(golden.golden_config("convnext_closed", "MODEL.MASK_FORMER.DEEP_SUPERVISION", False)).train()
     assert set(model(golden.batch())) == {"loss_ce", "loss_mask", "loss_dice"}

@@ -4,7 +4,7 @@ Letters: B images, C channels of the decoder, S pixels of all encoder levels, L 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ from clouds.modeling.layers import (
 from clouds.modeling.pixel_decoder.ops import check_implementation, find_implementation
 
 NUM_MAPS = 3  # feature maps for the transformer decoder
+BLOCK = 8192  # pixels whose features pass the feed-forward network together where no gradient is asked
 
 
 class Grid(NamedTuple):
@@ -92,21 +93,23 @@ class MSDeformAttn(nn.Module):
         nn.init.xavier_uniform_(self.value_proj.weight)
         nn.init.xavier_uniform_(self.output_proj.weight)
 
-    def forward(self, query: Tensor, source: Tensor, grid: Grid) -> Tensor:
+    def forward(self, source: Tensor, position: Tensor, grid: Grid) -> Tensor:
         """Attend from every pixel to sampled pixels of all levels.
 
         Args:
-            query: (B, S, C) features with position embedding.
             source: (B, S, C) features.
+            position: (S, C) position embedding.
             grid: sizes and pixel centers of the levels.
 
         Returns:
             (B, S, C).
         """
         heads, levels, points = self.sizes
-        value = self.value_proj(source).unflatten(-1, (heads, -1))
+        query = source + position
         weights = softmax_of_samples(self.attention_weights(query).unflatten(-1, (heads, -1)))
         locations = self.locations(query, grid)
+        del query
+        value = self.value_proj(source).unflatten(-1, (heads, -1))
         attend = find_implementation(self.implementation, value.device.type)
         return self.output_proj(attend(value, grid.shapes, locations, weights.unflatten(-1, (levels, points))))
 
@@ -140,9 +143,17 @@ class EncoderLayer(nn.Module):
 
     def forward(self, source: Tensor, position: Tensor, grid: Grid) -> Tensor:
         """Map `source` (B, S, C) and `position` (S, C) to (B, S, C)."""
-        attended = self.self_attn(source + position, source, grid)
+        attended = self.self_attn(source, position, grid)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or attended.dtype != source.dtype:
+            return self.feed_forward(source, attended)
+        for rows, result in zip(source.split(BLOCK, 1), attended.split(BLOCK, 1), strict=True):
+            result.copy_(self.feed_forward(rows, result))
+        return attended
+
+    def feed_forward(self, source: Tensor, attended: Tensor) -> Tensor:
+        """Add the attention's output to its source, both (B, S, C), and apply the norms and the network between."""
         source = self.norm1(source + self.dropout(attended))
-        hidden = self.linear2(self.dropout(F.relu(self.linear1(source))))
+        hidden = self.linear2(self.dropout(F.relu_(self.linear1(source))))
         return self.norm2(source + self.dropout(hidden))
 
 
@@ -269,7 +280,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.mask_features = ConvNorm(conv_dim, mask_dim, 1)
         for i, name in enumerate(self.pyramid_features, start=1):
             self.add_module(f"adapter_{i}", ConvNorm(channels[name], conv_dim, 1, norm=norm))
-            self.add_module(f"layer_{i}", ConvNorm(conv_dim, conv_dim, 3, norm=norm, activation=F.relu))
+            self.add_module(f"layer_{i}", ConvNorm(conv_dim, conv_dim, 3, norm=norm, activation=F.relu_))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -319,22 +330,22 @@ class MSDeformAttnPixelDecoder(nn.Module):
         """
         # bfloat16 has the range of float32. Of float16, products of large features would leave the range.
         if autocast_dtype(next(iter(features.values()))) == torch.bfloat16:
-            return self._decode(features)
+            return self._decode(features.__getitem__)
         return self._decode_in_full_precision(features)
 
     @full_precision
     def _decode_in_full_precision(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        names = (*self.encoder_in_features, *self.pyramid_features)
-        return self._decode({name: features[name].float() for name in names})
+        return self._decode(lambda name: features[name].float())
 
-    def _decode(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def _decode(self, feature: Callable[[str], Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Decode the features that `feature` returns by name, each of which is asked for once."""
         projected = []
         for name, projection in zip(self.encoder_in_features, self.input_proj, strict=True):
             convolution, norm = projection.children()
-            projected.append(norm(convolution(features[name]).float()))
+            projected.append(norm(convolution(feature(name)).float()))
         maps = self.transformer(projected)
         for i, name in reversed(list(enumerate(self.pyramid_features, start=1))):
-            lateral = self.get_submodule(f"adapter_{i}")(features[name])
-            up = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-            maps.append(self.get_submodule(f"layer_{i}")(lateral + up))
+            lateral = self.get_submodule(f"adapter_{i}")(feature(name))
+            lateral += F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+            maps.append(self.get_submodule(f"layer_{i}")(lateral))
         return self.mask_features(maps[-1]).float(), maps[:NUM_MAPS]

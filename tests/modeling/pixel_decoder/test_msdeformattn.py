@@ -1,5 +1,6 @@
 """Precision, constants and compilation of the pixel decoder; its numbers are in `tests/parity`."""
 
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -9,8 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clouds.modeling.layers import cached_on_device
-from clouds.modeling.pixel_decoder import MSDeformAttnPixelDecoder
+from clouds.modeling.pixel_decoder import MSDeformAttnPixelDecoder, msdeformattn
 from clouds.modeling.pixel_decoder.msdeformattn import pixel_centers, sampling_grid, softmax_of_samples
+from clouds.modeling.structures import HandedOut
 from tests.parity import golden
 from tests.parity.test_parity import stored_features
 
@@ -49,6 +51,28 @@ def run(decoder: MSDeformAttnPixelDecoder, case: str, dtype: torch.dtype | None 
     with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is not None):
         mask_features, maps = decoder(stored_features(case))
     return {"mask_features": mask_features} | {f"multi_scale_features_{i}": x for i, x in enumerate(maps)}
+
+
+class TestMemoryWithoutGradient:
+    def test_blocks_of_pixels_change_no_bit(
+        self, decoder: MSDeformAttnPixelDecoder, case: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = run(decoder, case)
+        monkeypatch.setattr(msdeformattn, "BLOCK", 7)
+        for name, blocks in run(decoder, case).items():
+            assert torch.equal(blocks, whole[name])
+
+    def test_maps_are_freed_before_the_pyramid(self, decoder: MSDeformAttnPixelDecoder, case: str) -> None:
+        features = HandedOut({name: x.clone() for name, x in stored_features(case).items()})
+        coarse = [weakref.ref(features.get(name)) for name in decoder.encoder_in_features]
+        alive: list[bool] = []
+        handle = decoder.transformer.register_forward_pre_hook(
+            lambda *_: alive.extend(map_() is not None for map_ in coarse)
+        )
+        with torch.no_grad(), handle:
+            decoder(features)
+        assert alive == [False] * 3
+        assert not features.keys() & {*decoder.encoder_in_features, *decoder.pyramid_features}
 
 
 class TestPrecision:
