@@ -4,17 +4,16 @@ torch's DataLoader transports the samples between processes. The loaders here ad
 that is independent of the number of workers, and errors that reach the user as one sentence.
 
 Workers live as long as an iterator: those of a training for the whole run, those of a test set for one evaluation, so
-that they hold no memory while the training goes on.
+that they hold no memory while the training goes on. `WorkerBatches` starts them again if one dies or hangs.
 """
 
 import copy
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clouds.d2 import CfgNode, comm
@@ -24,6 +23,7 @@ from clouds.data.loading import rare_classes  # noqa: F401  (registers its sampl
 from clouds.data.loading.batch import Batch, Failure
 from clouds.data.loading.mappers import TestMapper, TrainMapper
 from clouds.data.loading.samplers import Datasets, Draw, TrainingSampler, build_sampler, contiguous_share
+from clouds.data.loading.workers import WorkerBatches, worker_arguments
 from clouds.errors import UserError
 from clouds.utils.processes import available_cores
 
@@ -92,6 +92,7 @@ class TrainLoader:
         batch_size: int,
         num_workers: int = 0,
         pin_memory: bool = False,
+        **restarts: Any,
     ) -> None:
         """
         Args:
@@ -101,6 +102,7 @@ class TrainLoader:
             batch_size: number of images per step over all processes, a multiple of their number.
             num_workers: number of worker processes that load images; 0 for none. The samples do not depend on it.
             pin_memory: put the tensors into page-locked memory, for a GPU.
+            restarts: further arguments of `WorkerBatches`.
 
         Raises:
             ValueError: the processes cannot share a batch.
@@ -113,22 +115,32 @@ class TrainLoader:
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.pin_memory = pin_memory
+        self.restarts = restarts
         self.position = sampler.position
         self.seed = sampler.seed
 
     def __iter__(self) -> "TrainBatches":
-        sampler = copy.copy(self.sampler)
-        sampler.position, sampler.seed = self.position, self.seed
-        batches = DataLoader(
-            _TrainSamples(self.records, self.mapper, self.seed),
-            batch_size=self.batch_size // sampler.world_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=Batch.collate,
-            pin_memory=self.pin_memory,
-            worker_init_fn=_use_one_thread,
-        )
-        return TrainBatches(self, batches)
+        share = self.batch_size // self.sampler.world_size
+        position, seed = self.position, self.seed
+
+        def sampler(batch: int) -> TrainingSampler:
+            own = copy.copy(self.sampler)
+            own.position, own.seed = position + batch * self.batch_size, seed
+            return own
+
+        def start(batch: int) -> Iterable[Batch | Failure]:
+            return DataLoader(
+                _TrainSamples(self.records, self.mapper, seed),
+                batch_size=share,
+                sampler=sampler(batch),
+                collate_fn=Batch.collate,
+                **worker_arguments(self.num_workers, pin_memory=self.pin_memory),
+            )
+
+        def files(batch: int) -> list[str]:
+            return [self.records[draw.index]["file_name"] for draw in itertools.islice(sampler(batch), share)]
+
+        return TrainBatches(self, WorkerBatches(start, files, **self.restarts))
 
     def state_dict(self) -> dict[str, int]:
         """Return the state of the loader.
@@ -148,9 +160,9 @@ class TrainLoader:
 class TrainBatches(Iterator[list[Record]]):
     """Batches of a `TrainLoader`, whose position counts the batches that were handed out."""
 
-    def __init__(self, loader: TrainLoader, batches: Iterable[Batch | Failure]) -> None:
+    def __init__(self, loader: TrainLoader, batches: Iterator[Batch | Failure]) -> None:
         self._loader = loader
-        self._batches = iter(batches)
+        self._batches = batches
         self._ahead: list[Record] | Exception | None = None
 
     def peek(self) -> list[Record]:
@@ -184,6 +196,7 @@ class TestLoader:
         pin_memory: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        **restarts: Any,
     ) -> None:
         """
         Args:
@@ -193,25 +206,30 @@ class TestLoader:
             pin_memory: put the tensors into page-locked memory, for a GPU.
             rank: rank of this process.
             world_size: number of processes.
+            restarts: further arguments of `WorkerBatches`.
         """
         self.records = [records[index] for index in contiguous_share(len(records), rank, world_size)]
         self.mapper = mapper
         self.num_workers = num_workers
         self.pin_memory = pin_memory
+        self.restarts = restarts
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __iter__(self) -> Iterator[list[Record]]:
-        batches = DataLoader(
-            _TestSamples(self.records, self.mapper),
-            batch_size=1,
-            num_workers=self.num_workers,
-            collate_fn=Batch.collate,
-            pin_memory=self.pin_memory,
-            worker_init_fn=_use_one_thread,
-        )
-        return (batch.samples() for batch in batches)
+        def start(batch: int) -> Iterable[Batch | Failure]:
+            return DataLoader(
+                _TestSamples(self.records[batch:], self.mapper),
+                batch_size=1,
+                collate_fn=Batch.collate,
+                **worker_arguments(self.num_workers, pin_memory=self.pin_memory),
+            )
+
+        def files(batch: int) -> list[str]:
+            return [self.records[batch]["file_name"]]
+
+        return (batch.samples() for batch in WorkerBatches(start, files, **self.restarts))
 
 
 def build_train_loader(cfg: CfgNode) -> TrainLoader:
@@ -272,7 +290,11 @@ def _transport(cfg: CfgNode) -> dict[str, Any]:
     workers = cfg.DATALOADER.NUM_WORKERS
     if workers == AUTOMATIC:
         workers = automatic_workers(available_cores(), comm.get_local_size())
-    return {"num_workers": workers, "pin_memory": cfg.MODEL.DEVICE.startswith("cuda")}
+    return {
+        "num_workers": workers,
+        "pin_memory": cfg.MODEL.DEVICE.startswith("cuda"),
+        "setting": "DATALOADER.NUM_WORKERS",
+    }
 
 
 def _check_self_training(cfg: CfgNode, datasets: Datasets) -> None:
@@ -298,10 +320,3 @@ def _log_epoch(records: Sequence[Record], sampler: TrainingSampler) -> None:
     listed = ", ".join(f"{len(own)} {kind} x {own.mean():g}" for kind, own in kinds if len(own))
     average = "" if (factors % 1 == 0).all() else " on average"
     logger.info("An epoch has %.0f images%s: %s", factors.sum(), average, listed)
-
-
-def _use_one_thread(worker: int) -> None:
-    # Workers already run in parallel; a thread pool in each of them would compete for the same cores.
-    del worker
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
