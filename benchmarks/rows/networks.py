@@ -174,16 +174,18 @@ class OurNetwork:
             masks: number of masks of each image.
             layers: number of decoder outputs; default: that of the config.
         """
-        criterion = self.model.criterion
+        criterion, outputs = self.model.criterion, layers or self.cfg.MODEL.MASK_FORMER.DEC_LAYERS
         counts = (criterion.num_candidates, criterion.num_points - criterion.num_uncertain)
-        streams: list[list[Tensor]] = [[] for _ in masks]
-        for _ in range(layers or self.cfg.MODEL.MASK_FORMER.DEC_LAYERS):
-            for stream in streams:
-                stream.append(torch.rand(criterion.matcher.num_points, 2))
-            for count in counts:
-                for stream, number in zip(streams, masks, strict=True):
-                    stream.append(torch.rand(number * count, 2))
-        return lambda image, _: torch.cat(streams[image])
+        sizes = [(criterion.matcher.num_points, *(number * count for count in counts)) for number in masks]
+        # Written into one tensor an image, which is given away when it is asked for: the numbers are large.
+        streams = {image: torch.empty(outputs, sum(size), 2) for image, size in enumerate(sizes)}
+        parts = [stream.split(size, dim=1) for stream, size in zip(streams.values(), sizes, strict=True)]
+        for output in range(outputs):
+            for kind in zip(*parts, strict=True):
+                for part in kind:
+                    torch.rand(part.shape[1:], out=part[output])
+        del parts
+        return lambda image, _: streams.pop(image).flatten(0, 1)
 
     @torch.no_grad()
     def labels(self, image: Tensor) -> Tensor:
@@ -194,8 +196,8 @@ class OurNetwork:
             self.model.train()
 
     def step(self, batch: Sequence[ImageDict]) -> list[float]:
-        losses = self.model(batch)
         self.optimizer.zero_grad()
+        losses = self.model(batch)
         torch.stack([*losses.values()]).sum().backward()
         self.clip(parameter for group in self.optimizer.param_groups for parameter in group["params"])
         self.optimizer.step()

@@ -33,8 +33,8 @@ class Step:
         self.clip = build_gradient_clipper(inputs.cfg)
 
     def __call__(self, batch: Sequence[ImageDict]) -> dict[str, float]:
-        losses = self.model(batch)
         self.optimizer.zero_grad()
+        losses = self.model(batch)
         torch.stack([*losses.values()]).sum().backward()
         self.clip(parameter for group in self.optimizer.param_groups for parameter in group["params"])
         self.optimizer.step()

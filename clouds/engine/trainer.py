@@ -168,6 +168,7 @@ class Trainer(TrainerBase):
         # The model's random numbers depend on seed and iteration only, not on what ran before, such as an evaluation.
         # Those of a single image, such as the points of its loss, depend on the seed that the loader gives it.
         seed_everything(self.seed, self.iter, comm.get_rank())
+        self.optimizer.zero_grad()  # here, because memory is at its peak at the end of the forward pass
         batch = self.label(batch)
         try:
             with self.precision.autocast():
@@ -210,7 +211,6 @@ class Trainer(TrainerBase):
             loss: scalar sum of all losses.
             skip: scalar float on the device of the loss; 1 = weights and optimizer stay as they are, otherwise 0.
         """
-        self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         self.clip_gradients(parameter for group in self.optimizer.param_groups for parameter in group["params"])

@@ -153,7 +153,10 @@ class SetCriterion(nn.Module):
             like=padded.masks,
         )
         matching = self.matcher(outputs, padded, points.matching)
-        matched = self.matched(outputs, padded, matching, points)
+        mask_logits = matched_masks(outputs, matching)
+        chosen = self.choose_points(mask_logits, points)
+        del points  # the candidates are larger than what the losses keep for the backward pass
+        matched = self.matched(outputs, padded, matching, mask_logits, chosen)
         terms = {name: LOSSES[name](matched) for name in self.weights}
         normalizers = mean_over_processes(
             torch.stack([normalizer.expand(len(outputs)) for _, normalizer in terms.values()])
@@ -167,18 +170,25 @@ class SetCriterion(nn.Module):
         suffixes = ["", *(f"_{i}" for i in range(len(outputs) - 1))]
         return {f"{name}{suffix}": losses[name][i] for i, suffix in enumerate(suffixes) for name in self.weights}
 
+    def choose_points(self, mask_logits: Tensor, points: Points) -> Tensor:
+        """Return (L * M, P, 2) points of the matched masks (L, M, h, w): where they are uncertain, and random ones."""
+        uncertain = uncertain_points(mask_logits.detach().flatten(0, 1), points.candidates, self.num_uncertain)
+        return torch.cat([uncertain, points.random], dim=1)
+
     def matched(
-        self, outputs: Sequence[Prediction], targets: PaddedTargets, matching: Matching, points: Points
+        self,
+        outputs: Sequence[Prediction],
+        targets: PaddedTargets,
+        matching: Matching,
+        mask_logits: Tensor,
+        points: Tensor,
     ) -> MatchedOutputs:
-        """Put each query's prediction beside its target; masks at points where the matched masks are uncertain."""
+        """Put each query's prediction beside its target, with masks at points (L * M, P, 2)."""
         class_logits = torch.stack([output.class_logits for output in outputs]).float()
         labels = targets.labels.flatten()[matching.targets]
         classes = torch.full(class_logits.shape[:3], self.num_classes, dtype=torch.int64, device=labels.device)
         classes.flatten(1).scatter_(1, matching.queries, labels)
-        mask_logits = matched_masks(outputs, matching)
-        maps = mask_logits.flatten(0, 1)
-        uncertain = uncertain_points(maps.detach(), points.candidates, self.num_uncertain)
-        chosen = torch.cat([uncertain, points.random], dim=1)
+        point_logits = sample_points(mask_logits.flatten(0, 1)[:, None], points)
         return MatchedOutputs(
             class_logits=class_logits,
             classes=classes,
@@ -186,8 +196,8 @@ class SetCriterion(nn.Module):
             mask_logits=mask_logits,
             masks=targets.masks.flatten(0, 1),
             targets=matching.targets,
-            point_logits=sample_points(maps[:, None], chosen).view(*matching.queries.shape, self.num_points),
-            point_targets=sample_targets(targets, matching, chosen),
+            point_logits=point_logits.view(*matching.queries.shape, self.num_points),
+            point_targets=sample_targets(targets, matching, points),
             num_masks=labels.new_full((), sum(targets.counts), dtype=torch.float32),
         )
 

@@ -75,14 +75,20 @@ def draw_points(
         random: number of random points of a pair.
         like: tensor with the device and dtype of the points.
     """
-    drawn = []
-    for image, count in enumerate(pairs):
-        sizes = [matching, count * candidates, count * random]
-        numbers = upload(uniform(image, layers * sum(sizes)), like.device).to(like.dtype)
-        drawn.append(numbers.view(layers, sum(sizes), 2).split(sizes, dim=1))
-    # Concatenated by image, then moved from [0, 1) to [-1, 1) in place: these are large.
-    parts = [torch.cat(part, dim=1).mul_(2).sub_(1) for part in zip(*drawn, strict=True)]
     rows = layers * sum(pairs)
+    totals = (layers * len(pairs) * matching, rows * candidates, rows * random)
+    buffer = like.new_empty(sum(totals), 2)
+    parts = [part.unflatten(0, (layers, -1)) for part in buffer.split(totals)]
+    sizes = [(matching, count * candidates, count * random) for count in pairs]
+    places = [part.split(lengths, dim=1) for part, lengths in zip(parts, zip(*sizes, strict=True), strict=True)]
+    for image, size in enumerate(sizes):
+        # The numbers of an image are large. They are freed before those of the next are drawn.
+        numbers = upload(uniform(image, layers * sum(size)), like.device).to(like.dtype)
+        torch.split_with_sizes_copy(
+            numbers.view(layers, sum(size), 2), size, dim=1, out=[place[image] for place in places]
+        )
+        del numbers
+    buffer.mul_(2).sub_(1)  # from [0, 1) to [-1, 1)
     return Points(
         matching=parts[0].view(layers, len(pairs), matching, 2),
         candidates=parts[1].view(rows, candidates, 2),

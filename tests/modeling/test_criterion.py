@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clouds.d2 import comm
-from clouds.modeling import matcher
-from clouds.modeling.criterion import LOSSES, MatchedOutputs, SetCriterion, Term
+from clouds.modeling import criterion, matcher
+from clouds.modeling.criterion import LOSSES, MatchedOutputs, SetCriterion, Term, mask_loss
 from clouds.modeling.distributed import finite_on_host, mean_over_processes
 from clouds.modeling.layers import mask_products
 from clouds.modeling.matcher import (
@@ -31,7 +32,7 @@ from clouds.modeling.matcher import (
     pairwise_mask_cost,
     point_sums,
 )
-from clouds.modeling.points import sample_points, seeded_points, smallest, uniform_points
+from clouds.modeling.points import Points, draw_points, sample_points, seeded_points, smallest, uniform_points
 from clouds.modeling.structures import MaskFactors, Prediction, Target
 
 CLASSES = 5
@@ -315,6 +316,33 @@ class TestPoints:
         count = data.draw(st.integers(0, width))
         found = values.gather(1, smallest(values, count)).sort(dim=1).values
         assert torch.equal(found, values.topk(count, dim=1, largest=False).values)
+
+
+class TestMemory:
+    def test_large_numbers_are_freed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The numbers of an image before the next image, the candidates before the losses."""
+        drawn, candidates = list[StorageWeakRef](), list[StorageWeakRef]()
+
+        def uniform(image: int, count: int) -> Tensor:
+            assert all(numbers.expired() for numbers in drawn)
+            numbers = torch.rand(count, 2)
+            drawn.append(StorageWeakRef(numbers.untyped_storage()))
+            return numbers
+
+        def draw(*args: Any, **kwargs: Any) -> Points:
+            points = draw_points(*args, **kwargs)
+            candidates.append(StorageWeakRef(points.candidates.untyped_storage()))
+            return points
+
+        def loss(outputs: MatchedOutputs) -> Term:
+            assert [points.expired() for points in candidates] == [True]
+            return mask_loss(outputs)
+
+        monkeypatch.setattr(criterion, "draw_points", draw)
+        monkeypatch.setitem(LOSSES, "loss_mask", loss)
+        predictions, truth = make_batch((3, 0, 2), outputs=2)
+        build()(predictions, truth, uniform)["loss_mask"].backward()
+        assert len(drawn) == 3
 
 
 class TestCriterion:

@@ -47,6 +47,14 @@ def test_strided_inputs_and_no_gradient() -> None:
         torch.testing.assert_close(ours(x[:, ::2]), plain(x[:, ::2]))
 
 
+def test_only_input_and_weight_are_saved() -> None:
+    _, ours = pair()
+    x, saved = torch.randn(3, 16), list[Tensor]()
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: saved.append(each) or each, lambda each: each):
+        ours(x)
+    assert [each.data_ptr() for each in saved] == [x.data_ptr(), ours.weight.data_ptr()]
+
+
 def test_float32_outside_autocast_goes_to_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     _, ours = pair()
     asked: list[torch.dtype] = []
