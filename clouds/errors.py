@@ -15,6 +15,22 @@ _OF_THE_MACHINE = frozenset((
 ))  # fmt: skip
 
 
+# What is wrong when a file cannot be written, and what to do. Other errors have the text of the operating system.
+_WRITING = {
+    errno.ENOSPC: ("its disk is full", "make room"),
+    errno.EDQUOT: ("the disk quota is used up", "make room"),
+    errno.EFBIG: ("a file may not become this large", "raise the limit, see `ulimit -f`"),
+    errno.EROFS: ("its disk is read-only", "make it writable, or name another folder"),
+    errno.EACCES: ("permission denied", "change the permissions of its folder, or name another one"),
+    errno.EPERM: ("permission denied", "change the permissions of its folder, or name another one"),
+    errno.ENOENT: ("its folder has been removed", "restore the folder, or name another one"),
+    errno.ESTALE: ("its folder has been removed", "restore the folder, or name another one"),
+    errno.ENOTDIR: ("a file is in the place of its folder", "move that file away"),
+    errno.EEXIST: ("another file has its name", "move that file away"),
+    errno.EISDIR: ("a folder has its name", "move that folder away"),
+}
+
+
 class UserError(ValueError):
     """Error in the user's input. The message is one sentence: what is wrong, where, and what to do.
 
@@ -28,6 +44,28 @@ class UserError(ValueError):
         super().__init__(one_line(message))
 
 
+class WriteError(OSError):
+    """Failure to write a file or a folder: a full disk, missing permissions, a folder that has been removed.
+
+    `clouds.utils.atomic` raises it, and nothing else writes. Its text is a sentence for the user.
+    """
+
+    def __init__(self, number: int | None, reason: str | None, path: str) -> None:
+        """
+        Args:
+            number: error number of the operating system; None if it is unknown.
+            reason: text of the operating system.
+            path: path of the file or folder.
+        """
+        super().__init__(number, reason, path)
+
+    def __str__(self) -> str:
+        unknown = (self.strerror or "unknown error", "look at its folder and its disk")
+        reason, remedy = _WRITING.get(self.errno or 0, unknown)
+        again = "then give the same command again, a training with --resume"
+        return f"{self.filename} cannot be written ({reason}): {remedy}, {again}."
+
+
 def machine_error(error: BaseException | None) -> UserError | None:
     """Return an error of the machine, a full disk or lack of memory, as a `UserError`; None for any other one."""
     if error is not None and is_out_of_memory(error):
@@ -36,6 +74,8 @@ def machine_error(error: BaseException | None) -> UserError | None:
             f"The memory is not sufficient{f' for further {size[1]}' if size else ''}: lower the number or the size of "
             "the images that are processed at once, or use more processes or another device."
         )
+    if isinstance(error, WriteError):
+        return UserError(str(error))
     if not isinstance(error, OSError) or error.errno not in _OF_THE_MACHINE:
         return None
     return UserError(

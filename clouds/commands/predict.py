@@ -12,6 +12,7 @@ from clouds.commands.entry import user_errors
 from clouds.config import check_weights, load_config
 from clouds.errors import UserError
 from clouds.utils.arguments import CommandParser
+from clouds.utils.atomic import make_folder
 from clouds.utils.folders import image_files
 
 if TYPE_CHECKING:
@@ -48,10 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     jobs = plan(args.inputs, args.output)
     if not cfg.MODEL.WEIGHTS:
         raise UserError("A prediction needs a trained network: give MODEL.WEIGHTS model_final.pth.")
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot create the folder {args.output} (--output): {error.strerror}.") from error
+    make_folder(args.output)
     run(jobs, cfg, args.config_file, opts, dataset=args.dataset)
     return 0
 

@@ -1,8 +1,7 @@
 """Prediction with a trained network: from image files to label maps."""
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,14 @@ from clouds.data.classes import CITYSCAPES_COLORS
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.loading.mappers import TestMapper
 from clouds.engine.checkpointing.checkpoint import load_for_inference
-from clouds.engine.setup import config_with_dataset, resolve_device, set_up_libraries, start_log
+from clouds.engine.log import start_log
+from clouds.engine.setup import config_with_dataset, resolve_device, set_up_libraries
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.evaluation.label_maps import predict_labels
+from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.failures import raise_failures
-from clouds.utils.images import read_image
+from clouds.utils.images import encoded, read_image
 from clouds.visualization.palette import overlay
 
 logger = logging.getLogger(__name__)
@@ -88,15 +89,6 @@ def predict_each(
     return unreadable
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Report a failure to write to `path`, such as a full disk or missing permissions, as a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"Cannot write {path} (--output): {error.strerror or error}.") from error
-
-
 def write_predictions(
     jobs: Mapping[Path, Path],
     cfg: CfgNode,
@@ -116,7 +108,10 @@ def write_predictions(
 
     Raises:
         UserError: some images cannot be read. All others are predicted first.
+        WriteError: a result cannot be written. The same call predicts the images anew.
     """
+    for folder in {target.parent for target in jobs.values()}:
+        make_folder(folder)
     cfg = config_with_dataset(cfg, config_file, opts, dataset)
     start_log(None)
     resolve_device(cfg)
@@ -127,10 +122,8 @@ def write_predictions(
 
     def write(source: Path, target: Path, labels: npt.NDArray[np.uint8]) -> None:
         colored = overlay(np.asarray(read_image(str(source))), labels, predict.colors)
-        with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(labels).save(f"{target}_labels.png")
-            Image.fromarray(colored).save(f"{target}_overlay.jpg", quality=90)
+        write_atomically(Path(f"{target}_labels.png"), encoded(Image.fromarray(labels), "PNG"))
+        write_atomically(Path(f"{target}_overlay.jpg"), encoded(Image.fromarray(colored), "JPEG", quality=90))
 
     unreadable = predict_each(predict, jobs.items(), write)
     raise_failures(unreadable, f"{len(unreadable)} of {len(jobs)} images failed, the others are done", logger)

@@ -1,13 +1,11 @@
 """Set-up that commands share: config, output folder, log, seed, device, data sets."""
 
 import argparse
-import contextlib
-import functools
 import logging
 import os
 import platform
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -16,17 +14,18 @@ import torch
 
 from clouds.config import load_config
 from clouds.config.settings import evaluated_sets
-from clouds.d2 import CfgNode, comm, setup_logger
+from clouds.d2 import CfgNode, comm
 from clouds.d2.groups import wait_for_all
 from clouds.data.datasets.catalog import dataset_names, register_datasets
 from clouds.data.datasets.custom import dataset_settings
 from clouds.data.preparation.check import find_problem
-from clouds.engine.launch import failure_elsewhere
+from clouds.engine.log import start_log
 from clouds.engine.run.output_folder import record_lock
 from clouds.engine.run.record import code_version, write_record
 from clouds.engine.run.start import decide_start
 from clouds.engine.writers import check_wandb
-from clouds.errors import UserError, machine_error
+from clouds.errors import UserError, WriteError
+from clouds.utils.atomic import make_folder, writing
 from clouds.utils.devices import is_usable, set_float32_precision
 from clouds.utils.memory import keep_freed_memory
 
@@ -49,8 +48,9 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         args: parsed command line; ``resume``, ``resume_anyway`` and ``eval_only`` default to False.
 
     Raises:
-        UserError: the output folder cannot be written, another training runs there, the run to resume has other
-            settings, or the device or a data set does not exist.
+        UserError: another training runs in the output folder, the run to resume has other settings, or the device or a
+            data set does not exist.
+        WriteError: the output folder cannot be written.
     """
     evaluates = getattr(args, "eval_only", False)
     if not evaluates:
@@ -59,10 +59,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     resolve_device(cfg.clone())
     register_datasets(modules=cfg.DATASETS.MODULES, custom=cfg.DATASETS.CUSTOM)
     output = Path(cfg.OUTPUT_DIR)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot create the output folder {output} (OUTPUT_DIR): {error.strerror}.") from error
+    make_folder(output)
     start = _decided_by_main_process(
         lambda: decide_start(
             output,
@@ -73,8 +70,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         ),
         output,
     )
-    with _writing_to(output):
-        start_log(str(output))
+    start_log(output)
     for note in start.notes:
         logger.info(note)
 
@@ -84,7 +80,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         cfg.SEED = comm.shared_random_seed()
     seed_everything(cfg.SEED)
     if comm.is_main_process():
-        with _writing_to(output), record_lock(output):
+        with record_lock(output):
             entry = write_record(output, cfg, args, start.kind, start.run, start.moved)
         logger.info(f"Resolved config in {output / entry['config']}, the whole record in {output / 'run.json'}")
     comm.synchronize()  # other processes may read the record from here on
@@ -99,27 +95,17 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     )
 
 
-@contextlib.contextmanager
-def _writing_to(output: Path) -> Iterator[None]:
-    """Report a failure to write to the output folder in one sentence."""
-    try:
-        yield
-    except OSError as error:
-        reason = f"{error.strerror or error}{f', {error.filename}' if error.filename else ''}"
-        raise UserError(f"Cannot write to the output folder {output} (OUTPUT_DIR): {reason}.") from error
-
-
 def _decided_by_main_process(decide: Callable[[], T], output: Path) -> T:
-    """Return the result of `decide()` in the main process, in all processes; all raise its `UserError`."""
-    decision: T | UserError | None = None
+    """Return the result of `decide()` in the main process, in all processes; all raise its error."""
+    decision: T | UserError | WriteError | None = None
     if comm.is_main_process():
         try:
-            with _writing_to(output):
+            with writing(output):
                 decision = decide()
-        except UserError as error:
+        except (UserError, WriteError) as error:
             decision = error
     decision = comm.all_gather(decision)[0]
-    if isinstance(decision, UserError):
+    if isinstance(decision, UserError | WriteError):
         raise decision
     return cast(T, decision)
 
@@ -204,48 +190,6 @@ def _on_main_process(work: Callable[[], T]) -> T:
     own = work() if comm.is_main_process() else None
     wait_for_all()
     return cast(T, comm.all_gather(own)[0])
-
-
-def start_log(output: str | None) -> None:
-    """Send the log to stdout, in the main process, and to ``<output>/log.txt``; None for no file."""
-    for name in ("clouds", "detectron2"):
-        handlers = _handlers(name, output, comm.get_rank())
-        for handler in handlers:
-            _reopen_moved_log(handler, output)
-        logging.getLogger(name).handlers = handlers
-
-
-def _reopen_moved_log(handler: logging.Handler, output: str | None) -> None:
-    """Open the log file again if an earlier run in this process opened it and it has been moved since."""
-    stream = getattr(handler, "stream", None)
-    path = Path(str(getattr(stream, "name", "")))
-    if output is None or stream is None or path.parent != Path(output):
-        return
-    if not (path.is_file() and os.path.samestat(path.stat(), os.fstat(stream.fileno()))):
-        handler.setStream(path.open("a"))  # type: ignore[attr-defined]
-
-
-@functools.cache
-def _handlers(name: str, output: str | None, rank: int) -> list[logging.Handler]:
-    # `setup_logger` adds to existing handlers: a second run in this process would write to the log of the first run,
-    # and twice to the console.
-    logging.getLogger(name).handlers = []
-    handlers = setup_logger(output, rank, name=name).handlers
-    for handler in handlers:
-        handler.addFilter(_tell_user_errors)
-    return handlers
-
-
-def _tell_user_errors(record: logging.LogRecord) -> bool:
-    """Replace the traceback of a `UserError` or a full disk, which the training loop logs, by its message."""
-    error = record.exc_info[1] if record.exc_info else None
-    # If another process failed first, the error of this process only says that the communication broke off.
-    said = failure_elsewhere() if error else None
-    if said is None and (known := error if isinstance(error, UserError) else machine_error(error)):
-        said = str(known)
-    if said is not None:
-        record.msg, record.args, record.exc_info = f"{record.getMessage()} {said}", (), None
-    return True
 
 
 def seed_everything(seed: int, *stream: int) -> None:

@@ -13,10 +13,12 @@ from clouds.d2 import CfgNode
 from clouds.data.classes import CITYSCAPES_CLASSES, short_name
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.datasets.spec import data_root
-from clouds.engine.predictor import Predictor, predict_each, writing
-from clouds.engine.setup import resolve_device, set_up_libraries, start_log
+from clouds.engine.log import start_log
+from clouds.engine.predictor import Predictor, predict_each
+from clouds.engine.setup import resolve_device, set_up_libraries
 from clouds.errors import UserError
 from clouds.evaluation.submission import BENCHMARKS, find_images, is_whole, keep_origin, write_archive, write_labels
+from clouds.utils.atomic import make_folder
 from clouds.utils.downloads import local_file
 from clouds.utils.failures import raise_failures
 from clouds.utils.hashing import file_sha256
@@ -35,7 +37,8 @@ def make_submission(cfg: CfgNode, benchmark: str, split: str, output: Path) -> N
 
     Raises:
         UserError: the images are incomplete or cannot be read, the classes are not those of Cityscapes, or `output`
-            cannot be written or has the predictions of another network.
+            has the predictions of another network.
+        WriteError: `output` cannot be written. The same call continues.
     """
     classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if classes != len(CITYSCAPES_CLASSES):
@@ -49,15 +52,13 @@ def make_submission(cfg: CfgNode, benchmark: str, split: str, output: Path) -> N
     folder, archive = output / name, output / f"{name}.zip"
     register_datasets(modules=cfg.DATASETS.MODULES, custom=cfg.DATASETS.CUSTOM)
     settings = origin(cfg)
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
-        keep_origin(output / f"{name}.json", settings, folder)
-        folder.mkdir(exist_ok=True)
+    make_folder(output)
+    keep_origin(output / f"{name}.json", settings, folder)
+    make_folder(folder)
     missing = {file: image for file, image in images.items() if not is_whole(folder / file, image, server.ids)}
     if missing:
         _predict(cfg, missing, folder, server.ids)
-    with writing(archive):
-        size = write_archive(archive, server, folder, images)
+    size = write_archive(archive, server, folder, images)
     logger.info(
         f"{archive} is complete and checked: {len(images)} predictions, {len(missing)} of them new, {size / 1e6:.1f} MB"
     )
@@ -103,8 +104,7 @@ def _predict(cfg: CfgNode, missing: dict[str, Path], folder: Path, ids: tuple[in
     cfg.freeze()
 
     def write(source: Path, target: Path, labels: npt.NDArray[np.uint8]) -> None:
-        with writing(target):
-            write_labels(target, labels, ids)
+        write_labels(target, labels, ids)
 
     jobs = [(image, folder / file) for file, image in missing.items()]
     unreadable = predict_each(Predictor(cfg), jobs, write)

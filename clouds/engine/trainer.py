@@ -41,7 +41,7 @@ from clouds.engine.losses import describe_failure, mean_losses, stop_training
 from clouds.engine.parallel import data_parallel
 from clouds.engine.run.metrics import record_evaluation
 from clouds.engine.setup import seed_everything
-from clouds.engine.writers import MetricsWriter, build_wandb_writer
+from clouds.engine.writers import MetricsWriter, OptionalWriter, build_wandb_writer
 from clouds.errors import UserError, check_name
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.modeling.linear import onednn_is_faster, use_onednn
@@ -367,5 +367,8 @@ class Trainer(TrainerBase):
         """Build the writers: console, ``metrics.json``, TensorBoard and, if ``WANDB.PROJECT`` is set, W&B."""
         output = Path(self.cfg.OUTPUT_DIR)
         metrics = MetricsWriter(output / "metrics.json")
-        writers = [CommonMetricPrinter(self.max_iter), metrics, TensorboardXWriter(str(output))]
-        return [*writers, build_wandb_writer(self.cfg)] if self.cfg.WANDB.PROJECT else writers
+        curves = OptionalWriter(TensorboardXWriter(str(output)), f"The TensorBoard file in {output}")
+        writers = [CommonMetricPrinter(self.max_iter), metrics, curves]
+        if self.cfg.WANDB.PROJECT:
+            writers.append(OptionalWriter(build_wandb_writer(self.cfg), f"The W&B folder in {output}"))
+        return writers

@@ -14,7 +14,7 @@ from clouds.d2 import CfgNode, get_event_storage
 from clouds.engine.run.metrics import LOSS
 from clouds.engine.run.record import current_run
 from clouds.errors import UserError
-from clouds.utils.atomic import named_errors
+from clouds.utils.atomic import OptionalOutput, append_file, writing
 
 
 class NewRows:
@@ -63,27 +63,49 @@ class MetricsWriter:
             window_size: number of iterations whose median is written for noisy scalars.
 
         Raises:
-            UserError: the file cannot be written.
+            WriteError: the file cannot be written.
         """
-        try:
-            self._file = path.open("ab")
-        except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror}): move it away.") from error
+        self._path = path
+        self._file = append_file(path)
         self._rows = NewRows(window_size)
 
     def write(self) -> None:
         """Append the scalars that were put since the last call."""
         lines = [json.dumps({**row, "iteration": i}, sort_keys=True, allow_nan=False) for i, row in self._rows.take()]
         if lines:
-            with named_errors(Path(self._file.name)):
+            with writing(self._path):
                 self._file.write("".join(f"{line}\n" for line in lines).encode())
                 self._file.flush()
                 os.fsync(self._file.fileno())
+                self._path.stat()  # a file that has been removed takes rows that nobody will read
 
     def close(self) -> None:
         """Close the file."""
-        with named_errors(Path(self._file.name)):  # after a failed write, the rest of the row is still to be written
+        with writing(self._path):  # after a failed write, the rest of the row is still to be written
             self._file.close()
+
+
+class OptionalWriter:
+    """Writer of curves that are no part of the result: where they cannot be written, the training goes on without."""
+
+    def __init__(self, writer: Any, name: str) -> None:
+        """
+        Args:
+            writer: object with ``write`` and ``close``.
+            name: name of the writer, for the warning.
+        """
+        self._writer = writer
+        self._output = OptionalOutput(name)
+
+    def write(self) -> None:
+        """Call the writer, and log a warning the first time that it fails to write."""
+        with self._output.attempt():
+            self._writer.write()
+
+    def close(self) -> None:
+        """Close the writer."""
+        with self._output.attempt():
+            self._writer.close()
 
 
 def check_wandb(cfg: CfgNode) -> None:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from clouds.data.classes import IGNORE_LABEL
-from clouds.utils.atomic import atomic_file
+from clouds.utils.atomic import make_folder, write_atomically
+from clouds.utils.images import encoded
 
 _ENDINGS = ("_labelTrainIds.png", "_color.png")
 _MAX_PART = 200  # bytes; file systems allow 255, and the endings of label files and temporary files come on top
@@ -33,6 +34,7 @@ class LabelWriter:
         palette = np.zeros((IGNORE_LABEL + 1, 3), dtype=np.uint8)
         palette[: len(colors)] = colors
         self.palette = palette.tobytes()
+        self._made: set[Path] = set()
 
     def write(self, image_id: str, labels: npt.NDArray[np.uint8]) -> None:
         """Write both files of an image.
@@ -42,11 +44,13 @@ class LabelWriter:
             labels: (H, W) uint8 train ids.
         """
         target = self.folder / file_stem(image_id)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.parent not in self._made:  # only once: a folder that is removed later is an error
+            make_folder(target.parent)
+            self._made.add(target.parent)
         image = Image.fromarray(labels)
-        _save(image, Path(f"{target}_labelTrainIds.png"))
+        write_atomically(Path(f"{target}_labelTrainIds.png"), encoded(image, "PNG"))
         image.putpalette(self.palette)  # the same bytes, displayed in the colors of the classes
-        _save(image, Path(f"{target}_color.png"))
+        write_atomically(Path(f"{target}_color.png"), encoded(image, "PNG"))
 
 
 def file_stem(image_id: str) -> str:
@@ -69,8 +73,3 @@ def _quoted(part: str) -> str:
         return quoted
     # No quoted name has a % before a ~, so this is the name of no other part.
     return f"{quoted[: _MAX_PART - 34]}%~{hashlib.sha256(quoted.encode()).hexdigest()[:32]}"
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    with atomic_file(path) as part_file:
-        image.save(part_file, format="PNG")

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ from clouds.data.datasets.spec import DatasetSpec
 from clouds.errors import UserError
 from clouds.utils.atomic import atomic_file, write_atomically
 from clouds.utils.failures import raise_failures
-from clouds.utils.images import DECODE_ERRORS, image_size, is_truncated_png, pillow_errors
+from clouds.utils.images import DECODE_ERRORS, encoded, image_size, is_truncated_png, pillow_errors
 from clouds.utils.json_files import parse_json
 
 logger = logging.getLogger(__name__)
@@ -191,9 +191,8 @@ def write_labels(path: Path, labels: npt.NDArray[np.uint8], ids: tuple[int, ...]
         ids: id of each class on the server, by train id.
     """
     table = lookup_table(dict(enumerate(ids)))
-    with atomic_file(path) as part:
-        # The smallest possible PNG, because the zip for Cityscapes has a size limit.
-        Image.fromarray(table[labels]).save(part, format="PNG", optimize=True)
+    # The smallest possible PNG, because the zip for Cityscapes has a size limit.
+    write_atomically(path, encoded(Image.fromarray(table[labels]), "PNG", optimize=True))
 
 
 def is_whole(path: Path, image: Path, ids: tuple[int, ...]) -> bool:
@@ -246,22 +245,22 @@ def write_archive(path: Path, benchmark: Benchmark, folder: Path, images: Mappin
     Raises:
         UserError: the zip does not meet the requirements of the server.
     """
-    with atomic_file(path) as part:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+    with atomic_file(path) as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in images:
                 # ZipInfo's default date, 1980, instead of the date of the file.
                 entry = zipfile.ZipInfo(f"{benchmark.folder}{name}")
                 entry.external_attr = 0o644 << 16
                 archive.writestr(entry, (folder / name).read_bytes(), zipfile.ZIP_DEFLATED, 9)
-        check_archive(part, benchmark, tqdm(images.items(), desc="check", unit="image"))
+        check_archive(file, benchmark, tqdm(images.items(), desc="check", unit="image"))
     return path.stat().st_size
 
 
-def check_archive(path: Path, benchmark: Benchmark, images: Iterable[tuple[str, Path]]) -> None:
+def check_archive(file: Path | BinaryIO, benchmark: Benchmark, images: Iterable[tuple[str, Path]]) -> None:
     """Check that a zip has one prediction for each image that meets the requirements of the server.
 
     Args:
-        path: path of the zip.
+        file: the zip.
         benchmark: requirements of the server.
         images: (file name of the prediction, path of the image) of each image.
 
@@ -271,7 +270,7 @@ def check_archive(path: Path, benchmark: Benchmark, images: Iterable[tuple[str, 
     what = f"The zip for {benchmark.title}"
     faults = []
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             rest = Counter(archive.namelist())
             for name, image in images:
                 entry = f"{benchmark.folder}{name}"

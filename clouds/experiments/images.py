@@ -1,7 +1,6 @@
 """Images inside a report, as data URIs: the page needs no other file."""
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clouds.utils.images import read_image
+from clouds.utils.images import encoded, read_image
 
 _DENSITY = 2  # pixels of an image for each pixel of the page: what good screens and printers show
 _QUALITY = 88  # of JPEG
@@ -78,7 +77,6 @@ def _shrunk(image: Image.Image, width: int, method: Image.Resampling) -> Image.I
 
 
 def _embed(image: Image.Image, alternative: str, width: int, kind: str) -> Embedded:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, optimize=True, **({"quality": _QUALITY} if kind == "jpeg" else {}))
-    source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    content = encoded(image, kind, optimize=True, **({"quality": _QUALITY} if kind == "jpeg" else {}))
+    source = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
     return Embedded(source, alternative, width, max(1, round(width * image.height / image.width)))

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from clouds.engine.run.metrics import newest_iteration, read_scores
 from clouds.errors import UserError
-from clouds.utils.atomic import write_atomically
+from clouds.utils.atomic import append_file, make_folder, write_atomically, writing
 from clouds.utils.folders import image_files
 from clouds.utils.hashing import model_digest
 from clouds.utils.json_files import parse_json
@@ -80,19 +80,15 @@ class Job:
         A folder with a damaged `job.json` is renamed, too: the command that has filled it is unknown.
 
         Raises:
-            UserError: the folder cannot be renamed or created.
+            WriteError: the folder cannot be renamed, created or written.
         """
-        try:
-            if (self.folder / _STATE).exists() and not self._owns_folder:
-                aside = next(path for n in itertools.count(1) if not (path := Path(f"{self.folder}.{n}")).exists())
-                logger.warning("%s is of another command or other inputs and becomes %s", self.folder, aside)
+        if (self.folder / _STATE).exists() and not self._owns_folder:
+            aside = next(path for n in itertools.count(1) if not (path := Path(f"{self.folder}.{n}")).exists())
+            logger.warning("%s is of another command or other inputs and becomes %s", self.folder, aside)
+            with writing(aside):
                 self.folder.rename(aside)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(None)
-        except OSError as error:
-            raise UserError(
-                f"{self.folder} cannot be the folder of {self.name} ({error.strerror}): move it away."
-            ) from error
+        make_folder(self.folder)
+        self._write(None)
 
     def finish(self, seconds: float) -> None:
         """Record that the job is done and how long it took."""
@@ -193,15 +189,17 @@ def digest(*parts: str | Path) -> str:
 
 def _start(job: Job, environment: Mapping[str, str], folder: Path | None) -> subprocess.Popen[bytes]:
     job.begin()
-    try:
-        with (job.folder / _CONSOLE).open("ab") as console:
+    file = job.folder / _CONSOLE
+    with append_file(file) as console:
+        with writing(file):
             console.write(_heading(job).encode(errors="replace"))
             console.flush()
+        try:
             return subprocess.Popen(
                 job.command, stdout=console, stderr=subprocess.STDOUT, env=dict(environment), cwd=folder
             )
-    except OSError as error:
-        raise UserError(f"{job.name} cannot be started: {error.filename} ({error.strerror}).") from error
+        except OSError as error:
+            raise UserError(f"{job.name} cannot be started: {error.filename} ({error.strerror}).") from error
 
 
 def _reason(job: Job, exit_code: int) -> str:

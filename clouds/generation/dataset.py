@@ -11,13 +11,10 @@ ends rebuilds the manifest from them. Processes that share a folder wait for eac
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
-import io
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -32,8 +29,9 @@ from clouds.generation.card import dataset_card
 from clouds.generation.plan import image_file_name
 from clouds.generation.records import CHUNK, belongs, read_description, read_manifest, read_record, read_rejected
 from clouds.generation.shares import Shares
-from clouds.utils.atomic import write_atomically
+from clouds.utils.atomic import append_file, make_folder, write_atomically, writing
 from clouds.utils.folders import is_hidden
+from clouds.utils.images import encoded
 from clouds.utils.jsonl import Row, write_rows
 from clouds.utils.world import World
 
@@ -69,10 +67,9 @@ class GeneratedSet:
         """Create the folder, so that a folder that is not writable is reported before a model is loaded.
 
         Raises:
-            UserError: the folder cannot be created or is not writable.
+            WriteError: the folder cannot be created or is not writable.
         """
-        with _writing(self.folder):
-            self.image_folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.image_folder)
         with self.lock():
             pass
 
@@ -84,9 +81,10 @@ class GeneratedSet:
             world: position of this process.
 
         Raises:
-            UserError: the share is that of another process at work, or the folder is not writable.
+            UserError: the share is that of another process at work.
+            WriteError: the folder is not writable.
         """
-        with self.lock(), _writing(self.folder):
+        with self.lock():
             self.shares.take(part, world)
 
     def end_share(self) -> None:
@@ -108,7 +106,8 @@ class GeneratedSet:
             licence: licence of the images.
 
         Raises:
-            UserError: the folder cannot be created, or holds a set with other settings or prompts.
+            UserError: the folder holds a set with other settings or prompts.
+            WriteError: the folder cannot be written.
         """
         self.make_folder()
         with self.lock():
@@ -151,20 +150,20 @@ class GeneratedSet:
             The manifest row of the image.
 
         Raises:
-            UserError: the disk is full, or the folder is not writable.
+            WriteError: the image cannot be written. Written images are kept, and the same command continues.
         """
         chunk = PngImagePlugin.PngInfo()
         chunk.add_itxt(CHUNK, json.dumps(record, ensure_ascii=False))
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunk)
+        content = encoded(Image.fromarray(pixels), "PNG", pnginfo=chunk)
         path = self.image_folder / image_file_name(record["index"], record["prompt_index"])
-        with _writing(path):
-            write_atomically(path, buffer.getvalue())
-        return self._add(path, record, len(buffer.getvalue()), hashlib.sha256(buffer.getvalue()).hexdigest())
+        write_atomically(path, content)
+        return self._add(path, record, len(content), hashlib.sha256(content).hexdigest())
 
     def remove(self, row: Row) -> None:
         """Delete the image of a row."""
-        (self.folder / row["file_name"]).unlink(missing_ok=True)
+        path = self.folder / row["file_name"]
+        with writing(path):
+            path.unlink(missing_ok=True)
         self._known.pop(row["file_name"], None)
 
     def rejected(self) -> dict[tuple[int, int], Row]:
@@ -179,7 +178,7 @@ class GeneratedSet:
     def reject_locked(self, rows: Iterable[Row]) -> None:
         """Add rows to the rejected images. The caller must hold the lock."""
         all_rows = self.rejected() | {(row["index"], row["attempt"]): row for row in rows}
-        self._write_rows(self.rejected_file, [all_rows[key] for key in sorted(all_rows)])
+        write_rows(self.rejected_file, [all_rows[key] for key in sorted(all_rows)])
 
     def finish(self, run: Mapping[str, Any]) -> list[Row]:
         """Rebuild the manifest and the card from the images, and add an entry for this run.
@@ -198,13 +197,12 @@ class GeneratedSet:
     def finish_locked(self, run: Mapping[str, Any]) -> list[Row]:
         """Do the work of `finish`. The caller must hold the lock."""
         rows = self.all_rows()
-        self._write_rows(self.manifest_file, rows)
+        write_rows(self.manifest_file, rows)
         content = self.description()
         content["runs"].append(dict(run))
         self._write_json(content)
-        with _writing(self.folder):
-            card = dataset_card(self.folder.name, content, rows, list(self.rejected().values()))
-            write_atomically(self.folder / "README.md", f"{card}\n")
+        card = dataset_card(self.folder.name, content, rows, list(self.rejected().values()))
+        write_atomically(self.folder / "README.md", f"{card}\n")
         return rows
 
     def all_rows(self) -> list[Row]:
@@ -218,9 +216,7 @@ class GeneratedSet:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Exclude all other processes that hold this lock. A process must not take it twice."""
-        with _writing(self.folder):
-            handle = (self.folder / ".lock").open("w")
-        with handle:
+        with append_file(self.folder / ".lock") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
@@ -269,22 +265,4 @@ class GeneratedSet:
             )
 
     def _write_json(self, content: dict[str, Any]) -> None:
-        with _writing(self.description_file):
-            write_atomically(self.description_file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-    def _write_rows(self, path: Path, rows: list[Row]) -> None:
-        with _writing(path):
-            write_rows(path, rows)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Convert an OSError into a UserError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "make room and run the same command again: written images are kept"
-        else:
-            hint = "check --output-root and --folder"
-        raise UserError(f"Cannot write {path} ({os.strerror(error.errno or 0)}); {hint}.") from error
+        write_atomically(self.description_file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

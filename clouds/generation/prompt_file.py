@@ -16,7 +16,7 @@ from clouds.errors import UserError
 from clouds.generation.chat import ChatModel
 from clouds.generation.settings import ChatSettings
 from clouds.generation.writing import INSTRUCTION, write_prompts
-from clouds.utils.atomic import atomic_file, write_atomically
+from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.jsonl import Row, read_rows, write_rows
 from clouds.utils.world import world_from
 
@@ -47,7 +47,8 @@ def write_prompt_file(
         max_turns: number of batches of requests before giving up.
 
     Raises:
-        UserError: a file cannot be read or written, the model cannot be loaded, or it wrote too few prompts.
+        UserError: a file cannot be read, the model cannot be loaded, or it wrote too few prompts.
+        WriteError: a file cannot be written. Accepted prompts are kept.
     """
     if world_from().size > 1:
         raise UserError("Prompts are written by one process: start it without torchrun, mpirun or srun.")
@@ -77,7 +78,7 @@ def write_prompt_file(
             refused += turn.refused
             rows += [{"turn": turn.number, "prompt": prompt} for prompt in turn.taken]
             if turn.taken:
-                _write(unfinished, rows)
+                write_rows(unfinished, rows)
             progress.update(len(turn.taken))
     for reason, count in refused.most_common():
         logger.info(f"{count:>6} refused: {reason}")
@@ -99,11 +100,8 @@ def write_prompt_file(
 def _finish(output: Path, prompts: Sequence[str], record: dict[str, Any], unfinished: Path) -> None:
     """Write the prompts and their record, and remove the unfinished file."""
     record_file = output.with_name(f"{output.name}.json")
-    try:
-        write_atomically(record_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-        write_atomically(output, "".join(f"{prompt}\n" for prompt in prompts))
-    except OSError as error:
-        raise UserError(f"Cannot write {output}: {error.strerror}; the prompts are kept in {unfinished}.") from error
+    write_atomically(record_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(output, "".join(f"{prompt}\n" for prompt in prompts))
     unfinished.unlink(missing_ok=True)
     logger.info(f"{len(prompts)} prompts in {output}")
 
@@ -114,12 +112,9 @@ def _read_unfinished(unfinished: Path, output: Path, recipe: dict[str, Any]) -> 
     Without such a file, the recipe is the only row.
     """
     remedy = "delete it, and the prompts are written from the beginning"
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(unfinished) as part:  # reports a folder that is not writable before a model is loaded
-            part.write_bytes(unfinished.read_bytes() if unfinished.is_file() else b"")
-    except OSError as error:
-        raise UserError(f"Cannot write {output} (--output): {error.strerror}; check its folder.") from error
+    make_folder(output.parent)
+    # Reports a folder that is not writable before a model is loaded.
+    write_atomically(unfinished, unfinished.read_bytes() if unfinished.is_file() else b"")
     rows = read_rows(unfinished, remedy)
     if not rows:
         unfinished.unlink()
@@ -135,14 +130,6 @@ def _read_unfinished(unfinished: Path, output: Path, recipe: dict[str, Any]) -> 
             "continue, or delete it."
         )
     return rows
-
-
-def _write(unfinished: Path, rows: list[Row]) -> None:
-    """Write the file that an interrupted call continues from."""
-    try:
-        write_rows(unfinished, rows)
-    except OSError as error:
-        raise UserError(f"Cannot write {unfinished}: {error.strerror}; what is in it stays.") from error
 
 
 def _read_instruction(name: str) -> str:

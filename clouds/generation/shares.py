@@ -2,12 +2,13 @@
 
 import contextlib
 import fcntl
-import io
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from clouds.errors import UserError
+from clouds.utils.atomic import append_file, make_folder
 from clouds.utils.world import World
 
 
@@ -62,7 +63,7 @@ class Shares:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._held: tuple[Path, io.TextIOWrapper] | None = None
+        self._held: tuple[Path, BinaryIO] | None = None
 
     def take(self, part: str, world: World) -> None:
         """Declare that this process is at work on its share.
@@ -73,11 +74,11 @@ class Shares:
 
         Raises:
             UserError: the share is that of another process at work.
-            OSError: the file cannot be written.
+            WriteError: the file cannot be written.
         """
-        self._folder.mkdir(exist_ok=True)
+        make_folder(self._folder)
         path = self._folder / f"{part}.{world.rank}_of_{world.size}"
-        handle = path.open("a")
+        handle = append_file(path)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from clouds.errors import UserError
 from clouds.generation.records import CHUNK, read_description, read_manifest, read_reasons, read_record
-from clouds.utils.atomic import atomic_file
+from clouds.utils.atomic import write_atomically
 from clouds.utils.folders import image_files
-from clouds.utils.images import read_image
+from clouds.utils.images import encoded, read_image
 from clouds.utils.jsonl import Row
 from clouds.visualization.contact_sheet import contact_sheet
 
@@ -64,8 +64,7 @@ def report(folder: Path) -> str:
         *(f"damaged: {sentence}" for sentence in damaged),
     ]
     sheet = _contact_sheet(files, prompts, f"{folder.name}: {len(files):,} images")
-    with atomic_file(folder / SHEET) as part:
-        sheet.save(part, "JPEG", quality=88)
+    write_atomically(folder / SHEET, encoded(sheet, "JPEG", quality=88))
     lines.append(f"contact sheet: {folder / SHEET}")
     return "\n".join(lines)
 

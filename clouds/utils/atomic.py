@@ -1,43 +1,176 @@
-"""Atomic writing: a file is complete or as it was before, even if the process is killed."""
+"""Writing. Every file is written by this module: it is complete or as it was before, even if the process is killed.
+
+A failure to write is a `clouds.errors.WriteError`, whatever a library makes of it.
+"""
 
 import contextlib
+import io
+import logging
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from clouds.errors import WriteError
+
+logger = logging.getLogger(__name__)
+
+PART = ".part"
+"""Ending of the temporary files."""
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; it replaces `path` at the end, unless an exception is raised.
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary binary file beside `path`; it replaces `path` at the end, unless an exception is raised.
 
-    A process that is killed leaves a stray `.part` file, never an incomplete file under the final name.
+    A process that is killed leaves a stray `.part` file, never an incomplete file under the final name. The file can be
+    written, read, and positioned.
+
+    Raises:
+        WriteError: the file cannot be written. It is raised also where a library that writes the file raises another
+            exception or none.
     """
-    # The process id keeps processes that write the same file apart.
-    part_file = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part_file = _part(path)
     try:
-        with named_errors(path):
-            yield part_file
+        with writing(path):
+            raw = _RecordingFile(part_file, "w+")
+        file = io.BufferedRandom(raw)
+        try:
+            yield file
+            with writing(path):
+                file.close()  # some file systems report a full disk only here
+                if raw.failure is not None:
+                    raise raw.failure
+        except Exception as error:
+            if raw.failure is None:
+                raise
+            raise _write_error(raw.failure, path) from error
+        finally:
+            with contextlib.suppress(OSError):
+                file.close()
+        with writing(path):
             part_file.replace(path)
     finally:
-        part_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a disk that has become read-only
+            part_file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def named_errors(path: Path) -> Iterator[None]:
-    """Give the name of a file to an `OSError` without one: the error of a write, such as a full disk, has none."""
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` to fill; at the end, its files replace those of equal names in `path`.
+
+    For libraries that write several files by themselves. The files are replaced one after the other, each in one step;
+    other files in `path` stay.
+
+    Raises:
+        WriteError: `path` or a file in it cannot be written.
+    """
+    part_folder = _part(path)
     try:
-        yield
-    except OSError as error:
-        if error.errno is not None:
-            error.filename = error.filename or str(path)
-        raise
+        with writing(path):
+            part_folder.mkdir(parents=True)
+            try:
+                yield part_folder
+            except Exception as error:  # safetensors names the error of the operating system in its text only
+                if isinstance(error, OSError) or not (number := re.search(r"\(os error (\d+)\)", str(error))):
+                    raise
+                raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+            for file in sorted(each for each in part_folder.rglob("*") if each.is_file()):
+                target = path / file.relative_to(part_folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
+    finally:
+        shutil.rmtree(part_folder, ignore_errors=True)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a whole file atomically; text is encoded as UTF-8.
 
     Raises:
-        OSError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
-    with atomic_file(path) as part_file:
-        part_file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def append_file(path: Path) -> BinaryIO:
+    """Open a file to append to, such as a log, whose readers must accept an incomplete last line.
+
+    Writes to it belong into `writing`.
+
+    Raises:
+        WriteError: the file cannot be opened.
+    """
+    with writing(path):
+        return path.open("ab")
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it, unless it exists.
+
+    Raises:
+        WriteError: the folder cannot be created.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise an `OSError` of the body as the `WriteError` of `path`."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise _write_error(error, path) from error
+
+
+class OptionalOutput:
+    """Output that is not part of a result, such as a cache: what cannot be written is left out, with one warning."""
+
+    def __init__(self, name: str) -> None:
+        """
+        Args:
+            name: beginning of the warning, such as "The cache in /tmp".
+        """
+        self.name = name
+        self.has_failed = False
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Suppress an `OSError` of the body; the first one is logged."""
+        try:
+            yield
+        except OSError as error:
+            if not self.has_failed:
+                logger.warning(f"{self.name} cannot be written and is left out ({error.strerror or error})")
+            self.has_failed = True
+
+
+class _RecordingFile(io.FileIO):
+    """File that keeps the first failure to write, which libraries hide behind exceptions of their own.
+
+    Attributes:
+        failure: the first failure; None if there is none.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+
+
+def _part(path: Path) -> Path:
+    # The process id keeps processes that write the same file apart.
+    return path.with_name(f"{path.name}.{os.getpid()}{PART}")
+
+
+def _write_error(error: OSError, path: Path) -> WriteError:
+    return WriteError(error.errno, error.strerror or str(error), str(path))

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from clouds.errors import UserError
-from clouds.utils.atomic import atomic_file
+from clouds.utils.atomic import atomic_file, make_folder
 from clouds.utils.file_kinds import HEAD, foreign_kind
 from clouds.utils.hashing import write_sha256
 from clouds.utils.paths import is_url, user_path
@@ -42,7 +42,7 @@ def local_file(path: str) -> Path:
     folder = user_path(os.environ.get("FVCORE_CACHE") or "~/.torch/iopath_cache")
     target = folder / _cache_name(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with FileLock(f"{target}.lock"):
             if not target.is_file():
                 _download(path, target)
@@ -76,15 +76,15 @@ def _cache_name(url: str) -> str:
 
 def _download(url: str, target: Path) -> None:
     logger.info(f"Downloading {url}")
-    with atomic_file(target) as part:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer, part.open("wb") as file:
+    with atomic_file(target) as file:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
             shutil.copyfileobj(answer, file)
             announced = answer.headers.get("Content-Length", "")
-        size = part.stat().st_size
+        size = file.tell()
         if announced.isdecimal() and size != int(announced):
             raise http.client.HTTPException(f"the connection ended after {size:,} of {int(announced):,} bytes")
-        with part.open("rb") as file:
-            head = file.read(HEAD)
+        file.seek(0)
+        head = file.read(HEAD)
         if not head.startswith(_ZIP) and (kind := foreign_kind(head)) is not None:
             raise UserError(
                 f"{url} is {kind.name} instead of a weight file: check the URL, or download the file by other means "

@@ -1,4 +1,4 @@
-"""Reading images; a missing, damaged or unsupported file is a `UserError` of one sentence.
+"""Reading and encoding images; a missing, damaged or unsupported file is a `UserError` of one sentence.
 
 An image becomes 8-bit RGB by these rules:
 
@@ -20,6 +20,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -94,6 +95,19 @@ def _decode(path: str, file: ImageFile.ImageFile) -> tuple[Image.Image, int]:
         if pixels is not None:
             return Image.fromarray(pixels), 1
     return file, load_upright(file)
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """Return the content of an image file, to be written by `clouds.utils.atomic.write_atomically`.
+
+    Args:
+        image: the image.
+        kind: format by Pillow's name, such as "PNG".
+        options: options of Pillow for this format.
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def image_size(path: str) -> tuple[int, int]:

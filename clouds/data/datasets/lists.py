@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from clouds.data.datasets.patterns import FilePattern
 from clouds.data.datasets.record import Record
 from clouds.errors import UserError
-from clouds.utils.atomic import write_atomically
+from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.folders import is_hidden
 
 
@@ -75,7 +75,7 @@ def write_list(file: Path, root: Path, records: Sequence[Record]) -> None:
             raise UserError(f"{special[0]!r} cannot stand in a list, because of its tabs, line breaks or outer spaces.")
         # A name that begins with # would be a comment.
         lines.append("\t".join(f"./{field}" if field.startswith("#") else field for field in fields))
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     write_atomically(file, "".join(f"{line}\n" for line in lines))
 
 

@@ -28,7 +28,7 @@ from clouds.data.encoding import check_same_size, find_missing_labels, read_trai
 from clouds.data.preparation.class_statistics import ClassCounts, class_counts, count_values
 from clouds.data.preparation.listing import DatasetFiles, DescribedFiles, RegisteredFiles, missing_files
 from clouds.errors import UserError
-from clouds.utils.atomic import write_atomically
+from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.images import check_png_end, read_image
 from clouds.utils.json_files import parse_json
 from clouds.utils.processes import parallel_map
@@ -230,7 +230,7 @@ def _save(files: DatasetFiles, fingerprint: str, result: CheckResult) -> Path | 
     path = _result_file(files)
     content = {"fingerprint": _versioned(fingerprint), "pairs": len(result.records), "problems": result.problems}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False))
     except OSError as error:
         logger.warning("%s cannot be written (%s): the set will be checked again next time", path, error.strerror)

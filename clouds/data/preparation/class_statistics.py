@@ -63,7 +63,7 @@ def write_class_statistics(folder: Path, root: Path, counts: Mapping[Path, Class
         counts: counts by path of the label map.
 
     Raises:
-        OSError: a file cannot be written.
+        WriteError: a file cannot be written.
     """
     by_file = {file.relative_to(root).as_posix(): count for file, count in counts.items()}
     by_class: dict[int, list[tuple[str, int]]] = {}

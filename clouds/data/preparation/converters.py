@@ -17,7 +17,7 @@ from clouds.data.encoding import LabelEncoding, TrainIds, read_train_ids
 from clouds.data.preparation.class_statistics import ClassCounts, class_counts, count_values, write_class_statistics
 from clouds.data.preparation.formats import CONVERTED_SUFFIX, FORMATS
 from clouds.errors import UserError
-from clouds.utils.atomic import write_atomically
+from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.processes import parallel_map
 
 logger = logging.getLogger(__name__)
@@ -61,8 +61,8 @@ def convert_folder(
         overwrite: replace label maps that exist.
 
     Raises:
-        UserError: there are no label files, `out_dir` cannot be written, or some label files could not be converted;
-            all others are converted first.
+        UserError: there are no label files, or some of them could not be converted; all others are converted first.
+        WriteError: a file cannot be written. The same call continues.
     """
     form = FORMATS[name]
     gt_folder, out_dir = folder / (gt_dir or form.gt_dir), out_dir or folder
@@ -77,15 +77,10 @@ def convert_folder(
     counted = done.counts
     if name == "cityscapes":  # as published, its statistics are those of the training images
         counted = {file: count for file, count in counted.items() if file.relative_to(gt_folder).parts[0] == "train"}
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        if name == "cityscapes":
-            write_split_lists(out_dir, gt_folder, list(done.counts))
-        write_class_statistics(out_dir, folder, counted)
-    except OSError as error:
-        raise UserError(
-            f"The statistics cannot be written to {out_dir} ({error.strerror}); give another -o."
-        ) from error
+    make_folder(out_dir)
+    if name == "cityscapes":
+        write_split_lists(out_dir, gt_folder, list(done.counts))
+    write_class_statistics(out_dir, folder, counted)
     logger.info(
         "%s: %d label maps written, %d existed, %d failed; statistics of %d in %s.",
         form.name,
@@ -136,7 +131,7 @@ def write_split_lists(folder: Path, gt_folder: Path, label_maps: Sequence[Path])
         label_maps: paths `<gt_folder>/<split>/<city>/*` of the converted label maps.
 
     Raises:
-        OSError: a list cannot be written.
+        WriteError: a list cannot be written.
     """
     splits: dict[str, list[str]] = {}
     for label_map in label_maps:
@@ -160,8 +155,6 @@ def _convert_one(encoding: LabelEncoding, overwrite: bool, pair: tuple[Path, Pat
         return class_counts(count_values(label), _NUM_CLASSES), True
     except UserError as error:
         return str(error)
-    except OSError as error:
-        return f"{target} cannot be written ({error.strerror}): check the folder's permissions and the disk's space."
 
 
 def _existing(source: Path, target: Path) -> TrainIds | None:

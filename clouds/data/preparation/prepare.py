@@ -16,6 +16,7 @@ from clouds.data.preparation.class_statistics import write_class_statistics
 from clouds.data.preparation.converters import convert_folder
 from clouds.data.preparation.listing import DatasetFiles, DescribedFiles, RegisteredFiles
 from clouds.errors import UserError, check_name
+from clouds.utils.atomic import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ def prepare(
         Whether every data set is complete and without a problem.
 
     Raises:
-        UserError: there is no data root, no data set, or no data set of that name; or a file cannot be written.
+        UserError: there is no data root, no data set, or no data set of that name.
+        WriteError: a file cannot be written. The same call continues.
     """
     root = data_root()
     if not root.is_dir():
@@ -62,18 +64,12 @@ def prepare(
             result.problems.append(f"{files.name}: there is no {files.spec.image_pattern(root).folder}.")
         _log_problems(result, show_all=all_problems)
         if files.spec and result.records:
-            try:
-                if write_lists:
-                    file = files.spec.list_file(root)
-                    write_list(file, root, result.records)
-                    logger.info("%s: its %d images are listed in %s", files.name, len(result.records), file)
-                if not only_check and not files.spec.converter:
-                    _write_statistics(files.spec, root, result)
-            except OSError as error:
-                raise UserError(
-                    f"Cannot write {error.filename or 'a file'} of {files.name} in {root} ({error.strerror}): make "
-                    "room, or see the permissions of the data root."
-                ) from error
+            if write_lists:
+                file = files.spec.list_file(root)
+                write_list(file, root, result.records)
+                logger.info("%s: its %d images are listed in %s", files.name, len(result.records), file)
+            if not only_check and not files.spec.converter:
+                _write_statistics(files.spec, root, result)
         results.append(result)
     existing = [result for result in results if result.exists]
     if not existing and not asked_for:
@@ -190,7 +186,7 @@ def _write_statistics(spec: DatasetSpec, root: Path, result: CheckResult) -> Non
     """Write the class statistics of a data set that needs no conversion; elsewhere the converter writes them."""
     folder = spec.statistics_folder(root)
     if result.counts and all(file.is_relative_to(root) for file in result.counts):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_class_statistics(folder, root, result.counts)
         logger.info("%s: class statistics in %s", spec.name, folder)
 

@@ -14,16 +14,10 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     """Write a torch file atomically; it is on disk on return.
 
     Raises:
-        OSError: the file cannot be written. An earlier file of this name is unchanged.
+        WriteError: the file cannot be written. An earlier file of this name is unchanged.
     """
-    with atomic_file(path) as part_file, part_file.open("wb") as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:
-            # On a full disk, torch fails once more when it completes the file.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
+    with atomic_file(path) as file:
+        torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
 

@@ -16,7 +16,8 @@ from clouds.engine.hooks.self_training import SelfTrainingHook
 from clouds.engine.hooks.writing import SMOOTHED
 from clouds.evaluation.label_maps import predict_labels
 from clouds.self_training.pseudo_labels import PseudoLabel
-from clouds.utils.atomic import atomic_file
+from clouds.utils.atomic import OptionalOutput, make_folder, write_atomically
+from clouds.utils.images import encoded
 from clouds.visualization.panel import PanelRow, pseudo_label_panel
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class PseudoLabelMonitor(HookBase):
         self.classes = classes
         self.colors = colors
         self.folder = folder
+        self.panels = OptionalOutput(f"The panel of pseudo-labels in {folder}")
         self.device = torch.device(device)
         self.panel_period = panel_period
         self.period = period
@@ -131,9 +133,10 @@ class PseudoLabelMonitor(HookBase):
             classes=self.classes,
             colors=self.colors,
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(self.folder / f"{iteration:07d}.png") as part_file:
-            sheet.save(part_file, format="PNG")
+        with self.panels.attempt():
+            if self.folder.parent.is_dir():  # an output folder that has been removed does not come back by a panel
+                make_folder(self.folder)
+            write_atomically(self.folder / f"{iteration:07d}.png", encoded(sheet, "PNG"))
         self.trainer.storage.put_image("pseudo_labels", torch.from_numpy(np.array(sheet)).permute(2, 0, 1))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clouds.d2 import CfgNode
+from clouds.utils.atomic import writing
 from clouds.utils.jsonl import Line, Row, last_row, scan_lines, valid_rows, write_rows
 from clouds.utils.values import is_integer, is_number
 
@@ -115,7 +116,8 @@ def repair(path: Path, start: int, test_sets: Sequence[str]) -> Recorded:
     end = min([end, *(line.start for row, line in rows if start == 0 or iterations_before(row) > start)])
     kept = max((line.end for _, line in rows if line.end <= end), default=end)
     end = min([end, *(line.start for line in lines if line.row is None and line.start >= kept)])
-    os.truncate(path, end)
+    with writing(path):
+        os.truncate(path, end)
     here = [row for row, line in rows if iterations_before(row) == start and line.end <= end]
     return Recorded(
         losses=any(LOSS in row for row in here),

@@ -5,6 +5,7 @@ Other files stay. The files are collected in ``previous/<run id>.part``, which g
 that was interrupted is completed by the next training.
 """
 
+import errno
 import logging
 import os
 import re
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from clouds.errors import UserError
+from clouds.errors import UserError, WriteError
+from clouds.utils.atomic import make_folder, writing
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ _OUTPUT = re.compile(rf"({'|'.join(OUTPUTS)})(\.\d+\.part)?")
 _PART = ".part"
 _RECORD_SECONDS = 60.0  # longest wait for another process that writes the record
 
+_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO}
+
 _held: dict[Path, FileLock] = {}
 
 
@@ -56,17 +60,18 @@ def set_aside(folder: Path, run: str) -> dict[Path, Path]:
         Earlier path -> new path of every file and folder that was moved; empty if there is none.
 
     Raises:
-        OSError: a file cannot be moved. The next call continues.
+        WriteError: a file cannot be moved. The next call continues.
     """
     outputs = find_outputs(folder)
     unfinished = sorted((folder / PREVIOUS).glob(f"*{_PART}"))
     if not outputs and not unfinished:
         return {}
     part_folder = unfinished[0] if unfinished else folder / PREVIOUS / f"{run}{_PART}"
-    part_folder.mkdir(parents=True, exist_ok=True)
-    moved = {path: _move(path, part_folder) for path in outputs}
-    target = free_path(part_folder.with_name(part_folder.name.removesuffix(_PART)))
-    part_folder.rename(target)
+    make_folder(part_folder)
+    with writing(part_folder):
+        moved = {path: _move(path, part_folder) for path in outputs}
+        target = free_path(part_folder.with_name(part_folder.name.removesuffix(_PART)))
+        part_folder.rename(target)
     return {path: target / part.name for path, part in moved.items()}
 
 
@@ -74,7 +79,7 @@ def complete_move(folder: Path) -> None:
     """Complete a `set_aside` that was interrupted.
 
     Raises:
-        OSError: a file cannot be moved.
+        WriteError: a file cannot be moved.
     """
     if any((folder / PREVIOUS).glob(f"*{_PART}")):
         set_aside(folder, "")
@@ -143,6 +148,8 @@ def _acquire(lock: FileLock) -> bool:
     except Timeout:
         return False
     except (OSError, NotImplementedError) as error:  # filelock raises the latter for a file system without locks
+        if isinstance(error, OSError) and error.errno not in _WITHOUT_LOCKS:
+            raise WriteError(error.errno, error.strerror, str(lock.lock_file)) from error
         logger.warning(f"{lock.lock_file} cannot be locked ({error}): do not start a second training in this folder.")
     return True
 

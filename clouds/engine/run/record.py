@@ -33,7 +33,7 @@ from clouds import d2
 from clouds.d2 import CfgNode, comm
 from clouds.engine.run.output_folder import RECORD, free_path
 from clouds.errors import UserError
-from clouds.utils.atomic import write_atomically
+from clouds.utils.atomic import write_atomically, writing
 from clouds.utils.json_files import read_json
 
 PACKAGES = (
@@ -295,7 +295,8 @@ def _keep(output: Path, name: str, entries: list[Entry]) -> None:
     owners = [n for n, entry in enumerate(entries, 1) if name in (entry["config"], entry["code"].get("diff"))]
     number = owners[-1] if owners else 0
     kept = free_path(output / f"{path.stem}_{number}{path.suffix}").name
-    path.rename(output / kept)
+    with writing(output / kept):
+        path.rename(output / kept)
     if owners:
         entry = entries[number - 1]
         if entry["config"] == name:

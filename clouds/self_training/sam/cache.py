@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from clouds.self_training.sam.base import Embedding, Sam
-from clouds.utils.atomic import write_atomically
+from clouds.utils.atomic import OptionalOutput, make_folder, write_atomically, writing
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +47,17 @@ class CachedSam(Sam):
                 entries are removed. Each further process can exceed the size by a twentieth.
 
         Raises:
-            OSError: the folder cannot be created or written to.
+            WriteError: the folder cannot be created or written to.
         """
         if gigabytes <= 0:
             raise ValueError(f"gigabytes is {gigabytes}; it must be above 0")
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        make_folder(folder)
+        with writing(folder):
+            tempfile.TemporaryFile(dir=folder).close()
         self.sam = sam
         self.folder = folder
         self.limit = int(gigabytes * 1e9)
+        self._output = OptionalOutput(f"The cache of SAM's embeddings in {folder}")
         self._room = 0  # bytes to write until the folder is counted again
 
     @property
@@ -101,14 +103,11 @@ class CachedSam(Sam):
     def _write(self, key: str, features: tuple[Tensor, ...]) -> None:
         payload = save({str(number): each.cpu().contiguous() for number, each in enumerate(features)})
         size = _DIGEST + len(payload)
-        if size > self._room:
-            self._make_room(size)
-        try:
+        with self._output.attempt():
+            if size > self._room:
+                self._make_room(size)
             write_atomically(self.folder / f"{key}.sam", _checksum(key, payload) + payload)
-        except OSError as error:  # such as a full disk; the embedding exists, so that training can continue
-            logger.warning("An embedding cannot be written to %s: %s", self.folder, error.strerror)
-            return
-        self._room -= size
+            self._room -= size
 
     def _make_room(self, size: int) -> None:
         """Remove the least recently used entries until `size` bytes fit into the folder."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling import Sam as SamModules
 from torch import nn
@@ -24,6 +24,7 @@ from clouds.self_training.sam.base import SAM_REGISTRY, network_options
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.segment_anything import SegmentAnything, set_image_size
 from clouds.self_training.sam.weights import read_weights
+from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.hashing import write_sha256
 from clouds.utils.json_files import read_json
 
@@ -203,8 +204,8 @@ def load_network(folder: Path, architecture: SamArchitecture) -> SamModules:
 
 def save_folder(network: SamModules, architecture: SamArchitecture, folder: Path) -> None:
     """Write `DESCRIPTION` and, in float16, `WEIGHTS` with its record to a folder, created if it does not exist."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / DESCRIPTION).write_text(json.dumps(dataclasses.asdict(architecture), indent=4) + "\n", encoding="utf-8")
+    make_folder(folder)
+    write_atomically(folder / DESCRIPTION, json.dumps(dataclasses.asdict(architecture), indent=4) + "\n")
     weights = {name: value.detach().half().cpu().contiguous() for name, value in network.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
+    write_atomically(folder / WEIGHTS, save(weights))
     write_sha256(folder / WEIGHTS)

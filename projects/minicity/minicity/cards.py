@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 
 from clouds.engine.run.record import code_version
+from clouds.utils.atomic import write_atomically
 from minicity.paths import PROJECT, shown
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -28,13 +29,13 @@ def write_card(folder: Path, template: str, *, library: str, task: str, **values
 
     Raises:
         jinja2.UndefinedError: the template needs a value that is missing.
-        OSError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     data = ModelCardData(
         license="apache-2.0", library_name=library, pipeline_tag=task, tags=["clouds", "minicity", "synthetic"]
     )
     content = render(template, card_data=data.to_yaml(), folder=shown(folder), **values)
-    ModelCard(content).save(folder / "README.md")
+    write_atomically(folder / "README.md", str(ModelCard(content)))
 
 
 def render(template: str, **values: Any) -> str:

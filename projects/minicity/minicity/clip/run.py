@@ -9,11 +9,12 @@ from typing import Any
 import open_clip
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from clouds.generation.device import resolve_device
 from clouds.modeling.backbone.clip import CLIP
 from clouds.modeling.backbone.open_clip_models import load_open_clip
+from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.hashing import write_sha256
 from clouds.utils.json_files import read_json
 from minicity.cards import command_line, environment_of, render, write_card
@@ -138,9 +139,9 @@ def write_folder(model: Any, model_config: Path, folder: Path) -> None:
     """Write an open_clip model as `open_clip_config.json` and `open_clip_model.safetensors` with its record, in fp16.
 
     Raises:
-        OSError: the folder cannot be written.
+        WriteError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     config = {
         "model_cfg": read_json(model_config, dict, _REMEDY),
         "preprocess_cfg": {
@@ -150,7 +151,7 @@ def write_folder(model: Any, model_config: Path, folder: Path) -> None:
             "resize_mode": "shortest",
         },
     }
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=4) + "\n")
+    write_atomically(folder / "open_clip_config.json", json.dumps(config, indent=4) + "\n")
     weights = {name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors")
+    write_atomically(folder / "open_clip_model.safetensors", save(weights))
     write_sha256(folder / "open_clip_model.safetensors")

@@ -212,7 +212,7 @@ def cached_latents(
         # Contiguous, as they are after reading the file: rounding in convolutions depends on the memory layout.
         kept["latents"] = np.ascontiguousarray(both)
         kept["seconds"] = np.array(time.perf_counter() - began)
-        with atomic_file(file) as part_file, part_file.open("wb") as stream:
+        with atomic_file(file) as stream:
             np.savez(stream, **kept)
     latents, seconds = kept["latents"], float(kept["seconds"])
     scale = round(1 / float(latents.std()), 4)

@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipe
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from clouds.utils.atomic import atomic_folder, write_atomically
 from clouds.utils.hashing import write_sha256
 from minicity.diffusion.tokenizer import CONTEXT_LENGTH, WORDS, build_tokenizer, build_vocabulary
 
@@ -152,7 +153,7 @@ def write_folder(model: DiffusionModel, folder: Path) -> None:
     """Write a `StableDiffusionPipeline` in half precision. The model itself is not changed.
 
     Raises:
-        OSError: the folder cannot be written.
+        WriteError: the folder cannot be written.
     """
     pipeline: Any = StableDiffusionPipeline(
         vae=copy.deepcopy(model.autoencoder).half(),
@@ -164,14 +165,15 @@ def write_folder(model: DiffusionModel, folder: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(folder)
-    for file in folder.rglob("*.safetensors"):
-        write_sha256(file)
-    # transformers loads the precision of the config, diffusers loads float32: make both float32.
-    config = folder / "text_encoder/config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
-    # The tokenizer files that transformers 4 reads.
-    vocabulary, merges = build_vocabulary(WORDS)
-    (folder / "tokenizer/vocab.json").write_text(json.dumps(vocabulary) + "\n")
-    lines = ["#version: 0.2", *map(" ".join, merges)]
-    (folder / "tokenizer/merges.txt").write_text("\n".join(lines) + "\n")
+    with atomic_folder(folder) as part_folder:
+        pipeline.save_pretrained(part_folder)
+        for file in part_folder.rglob("*.safetensors"):
+            write_sha256(file)
+        # transformers loads the precision of the config, diffusers loads float32: make both float32.
+        config = part_folder / "text_encoder/config.json"
+        write_atomically(config, json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
+        # The tokenizer files that transformers 4 reads.
+        vocabulary, merges = build_vocabulary(WORDS)
+        write_atomically(part_folder / "tokenizer/vocab.json", json.dumps(vocabulary) + "\n")
+        lines = ["#version: 0.2", *map(" ".join, merges)]
+        write_atomically(part_folder / "tokenizer/merges.txt", "\n".join(lines) + "\n")

@@ -14,6 +14,8 @@ from clouds.generation.painter import Painter, PaintingSettings
 from clouds.generation.prompts import read_prompts
 from clouds.modeling.backbone.clip import CLIP
 from clouds.modeling.backbone.open_clip_models import load_open_clip
+from clouds.utils.atomic import make_folder, write_atomically
+from clouds.utils.images import encoded
 from clouds.visualization.contact_sheet import contact_sheet
 from minicity.cards import command_line, environment_of, write_card
 from minicity.diffusion.autoencoder import (
@@ -93,7 +95,7 @@ def run(
     # Checked before hours of training, although it is needed after them.
     texts = read_prompts(prompts)
     if sheet:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(sheet.parent)
     pool = draw_captioned_pool(cache / "pool", WIDE_STYLES, TRAIN_SEED, scenes, workers)
     logger.info("%d scenes, %d different captions", len(pool), len(set(pool.captions)))
     autoencoder = AutoencoderTraining(
@@ -204,7 +206,7 @@ def draw_sheet(images: Pixels, prompts: Sequence[str], file: Path) -> None:
     Args:
         images: (N, H, W, 3) uint8 RGB.
         prompts: prompt of each image.
-        file: image file to write.
+        file: PNG file to write.
     """
     chosen = np.linspace(0, len(images) - 1, min(SHEET_IMAGES, len(images))).round().astype(int)
     sheet = contact_sheet(
@@ -214,4 +216,4 @@ def draw_sheet(images: Pixels, prompts: Sequence[str], file: Path) -> None:
         columns=SHEET_COLUMNS,
         cell_width=images.shape[2],
     )
-    sheet.quantize(SHEET_COLORS).save(file, optimize=True)
+    write_atomically(file, encoded(sheet.quantize(SHEET_COLORS), "PNG", optimize=True))

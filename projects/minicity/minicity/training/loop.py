@@ -177,8 +177,8 @@ def train_resumably(
 
 def _save(file: Path, stateful: Mapping[str, Any], step: int, seconds: float, identity: Mapping[str, Any]) -> None:
     state = {name: part.state_dict() for name, part in stateful.items()}
-    with atomic_file(file) as part_file:
-        torch.save({**state, "step": step, "seconds": seconds, "identity": dict(identity)}, part_file)
+    with atomic_file(file) as stream:
+        torch.save({**state, "step": step, "seconds": seconds, "identity": dict(identity)}, stream)
 
 
 def _restore(file: Path, stateful: Mapping[str, Any], steps: int, identity: Mapping[str, Any]) -> tuple[int, float]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clouds.utils.atomic import atomic_file
+from clouds.utils.atomic import make_folder, write_atomically
+from clouds.utils.images import encoded
 from clouds.visualization.contact_sheet import contact_sheet
 from clouds.visualization.palette import colorize
 from minicity.world.render import render_scene
@@ -40,6 +41,5 @@ def write_overview(
     sheet = contact_sheet(
         images, captions, title="minicity: scenes and label maps", columns=COLUMNS, cell_width=CELL_WIDTH
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(file) as part_file:
-        sheet.quantize(COLORS).save(part_file, "PNG", optimize=True)
+    make_folder(file.parent)
+    write_atomically(file, encoded(sheet.quantize(COLORS), "PNG", optimize=True))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clouds.utils.atomic import atomic_file
+from clouds.utils.atomic import atomic_file, make_folder
 from clouds.utils.processes import parallel_map
 from minicity.world.records import Rendered
 from minicity.world.render import render
@@ -63,9 +63,9 @@ def draw_in_chunks(
         Indices and arrays of each chunk, in order, after all chunks have been drawn.
 
     Raises:
-        OSError: the folder cannot be written.
+        WriteError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     firsts = range(0, num_scenes, SCENES_PER_CHUNK)
     chunks = [range(first, min(first + SCENES_PER_CHUNK, num_scenes)) for first in firsts]
     # The name changes with the styles and the renderer, so that chunks of others are not read.
@@ -83,6 +83,6 @@ def _write_chunk(stem: Path, draw: DrawChunk, styles: Sequence[Style], seed: int
     file = stem.with_name(f"{stem.name}_{indices.start:06d}-{indices.stop:06d}.npz")
     if not file.is_file():
         arrays: dict[str, Any] = draw(styles, seed, indices)
-        with atomic_file(file) as part_file, part_file.open("wb") as stream:
+        with atomic_file(file) as stream:
             np.savez(stream, **arrays)
     return file

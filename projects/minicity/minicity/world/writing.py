@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 
 from clouds.errors import UserError
-from clouds.utils.atomic import write_atomically
+from clouds.utils.atomic import append_file, make_folder, write_atomically, writing
 from clouds.utils.json_files import read_json
 from clouds.utils.jsonl import Row, valid_rows, write_rows
 from clouds.utils.processes import parallel_map
@@ -63,13 +63,16 @@ def write_dataset(
 
     write_image = functools.partial(_write_image, folder, drawn_set, size)
     processes = num_workers if len(missing) >= _WORTH_PROCESSES else 1
-    with partial.open("a", encoding="utf-8") as file:
+    with append_file(partial) as file:
         # End a line that an interrupted run left incomplete, so that it does not swallow the next one.
-        file.write("\n")
+        line = "\n"
         for index, caption in parallel_map(write_image, missing, processes=processes, title=name):
             captions[f"{index:06d}"] = caption
-            file.write(json.dumps(_row(f"{index:06d}", caption)) + "\n")
-            file.flush()
+            line += json.dumps(_row(f"{index:06d}", caption)) + "\n"
+            with writing(partial):
+                file.write(line.encode())
+                file.flush()
+            line = ""
     write_rows(final, (_row(*item) for item in sorted(captions.items())))
     partial.unlink()
     return folder
@@ -109,7 +112,7 @@ def _prepare(folder: Path, drawn_set: DrawnSet, size: tuple[int, int]) -> None:
     if drawn_set.shrink > 1:
         settings["shrink"] = drawn_set.shrink
     for kind in ("images", "labels"):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
+        make_folder(folder / kind)
     file = folder / "settings.json"
     if not file.is_file():
         write_atomically(file, json.dumps(settings))
