@@ -15,19 +15,20 @@ _OF_THE_MACHINE = frozenset((
 ))  # fmt: skip
 
 
+_AGAIN = "then give the same command again, a training with --resume"
 # What is wrong when a file cannot be written, and what to do. Other errors have the text of the operating system.
 _WRITING = {
-    errno.ENOSPC: ("its disk is full", "make room"),
-    errno.EDQUOT: ("the disk quota is used up", "make room"),
-    errno.EFBIG: ("a file may not become this large", "raise the limit, see `ulimit -f`"),
-    errno.EROFS: ("its disk is read-only", "make it writable, or name another folder"),
-    errno.EACCES: ("permission denied", "change the permissions of its folder, or name another one"),
-    errno.EPERM: ("permission denied", "change the permissions of its folder, or name another one"),
-    errno.ENOENT: ("its folder has been removed", "restore the folder, or name another one"),
-    errno.ESTALE: ("its folder has been removed", "restore the folder, or name another one"),
-    errno.ENOTDIR: ("a file is in the place of its folder", "move that file away"),
-    errno.EEXIST: ("another file has its name", "move that file away"),
-    errno.EISDIR: ("a folder has its name", "move that folder away"),
+    errno.ENOSPC: ("its disk is full", f"make room, {_AGAIN}"),
+    errno.EDQUOT: ("the disk quota is used up", f"make room, {_AGAIN}"),
+    errno.EFBIG: ("no file may become this large", f"raise the limit, see `ulimit -f`, {_AGAIN}"),
+    errno.EROFS: ("its disk is read-only", f"make it writable, {_AGAIN}; or name another folder"),
+    errno.EACCES: ("permission denied", f"change the permissions of its folder, {_AGAIN}; or name another folder"),
+    errno.EPERM: ("permission denied", f"change the permissions of its folder, {_AGAIN}; or name another folder"),
+    errno.ENOENT: ("its folder has been removed", f"restore the folder, {_AGAIN}"),
+    errno.ESTALE: ("its folder has been removed", f"restore the folder, {_AGAIN}"),
+    errno.ENOTDIR: ("a file is in the place of its folder", "move that file away, or name another folder"),
+    errno.EEXIST: ("another file has its name", "move that file away, or give another name"),
+    errno.EISDIR: ("a folder has its name", "move that folder away, or give another name"),
 }
 
 
@@ -60,10 +61,9 @@ class WriteError(OSError):
         super().__init__(number, reason, path)
 
     def __str__(self) -> str:
-        unknown = (self.strerror or "unknown error", "look at its folder and its disk")
+        unknown = (self.strerror or "unknown error", f"look at its folder and its disk, {_AGAIN}")
         reason, remedy = _WRITING.get(self.errno or 0, unknown)
-        again = "then give the same command again, a training with --resume"
-        return f"{self.filename} cannot be written ({reason}): {remedy}, {again}."
+        return f"{self.filename} cannot be written ({reason}): {remedy}."
 
 
 def machine_error(error: BaseException | None) -> UserError | None:

@@ -48,8 +48,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         args: parsed command line; ``resume``, ``resume_anyway`` and ``eval_only`` default to False.
 
     Raises:
-        UserError: another training runs in the output folder, the run to resume has other settings, or the device or a
-            data set does not exist.
+        UserError: the output folder is that of a training that runs, the run to resume has other settings, or the
+            device or a data set does not exist.
         WriteError: the output folder cannot be written.
     """
     evaluates = getattr(args, "eval_only", False)

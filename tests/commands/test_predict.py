@@ -17,7 +17,9 @@ def test_predict_into_a_file(sentence: Callable[..., str], tmp_path: Path) -> No
     flags = ("--config-file", GTA, str(tmp_path / "a.png"), "--output", str(tmp_path / "out"))
     assert sentence(predict.main, *flags) == "A prediction needs a trained network: give MODEL.WEIGHTS model_final.pth."
     message = sentence(predict.main, *flags, "MODEL.WEIGHTS", str(tmp_path / "w.pth"))
-    assert message == f"Cannot create the folder {tmp_path}/out (--output): File exists."
+    assert message == (
+        f"{tmp_path}/out cannot be written (another file has its name): move that file away, or give another name."
+    )
 
 
 def test_predict_without_an_image(sentence: Callable[..., str], tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import torch
 from clouds.d2 import CfgNode
 from clouds.data.datasets import catalog
 from clouds.data.loading.loaders import TrainLoader
+from clouds.engine.log import start_log
 from clouds.engine.losses import NonFiniteLoss
-from clouds.engine.setup import default_setup, seed_everything, start_log
+from clouds.engine.setup import default_setup, seed_everything
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from tests.engine.conftest import CLASSES, COLORS
@@ -332,7 +333,8 @@ def test_a_missing_test_set_is_told_before_training(tiny_cfg: CfgNode) -> None:
 
 def test_two_runs_in_one_process_keep_their_logs_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for run in ("a", "b", "a"):
-        start_log(str(tmp_path / run))
+        (tmp_path / run).mkdir(exist_ok=True)
+        start_log(tmp_path / run)
         logging.getLogger("clouds.engine").info(f"hello from {run}")
     logs = {run: (tmp_path / run / "log.txt").read_text() for run in "ab"}
     assert logs["a"].count("hello from a") == 2

@@ -32,11 +32,10 @@ def test_a_killed_process_leaves_the_older_file(tmp_path: Path, monkeypatch: pyt
     writer = LabelWriter(tmp_path, CITYSCAPES_COLORS)
     writer.write("a", np.zeros((4, 4), np.uint8))
 
-    def killed(self: Image.Image, path: Path, **options: object) -> None:
-        path.write_bytes(b"half a PNG")
+    def killed(self: Path, target: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Image.Image, "save", killed)
+    monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         writer.write("a", np.ones((4, 4), np.uint8))
     assert not read_train_ids(str(tmp_path / "a_labelTrainIds.png"), 19).any()

@@ -275,7 +275,7 @@ def test_faults(run: Run, root: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES is 16, but the servers know the 19 classes of Cityscapes"
     )
     (tmp_path / "out").touch()
-    assert sentence(capsys, run("cityscapes")).startswith(f"Cannot write {tmp_path}/out (--output): ")
+    assert sentence(capsys, run("cityscapes")).startswith(f"{tmp_path}/out cannot be written (another file")
     (tmp_path / "out").unlink()
 
     strange = root / "cityscapes/leftImg8bit/test/ulm/ulm_1_leftImg8bit.png"

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from clouds.errors import UserError
+from clouds.errors import UserError, WriteError
 from clouds.generation.dataset import STALE_SECONDS, GeneratedSet
 from clouds.generation.gate import Verdict, difference_hash
 from clouds.generation.painter import Painted
@@ -240,7 +240,7 @@ def test_other_settings_or_prompts_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"Cannot write .*Not a directory"):
+    with pytest.raises(WriteError, match="a file is in the place of its folder"):
         begin(tmp_path / "file" / "set")
 
 

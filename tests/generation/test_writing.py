@@ -148,7 +148,10 @@ def test_the_command(babbler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         (["--model", "no/such"], "The chat model 'no/such' cannot be loaded"),
         (["--instruction", "no/such"], "The instruction no/such (--instruction) cannot be read: No such file"),
-        (["--output", "/dev/null/x"], "Cannot write /dev/null/x (--output)"),
+        (
+            ["--output", "/dev/null/x"],
+            "/dev/null cannot be written (another file has its name)",
+        ),
         (["--device", "cuda:9"], "--device cuda:9 asks for GPU 9"),
     ],
 )

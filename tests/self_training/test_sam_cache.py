@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from clouds.errors import WriteError
 from clouds.self_training.sam import CachedSam, Embedding, Sam
 from clouds.self_training.sam.cache import _checksum
 
@@ -199,7 +200,7 @@ def test_a_full_disk_is_told_and_does_not_stop_anything(tmp_path, monkeypatch, c
 
 def test_mistakes(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(WriteError, match="another file has its name"):
         cached(tmp_path / "file")
     with pytest.raises(ValueError, match=r"^gigabytes is 0"):
         cached(tmp_path, gigabytes=0)

@@ -114,7 +114,7 @@ def test_a_full_disk_names_the_checkpoint(tmp_path: Path, values: int) -> None:
             write(Checkpointer(Model(), str(tmp_path)), "model_final", more=torch.zeros(values))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    said = f"{tmp_path / 'model_final.pth'} cannot be used (File too large): check"
+    said = f"{tmp_path / 'model_final.pth'} cannot be written (no file may become this large): raise"
     assert str(machine_error(caught.value)).startswith(said)
     assert Checkpointer(Model(), str(tmp_path)).resume_or_load("", resume=True)["iteration"] == 1
     assert not list(tmp_path.glob("*.part"))

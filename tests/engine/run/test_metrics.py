@@ -8,7 +8,7 @@ import pytest
 from clouds.d2 import EventStorage
 from clouds.engine.run.metrics import read_training, repair
 from clouds.engine.writers import MetricsWriter
-from clouds.errors import UserError
+from clouds.errors import WriteError
 
 ROW = b'{"iteration": 19, "total_loss": 1.5}\n'
 DAMAGED = {
@@ -81,5 +81,7 @@ def test_the_evaluation_before_an_iteration_has_a_row_of_its_own(tmp_path: Path)
 
 def test_a_record_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").mkdir()
-    with pytest.raises(UserError, match=r"metrics\.json cannot be written \(Is a directory\): move it away"):
+    with pytest.raises(
+        WriteError, match=r"metrics\.json cannot be written \(a folder has its name\): move that folder away"
+    ):
         MetricsWriter(tmp_path / "metrics.json")

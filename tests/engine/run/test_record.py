@@ -223,13 +223,14 @@ def test_a_command_line_that_is_not_utf_8_is_recorded(tiny_cfg: CfgNode, monkeyp
 def test_a_killed_start_leaves_the_older_record(tiny_cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
     first = start(tiny_cfg)
 
-    def killed(path: Path, content: bytes) -> None:
-        with path.open("wb") as file:
-            file.write(content[:20])
-        if path.name.startswith("run.json"):
-            raise KeyboardInterrupt
+    rename = Path.replace
 
-    monkeypatch.setattr(Path, "write_bytes", killed)
+    def killed(path: Path, target: Path) -> Path:
+        if target.name == "run.json":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         record.write_record(Path(tiny_cfg.OUTPUT_DIR), tiny_cfg, Namespace(), record.Kind.RESUMED, "id")
     assert read_record(Path(tiny_cfg.OUTPUT_DIR)) == [first]
