@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clouds.errors import UserError
+from clouds.errors import UserError, WriteError
 from clouds.experiments import runner
 from clouds.experiments.runner import Job, digest, run_jobs
 
@@ -132,10 +132,10 @@ def test_seconds_of_another_type_are_none(tmp_path: Path) -> None:
 
 def test_what_cannot_be_started_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a file")
-    with pytest.raises(UserError, match=r"a cannot be the folder of a \(File exists\): move it away"):
+    with pytest.raises(WriteError, match=r"a cannot be written \(another file has its name\): move that file away"):
         run_jobs([job(tmp_path, "a", "")])
     (tmp_path / "b/console.txt").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"b cannot be started: .*console\.txt \(Is a directory\)"):
+    with pytest.raises(WriteError, match=r"console\.txt cannot be written \(a folder has its name\)"):
         run_jobs([job(tmp_path, "b", "")])
     with pytest.raises(UserError, match=r"c cannot be started: no-such-program \(No such file"):
         run_jobs([Job("c", ("no-such-program",), tmp_path / "c")])
