@@ -38,7 +38,7 @@ class Step:
         torch.stack([*losses.values()]).sum().backward()
         self.clip(parameter for group in self.optimizer.param_groups for parameter in group["params"])
         self.optimizer.step()
-        return dict(zip(losses, mean_losses(losses).tolist(), strict=True))
+        return dict(zip(losses, mean_losses(losses).tolist()[:-1], strict=True))
 
 
 def measure_labelled_step(bench: Bench, inputs: Inputs) -> None:

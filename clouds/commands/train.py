@@ -8,6 +8,7 @@ from clouds.commands.entry import user_errors
 from clouds.config import check_weights, load_config
 from clouds.errors import UserError
 from clouds.utils.arguments import MOST_PROCESSES, CommandParser
+from clouds.utils.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from clouds.d2 import CfgNode
@@ -53,7 +54,8 @@ def run(cfg: "CfgNode", args: argparse.Namespace) -> None:
     """
     from clouds.engine.training import start
 
-    start(cfg, args)
+    with stop_on_signals():
+        start(cfg, args)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

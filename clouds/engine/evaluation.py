@@ -1,12 +1,14 @@
 """Evaluation of a model on the test sets of a config."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
 
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import CfgNode, DatasetEvaluator, comm, inference_on_dataset
+from clouds.d2.groups import wait_for_all
 from clouds.data.datasets.catalog import dataset_names, domain
 from clouds.data.loading.loaders import TestLoader
 from clouds.engine.amp import Precision
@@ -16,6 +18,7 @@ from clouds.evaluation.label_maps import for_labels
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.tables import Provenance, format_table
 from clouds.utils.devices import cudnn_benchmark
+from clouds.utils.signals import Stopped, stop_requested
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,9 @@ def evaluate(
 
     Returns:
         ``{dataset: {"sem_seg": {metric: percent}}}`` in the order of the config.
+
+    Raises:
+        Stopped: a signal has asked some process to stop; raised in all.
     """
     results: Results = {}
     counts: dict[str, int] = {}
@@ -43,7 +49,7 @@ def evaluate(
         # Another evaluator may read scores.
         predicting = for_labels(model) if isinstance(evaluator, SemSegEvaluator) else model
         with precision.autocast(), cudnn_benchmark(False):  # images have many sizes
-            results[name] = inference_on_dataset(predicting, loader, evaluator)
+            results[name] = inference_on_dataset(predicting, _Stoppable(loader, name), evaluator)
     if not results:
         logger.warning("DATASETS.TEST is empty: nothing is evaluated")
     elif comm.is_main_process():
@@ -62,3 +68,24 @@ def report_selection(cfg: CfgNode) -> None:
             f"TEST.SELECT_ON is {name}, of another domain than {', '.join(trained)} (DATASETS.TRAIN): model_best.pth "
             "is chosen by it, so its scores there are no longer those of an unseen domain"
         )
+
+
+class _Stoppable:
+    """The batches of a loader, which end with `Stopped` in all processes if one of them has been asked to stop."""
+
+    def __init__(self, loader: TestLoader, name: str) -> None:
+        self.loader = loader
+        self.name = name
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        stopped = None
+        for batch in self.loader:
+            if stopped := stop_requested():
+                break
+            yield batch
+        wait_for_all()  # their shares take different times
+        if by := next(filter(None, comm.all_gather(stopped)), None):
+            raise Stopped(f"Stopped by {by} in the evaluation of {self.name}: the same command evaluates again.")

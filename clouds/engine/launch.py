@@ -32,7 +32,6 @@ from clouds.utils.processes import end_with_parent
 from clouds.utils.signals import (
     EXIT_CODE,
     Stopped,
-    deliver_signals,
     signals_delayed,
     signals_passed_on,
     stop_on_signals,
@@ -68,6 +67,7 @@ def launch(work: Work, flags: argparse.Namespace, device: str, args: tuple[Any, 
     Raises:
         UserError: flags, environment and machine contradict each other; the processes cannot connect; or ``work``
             raised it in the first process to fail. Under torchrun it is raised in that process only.
+        Stopped: ``work`` raised it, in all processes.
     """
     check_flags(flags)
     processes = flags.num_gpus * flags.num_machines
@@ -112,7 +112,12 @@ def _join_torchrun(work: Work, device: str, args: tuple[Any, ...]) -> None:
             os.write(2, f"error: {failure}\n".encode())
         os._exit(USER_ERROR)
 
-    _one_of_several(Peers(store, rank, local_rank, here, end), work, args)
+    try:
+        _one_of_several(Peers(store, rank, local_rank, here, end), work, args)
+    except Stopped:
+        if rank == 0:
+            raise
+        raise SystemExit(EXIT_CODE) from None  # one of them says it
 
 
 def _start(work: Work, flags: argparse.Namespace, device: str, args: tuple[Any, ...]) -> None:
@@ -186,7 +191,6 @@ def _started(
     rank = flags.machine_rank * here + local_rank
     try:
         with stop_on_signals(for_parent=True):
-            deliver_signals()
             store = _join(url, f"{url} (--dist-url)", device, rank, size, local_rank, here)
             _one_of_several(Peers(store, rank, local_rank, here, end), work, args)
     except (UserError, Stopped) as error:

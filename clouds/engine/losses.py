@@ -16,18 +16,22 @@ class NonFiniteLoss(UserError, FloatingPointError):
     """A loss became NaN or infinite."""
 
 
-def mean_losses(losses: Mapping[str, Tensor]) -> Tensor:
+def mean_losses(losses: Mapping[str, Tensor], *, stop: bool = False) -> Tensor:
     """Return the losses of the whole batch: their mean over the processes, which must call this together.
 
     The host does not wait for the device.
 
     Args:
         losses: n scalars by name, of this process's share of the batch; the names are equal in all processes.
+        stop: whether this process has been asked to stop. It travels with the losses, so that all processes stop after
+            the same iteration.
 
     Returns:
-        (n,) float, equal in all processes, in the order of `losses`; not finite where that of some process is not.
+        (n + 1,) float, equal in all processes: the losses in the order of `losses`, not finite where that of some
+        process is not, and the share of the processes that have been asked to stop, 0..1.
     """
     values = torch.stack([loss.detach() for loss in losses.values()])
+    values = torch.cat((values, values.new_full((1,), float(stop))))
     if comm.get_world_size() == 1:
         return values
     values = values.double()  # of a few float32 numbers, float64 holds the exact sum

@@ -24,6 +24,7 @@ from clouds.d2 import (
     build_model,
     comm,
 )
+from clouds.d2.groups import wait_for_all
 from clouds.data.classes import SYNTHIA_MEANS
 from clouds.data.datasets.catalog import dataset_names, require_names
 from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
@@ -48,6 +49,7 @@ from clouds.modeling.linear import onednn_is_faster, use_onednn
 from clouds.modeling.structures import ImageDict
 from clouds.self_training.sam import Sam, build_sam
 from clouds.utils.devices import cudnn_benchmark
+from clouds.utils.signals import Stopped, stop_requested
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Trainer(TrainerBase):
         self_training: the hook that labels generated images; None without self-training.
         batches: batches of the loader; only during `train`.
         results: results of the last evaluation.
+        stopping: whether a signal has asked some process to stop, see `clouds.utils.signals`.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -74,6 +77,7 @@ class Trainer(TrainerBase):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.results: hooks.Results = {}
         self.history: hooks.History = {}
+        self.stopping = False
         # Data sets come first: a missing one, also a test set, is reported before the model is built or trained.
         self.data_loader = self.build_train_loader(cfg)
         self.check_test_sets(cfg)
@@ -136,7 +140,22 @@ class Trainer(TrainerBase):
         """Train from ``start_iter`` to ``SOLVER.MAX_ITER`` and return the results of the last evaluation.
 
         A run that has finished is evaluated; its record is completed if it was killed before the last evaluation.
+
+        Raises:
+            Stopped: a signal has asked to stop. The iterations so far are saved; a resumed run makes up for an
+                evaluation that was stopped. Raised in all processes.
         """
+        try:
+            return self._train()
+        except Stopped:
+            by, folder = stop_requested() or "a signal", self.cfg.OUTPUT_DIR
+            sentence = (
+                f"Stopped by {by}: the training is saved in {folder}, and the same command with --resume goes on."
+            )
+            logger.info(sentence)
+            raise Stopped(sentence) from None
+
+    def _train(self) -> hooks.Results:
         self.model.train()
         if self.start_iter >= self.max_iter:
             logger.info(f"Nothing left to train: iteration {self.start_iter} of {self.max_iter} is reached")
@@ -175,10 +194,10 @@ class Trainer(TrainerBase):
                 losses = self.network(batch)
         except FloatingPointError as error:  # in all processes
             self.stop(batch, str(error))
-        means = mean_losses(losses)
+        means = mean_losses(losses, stop=stop_requested() is not None)
         self.update(sum(losses.values()), skip=1 - means.isfinite().all().float())
         # Read after everything is queued, so that a GPU computes on meanwhile.
-        *numbers, scale = torch.cat([means, self.scaler.current(means)]).tolist()
+        *numbers, stopping, scale = torch.cat([means, self.scaler.current(means)]).tolist()
         if not all(map(math.isfinite, numbers)):
             self.stop(batch, describe_failure(losses))
         try:
@@ -186,11 +205,23 @@ class Trainer(TrainerBase):
         except FloatingPointError as error:  # in all processes, since they have equal gradients
             self.stop(batch, str(error))
 
+        self.stopping = stopping > 0
         values = dict(zip(losses, numbers, strict=True))
         for name, value in {**values, "total_loss": sum(values.values()), "data_time": data_time}.items():
             self.storage.put_scalar(name, value)
         if self.self_training:
             self.self_training.wait()  # part of the measured time of a step
+
+    def after_step(self) -> None:
+        """Call the hooks, then stop if a signal has asked for it."""
+        try:
+            super().after_step()
+        except Stopped:  # by the evaluation, in all processes
+            self.stopping = True
+        if self.stopping:
+            self.checkpoints.save_now()
+            wait_for_all()  # the main process saves
+            raise Stopped
 
     def label(self, batch: list[ImageDict]) -> list[ImageDict]:
         """Return the batch with `instances` for each generated image.
@@ -344,12 +375,15 @@ class Trainer(TrainerBase):
         )
         record = hooks.PeriodicWriter(writers)
         metrics = Path(cfg.OUTPUT_DIR) / "metrics.json" if comm.is_main_process() else None
+        self.checkpoints = hooks.PeriodicCheckpoint(
+            self.checkpointer, checkpoint_period(cfg), cfg.SOLVER.CHECKPOINT_MINUTES
+        )
         return [
             hooks.IterationTimer(),
             hooks.LearningRate(self.scheduler),
             hooks.Continuation(metrics, evaluated_sets(cfg), evaluation, record),
             *self.build_self_training_hooks(),
-            hooks.PeriodicCheckpoint(self.checkpointer, checkpoint_period(cfg), cfg.SOLVER.CHECKPOINT_MINUTES),
+            self.checkpoints,
             evaluation,
             record,
         ]

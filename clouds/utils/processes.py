@@ -15,7 +15,7 @@ import cv2
 from tqdm import tqdm
 
 from clouds.errors import UserError
-from clouds.utils.signals import deliver_signals, leave_signals_to_parent, signals_delayed
+from clouds.utils.signals import Stopped, leave_signals_to_parent, signals_delayed, stop_here
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,7 +63,6 @@ def is_running(process: int) -> bool:
 def _start_worker() -> None:
     end_with_parent()
     leave_signals_to_parent()
-    deliver_signals()
     cv2.setNumThreads(1)
 
 
@@ -88,6 +87,7 @@ def parallel_map(
 
     Raises:
         UserError: a worker process was killed.
+        Stopped: a signal has asked to stop. The items that were begun are finished first.
     """
     with tqdm(total=len(items), unit=unit, desc=title, disable=not items) as bar:
         if processes > 1 and len(items) > 1:
@@ -97,14 +97,19 @@ def parallel_map(
                     results = pool.map(function, items, chunksize=chunk_size)
                 try:
                     for item, result in zip(items, results, strict=True):
+                        stop_here()
                         bar.update()
                         yield item, result
+                except Stopped:
+                    pool.shutdown(cancel_futures=True)
+                    raise
                 except BrokenProcessPool as error:
                     raise UserError(
                         "A worker process was killed, perhaps because the memory was full: use fewer processes."
                     ) from error
         else:
             for item in items:
+                stop_here()
                 result = function(item)
                 bar.update()
                 yield item, result

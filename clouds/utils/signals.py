@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from multiprocessing import resource_tracker
 
 EXIT_CODE = 75
 """Exit code of a command that was stopped and has saved everything; EX_TEMPFAIL of sysexits.h."""
@@ -39,6 +40,16 @@ class Stopped(BaseException):
 def stop_requested() -> str | None:
     """Return the name of the signal that has asked this process to stop, such as "SIGTERM"; None if none has."""
     return _requested
+
+
+def stop_here(then: str = "what is written stays, and the same command goes on") -> None:
+    """Raise `Stopped` if a signal has asked this process to stop. A loop calls it between two items.
+
+    Args:
+        then: end of the sentence, which says what is saved and how to go on.
+    """
+    if _requested is not None:
+        raise Stopped(f"Stopped by {_requested}: {then}.")
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -74,6 +85,7 @@ def stop_on_signals(*, for_parent: bool = False) -> Iterator[None]:
     _active = True
     watcher = threading.Thread(target=_watch, args=(ours, for_parent), name="signals", daemon=True)
     watcher.start()
+    _deliver_signals()
     try:
         yield
     finally:
@@ -101,23 +113,19 @@ def signals_passed_on() -> Iterator[None]:
 def signals_delayed() -> Iterator[None]:
     """Delay the signals that ask to stop in this context, in which child processes are started.
 
-    A child would end with a traceback, or without a word, while it imports modules; it calls `deliver_signals` once it
-    handles signals.
+    A child would end with a traceback, or without a word, while it imports modules. They reach it when it enters
+    `stop_on_signals` or calls `leave_signals_to_parent`.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
+    resource_tracker.ensure_running()  # the first child of `multiprocessing`, whose start ends the delay of some
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def deliver_signals() -> None:
-    """End the delay of signals that this process has inherited, see `signals_delayed`."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
 
 
 def leave_signals_to_parent() -> None:
@@ -127,6 +135,13 @@ def leave_signals_to_parent() -> None:
     """
     for number in stop_signals():
         signal.signal(number, _end_later if number == signal.SIGTERM else signal.SIG_IGN)
+    _deliver_signals()
+
+
+def _deliver_signals() -> None:
+    """End the delay of signals that this process has inherited, see `signals_delayed`."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
 
 
 def _end_later(number: int, _: object) -> None:

@@ -16,13 +16,15 @@ NAN = float("nan")
 
 def test_the_mean_over_processes_is_that_of_exact_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = {"a": torch.tensor(0.1), "b": torch.tensor(3.0)}
-    assert mean_losses(losses).tolist() == [losses["a"].item(), 3.0]
+    assert mean_losses(losses).tolist() == [losses["a"].item(), 3.0, 0]
+    assert mean_losses(losses, stop=True).tolist()[-1] == 1
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
-    other = torch.tensor([0.3, NAN])
+    other = torch.tensor([0.3, NAN, 1])
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: values.add_(other))
     means = mean_losses(losses).tolist()
     assert means[0] == (losses["a"].item() + other[0].item()) / 2
     assert means[1] != means[1], "a failure in one process shows in all"
+    assert means[2] == 0.5, "so does a request to stop"
 
 
 def test_the_failures_of_all_processes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
