@@ -11,6 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import kornia_rs.io
+import torch.utils.tensorboard
+from diffusers.pipelines import auto_pipeline
+from PIL import JpegImagePlugin
+
 from clouds.commands import convert_datasets, generate, make_submission, predict, prepare_datasets, train
 from clouds.data.preparation import converters, prepare
 from clouds.engine import predictor, submission, training
@@ -20,6 +25,7 @@ from tests.engine import joint
 IMPORTED = (
     *(convert_datasets, generate, make_submission, predict, prepare_datasets, train),
     *(converters, prepare, predictor, submission, training, painting, statistics, joint),
+    *(kornia_rs.io, torch.utils.tensorboard, auto_pipeline, JpegImagePlugin),
 )
 """Commands, and what they import when they run."""
 

@@ -253,7 +253,7 @@ def template() -> Iterator[None]:
     os.environ["OMP_NUM_THREADS"] = "1"  # numpy's and torch's threads would be lost in a fork
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), before["PYTHONPATH"] or ""])
     try:
-        multiprocessing.get_context("forkserver").set_forkserver_preload([child_side.__name__])
+        multiprocessing.get_context("forkserver").set_forkserver_preload([child_side.__name__, "tests.faults.jobs"])
         forkserver.ensure_running()
     finally:
         for name, value in before.items():
@@ -263,6 +263,8 @@ def template() -> Iterator[None]:
     try:
         yield
     finally:
+        # It holds nothing, and its interpreter would take seconds to end.
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
         forkserver._forkserver._stop()
 
 
