@@ -24,6 +24,7 @@ Result = dict[str, Any]
 
 # Files that tell of the machine, the time, or the number of starts, and those that a killed process has not completed.
 _OF_ITS_OWN = ("log.txt*", "events.out.tfevents.*", "run.json", "config_*.yaml", "git*.diff", "*.lock", "*.part")
+_SET_ASIDE = "previous"  # folder of a run that was killed before it was on record
 _TRAINING = ("SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 3)
 
 
@@ -36,6 +37,7 @@ class Job:
         script: its script.
         argv: arguments that make the command write its results to a folder.
         resume: further arguments, before the others, that continue the command.
+        script_argv: further arguments, after the others, of the script.
         inputs: folder that is copied to the folder of the results first; None for no such folder.
     """
 
@@ -43,6 +45,7 @@ class Job:
     script: Path
     argv: Callable[[Path], list[str]]
     resume: tuple[str, ...] = ()
+    script_argv: tuple[str, ...] = ()
     inputs: Path | None = None
 
     def prepare(self, folder: Path) -> None:
@@ -56,8 +59,9 @@ class Job:
         """Return all that must be equal in an interrupted and in an undisturbed run, by name."""
         found = {}
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and not any(path.match(pattern) for pattern in _OF_ITS_OWN):
-                found[path.relative_to(folder).as_posix()] = _content(path, folder)
+            name = path.relative_to(folder)
+            if path.is_file() and name.parts[0] != _SET_ASIDE and not any(map(name.match, _OF_ITS_OWN)):
+                found[name.as_posix()] = _content(path, folder)
         return found
 
 
@@ -122,6 +126,7 @@ def write_jobs(folder: Path) -> tuple[dict[str, Job], dict[str, str]]:
             convert,
             ROOT / "tools/convert_datasets/gta.py",
             lambda out: [str(out), "--nproc", "1"],
+            script_argv=("--nproc", "2"),
             inputs=folder / "gta",
         ),
         "prediction": Job(

@@ -130,7 +130,7 @@ class Child:
         self.end()
         changes = self.log.with_name(f"{self.log.name}.changes")
         return Outcome(
-            code, self.output(), list(left.values()), seconds, int(changes.read_text()) if changes.exists() else 0
+            code, self.output(), list(left.values()), seconds, int(changes.read_text() or 0) if changes.exists() else 0
         )
 
     def processes(self) -> dict[int, str]:
