@@ -141,6 +141,9 @@ DEFAULTS: dict[str, Any] = {
     },
     "DATALOADER": {
         "NUM_WORKERS": -1,  # processes that load images, for each training process; -1: by the number of cores
+        # "raise": an image that cannot be read stops the training; "skip": another one takes its place, it is listed in
+        # skipped.jsonl, and the training stops at more than 1 % of all images and more than 10. Evaluation never skips.
+        "ON_ERROR": "raise",
         # "TrainingSampler"; "WeightedTrainingSampler", which uses SOURCE_FACTOR and TARGET_FACTOR; or
         # "RareClassSampler", which uses them and samples labeled images by their classes.
         "SAMPLER_TRAIN": "TrainingSampler",

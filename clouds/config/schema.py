@@ -192,6 +192,7 @@ RULES: dict[str, Rule] = {
         "from 0 (images are loaded by the training process) to 256, or -1 (by the number of cores)",
         lambda workers: -1 <= workers <= 256,
     ),
+    "DATALOADER.ON_ERROR": one_of("raise", "skip"),
     "DATALOADER.SAMPLER_TRAIN": registered("samplers"),
     "DATALOADER.RARE_CLASS.TEMPERATURE": above(0, 1_000_000),
     "DATALOADER.RARE_CLASS.MIN_PIXELS": within(1, COUNT),

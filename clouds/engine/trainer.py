@@ -378,11 +378,14 @@ class Trainer(TrainerBase):
         self.checkpoints = hooks.PeriodicCheckpoint(
             self.checkpointer, checkpoint_period(cfg), cfg.SOLVER.CHECKPOINT_MINUTES
         )
+        skips = cfg.DATALOADER.ON_ERROR == "skip"
+        skipped = [hooks.SkippedImages(self.data_loader, Path(cfg.OUTPUT_DIR) / "skipped.jsonl")] if skips else []
         return [
             hooks.IterationTimer(),
             hooks.LearningRate(self.scheduler),
             hooks.Continuation(metrics, evaluated_sets(cfg), evaluation, record),
             *self.build_self_training_hooks(),
+            *skipped,
             self.checkpoints,
             evaluation,
             record,

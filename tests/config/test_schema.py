@@ -80,6 +80,7 @@ CHOICES = {
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_ATTENTION": {"auto", "triton", "embedding_bag", "grid_sample"},
     "MODEL.CLOUDS.SAM.SELECTION_MODE": {"random", "center", "largest_component"},
     "MODEL.CLOUDS.SAM.DTYPE": {"auto", "float32", "bfloat16"},
+    "DATALOADER.ON_ERROR": {"raise", "skip"},
     "SOLVER.OPTIMIZER": {"ADAMW", "SGD"},
     "SOLVER.LR_SCHEDULER_NAME": {"WarmupMultiStepLR", "WarmupPolyLR"},
     "SOLVER.WARMUP_METHOD": {"linear", "constant"},

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from clouds.d2 import CfgNode, comm
 from clouds.data.datasets.catalog import dataset_names, load_dataset, require_names
@@ -22,7 +22,8 @@ from clouds.data.datasets.record import Record, is_generated
 from clouds.data.loading import rare_classes  # noqa: F401  (registers its sampler)
 from clouds.data.loading.batch import Batch, Failure
 from clouds.data.loading.mappers import TestMapper, TrainMapper
-from clouds.data.loading.samplers import Datasets, Draw, TrainingSampler, build_sampler, contiguous_share
+from clouds.data.loading.samplers import Datasets, TrainingSampler, build_sampler, contiguous_share
+from clouds.data.loading.samples import Skipped, TestSamples, TrainSamples
 from clouds.data.loading.workers import WorkerBatches, worker_arguments
 from clouds.errors import UserError
 from clouds.utils.processes import available_cores
@@ -35,52 +36,15 @@ AUTOMATIC = -1
 _MOST_WORKERS = 8  # one maps some 30 images of GTA5 a second; more workers hold memory for batches that wait
 
 
-class _TrainSamples(Dataset[Record | Failure]):
-    """Maps a draw to its mapped record. The random view depends on `seed` and the number of the draw alone."""
-
-    def __init__(
-        self, records: Sequence[Record], mapper: Callable[[Record, np.random.Generator], Record], seed: int
-    ) -> None:
-        self.records = records
-        self.mapper = mapper
-        self.seed = seed
-
-    def __getitem__(self, draw: Draw) -> Record | Failure:
-        record = self.records[draw.index]
-        if draw.required_class is not None:
-            record = {**record, "rare_class": draw.required_class}
-        try:
-            mapped = self.mapper(record, np.random.default_rng([self.seed, draw.number]))
-        except UserError as error:
-            return Failure(str(error))
-        # The 2 separates this random stream from those of the view and of the sampler.
-        (own,) = np.random.SeedSequence([self.seed, draw.number, 2]).generate_state(1, np.uint64)
-        return {**mapped, "seed": int(own >> 1)}
-
-
-class _TestSamples(Dataset[Record | Failure]):
-    """Maps an index to its mapped record."""
-
-    def __init__(self, records: Sequence[Record], mapper: Callable[[Record], Record]) -> None:
-        self.records = records
-        self.mapper = mapper
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Record | Failure:
-        try:
-            return self.mapper(self.records[index])
-        except UserError as error:
-            return Failure(str(error))
-
-
 class TrainLoader:
     """Endless iterable of batches, lists of mapped records, with a position to resume from.
 
     Each mapped record also has `seed`, an int in [0, 2**63) that depends on the sampler's seed and the draw alone. What
     the network draws at random for an image (the points of its loss) should depend on it, so that the result does not
     depend on the other images of the batch or on the number of processes.
+
+    With `skip_errors`, an image that cannot be read is replaced by the image of the next draw. The mapped record that
+    takes its place has `skipped`, a list of `Skipped`.
     """
 
     def __init__(
@@ -92,6 +56,7 @@ class TrainLoader:
         batch_size: int,
         num_workers: int = 0,
         pin_memory: bool = False,
+        skip_errors: bool = False,
         **restarts: Any,
     ) -> None:
         """
@@ -102,6 +67,7 @@ class TrainLoader:
             batch_size: number of images per step over all processes, a multiple of their number.
             num_workers: number of worker processes that load images; 0 for none. The samples do not depend on it.
             pin_memory: put the tensors into page-locked memory, for a GPU.
+            skip_errors: replace images whose mapping raises `UserError`.
             restarts: further arguments of `WorkerBatches`.
 
         Raises:
@@ -115,7 +81,9 @@ class TrainLoader:
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.pin_memory = pin_memory
+        self.skip_errors = skip_errors
         self.restarts = restarts
+        self._skipped = list[Skipped]()
         self.position = sampler.position
         self.seed = sampler.seed
 
@@ -130,7 +98,7 @@ class TrainLoader:
 
         def start(batch: int) -> Iterable[Batch | Failure]:
             return DataLoader(
-                _TrainSamples(self.records, self.mapper, seed),
+                TrainSamples(self.records, self.mapper, sampler(batch), skip_errors=self.skip_errors),
                 batch_size=share,
                 sampler=sampler(batch),
                 collate_fn=Batch.collate,
@@ -141,6 +109,16 @@ class TrainLoader:
             return [self.records[draw.index]["file_name"] for draw in itertools.islice(sampler(batch), share)]
 
         return TrainBatches(self, WorkerBatches(start, files, **self.restarts))
+
+    def hand_out(self, batch: list[Record]) -> None:
+        """Count a batch of this process's share; `TrainBatches` calls it."""
+        self.position += self.batch_size
+        self._skipped += itertools.chain.from_iterable(sample.get("skipped", ()) for sample in batch)
+
+    def take_skipped(self) -> list[Skipped]:
+        """Return what this process has skipped in the batches handed out since the last call."""
+        skipped, self._skipped = self._skipped, []
+        return skipped
 
     def state_dict(self) -> dict[str, int]:
         """Return the state of the loader.
@@ -178,7 +156,7 @@ class TrainBatches(Iterator[list[Record]]):
 
     def __next__(self) -> list[Record]:
         batch, self._ahead = self.peek(), None
-        self._loader.position += self._loader.batch_size
+        self._loader.hand_out(batch)
         return batch
 
 
@@ -220,7 +198,7 @@ class TestLoader:
     def __iter__(self) -> Iterator[list[Record]]:
         def start(batch: int) -> Iterable[Batch | Failure]:
             return DataLoader(
-                _TestSamples(self.records[batch:], self.mapper),
+                TestSamples(self.records[batch:], self.mapper),
                 batch_size=1,
                 collate_fn=Batch.collate,
                 **worker_arguments(self.num_workers, pin_memory=self.pin_memory),
@@ -258,6 +236,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         TrainMapper(cfg),
         sampler,
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        skip_errors=cfg.DATALOADER.ON_ERROR == "skip",
         **_transport(cfg),
     )
 

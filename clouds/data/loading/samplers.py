@@ -82,6 +82,11 @@ class TrainingSampler(Sampler[Draw]):
                 number += self.world_size
             epoch, start = epoch + 1, start + len(order)
 
+    def at(self, number: int) -> Draw:
+        """Return the draw with a number, of whatever process."""
+        epoch, start = self.locate(number)
+        return self.draw(number, int(self.order(epoch)[number - start]))
+
     def draw(self, number: int, index: int) -> Draw:
         """Return a draw, given its number and the image that the order of the epoch has for it."""
         return Draw(number, index)

@@ -6,6 +6,7 @@ from clouds.engine.hooks.evaluation import PeriodicEvaluation, Results
 from clouds.engine.hooks.learning_rate import LearningRate
 from clouds.engine.hooks.pseudo_label_monitor import PseudoLabelMonitor, build_pseudo_label_monitor
 from clouds.engine.hooks.self_training import SelfTrainingHook, build_self_training_hook, check_student
+from clouds.engine.hooks.skipped_images import SkippedImages
 from clouds.engine.hooks.timing import IterationTimer
 from clouds.engine.hooks.writing import PeriodicWriter
 
@@ -21,6 +22,7 @@ __all__ = [
     "PseudoLabelMonitor",
     "Results",
     "SelfTrainingHook",
+    "SkippedImages",
     "build_pseudo_label_monitor",
     "build_self_training_hook",
     "check_student",

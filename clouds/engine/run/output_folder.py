@@ -25,7 +25,7 @@ RECORD = "run.json"
 
 OUTPUTS = (
     *(r"run\.json", r"config(_eval)?(_\d+)*\.yaml", r"git(_eval)?(_\d+)*\.diff", r"log\.txt(\.rank\d+)?"),
-    *(r"metrics(_eval)?\.json", r"events\.out\.tfevents\..+", "wandb"),
+    *(r"metrics(_eval)?\.json", r"skipped\.jsonl", r"events\.out\.tfevents\..+", "wandb"),
     *(r"model_(\d+|final|best)\.pth", "last_checkpoint"),
     *("pseudo_label_panels", "pseudo_labels"),
 )
