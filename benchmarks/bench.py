@@ -91,8 +91,8 @@ def run_row(name: str, row: Row, mode: str, threads: int, context: BaseContext) 
                 "memory_ratios": ratios(found, "memory") if row.memory else {},
                 "agreement": module.check(results) if len(results) > 1 else "",
             }
-            profiled = mode != "miniature" and not row.most and missed(name, result)
-            result["left"] = sides[0].ask("profile") if profiled else []
+            lost = "" if mode == "miniature" or row.most else missed(name, result)
+            result["left"] = {"of": lost, "parts": sides[0].ask(lost)} if lost else {}
             return result
         finally:
             for side in started:

@@ -13,6 +13,7 @@ import pstats
 import resource
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 from clouds.utils.memory import keep_freed_memory
@@ -67,7 +69,7 @@ class Side:
         self._answer()
 
     def ask(self, command: str) -> Any:
-        """Return the answer to "run", "result", "memory" or "profile"."""
+        """Return the answer to "run", "result" or "peak", or a profile of "time" or "memory"."""
         self._connection.send(command)
         return self._answer()
 
@@ -112,10 +114,11 @@ def serve(connection: Connection, module: str, name: str, sizes: dict[str, Any],
                 connection.send(("time", (processor_time() - processor, time.perf_counter() - wall)))
             elif command == "result":
                 connection.send(("result", as_numpy(result)))
-            elif command == "memory":
+            elif command == "peak":
                 connection.send(("memory", memory.peak()))
             else:
-                connection.send(("profile", largest_parts(call)))
+                profiles = {"time": largest_parts, "memory": largest_tensors}
+                connection.send(("profile", profiles[command](call)))
     except EOFError:
         pass
     except NotMeasured as reason:
@@ -152,7 +155,7 @@ def measure(
     times = {}
     for side in sides:
         processor, wall = (list(column) for column in zip(*taken[side.name], strict=True))
-        times[side.name] = Times(processor, wall, side.ask("memory"))
+        times[side.name] = Times(processor, wall, side.ask("peak"))
     return times, results
 
 
@@ -201,6 +204,33 @@ def largest_parts(call: Callable[[], Any], count: int = 4) -> list[tuple[str, fl
     ranked = sorted(operations.items(), key=lambda item: -item[1])[:count]
     total = sum(operations.values())
     return [(name.removeprefix("aten::"), seconds / total) for name, seconds in ranked]
+
+
+def largest_tensors(call: Callable[[], Any], count: int = 4) -> list[tuple[str, float]]:
+    """Return the torch operations with the largest shares of the memory of tensors, made in a call, at its peak."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        call()
+    events = [(event, "") for event in record.profiler.kineto_results.experimental_event_tree()]  # type: ignore[union-attr]
+    allocations = []
+    while events:
+        event, operation = events.pop()
+        if event.tag == _EventType.Allocation:
+            allocations.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size, operation))
+        events += [(child, operation or event.name.removeprefix("aten::")) for child in event.children]
+    alive: dict[int, tuple[int, str]] = {}
+    total, peak, at_peak = 0, 0, list[tuple[int, str]]()
+    for _, address, size, operation in sorted(allocations):
+        if size > 0:
+            alive[address] = size, operation
+            total += size
+        elif address in alive:
+            total -= alive.pop(address)[0]
+        if total > peak:
+            peak, at_peak = total, list(alive.values())
+    sizes: Counter[str] = Counter()
+    for size, operation in at_peak:
+        sizes[operation] += size
+    return [(operation, size / peak) for operation, size in sizes.most_common(count)]
 
 
 def _largest_functions(call: Callable[[], Any], count: int) -> list[tuple[str, float]]:

@@ -108,9 +108,12 @@ def at_most(row: Row) -> str:
     return "" if row.target is None else f"{row.target:g}"
 
 
-def missed(name: str, result: Mapping[str, Any]) -> bool:
-    """Return whether a ratio or a count is above its target."""
-    return "missed" in verdict(name, result)
+def missed(name: str, result: Mapping[str, Any]) -> str:
+    """Return "time", "memory" if only that is missed, or "" if no ratio and no count is above its target."""
+    words = verdict(name, result)
+    if "missed" not in words:
+        return ""
+    return "memory" if words.endswith("memory missed") and "time missed" not in words else "time"
 
 
 def verdict(name: str, result: Mapping[str, Any]) -> str:
@@ -135,8 +138,9 @@ def notes_of(name: str, result: Mapping[str, Any]) -> list[str]:
         f"{side} is not measured: {each['reason']}." for side, each in result["sides"].items() if "reason" in each
     ]
     if result["left"]:
-        parts = ", ".join(f"`{part}` {share:.0%}" for part, share in result["left"])
-        notes.append(f"a target is missed. What is left of ours, by its own time: {parts}.")
+        parts = ", ".join(f"`{part}` {share:.0%}" for part, share in result["left"]["parts"])
+        what = {"time": "by its own time", "memory": "by operation, of the tensors at the peak of memory"}
+        notes.append(f"a target is missed. What is left of ours, {what[result['left']['of']]}: {parts}.")
     return notes
 
 

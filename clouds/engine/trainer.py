@@ -195,7 +195,7 @@ class Trainer(TrainerBase):
         except FloatingPointError as error:  # in all processes
             self.stop(batch, str(error))
         means = mean_losses(losses, stop=stop_requested() is not None)
-        self.update(sum(losses.values()), skip=1 - means.isfinite().all().float())
+        self.update(torch.stack([*losses.values()]).sum(), skip=1 - means.isfinite().all().float())
         # Read after everything is queued, so that a GPU computes on meanwhile.
         *numbers, stopping, scale = torch.cat([means, self.scaler.current(means)]).tolist()
         if not all(map(math.isfinite, numbers)):

@@ -166,15 +166,16 @@ def test_what_is_left_is_shown_where_a_target_is_missed(module: Callable[[str], 
         "ratios": {"transformers": 2.0},
         "memory_ratios": {"transformers": 1.0},
         "agreement": "losses agree",
-        "left": [["convolution", 0.4], ["addmm", 0.25]],
+        "left": {"of": "memory", "parts": [["convolution", 0.4], ["addmm", 0.25]]},
     }
-    assert results.missed("training/step", result)
+    assert results.missed("training/step", result) == "time"
+    assert results.missed("training/step", {**result, "ratios": {"transformers": 0.7}}) == "memory"
     assert results.verdict("training/step", result) == "time missed, memory missed"
     within = {**result, "ratios": {"transformers": 0.7}, "memory_ratios": {}}
     assert results.verdict("training/step", within) == "time met, memory not measured"
     assert not results.missed("training/step", within)
     notes = results.notes_of("training/step", result)
-    assert notes[-1].endswith("`convolution` 40%, `addmm` 25%.")
+    assert notes[-1].endswith("at the peak of memory: `convolution` 40%, `addmm` 25%.")
     table = results.table_of(["training/step"], {"training/step": result})
     assert "2 s (1.9-2.1; wall 3; n 5)" in table
     assert "100, 100 MiB, **1.00**" in table
@@ -191,6 +192,16 @@ def test_profiles_name_operations_or_functions(module: Callable[[str], ModuleTyp
 
     names = [name for name, _ in measure.largest_parts(busy)]
     assert any("genexpr" in name for name in names)
+
+
+def test_the_largest_tensors_at_the_peak(module: Callable[[str], ModuleType]) -> None:
+    def call() -> torch.Tensor:
+        torch.ones(3000, 1000).cos()  # freed before the peak
+        return torch.ones(4000, 1000).exp().add(1)
+
+    [(first, share), (second, _), *_] = module("rows.measure").largest_tensors(call)
+    assert {first, second} == {"exp", "add"}  # the ones are freed before the sum is made
+    assert 0.3 < share <= 0.5
 
 
 def test_processor_time_has_that_of_programs(module: Callable[[str], ModuleType]) -> None:
