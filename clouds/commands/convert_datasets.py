@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clouds.commands.entry import user_errors
 from clouds.utils.arguments import CommandParser, add_processes
+from clouds.utils.signals import stop_on_signals
 
 DESCRIPTION = """\
 Convert the label files of {title} to label maps of train ids, *_labelTrainIds.png.
@@ -46,7 +47,8 @@ def run(name: str, folder: Path, *, gt_dir: str | None, out_dir: Path | None, pr
     """Convert the label files of one data set, see `clouds.data.preparation.converters.convert_folder`."""
     from clouds.data.preparation.converters import convert_folder
 
-    convert_folder(name, folder, gt_dir=gt_dir, out_dir=out_dir, processes=processes, overwrite=overwrite)
+    with stop_on_signals():
+        convert_folder(name, folder, gt_dir=gt_dir, out_dir=out_dir, processes=processes, overwrite=overwrite)
 
 
 def parse_arguments(name: str, argv: list[str] | None) -> argparse.Namespace:

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from clouds.utils.arguments import (
     seed,
 )
 from clouds.utils.paths import user_path
+from clouds.utils.signals import stop_on_signals
 
 DESCRIPTION = """\
 Generate an unlabelled set of street images from a file of prompts.
@@ -44,20 +44,15 @@ def main(argv: list[str] | None = None) -> int:
         argv: command line without the program's name; default `sys.argv`.
 
     Returns:
-        The exit code: 1 if images are missing and no other process generates them, 130 if the command was interrupted.
+        The exit code: 1 if images are missing and no other process generates them.
     """
     args = parse_arguments(argv)
     folder = set_folder(args)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     for noisy in ("diffusers", "transformers", "httpx", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    # A scheduler ends a job with SIGTERM: it is handled like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with stop_on_signals():
         return run(args, folder)
-    except KeyboardInterrupt:
-        sys.stderr.write("Stopped. Run the same command again to go on; what is written stays.\n")
-        return 130
 
 
 def run(args: argparse.Namespace, folder: Path) -> int:

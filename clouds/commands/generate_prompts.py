@@ -9,6 +9,7 @@ from clouds.commands.entry import user_errors
 from clouds.errors import UserError
 from clouds.generation.settings import ChatSettings
 from clouds.utils.arguments import CommandParser, float_from, positive_float, positive_int, seed
+from clouds.utils.signals import stop_on_signals
 
 DESCRIPTION = """\
 Let a chat model write a file of prompts for generate_txt_im.py.
@@ -68,15 +69,16 @@ def run(
     """Write the file of prompts, see `clouds.generation.prompt_file.write_prompt_file`."""
     from clouds.generation.prompt_file import write_prompt_file
 
-    write_prompt_file(
-        output,
-        chat,
-        num_prompts=num_prompts,
-        seed=seed,
-        instruction_file=instruction_file,
-        batch_size=batch_size,
-        max_turns=max_turns,
-    )
+    with stop_on_signals():
+        write_prompt_file(
+            output,
+            chat,
+            num_prompts=num_prompts,
+            seed=seed,
+            instruction_file=instruction_file,
+            batch_size=batch_size,
+            max_turns=max_turns,
+        )
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -10,6 +10,7 @@ from clouds.commands.entry import user_errors
 from clouds.config import check_weights, load_config
 from clouds.errors import UserError
 from clouds.utils.arguments import CommandParser
+from clouds.utils.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from clouds.d2 import CfgNode
@@ -61,7 +62,8 @@ def run(cfg: CfgNode, *, benchmark: str, split: str, output: Path) -> None:
     """
     from clouds.engine.submission import make_submission
 
-    make_submission(cfg, benchmark, split, output)
+    with stop_on_signals():
+        make_submission(cfg, benchmark, split, output)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

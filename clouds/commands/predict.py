@@ -14,6 +14,7 @@ from clouds.errors import UserError
 from clouds.utils.arguments import CommandParser
 from clouds.utils.atomic import make_folder
 from clouds.utils.folders import image_files
+from clouds.utils.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from clouds.d2 import CfgNode
@@ -71,7 +72,8 @@ def run(
     """
     from clouds.engine.predictor import write_predictions
 
-    write_predictions(jobs, cfg, config_file, opts, dataset=dataset)
+    with stop_on_signals():
+        write_predictions(jobs, cfg, config_file, opts, dataset=dataset)
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from clouds.commands.entry import user_errors
 from clouds.utils.arguments import CommandParser, add_processes
+from clouds.utils.signals import stop_on_signals
 
 DESCRIPTION = """\
 Convert the labels of data sets to train ids, check every file, and report what is missing or wrong.
@@ -63,15 +64,16 @@ def run(
     """
     from clouds.data.preparation.prepare import prepare
 
-    return prepare(
-        names,
-        custom,
-        modules,
-        only_check=only_check,
-        write_lists=write_lists,
-        all_problems=all_problems,
-        processes=processes,
-    )
+    with stop_on_signals():
+        return prepare(
+            names,
+            custom,
+            modules,
+            only_check=only_check,
+            write_lists=write_lists,
+            all_problems=all_problems,
+            processes=processes,
+        )
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

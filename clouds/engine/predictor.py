@@ -23,6 +23,7 @@ from clouds.evaluation.label_maps import predict_labels
 from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.failures import raise_failures
 from clouds.utils.images import encoded, read_image
+from clouds.utils.signals import stop_here
 from clouds.visualization.palette import overlay
 
 logger = logging.getLogger(__name__)
@@ -77,9 +78,13 @@ def predict_each(
 
     Returns:
         A sentence about each image that cannot be read.
+
+    Raises:
+        Stopped: a signal has asked to stop; the image that was begun is finished first.
     """
     unreadable = []
     for source, target in tqdm(list(jobs), unit="image"):
+        stop_here()
         try:
             labels = predict(source)
         except UserError as error:

@@ -28,6 +28,7 @@ from clouds.utils.atomic import append_file, make_folder, write_atomically, writ
 from clouds.utils.folders import image_files
 from clouds.utils.hashing import model_digest
 from clouds.utils.json_files import parse_json
+from clouds.utils.signals import EXIT_CODE, Stopped, stop_here
 from clouds.utils.values import is_number
 
 logger = logging.getLogger(__name__)
@@ -133,6 +134,8 @@ def run_jobs(
 
     Raises:
         UserError: a job failed. The jobs that are running are terminated; finished ones stay done.
+        Stopped: a signal has asked to stop, or a job was stopped. The jobs that are running get SIGTERM, on which the
+            commands of `clouds` save their work.
         ValueError: the jobs need one that is not among them, or one another.
     """
     threads = threads or max(1, (os.cpu_count() or 1) // workers)
@@ -149,6 +152,7 @@ def run_jobs(
     )
     try:
         while waiting or running:
+            stop_here("jobs that are done stay done, and the same command goes on with the others")
             ready = [job for job in waiting if done.issuperset(job.needs)]
             if not ready and not running:
                 raise ValueError(f"jobs: {waiting[0].name} needs {', '.join(waiting[0].needs)}, which never gets done")
@@ -161,6 +165,8 @@ def run_jobs(
                 if process.poll() is None:
                     continue
                 del running[job]
+                if process.returncode == EXIT_CODE:
+                    raise Stopped(f"{job.name} was stopped by a signal: the same command goes on with it.")
                 if process.returncode:
                     raise UserError(f"{job.name} failed: {_reason(job, process.returncode)}.")
                 job.finish(time.perf_counter() - began)
@@ -196,8 +202,9 @@ def _start(job: Job, environment: Mapping[str, str], folder: Path | None) -> sub
             console.flush()
         try:
             return subprocess.Popen(
-                job.command, stdout=console, stderr=subprocess.STDOUT, env=dict(environment), cwd=folder
-            )
+                job.command, stdout=console, stderr=subprocess.STDOUT, env=dict(environment), cwd=folder,
+                start_new_session=True,  # it gets a signal once: from this process, and not from the terminal, too
+            )  # fmt: skip
         except OSError as error:
             raise UserError(f"{job.name} cannot be started: {error.filename} ({error.strerror}).") from error
 

@@ -21,6 +21,7 @@ from clouds.generation.settings import Execution, GateSettings, PaintingSettings
 from clouds.generation.shares import Coverage, coverage
 from clouds.generation.similarity import ClipSimilarity
 from clouds.utils.memory import keep_freed_memory
+from clouds.utils.signals import Stopped
 from clouds.utils.world import World, world_from
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def paint_set(
     Raises:
         UserError: a file cannot be read or written, a model cannot be loaded, the folder holds another set, or another
             process is at work on the same share.
-        KeyboardInterrupt: the process was stopped; the manifest is written first.
+        Stopped: a signal has asked to stop; the manifest is written first, as it is before a `KeyboardInterrupt`.
     """
     if (part + 1) * num_images > MAX_IMAGES:
         raise UserError(f"--num-images or --part is too large: a set has at most {MAX_IMAGES:,} images.")
@@ -85,11 +86,12 @@ def paint_set(
             duplicate_distance=gate.duplicate_distance if gate is not None else None,
             rank=world.rank,
         )
-        started, stopped = time.time(), False
+        started = time.time()
+        stopped: Stopped | KeyboardInterrupt | None = None
         try:
             run()
-        except KeyboardInterrupt:
-            stopped = True
+        except (Stopped, KeyboardInterrupt) as raised:
+            stopped = raised
         entry = _entry(painter, started, run.written, part=part, num_images=num_images, world=world)
         wanted = range(part * num_images, (part + 1) * num_images)
         with images.lock():
@@ -99,8 +101,8 @@ def paint_set(
     finally:
         images.end_share()
     _log_speed(images, entry, len(rows))
-    if stopped:
-        raise KeyboardInterrupt
+    if stopped is not None:
+        raise stopped
     if found.missing and not found.others and world.size > 1 and _others_appear(images, name):
         found = dataclasses.replace(found, others=True)
     return found

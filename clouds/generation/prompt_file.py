@@ -18,6 +18,7 @@ from clouds.generation.settings import ChatSettings
 from clouds.generation.writing import INSTRUCTION, write_prompts
 from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.jsonl import Row, read_rows, write_rows
+from clouds.utils.signals import stop_here
 from clouds.utils.world import world_from
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ def write_prompt_file(
             if turn.taken:
                 write_rows(unfinished, rows)
             progress.update(len(turn.taken))
+            if len(prompts) < num_prompts:
+                stop_here()
     for reason, count in refused.most_common():
         logger.info(f"{count:>6} refused: {reason}")
     if len(prompts) < num_prompts:

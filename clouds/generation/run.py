@@ -13,6 +13,7 @@ from clouds.generation.gate import RGB, Verdict, difference_hash, duplicate_reas
 from clouds.generation.painter import Painted
 from clouds.generation.plan import image_seed, prompt_of
 from clouds.utils.jsonl import Row
+from clouds.utils.signals import stop_here
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Run:
 
         Raises:
             UserError: an image cannot be generated or written.
+            Stopped: a signal has asked to stop; the block that was begun is finished first.
         """
         given_up = self.given_up()
         missing = {block: [i for i in block if i not in given_up and not self._exists(i)] for block in self.blocks}
@@ -77,6 +79,7 @@ class Run:
         with tqdm(total=wanted_total, unit="image", desc=description, disable=not wanted_total) as progress:
             for block, wanted in missing.items():
                 if wanted:
+                    stop_here()
                     self._paint_block(block, set(wanted), progress.update)
         if self.duplicate_distance is not None:
             self._replace_duplicates(self.duplicate_distance)
@@ -180,6 +183,7 @@ class Run:
                 wanted[block_of[index]].add(index)
             with tqdm(total=len(again), unit="image", desc="near-duplicates") as progress:
                 for block in sorted(wanted, key=lambda block: block.start):
+                    stop_here()
                     self._paint_block(block, wanted[block], progress.update)
 
 
@@ -212,6 +216,7 @@ def repaint(
     missing = sum(map(len, batches.values()))
     with tqdm(total=missing, unit="image") as progress:
         for (batch, attempt), wanted in batches.items():
+            stop_here()
             painted = paint(
                 [prompt_of(index, prompts)[1] for index in batch], [image_seed(seed, index, attempt) for index in batch]
             )

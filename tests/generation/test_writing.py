@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from clouds.generation.prompts import read_prompts
 from clouds.generation.settings import ChatSettings
 from clouds.generation.writing import INSTRUCTION, parse_reply, refusal, request, write_prompts
 from clouds.utils.hashing import write_sha256
+from clouds.utils.signals import stop_requested
 from tests.generation.pipelines import tokenizer
 
 TOKENS = open_clip.SimpleTokenizer().encode
@@ -123,7 +126,9 @@ def test_the_command(babbler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def reply(self: ChatModel, requests: Sequence[str], seed: int) -> list[str]:
         calls.append(seed)
         if len(calls) == 2:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
+            while stop_requested() is None:
+                time.sleep(0.01)
         return [
             f"A view of the road with bus{place}x{seed} near shop{seed}{place} today" for place in range(len(requests))
         ]
@@ -131,10 +136,10 @@ def test_the_command(babbler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ChatModel, "__call__", reply)
     output = tmp_path / "p.txt"
     flags = ["--model", str(babbler), "--output", str(output), "--num-prompts", "10"]
-    assert command.main(flags) == 130  # interrupted
+    assert command.main(flags) == 75  # stopped, after the reply
     assert not output.exists()
     assert command.main(flags) == 0
-    assert calls == [0, 1, 1, 2]
+    assert calls == [0, 1, 2], "it goes on"
     assert len(read_prompts(output)) == 10
     assert json.loads((tmp_path / "p.txt.json").read_text())["seed"] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.txt", "p.txt.json"]

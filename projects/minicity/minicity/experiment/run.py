@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from clouds.experiments.report import Report, write_report
 from clouds.experiments.results import Results, read_results
 from clouds.experiments.runner import Job, digest, run_jobs
 from clouds.utils.atomic import write_atomically
+from clouds.utils.signals import stop_on_signals
 from minicity.experiment.baselines import baseline_scores
 from minicity.experiment.rows import (
     COMPARED,
@@ -62,14 +62,13 @@ def run(args: argparse.Namespace) -> int:
         args: flags of `projects/minicity/tools/experiment.py`.
 
     Returns:
-        Exit code: 0, or 130 if it was interrupted.
+        Exit code: 0.
 
     Raises:
         UserError: a flag or setting is invalid, or a job failed.
+        Stopped: a signal has asked to stop.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    # SIGTERM ends the running jobs as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     start = time.perf_counter()
     rows = choose(FULL if args.full else SMALLEST, args)
     variants = [as_variant(each, PROJECT / "configs") for each in rows]
@@ -91,11 +90,8 @@ def run(args: argparse.Namespace) -> int:
         settings=settings,
         prepared=generation_jobs(args, sorted({row.images for row in rows} - {0}), data),
     )
-    try:
+    with stop_on_signals():
         run_jobs(jobs, workers=args.workers, working_folder=REPOSITORY)
-    except KeyboardInterrupt:
-        logger.info("Interrupted. The same command continues with the trainings that are not done.")
-        return 130
     conclude(args, rows, variants, next(iter(configs.values())), data, jobs)
     logger.info("Done in %.0f s.", time.perf_counter() - start)
     return 0

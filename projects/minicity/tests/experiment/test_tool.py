@@ -3,14 +3,17 @@
 import json
 import re
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from minicity.experiment import run as experiment
 
-from clouds.experiments.runner import Job
+from clouds.experiments.runner import Job, run_jobs
+from clouds.utils.signals import stop_requested
 from tests.commands import ROOT, script
 
 write_stable_diffusion = script("tests/generation/pipelines.py").write_stable_diffusion
@@ -103,16 +106,15 @@ def test_a_mistake_is_told_before_anything_is_drawn(
 
 
 def test_stopped_it_says_how_to_go_on(
-    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stopped(*args: object, **kwargs: object) -> None:
+    def ask_and_run(*args: Any, **kwargs: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
+        while stop_requested() is None:
+            time.sleep(0.01)
+        run_jobs(*args, **kwargs)
 
-    monkeypatch.setattr(experiment, "run_jobs", stopped)
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with caplog.at_level("INFO", "clouds.experiment"):
-            assert main([*flags(place), *SMALL]) == 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert "The same command continues" in caplog.text
+    monkeypatch.setattr(experiment, "run_jobs", ask_and_run)
+    assert main([*flags(place), *SMALL]) == 75
+    said = "Stopped by SIGTERM: jobs that are done stay done, and the same command goes on with the others."
+    assert capsys.readouterr().err.splitlines()[-1] == said
