@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds.utils.transfer import stack_views, upload
+from clouds.utils.transfer import snapshot, stack_views, upload
 
 
 @given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3), count=st.integers(1, 4))
@@ -53,3 +53,20 @@ def test_upload_to_where_a_tensor_is_copies_nothing() -> None:
     tensor = torch.arange(3)
     assert upload(tensor, torch.device("cpu")).data_ptr() == tensor.data_ptr()
     assert upload(tensor, torch.device("meta")).is_meta
+
+
+def test_a_snapshot_does_not_change() -> None:
+    values = torch.arange(6.0).view(2, 3).T.contiguous().T
+    parameter = torch.nn.Parameter(torch.ones(2))
+    state = {"a": values, "b": [values, {"c": (parameter, 3)}], "d": torch.tensor(7), "e": values[:1]}
+    copied = snapshot(state)
+    values.zero_()
+    parameter.data.zero_()
+    state["b"].append("more")
+    state["d"] += 1
+    expected = torch.arange(6.0).view(2, 3)
+    assert torch.equal(copied["a"], expected) and torch.equal(copied["e"], expected[:1])
+    assert copied["a"].stride() == values.stride(), "the layout of the memory"
+    assert copied["b"][0] is copied["a"], "one copy"
+    assert len(copied["b"]) == 2 and copied["d"] == 7
+    assert copied["b"][1]["c"][0].tolist() == [1, 1] and not copied["b"][1]["c"][0].requires_grad

@@ -9,6 +9,7 @@ from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.hooks.evaluation import Results
 from clouds.engine.hooks.writing import SMOOTHED
 from clouds.engine.run.metrics import is_score
+from clouds.errors import machine_error
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,9 @@ class PeriodicCheckpoint(HookBase):
         except Exception as error:
             if self.trainer.iter >= self.trainer.max_iter:
                 raise
-            logger.error(f"The last checkpoint could not be written: {error}")  # the training failed before
+            logger.error(
+                f"The last checkpoint could not be written: {machine_error(error) or error}"
+            )  # the training failed before
 
     def save_now(self) -> None:
         """Save the state after the current iteration, unless it has been saved, and wait until it is on disk."""

@@ -82,6 +82,10 @@ class Training:
         """Write a checkpoint."""
         write(self.checkpointer, name, **extra)
 
+    def save_beside(self, name: str, **extra: Any) -> None:
+        """Begin to write a checkpoint."""
+        self.checkpointer.save(name, **extra)
+
     def resume(self) -> dict[str, Any]:
         """Continue from the newest checkpoint and return its other entries."""
         return self.checkpointer.resume_or_load("", resume=True)
