@@ -20,7 +20,7 @@ from clouds.engine.evaluation import report_selection
 from clouds.engine.hooks import PeriodicCheckpoint, checkpointing
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
-from clouds.errors import UserError
+from clouds.errors import UserError, WriteError
 from tests.engine.test_resume import rows, same, trained
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -160,7 +160,7 @@ def full_disk_from(iteration: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def full(content: dict[str, Any], file: Any) -> None:
         if content["iteration"] >= iteration:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise WriteError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"model_{content['iteration']:07d}.pth")
         save(content, file)
 
     monkeypatch.setattr(torch, "save", full)
@@ -208,7 +208,7 @@ def test_of_two_failures_the_first_is_reported(tiny_cfg: CfgNode, monkeypatch: p
         train(tiny_cfg, Failing)
     log = (Path(tiny_cfg.OUTPUT_DIR) / "log.txt").read_text()
     assert "The last checkpoint could not be written: " in log
-    assert "model_0000001.pth cannot be used (No space left on device)" in log
+    assert "model_0000001.pth cannot be written (its disk is full): make room" in log
     assert "Traceback" not in log
 
 

@@ -53,9 +53,8 @@ class PeriodicCheckpoint(HookBase):
         except Exception as error:
             if self.trainer.iter >= self.trainer.max_iter:
                 raise
-            logger.error(
-                f"The last checkpoint could not be written: {machine_error(error) or error}"
-            )  # the training failed before
+            # The training failed before.
+            logger.error(f"The last checkpoint could not be written: {machine_error(error) or error}")
 
     def save_now(self) -> None:
         """Save the state after the current iteration, unless it has been saved, and wait until it is on disk."""

@@ -1,7 +1,6 @@
 """Checkpoints are copied by the caller and written by a thread: order, memory, failures."""
 
-import errno
-import os
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import nn
 from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.checkpointing.weights import frozen_keys
 from clouds.engine.run.record import Run
+from clouds.errors import WriteError
 from tests.engine.checkpointing.mutations import Training, write
 
 TIMEOUT = 60.0  # seconds
@@ -105,19 +105,17 @@ def test_one_file_at_a_time(tmp_path: Path, gate: Gate) -> None:
 
 
 @pytest.mark.parametrize("how", ["wait", "raise_failure", "the next save", "resume"])
-def test_a_failure_is_raised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_a_failure_is_raised_once(tmp_path: Path, how: str) -> None:
     training = Training(tmp_path)
     training.save("model_0000001", iteration=1)
-
-    def full_disk(content: object, file: Any) -> None:
-        file.write(b"half a checkpoint")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", full_disk)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
         training.save_beside("model_0000002", iteration=2)
         training.checkpointer._writing.join()
-    with pytest.raises(OSError, match="No space left") as caught:
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(WriteError, match="File too large") as caught:
         {
             "wait": training.checkpointer.wait,
             "raise_failure": training.checkpointer.raise_failure,
