@@ -180,7 +180,7 @@ def test_a_file_that_cannot_be_written_ends_the_training(
         ended.append(trainer.iter)
         trainer.checkpointer._writing and trainer.checkpointer._writing.join()
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patch, pytest.raises(WriteError, match="its disk is full"):
         full_disk_from(9 if final else 5, patch)
         train(tiny_cfg.clone(), Timed, clock=Clock(), then=then)
     assert ended[-1] == (9 if final else 5), "the next iteration raises"
