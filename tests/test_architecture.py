@@ -1,4 +1,4 @@
-"""Rules of the architecture: import layers, cycles, the seam, projects, imports inside functions, light imports."""
+"""Rules of the architecture: import layers, cycles, the seam, projects, late imports, writing, light imports."""
 
 import ast
 import graphlib
@@ -55,6 +55,31 @@ LATE_IMPORTS = {
     "clouds.utils.png": {"kornia_rs.io": "dependency that some platforms lack"},
     "clouds.d2.bundled.events": {"torch.utils.tensorboard": "takes seconds, and only a main process writes"},
 }
+
+# Calls that write a file or make a folder, outside `clouds.utils.atomic`: module -> {call: reason}.
+WRITERS = {
+    "clouds.commands.entry": {"Path(os.devnull).open": "the null device"},
+    "clouds.commands.get_weights": {
+        "backend.mkdir": "in a temporary folder",
+        "(backend / '__init__.py').touch": "in a temporary folder",
+        "(backend / 'build_meta.py').write_text": "in a temporary folder",
+        "wanted.write_text": "in a temporary folder",
+    },
+    "clouds.engine.hooks.checkpointing": {
+        "self.checkpointer.save": "writes through `clouds.utils.atomic`",
+        "self.save": "calls `self.checkpointer.save`",
+    },
+    "clouds.self_training.sam.cache": {"tempfile.TemporaryFile": "nothing is written to it"},
+    "minicity.diffusion.model": {"pipeline.save_pretrained": "into an `atomic_folder`"},
+}
+# Names of functions that write to their path, and of those that write to a path or to an open file.
+TO_PATHS = {
+    *("write_text", "write_bytes", "touch", "mkdir", "makedirs", "imwrite", "save_file", "save_pretrained", "tofile"),
+    *("copy", "copy2", "copyfile", "copytree", "move", "mkstemp", "NamedTemporaryFile", "TemporaryFile"),
+    *("FileHandler", "RotatingFileHandler"),
+}
+TO_FILES = {"save", "savez", "savez_compressed", "savetxt", "dump", "savefig"}
+OPENERS = {"open", "fdopen", "FileIO", "ZipFile"}
 
 # Layers in which config keys are named only where a config is read. The others work on whole configs.
 PURE = CORE_LAYERS - {"clouds.config", "clouds.d2"} | USES
@@ -130,6 +155,49 @@ def late_imports(source: str, module: str) -> list[str]:
     is_command = module.startswith(("clouds.commands.", "tools."))
     allowed = 1 if is_command and len(found) == 1 else 0
     return [f"{line}: {ast.unparse(node)}" for line, node in sorted(found.items())][allowed:]
+
+
+def writes(source: str) -> list[str]:
+    """Return the calls that write a file or make a folder by themselves, as source without their arguments.
+
+    A function that takes an open file is allowed to write to one of `atomic_file` or `append_file`, or to memory.
+    """
+    tree = ast.parse(source)
+    opened = {
+        item.optional_vars.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.With)
+        for item in node.items
+        if isinstance(item.optional_vars, ast.Name) and _name(item.context_expr) in ("atomic_file", "append_file")
+    }
+    opened |= {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and _name(node.value) in ("BytesIO", "StringIO")
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    return [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and _writes(node, opened)]
+
+
+def _name(node: ast.AST) -> str:
+    """Return the last name of the function that an expression calls; "" if it is no call."""
+    function = node.func if isinstance(node, ast.Call) else None
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def _writes(call: ast.Call, opened: set[str]) -> bool:
+    name, arguments = _name(call), [*call.args, *(keyword.value for keyword in call.keywords)]
+    to_open_file = any(isinstance(argument, ast.Name) and argument.id in opened for argument in arguments)
+    if name in OPENERS:
+        modes = [each.value for each in arguments if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+        return not to_open_file and any(re.fullmatch(r"[wax]\S?\S?|r\S?\+\S?|r:?b?\+", mode) for mode in modes)
+    if name in TO_FILES:
+        # `safetensors.torch.save`, imported by name, returns bytes.
+        by_name = isinstance(call.func, ast.Name)
+        return not to_open_file and not by_name and not (name == "dump" and len(call.args) < 2)
+    # A dict has a method `copy`, too, without arguments.
+    return name in TO_PATHS and (not name.startswith("copy") or ast.unparse(call.func).startswith("shutil."))
 
 
 def texts(tree: ast.AST, function: ast.FunctionDef | None = None) -> Iterator[tuple[ast.FunctionDef | None, str]]:
@@ -254,6 +322,40 @@ def test_late_imports_are_still_there() -> None:
     for module, packages in LATE_IMPORTS.items():
         source = read(ROOT / f"{module.replace('.', '/')}.py")
         assert all(re.search(rf"^\s+(import|from) {re.escape(name)}\b", source, re.M) for name in packages), module
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("open(path, 'w')", ["open"]),
+        ("path.open('ab')", ["path.open"]),
+        ("path.open(mode='r+b')", ["path.open"]),
+        ("path.open('rb'); open(path); Image.open(file)", []),
+        ("os.fdopen(descriptor, 'w')", ["os.fdopen"]),
+        ("path.parent.mkdir(parents=True)", ["path.parent.mkdir"]),
+        ("(folder / 'a').write_text('x')", ["(folder / 'a').write_text"]),
+        ("image.save(path)", ["image.save"]),
+        ("with atomic_file(path) as file:\n    image.save(file, 'PNG')", []),
+        ("with open_it(path) as file:\n    image.save(file, 'PNG')", ["image.save"]),
+        ("buffer = io.BytesIO()\nfigure.savefig(buffer)", []),
+        ("torch.save(x, path); np.savez(path, a=1); json.dump(x, file)", ["torch.save", "np.savez", "json.dump"]),
+        ("zipfile.ZipFile(path, 'w'); zipfile.ZipFile(path)", ["zipfile.ZipFile"]),
+        ("shutil.copyfile(a, b); values.copy(); copy.copy(a)", ["shutil.copyfile"]),
+        ("cv2.imwrite(path, x); content = save(tensors)", ["cv2.imwrite"]),
+    ],
+)
+def test_the_check_of_writes_finds(source: str, found: list[str]) -> None:
+    assert writes(source) == found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if not {"tests", "benchmarks"} & {*path.relative_to(ROOT).parts}],
+    ids=module_name,
+)
+def test_only_one_module_writes_files(path: Path) -> None:
+    if path != ROOT / "clouds/utils/atomic.py":
+        assert set(writes(read(path))) == WRITERS.get(module_name(path), {}).keys()
 
 
 def test_scripts_only_call_a_command() -> None:
