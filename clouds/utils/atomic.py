@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 PART = ".part"
 """Ending of the temporary files."""
+STALE = 3600.0
+"""Age in seconds from which a temporary file belongs to a process that no longer runs."""
 
 
 @contextlib.contextmanager
@@ -108,13 +111,17 @@ def append_file(path: Path) -> BinaryIO:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and those above it, unless it exists.
+    """Create a folder and those above it, unless it exists; temporary files that a killed process has left are removed.
 
     Raises:
         WriteError: the folder cannot be created.
     """
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
+    for stray in path.glob(f"*.[0-9]*{PART}"):
+        with contextlib.suppress(OSError):  # another process has removed it, or writes it
+            if stray.is_file() and time.time() - stray.stat().st_mtime > STALE:
+                stray.unlink()
 
 
 @contextlib.contextmanager

@@ -141,6 +141,15 @@ def test_sentences(number: int | None, said: str) -> None:
     assert (type(sent), str(sent)) == (WriteError, str(error))
 
 
+def test_files_that_a_killed_process_has_left_are_removed(tmp_path: Path) -> None:
+    for name in ("a.png.17.part", "b.png.18.part", "mine.part"):
+        (tmp_path / name).touch()
+    for name in ("a.png.17.part", "mine.part"):
+        os.utime(tmp_path / name, (0, 0))
+    make_folder(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png.18.part", "mine.part"]
+
+
 def test_the_first_name_of_an_error_stays(tmp_path: Path) -> None:
     def nested() -> None:
         with writing(tmp_path):

@@ -112,6 +112,8 @@ def convert_files(
         overwrite: replace label maps that exist, are intact, and are newer than their label file.
     """
     done = Conversion()
+    for folder in {target.parent for target in files.values()}:
+        make_folder(folder)
     work = partial(_convert_one, encoding, overwrite)
     for (source, target), result in parallel_map(work, list(files.items()), processes=processes):
         if isinstance(result, str):
