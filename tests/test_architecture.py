@@ -70,15 +70,15 @@ WRITERS = {
         "self.save": "calls `self.checkpointer.save`",
     },
     "clouds.self_training.sam.cache": {"tempfile.TemporaryFile": "nothing is written to it"},
-    "minicity.diffusion.model": {"pipeline.save_pretrained": "into an `atomic_folder`"},
 }
-# Names of functions that write to their path, and of those that write to a path or to an open file.
+# Names of functions that write to their path, of those that write to what they are given, and of those that open it.
 TO_PATHS = {
-    *("write_text", "write_bytes", "touch", "mkdir", "makedirs", "imwrite", "save_file", "save_pretrained", "tofile"),
+    *("write_text", "write_bytes", "touch", "mkdir", "makedirs", "imwrite", "save_file", "tofile"),
     *("copy", "copy2", "copyfile", "copytree", "move", "mkstemp", "NamedTemporaryFile", "TemporaryFile"),
     *("FileHandler", "RotatingFileHandler"),
 }
-TO_FILES = {"save", "savez", "savez_compressed", "savetxt", "dump", "savefig"}
+TO_FILES = {"save", "savez", "savez_compressed", "savetxt", "dump", "savefig", "save_pretrained"}
+TEMPORARY = {"atomic_file", "atomic_folder", "append_file"}
 OPENERS = {"open", "fdopen", "FileIO", "ZipFile"}
 
 # Layers in which config keys are named only where a config is read. The others work on whole configs.
@@ -160,7 +160,7 @@ def late_imports(source: str, module: str) -> list[str]:
 def writes(source: str) -> list[str]:
     """Return the calls that write a file or make a folder by themselves, as source without their arguments.
 
-    A function that takes an open file is allowed to write to one of `atomic_file` or `append_file`, or to memory.
+    A function that takes an open file or a folder may write to those of TEMPORARY, or to memory.
     """
     tree = ast.parse(source)
     opened = {
@@ -168,7 +168,7 @@ def writes(source: str) -> list[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.With)
         for item in node.items
-        if isinstance(item.optional_vars, ast.Name) and _name(item.context_expr) in ("atomic_file", "append_file")
+        if isinstance(item.optional_vars, ast.Name) and _name(item.context_expr) in TEMPORARY
     }
     opened |= {
         target.id
@@ -336,6 +336,7 @@ def test_late_imports_are_still_there() -> None:
         ("(folder / 'a').write_text('x')", ["(folder / 'a').write_text"]),
         ("image.save(path)", ["image.save"]),
         ("with atomic_file(path) as file:\n    image.save(file, 'PNG')", []),
+        ("with atomic_folder(path) as part:\n    model.save_pretrained(part)", []),
         ("with open_it(path) as file:\n    image.save(file, 'PNG')", ["image.save"]),
         ("buffer = io.BytesIO()\nfigure.savefig(buffer)", []),
         ("torch.save(x, path); np.savez(path, a=1); json.dump(x, file)", ["torch.save", "np.savez", "json.dump"]),
