@@ -66,13 +66,21 @@ class WriteError(OSError):
         return f"{self.filename} cannot be written ({reason}): {remedy}."
 
 
-def machine_error(error: BaseException | None) -> UserError | None:
-    """Return an error of the machine, a full disk or lack of memory, as a `UserError`; None for any other one."""
+_LESS_MEMORY = "lower the number or the size of the images that are processed at once"
+
+
+def machine_error(error: BaseException | None, *, less_memory: str = _LESS_MEMORY) -> UserError | None:
+    """Return an error of the machine, a full disk or lack of memory, as a `UserError`; None for any other one.
+
+    Args:
+        error: the exception.
+        less_memory: advice how to need less memory.
+    """
     if error is not None and is_out_of_memory(error):
-        size = re.search(r"(?:ried|nable) to allocate ([\d.]+ \w+)", str(error))
+        size = re.search(r"(?:ried|nable|ailed) to allocate ([\d.]+ \w+)", str(error))
         return UserError(
-            f"The memory is not sufficient{f' for further {size[1]}' if size else ''}: lower the number or the size of "
-            "the images that are processed at once, or use more processes or another device."
+            f"The memory is not sufficient{f' for further {size[1]}' if size else ''}: {less_memory}, or use more "
+            "processes or another device."
         )
     if isinstance(error, WriteError):
         return UserError(str(error))
@@ -85,12 +93,11 @@ def machine_error(error: BaseException | None) -> UserError | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception of Python, NumPy or torch says that a device has no memory left."""
-    # By their names and texts, because this module imports no torch, whose allocator on a CPU has no class of its own.
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and (type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: " in str(error))
-    )
+    """Return whether an exception of Python, NumPy, torch or OpenCV says that a device has no memory left."""
+    # By names and texts: this module imports none of them, and torch's allocator on a CPU has no class of its own.
+    texts = ("DefaultCPUAllocator: ", "(-4:Insufficient memory)")
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or (type(error).__name__ in ("RuntimeError", "error") and any(text in str(error) for text in texts))
 
 
 def one_line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clouds.commands.entry import user_errors
-from clouds.errors import MESSAGE_LENGTH, UserError, one_line
+from clouds.errors import MESSAGE_LENGTH, UserError, machine_error, one_line
 
 
 @given(st.text(max_size=700) | st.text(st.sampled_from("a\n\u2028\u202e\x1b\x85\udcff"), max_size=700))
@@ -57,6 +58,7 @@ def test_a_command_prints_one_line(capsys):
         assert len(line) <= len("error: ") + MESSAGE_LENGTH
 
 
+CPU = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 80 bytes. Error code 12"
 GPU = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"
 
 
@@ -65,6 +67,7 @@ GPU = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"
     [
         (lambda: torch.empty(2**60), "4611686018427387904 bytes"),
         (lambda: np.empty(2**50), "8.00 PiB"),
+        (lambda: _raise(RuntimeError(f"Caught RuntimeError in a worker. {CPU}")), "80 bytes"),
         (lambda: _raise(torch.OutOfMemoryError(GPU)), "20.00 GiB"),
     ],
 )
@@ -82,3 +85,9 @@ def test_other_runtime_errors_keep_their_traceback():
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+def test_opencv_tells_in_its_text():
+    error = cv2.error("OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 8 bytes")
+    assert str(machine_error(error)).startswith("The memory is not sufficient for further 8 bytes: ")
+    assert machine_error(cv2.error("OpenCV(5.0.0) alloc.cpp:73: error: (-5:Bad argument)")) is None

@@ -22,6 +22,9 @@ Resume:    the same command with --resume; it stops if settings differ that matt
 Evaluate:  python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/gta/model_final.pth
            --eval-only --resume evaluates the newest checkpoint in OUTPUT_DIR, and --eval-only alone MODEL.WEIGHTS of
            the config: in a config of joint training, the checkpoint of the warm-up.
+Dry run:   any of these commands with --dry-run. It tries one step and one image of each test set, writes nothing, and
+           prints the memory, the time and the disk space that the run takes, and what it would write and move. The exit
+           code is 2 if the run cannot end well.
 8 GPUs:    the same command with --num-gpus 8, or torchrun --nproc-per-node 8 train_net.py ...
 Own data:  the same command with --dataset my.yaml, see datasets/README.md
 """
@@ -66,7 +69,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--dataset", metavar="FILE", help="YAML file that describes a data set of your own to train and test on")
     add("--check-data", action="store_true", help="read every image and label map before the training starts")
     add("--resume-anyway", action="store_true", help="like --resume, and accept settings that differ from the run's")
-    add("--force", action="store_true", help="train even if a data set is damaged or incomplete")
+    add("--force", action="store_true", help="train even if a data set is damaged or incomplete, or a disk too full")
+    add("--dry-run", action="store_true", help="try one step and one image of each test set, write nothing; see above")
     args = parser.parse_args(argv)
     args.resume |= args.resume_anyway
     # detectron2's parser takes any whole number.

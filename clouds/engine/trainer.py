@@ -40,6 +40,7 @@ from clouds.engine.checkpointing.origin import check_test_classes
 from clouds.engine.evaluation import evaluate, report_selection
 from clouds.engine.losses import describe_failure, mean_losses, stop_training
 from clouds.engine.parallel import data_parallel
+from clouds.engine.preflight import Preflight
 from clouds.engine.run.metrics import record_evaluation
 from clouds.engine.setup import seed_everything
 from clouds.engine.writers import MetricsWriter, OptionalWriter, build_wandb_writer
@@ -67,6 +68,7 @@ class Trainer(TrainerBase):
         self_training: the hook that labels generated images; None without self-training.
         batches: batches of the loader; only during `train`.
         results: results of the last evaluation.
+        preflight: the hook that stops a training which cannot end well.
         stopping: whether a signal has asked some process to stop, see `clouds.utils.signals`.
     """
 
@@ -287,14 +289,23 @@ class Trainer(TrainerBase):
 
         The main process adds the results to ``OUTPUT_DIR/metrics_eval.json``.
         """
-        require_names("DATASETS.TEST", cfg.DATASETS.TEST, cfg.DATASETS.CUSTOM)
-        cls.check_test_sets(cfg)
-        model = cls.build_model(cfg)
-        rest = load_for_inference(cfg, model, resume=resume)
+        model, rest = cls.load_model(cfg, resume=resume)
         results = cls.test(cfg, model, seed=rest.get("seed"))
         if comm.is_main_process():
             record_evaluation(cfg, results, rest["weights"], rest.get("iteration"))
         return results
+
+    @classmethod
+    def load_model(cls, cfg: CfgNode, *, resume: bool = False) -> tuple[nn.Module, dict[str, Any]]:
+        """Check the test sets, then build the model that `test_weights` evaluates.
+
+        Returns:
+            The model, and the other entries of its checkpoint, see `load_for_inference`.
+        """
+        require_names("DATASETS.TEST", cfg.DATASETS.TEST, cfg.DATASETS.CUSTOM)
+        cls.check_test_sets(cfg)
+        model = cls.build_model(cfg)
+        return model, load_for_inference(cfg, model, resume=resume)
 
     @classmethod
     def check_test_sets(cls, cfg: CfgNode) -> None:
@@ -375,6 +386,7 @@ class Trainer(TrainerBase):
         )
         record = hooks.PeriodicWriter(writers)
         metrics = Path(cfg.OUTPUT_DIR) / "metrics.json" if comm.is_main_process() else None
+        self.preflight = Preflight()
         self.checkpoints = hooks.PeriodicCheckpoint(
             self.checkpointer, checkpoint_period(cfg), cfg.SOLVER.CHECKPOINT_MINUTES
         )
@@ -386,6 +398,7 @@ class Trainer(TrainerBase):
             hooks.Continuation(metrics, evaluated_sets(cfg), evaluation, record),
             *self.build_self_training_hooks(),
             *skipped,
+            self.preflight,
             self.checkpoints,
             evaluation,
             record,

@@ -4,14 +4,16 @@ import argparse
 from pathlib import Path
 
 from clouds.d2 import CfgNode
+from clouds.engine.dry_run import dry_run, temporary_places
 from clouds.engine.launch import launch
+from clouds.engine.preflight import enough_memory
 from clouds.engine.run.output_folder import release
 from clouds.engine.setup import config_with_dataset, default_setup, refuse_broken_sets
 from clouds.engine.trainer import Trainer
 
 
 def start(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] = Trainer) -> None:
-    """Call `train_or_evaluate` in every process of the run.
+    """Call `train_or_evaluate` in every process of the run, or `dry_run` with ``args.dry_run``.
 
     Args:
         cfg: config that was read from ``args.config_file`` and ``args.opts``, not frozen yet.
@@ -22,9 +24,14 @@ def start(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] = Train
         UserError: the data set of ``--dataset`` is wrong, or see `clouds.engine.launch.launch`.
     """
     cfg = config_with_dataset(cfg, args.config_file, args.opts, args.dataset)
-    launch(train_or_evaluate, args, cfg.MODEL.DEVICE, (cfg, args, trainer))
+    if args.dry_run:
+        with temporary_places(cfg, resume=args.resume) as (temporary, real):
+            launch(dry_run, args, cfg.MODEL.DEVICE, (temporary, args, trainer, real))
+    else:
+        launch(train_or_evaluate, args, cfg.MODEL.DEVICE, (cfg, args, trainer))
 
 
+@enough_memory()
 def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] = Trainer) -> None:
     """Train, or evaluate with ``args.eval_only``, in this process.
 
@@ -41,6 +48,7 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trai
         if not args.force:
             refuse_broken_sets(cfg, full=args.check_data)
         training = trainer(cfg)
+        training.preflight.forced = args.force
         training.resume_or_load(resume=args.resume)
         training.train()
     finally:

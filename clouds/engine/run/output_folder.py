@@ -135,6 +135,16 @@ def hold(folder: Path) -> bool:
     return True
 
 
+def is_in_use(folder: Path) -> bool:
+    """Return whether another process has the lock of the training in `folder`; nothing is written there."""
+    if not (folder / LOCKS[0]).exists():
+        return False
+    if not hold(folder):
+        return True
+    release(folder)
+    return False
+
+
 def release(folder: Path) -> None:
     """Release the lock of the training in `folder` if this process has it."""
     lock = _held.pop(folder.resolve(), None)

@@ -92,7 +92,7 @@ def _begin(output: Path, cfg: CfgNode, *, resumes: bool) -> Start:
     earlier = current_run(output)
     outputs = find_outputs(output)
     if outputs:
-        _check_inputs(cfg, outputs)
+        check_inputs(cfg, outputs)
     moved = set_aside(output, earlier.id if earlier else _time_of_outputs(output))
     settings = _moved_inputs(cfg, lambda name: new_place(name, moved))
     old = plain_settings(cfg)
@@ -109,7 +109,7 @@ def _begin(output: Path, cfg: CfgNode, *, resumes: bool) -> Start:
     return Start(Kind.TRAINING, new_run_id(), settings, absolute, tuple(notes))
 
 
-def _check_inputs(cfg: CfgNode, outputs: Sequence[Path]) -> None:
+def check_inputs(cfg: CfgNode, outputs: Sequence[Path]) -> None:
     """Check that the inputs exist and stay usable before the files of an earlier run, `outputs`, are moved.
 
     Raises:

@@ -1,0 +1,333 @@
+"""Dry run: the first step of a training and one image of each test set, and what the whole run would take.
+
+It is the run itself, except that its output folder is a temporary one, with links to the checkpoints and the record
+that a resumed run reads.
+"""
+
+import argparse
+import contextlib
+import copy
+import datetime
+import itertools
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from clouds.config.settings import evaluated_sets
+from clouds.d2 import CfgNode, HookBase, comm
+from clouds.data.datasets.record import is_generated
+from clouds.data.loading.loaders import TrainLoader
+from clouds.data.loading.samplers import TrainingSampler
+from clouds.engine import hooks
+from clouds.engine.amp import Precision
+from clouds.engine.preflight import (
+    Memory,
+    Need,
+    Preflight,
+    amount,
+    disk_needs,
+    enough_memory,
+    existing_folder,
+    free_space,
+    memory_used,
+    verdict,
+)
+from clouds.engine.run.output_folder import PREVIOUS, find_outputs, is_in_use
+from clouds.engine.run.start import check_inputs
+from clouds.engine.setup import default_setup, refuse_broken_sets
+from clouds.engine.trainer import Trainer
+from clouds.errors import UserError
+from clouds.evaluation.label_maps import for_labels
+from clouds.evaluation.sem_seg import SemSegEvaluator
+from clouds.utils.devices import cudnn_benchmark
+
+logger = logging.getLogger(__name__)
+
+_LINKED = ("run.json", "config*.yaml", "last_checkpoint", "model_*.pth")
+_LEFT_OUT = (Preflight, hooks.Continuation, hooks.PeriodicCheckpoint, hooks.PeriodicEvaluation, hooks.PeriodicWriter)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Time that a run takes, measured in its first part.
+
+    Attributes:
+        iterations: iterations that are left.
+        step_seconds: seconds of one iteration; 0 if there is none left.
+        evaluations: number of evaluations.
+        sets: measurements by test set.
+    """
+
+    iterations: int
+    step_seconds: float
+    evaluations: int
+    sets: dict[str, "TestSet"]
+
+    @property
+    def evaluation_seconds(self) -> float:
+        """Seconds of one evaluation of all test sets."""
+        return sum(each.seconds for each in self.sets.values())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the whole run."""
+        return self.iterations * self.step_seconds + self.evaluations * self.evaluation_seconds
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A test set in an evaluation.
+
+    Attributes:
+        images: number of its images, over all processes.
+        seconds: seconds that they take.
+        label_bytes: bytes of their label maps.
+    """
+
+    __test__ = False  # its name would make pytest collect it
+
+    images: int
+    seconds: float
+    label_bytes: float
+
+
+@contextlib.contextmanager
+def temporary_places(cfg: CfgNode, *, resume: bool) -> Iterator[tuple[CfgNode, CfgNode]]:
+    """Yield a config that writes to a temporary folder, which is removed at the end, and a copy of the real one.
+
+    Args:
+        cfg: config that is not frozen yet.
+        resume: whether the temporary folder has links to what a resumed run reads.
+    """
+    real, cfg = cfg.clone(), cfg.clone()
+    with tempfile.TemporaryDirectory(prefix="clouds-dry-run-") as name:
+        output = Path(name) / "output"
+        output.mkdir()
+        cfg.OUTPUT_DIR = str(output)
+        if real.MODEL.CLOUDS.SAM.CACHE_DIR:
+            cfg.MODEL.CLOUDS.SAM.CACHE_DIR = str(Path(name) / "sam_cache")
+        for pattern in _LINKED if resume else ():
+            for path in Path(real.OUTPUT_DIR).glob(pattern):
+                (output / path.name).symlink_to(path.absolute())
+        yield cfg, real
+
+
+@enough_memory()
+def dry_run(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer], real: CfgNode) -> None:
+    """Do the first step and one image of each test set in this process, then log one table.
+
+    Args:
+        cfg: config of `temporary_places`, not frozen yet.
+        args: parsed command line, see `clouds.engine.training.train_or_evaluate`.
+        trainer: class of the trainer.
+        real: config that names the folders of the run.
+
+    Raises:
+        UserError: the run cannot start, or cannot end well.
+    """
+    check_places(real, evaluates=args.eval_only)
+    default_setup(cfg, args)
+    moved = [] if args.resume or args.eval_only else earlier_run(Path(real.OUTPUT_DIR))
+    training = None
+    if args.eval_only:
+        model, _ = trainer.load_model(cfg, resume=args.resume)
+        work = Work(0, 0.0, 1, measure_sets(cfg, trainer, model))
+    else:
+        check_inputs(cfg, moved)
+        if not args.force:
+            refuse_broken_sets(cfg, full=args.check_data)
+        training, seconds = first_steps(cfg, trainer, resume=args.resume)
+        left = max(0, cfg.SOLVER.MAX_ITER - training.start_iter)
+        evaluations = count_evaluations(cfg, training.start_iter)
+        work = Work(left, seconds, evaluations, measure_sets(cfg, trainer, training.model))
+    memory = memory_used(cfg)  # all processes tell theirs
+    if not comm.is_main_process():
+        return
+    needs = label_needs(real, work)
+    if training is not None:
+        done = training.start_iter
+        needs += disk_needs(real, training.checkpointer, training.data_loader, done=done, seconds=work.seconds)
+    logger.info("Dry run\n" + table(real, work, memory, needs, moved))
+    failure, *warnings = verdict(needs, memory)
+    for warning in warnings:
+        logger.warning(warning)
+    if failure and not args.force:
+        raise UserError(f"{failure}.")
+    logger.info("The dry run has ended; it has written nothing")
+
+
+def check_places(cfg: CfgNode, *, evaluates: bool) -> None:
+    """Raise `UserError` if a run cannot write to its folders, or another training uses its output folder."""
+    output, sam = Path(cfg.OUTPUT_DIR), cfg.MODEL.CLOUDS.SAM
+    places = {"OUTPUT_DIR": output}
+    if not evaluates and sam.MINIBATCH and sam.ENABLED and sam.CACHE_DIR:
+        places["MODEL.CLOUDS.SAM.CACHE_DIR"] = Path(sam.CACHE_DIR)
+    for key, folder in places.items():
+        parent = existing_folder(folder)
+        inside = folder.absolute().relative_to(parent).parts
+        if inside and (parent / inside[0]).exists():
+            raise UserError(f"{parent / inside[0]} is a file, so {folder} ({key}) cannot be a folder: set {key} anew.")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise UserError(f"The folder {parent} cannot be written to: change its permissions, or set {key} anew.")
+    if not evaluates and is_in_use(output):
+        raise UserError(f"Another training is running in {output} (OUTPUT_DIR): wait for its end, or stop it.")
+
+
+def earlier_run(output: Path) -> list[Path]:
+    """Return the files in an output folder that a new training would move."""
+    return find_outputs(output) if output.is_dir() else []
+
+
+def first_steps(cfg: CfgNode, trainer: type[Trainer], *, resume: bool) -> tuple[Trainer, float]:
+    """Do the first iteration of a training, which allocates memory, and the second, which is timed.
+
+    Returns:
+        The trainer, in the state after these iterations, and the seconds of the timed one. A training that has no
+        iteration left does none.
+    """
+    stopwatch = Stopwatch()
+
+    class DryTrainer(trainer):  # type: ignore[valid-type, misc]
+        """The trainer without what lasts long or writes."""
+
+        def build_hooks(self) -> list[HookBase]:
+            return [each for each in super().build_hooks() if not isinstance(each, _LEFT_OUT)] + [stopwatch]
+
+        def build_writers(self) -> Sequence[Any]:
+            return []
+
+    training = DryTrainer(cfg)
+    training.resume_or_load(resume)
+    real_loader = training.data_loader
+    training.data_loader = with_both_kinds(real_loader)
+    # Where a step labels the next batch meanwhile, the second needs a third.
+    ahead = training.self_training is not None and training.self_training.ahead
+    training.max_iter = min(training.max_iter, training.start_iter + (3 if ahead else 2))
+    if training.start_iter < training.max_iter:
+        training.train()
+    training.data_loader = real_loader
+    return training, max(comm.all_gather(stopwatch.second))
+
+
+class Stopwatch(HookBase):
+    """Measures the second iteration, or the first if it is the only one. It must be the last hook."""
+
+    def __init__(self) -> None:
+        self.second = 0.0
+
+    def before_step(self) -> None:
+        self.start = time.perf_counter()
+
+    def after_step(self) -> None:
+        if self.trainer.iter <= self.trainer.start_iter + 1:
+            self.second = time.perf_counter() - self.start
+
+
+class InOrder(TrainingSampler):
+    """Draws the images in their order."""
+
+    def order(self, epoch: int) -> npt.NDArray[np.intp]:
+        return np.arange(self.size)
+
+
+def with_both_kinds(loader: TrainLoader) -> TrainLoader:
+    """Return a loader whose batches have as many labelled as generated images in each process, if there are both."""
+    kinds = [[each for each in loader.records if is_generated(each) == kind] for kind in (True, False)]
+    if not all(kinds):
+        return loader
+    processes = loader.sampler.world_size
+    endless = [itertools.cycle(kind) for kind in kinds]
+    records = [next(endless[number // processes % 2]) for number in range(4 * loader.batch_size)]
+    mixed = copy.copy(loader)
+    mixed.records, mixed.position = records, 0
+    mixed.sampler = InOrder(len(records), loader.seed, rank=loader.sampler.rank, world_size=processes)
+    return mixed
+
+
+def measure_sets(cfg: CfgNode, trainer: type[Trainer], model: nn.Module) -> dict[str, TestSet]:
+    """Evaluate one image of each test set, twice: the first time allocates memory."""
+    precision, device = Precision.from_config(cfg, cfg.TEST.AMP), torch.device(cfg.MODEL.DEVICE)
+    found = {}
+    was_training = model.training
+    model.eval()
+    for name in evaluated_sets(cfg):
+        loader, evaluator = trainer.build_test_loader(cfg, name), trainer.build_evaluator(cfg, name)
+        predicting = for_labels(model) if isinstance(evaluator, SemSegEvaluator) else model
+        seconds, written = 0.0, 0.0
+        for batch in itertools.islice(loader, 1):
+            for _ in range(2):
+                start = time.perf_counter()
+                with torch.no_grad(), precision.autocast(), cudnn_benchmark(False):
+                    evaluator.process(batch, predicting(batch))
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds = time.perf_counter() - start
+            folder = Path(cfg.OUTPUT_DIR) / "pseudo_labels" / name
+            files = [
+                path.stat().st_size for path in folder.rglob("*.png")
+            ]  # two for an image, perhaps of all processes
+            written = 2 * sum(files) / max(len(files), 1)
+        shares = comm.all_gather((len(loader), seconds, written))
+        images = sum(count for count, _, _ in shares)
+        size = max(each for _, _, each in shares)
+        found[name] = TestSet(images, max(count * each for count, each, _ in shares), images * size)
+    model.train(was_training)
+    return found
+
+
+def count_evaluations(cfg: CfgNode, done: int) -> int:
+    """Return the number of evaluations of a training after its first `done` iterations."""
+    period, last = cfg.TEST.EVAL_PERIOD, cfg.SOLVER.MAX_ITER - 1
+    return 1 + (max(0, last // period - done // period) + (done == 0) if period else 0)
+
+
+def label_needs(cfg: CfgNode, work: Work) -> list[Need]:
+    """Return the space for label maps."""
+    folder = Path(cfg.OUTPUT_DIR) / "pseudo_labels"
+    return [
+        Need(folder / name, f"label maps of {name}", each.label_bytes)
+        for name, each in work.sets.items()
+        if each.label_bytes
+    ]
+
+
+def table(cfg: CfgNode, work: Work, memory: Memory, needs: Sequence[Need], moved: Sequence[Path]) -> str:
+    """Return the lines that a dry run prints."""
+    total = f" of {amount(memory.total)}" if memory.total else ""
+    rows = [("memory", f"{amount(memory.used)}{total}", f"{memory.place}, at its peak")]
+    if work.iterations:
+        rows.append(("time", _clock(work.iterations * work.step_seconds), f"{work.iterations:,} iterations"))
+        rows[-1] = (*rows[-1][:2], f"{rows[-1][2]} of {work.step_seconds:.3f} s")
+    for name, each in work.sets.items():
+        often = (
+            f"{work.evaluations} x {each.images:,} images of {name}, {each.seconds / max(each.images, 1):.3f} s each"
+        )
+        rows.append(("time", _clock(work.evaluations * each.seconds), often))
+    rows.append(("time", _clock(work.seconds), "in all, apart from the start and the end"))
+    rows += [("disk", amount(need.size), f"{need.folder}: {need.content}") for need in needs]
+    folders = dict.fromkeys([Path(cfg.OUTPUT_DIR), *(need.folder for need in needs)])
+    disks = {existing_folder(folder).stat().st_dev: folder for folder in reversed(folders)}
+    rows += [("free", amount(free_space(folder)), f"on the disk of {folder}") for folder in reversed(disks.values())]
+    names = (
+        "run.json, config.yaml, log.txt, metrics.json, events.out.tfevents.*"
+        if work.iterations
+        else "metrics_eval.json"
+    )
+    rows.append(("writes", "", f"{cfg.OUTPUT_DIR}: {names}"))
+    if moved:
+        rows.append(("moves", f"{len(moved)} files", f"of the earlier run to {moved[0].parent / PREVIOUS}"))
+    return "\n".join(f"  {name:<8}{value:>18}  {text}".rstrip() for name, value, text in rows)
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
