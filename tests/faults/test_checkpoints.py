@@ -126,7 +126,7 @@ def test_a_full_disk_ends_two_processes_with_one_sentence(
 ) -> None:
     """The main process alone writes, and meets the failure alone; then there is room again."""
     folder = tmpfs("15m") / "run"  # for two checkpoints and a half
-    argv, environment = command(folder, "--num-gpus", "2")
+    argv, environment = command(folder, "--num-gpus", "2", "--force")  # or the first iteration finds the disk too small
     argv += ["SOLVER.IMS_PER_BATCH", "4"]
     full = processes.run(train.main, argv, environment=environment)
     assert (full.code, full.orphans) == (2, []), full.output
