@@ -49,6 +49,7 @@ from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.evaluation.label_maps import for_labels
 from clouds.evaluation.sem_seg import SemSegEvaluator
+from clouds.utils.atomic import make_folder
 from clouds.utils.devices import cudnn_benchmark
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def temporary_places(cfg: CfgNode, *, resume: bool) -> Iterator[tuple[CfgNode, C
     real, cfg = cfg.clone(), cfg.clone()
     with tempfile.TemporaryDirectory(prefix="clouds-dry-run-") as name:
         output = Path(name) / "output"
-        output.mkdir()
+        make_folder(output)
         cfg.OUTPUT_DIR = str(output)
         if real.MODEL.CLOUDS.SAM.CACHE_DIR:
             cfg.MODEL.CLOUDS.SAM.CACHE_DIR = str(Path(name) / "sam_cache")
