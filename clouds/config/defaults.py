@@ -16,6 +16,9 @@ DEFAULTS: dict[str, Any] = {
     "FLOAT32_PRECISION": "",
     # On a GPU, cuDNN measures its algorithms and uses the fastest: in training, where all crops have one size.
     "CUDNN_BENCHMARK": True,
+    # On a GPU, use deterministic algorithms: runs with one SEED have equal weights. An operation that has no such
+    # algorithm is reported. It costs speed. On a CPU, runs are always deterministic.
+    "DETERMINISTIC": False,
     "MODEL": {
         "META_ARCHITECTURE": "CLOUDS",  # name in the registry of architectures
         "WEIGHTS": "",  # checkpoint to start from or to evaluate; "": CLIP's weights and a randomly initialized head

@@ -143,8 +143,9 @@ def _reasons(cfg: CfgNode) -> dict[str, str]:
         ),
         (solver.CLIP_GRADIENTS.CLIP_TYPE == "value", "CLIP_TYPE is value", "SOLVER.CLIP_GRADIENTS.NORM_TYPE"),
         (not solver.AMP.ENABLED and not cfg.TEST.AMP, "SOLVER.AMP.ENABLED is False", "SOLVER.AMP.DTYPE"),
-        (cfg.MODEL.DEVICE == "cpu", "MODEL.DEVICE is cpu", "CUDNN_BENCHMARK"),
+        (cfg.MODEL.DEVICE == "cpu", "MODEL.DEVICE is cpu", *("CUDNN_BENCHMARK", "DETERMINISTIC")),
         (not cfg.INPUT.CROP.ENABLED, "INPUT.CROP.ENABLED is False", "CUDNN_BENCHMARK"),
+        (cfg.DETERMINISTIC, "DETERMINISTIC is True", "CUDNN_BENCHMARK"),
         (not cfg.WANDB.PROJECT, "WANDB.PROJECT is empty", "WANDB.NAME"),
     )
     return {key: reason for unused, reason, *keys in reversed(table) if unused for key in keys}

@@ -26,7 +26,7 @@ from clouds.engine.run.start import decide_start
 from clouds.engine.writers import check_wandb
 from clouds.errors import UserError, WriteError
 from clouds.utils.atomic import make_folder, writing
-from clouds.utils.devices import is_usable, set_float32_precision
+from clouds.utils.devices import is_usable, set_float32_precision, use_deterministic_algorithms
 from clouds.utils.memory import keep_freed_memory, limit_memory
 
 logger = logging.getLogger(__name__)
@@ -154,13 +154,15 @@ def set_up_libraries(cfg: CfgNode) -> None:
     """Set up the libraries of this process for a config with a resolved device, and log it.
 
     Sets the precision of float32 products, ``FLOAT32_PRECISION``. On a CPU, glibc keeps freed memory, and no more
-    memory can be allocated than the machine has.
+    memory can be allocated than the machine has. On a GPU, ``DETERMINISTIC`` chooses deterministic algorithms.
     """
     device = torch.device(cfg.MODEL.DEVICE)
     if device.type == "cpu":
         limit_memory()
     kept = device.type == "cpu" and keep_freed_memory()
     precision = set_float32_precision(cfg.FLOAT32_PRECISION, device)
+    if cfg.DETERMINISTIC and device.type != "cpu":
+        use_deterministic_algorithms()
     logger.info(
         f"Precision of float32 products and convolutions on {device}: {precision}"
         f"{'; freed memory is kept for reuse' if kept else ''}"

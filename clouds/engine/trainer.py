@@ -37,11 +37,13 @@ from clouds.engine.checkpointing.checkpoint import (
     load_for_inference,
 )
 from clouds.engine.checkpointing.origin import check_test_classes
+from clouds.engine.checkpointing.weights import frozen_keys
 from clouds.engine.evaluation import evaluate, report_selection
 from clouds.engine.losses import describe_failure, mean_losses, stop_training
 from clouds.engine.parallel import data_parallel
 from clouds.engine.preflight import Preflight
 from clouds.engine.run.metrics import record_evaluation
+from clouds.engine.run.record import write_ending
 from clouds.engine.setup import seed_everything
 from clouds.engine.writers import MetricsWriter, OptionalWriter, build_wandb_writer
 from clouds.errors import UserError, check_name
@@ -51,6 +53,7 @@ from clouds.modeling.structures import ImageDict
 from clouds.self_training.sam import Sam, build_sam
 from clouds.utils.devices import cudnn_benchmark
 from clouds.utils.signals import Stopped, stop_requested
+from clouds.utils.tensors import exact_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +151,7 @@ class Trainer(TrainerBase):
                 evaluation that was stopped. Raised in all processes.
         """
         try:
-            return self._train()
+            results = self._train()
         except Stopped:
             by, folder = stop_requested() or "a signal", self.cfg.OUTPUT_DIR
             sentence = (
@@ -156,6 +159,18 @@ class Trainer(TrainerBase):
             )
             logger.info(sentence)
             raise Stopped(sentence) from None
+        if comm.is_main_process():
+            self.record_weights()
+        return results
+
+    def record_weights(self) -> None:
+        """Log the digest of the trained weights, and add it to ``run.json`` with that of the frozen tower."""
+        state, frozen = self.model.state_dict(), frozen_keys(self.model)
+        digest = exact_sha256({key: value for key, value in state.items() if key not in frozen})
+        tower = self.checkpointer.origin.tower_digest({key: state[key] for key in frozen})
+        ending = {"iterations": self.iter, "weights_sha256": digest, "tower_sha256": tower}
+        write_ending(Path(self.cfg.OUTPUT_DIR), ending)
+        logger.info(f"Weights after {self.iter} iterations with the seed {self.seed}: sha256 {digest}")
 
     def _train(self) -> hooks.Results:
         self.model.train()
@@ -168,7 +183,7 @@ class Trainer(TrainerBase):
             return self.results
         self.batches: Iterator[list[dict[str, Any]]] = iter(self.data_loader)
         cfg = self.cfg
-        with cudnn_benchmark(cfg.CUDNN_BENCHMARK and cfg.INPUT.CROP.ENABLED):
+        with cudnn_benchmark(cfg.CUDNN_BENCHMARK and cfg.INPUT.CROP.ENABLED and not cfg.DETERMINISTIC):
             super().train(self.start_iter, self.max_iter)
         del self.batches  # ends the loader's workers
         return self.results

@@ -1,6 +1,7 @@
 """Devices of torch, and the switches of their libraries."""
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -55,3 +56,12 @@ def cudnn_benchmark(enabled: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
+
+
+def use_deterministic_algorithms() -> None:
+    """Choose deterministic algorithms in this process, before its first computation on a GPU.
+
+    torch warns about an operation that has none.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(True, warn_only=True)

@@ -60,3 +60,15 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().float().cpu().flatten().numpy().data)
     return digest.hexdigest()
+
+
+def exact_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 digest of sorted names, number types, shapes and all bytes, 64 hexadecimal digits.
+
+    It is equal for equal tensors only, to the last bit, and does not depend on the device.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

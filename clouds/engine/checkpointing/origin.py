@@ -61,7 +61,7 @@ class Origin:
             left_out: frozen weights that the checkpoint does not hold.
         """
         return {
-            "tower_sha256": self._digest(left_out),
+            "tower_sha256": self.tower_digest(left_out),
             **({"classes": self.classes} if self.classes else {}),
             **normalization(self.model),
         }
@@ -99,7 +99,8 @@ class Origin:
         """Drop the digests of frozen weights that `weights` have replaced."""
         self._digests = {keys: digest for keys, digest in self._digests.items() if keys.isdisjoint(weights)}
 
-    def _digest(self, weights: StateDict) -> str:
+    def tower_digest(self, weights: StateDict) -> str:
+        """Return the digest of frozen weights, see `tensors_sha256`; it is computed once."""
         # All values of a large backbone take a second; they are frozen, so once is enough.
         keys = frozenset(weights)
         if keys not in self._digests:
@@ -113,7 +114,7 @@ class Origin:
         here = {k: v for k, v in self.model.state_dict().items() if k.startswith(BACKBONE) and k not in weights}
         if not full:
             unknown.append("all values of the frozen backbone" if sampled else "the frozen backbone")
-        if self._digest(here) == full if full else not sampled or sampled_digest(here) == sampled:
+        if self.tower_digest(here) == full if full else not sampled or sampled_digest(here) == sampled:
             return None
         return _Difference(
             "on other frozen backbone weights than this model has",

@@ -31,7 +31,7 @@ import torch
 import clouds
 from clouds import d2
 from clouds.d2 import CfgNode, comm
-from clouds.engine.run.output_folder import RECORD, free_path
+from clouds.engine.run.output_folder import RECORD, free_path, record_lock
 from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically, writing
 from clouds.utils.json_files import read_json
@@ -168,10 +168,32 @@ def write_record(
         **({"moved": dict(moved)} if moved else {}),
     }
     entries.append(entry)
+    _write_entries(output, entries)
+    return entry
+
+
+def write_ending(output: Path, ending: Mapping[str, Any]) -> None:
+    """Add to the newest training of the record how it has ended. Called by the main process only.
+
+    Args:
+        output: output folder; nothing is written if its record has no training.
+        ending: plain values, among them ``weights_sha256``, a digest of the trained weights.
+
+    Raises:
+        UserError: the record cannot be read or written.
+    """
+    with record_lock(output):
+        entries = read_record(output)
+        trainings = [entry for entry in entries if _run_id(entry)]
+        if trainings:
+            trainings[-1]["ending"] = dict(ending)
+            _write_entries(output, entries)
+
+
+def _write_entries(output: Path, entries: list[Entry]) -> None:
     text = json.dumps(entries, indent=2, default=str, ensure_ascii=False) + "\n"
     # A command line may have bytes that are not UTF-8.
     write_atomically(output / RECORD, text.encode(errors="replace"))
-    return entry
 
 
 def read_record(output: Path) -> list[Entry]:
@@ -279,6 +301,8 @@ def _wrong_field(entry: Any) -> str:
         "moved": isinstance(moved, dict) and all(isinstance(name, str) for name in moved.values()),
         "process": "process" not in entry or type(entry["process"]) is int,
         "machine": isinstance(entry.get("machine", {}), dict),
+        "versions": isinstance(entry.get("versions", {}), dict),
+        "ending": isinstance(entry.get("ending", {}), dict),
     }
     return next((f"no valid {name!r}" for name, good in checks.items() if not good), "")
 
