@@ -23,6 +23,7 @@ EXIT_CODE = 75
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 _SAME = 1.0  # seconds in which signals count as one: a launcher passes on what a terminal sends to all processes anyway
 
+_END = b"\0"  # no signal has this number
 _GRACE = 30.0  # seconds that a worker lives on after SIGTERM
 
 _requested: str | None = None
@@ -92,8 +93,9 @@ def stop_on_signals(*, for_parent: bool = False) -> Iterator[None]:
         for number, handler in zip(handled, before, strict=True):
             signal.signal(number, handler)
         signal.set_wakeup_fd(fd_before)
-        waking.close()  # ends the thread
+        waking.send(_END)  # closing it is not enough: forked workers have it, too
         watcher.join()
+        waking.close()
         ours.close()
         _active, _requested = False, None
 
@@ -154,7 +156,7 @@ def _watch(source: socket.socket, for_parent: bool) -> None:
     """Handle the signals, whose numbers arrive as bytes."""
     global _requested
     first = 0.0
-    while received := source.recv(1):
+    while (received := source.recv(1)) != _END:
         number = received[0]
         if number not in stop_signals():  # another handler's, such as SIGCHLD
             continue

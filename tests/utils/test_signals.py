@@ -76,6 +76,8 @@ def main():
             say("ready")
             for _ in range(2):
                 ctypes.CDLL(None).pthread_mutex_lock(mutex)
+        elif word == "leave":  # with a worker that still runs
+            multiprocessing.get_context("fork").Process(target=time.sleep, args=(40,), daemon=True).start()
         say("ready")
         loop()
 
@@ -170,6 +172,17 @@ def test_workers_leave_signals_to_their_parent(tmp_path: Path, word: str) -> Non
         code, out, err = ending(process)
     assert (code, out) == (75, "worker done\n")
     assert err.splitlines()[1].startswith("Stopped by SIG")
+
+
+def test_the_command_ends_before_its_workers(tmp_path: Path) -> None:
+    with program(tmp_path, "leave") as process:
+        assert line(process) == "ready"
+        process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + 30
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("SIGTERM: ")
+        assert process.stderr.readline() == "Stopped by SIGTERM.\n"
+        assert time.monotonic() < end
 
 
 def test_the_signal_is_passed_on(tmp_path: Path) -> None:
