@@ -51,6 +51,7 @@ from clouds.evaluation.label_maps import for_labels
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.utils.atomic import make_folder
 from clouds.utils.devices import cudnn_benchmark
+from clouds.utils.signals import Stopped
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,10 @@ def temporary_places(cfg: CfgNode, *, resume: bool) -> Iterator[tuple[CfgNode, C
         for pattern in _LINKED if resume else ():
             for path in Path(real.OUTPUT_DIR).glob(pattern):
                 (output / path.name).symlink_to(path.absolute())
-        yield cfg, real
+        try:
+            yield cfg, real
+        except Stopped:
+            raise Stopped("The dry run was stopped; it has written nothing.") from None
 
 
 @enough_memory()
@@ -206,6 +210,11 @@ def first_steps(cfg: CfgNode, trainer: type[Trainer], *, resume: bool) -> tuple[
 
         def build_writers(self) -> Sequence[Any]:
             return []
+
+        def after_step(self) -> None:
+            if self.stopping:  # in all processes; there is nothing to save
+                raise Stopped
+            super().after_step()
 
     training = DryTrainer(cfg)
     training.resume_or_load(resume)

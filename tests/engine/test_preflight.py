@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from clouds.commands import train
 from clouds.config import load_config
-from clouds.engine import preflight, training
+from clouds.engine import preflight, trainer, training
 from clouds.engine.dry_run import count_evaluations
 from clouds.engine.preflight import Memory, Need, amount, verdict
 from clouds.engine.run.output_folder import LOCKS
@@ -191,6 +191,13 @@ def test_force_and_what_is_only_likely(words, tmp_path, monkeypatch, caplog, cap
     monkeypatch.setattr(preflight, "free_space", lambda path: free)
     assert train.main(words(*SHORT)) == 0
     assert re.search(r"WARNING.*the run may need up to [\d.]+ MB there \(checkpoints: up to 3 ", logged(caplog, capfd))
+
+
+def test_a_signal_ends_the_dry_run(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trainer, "stop_requested", lambda: "SIGTERM")
+    assert train.main(words("--dry-run", *SHORT)) == 75
+    assert capsys.readouterr().err.splitlines()[-1] == "The dry run was stopped; it has written nothing."
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
