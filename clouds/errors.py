@@ -66,6 +66,10 @@ class WriteError(OSError):
         return f"{self.filename} cannot be written ({reason}): {remedy}."
 
 
+class TransientError(UserError):
+    """Error that may be absent if the command is repeated, such as a lost connection to another process."""
+
+
 _LESS_MEMORY = "lower the number or the size of the images that are processed at once"
 
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TextIO
 
-from clouds.errors import UserError, machine_error, one_line
+from clouds.errors import TransientError, UserError, machine_error, one_line
 from clouds.utils.signals import EXIT_CODE, Stopped
+from clouds.utils.world import restarts_left
 
 Arguments = ParamSpec("Arguments")
 
@@ -49,6 +50,7 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
             return main(*args, **kwargs)
         except Stopped as stopped:
             sys.stderr.write(f"{one_line(str(stopped))}\n")
+            _end_torchrun()
             return EXIT_CODE
         except KeyboardInterrupt:
             sys.stderr.write("error: interrupted.\n")
@@ -58,6 +60,9 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
                 raise  # another pipe, such as that of a process that was killed
             sys.stdout = _nowhere()  # Python writes what is left in the old stream at its end
             return 128 + signal.SIGPIPE
+        except TransientError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 2
         except UserError as error:
             message = str(error)
         except ModuleNotFoundError as error:
@@ -69,9 +74,17 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
                 raise
             message = str(known)
         sys.stderr.write(f"error: {one_line(message)}\n")
+        _end_torchrun()
         return 2
 
     return wrapped
+
+
+def _end_torchrun() -> None:
+    """End torchrun if it would start this command again in vain: it restarts whatever the exit code is."""
+    if restarts_left():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it to its processes in turn
+        os.kill(os.getppid(), signal.SIGTERM)
 
 
 def _prepare_streams() -> None:

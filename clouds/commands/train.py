@@ -9,6 +9,7 @@ from clouds.config import check_weights, load_config
 from clouds.errors import UserError
 from clouds.utils.arguments import MOST_PROCESSES, CommandParser
 from clouds.utils.signals import stop_on_signals
+from clouds.utils.world import restarted_call
 
 if TYPE_CHECKING:
     from clouds.d2 import CfgNode
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     args = parse_arguments(argv)
     cfg = load_config(args.config_file, args.opts)
-    if not args.resume:
+    if not args.resume and not restarted_call():
         check_weights(cfg.MODEL.WEIGHTS)
     run(cfg, args)
     return 0

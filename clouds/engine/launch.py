@@ -27,7 +27,7 @@ from clouds.d2 import comm
 from clouds.d2.groups import TIMEOUT, join_groups, leave_groups, wait_for_all
 from clouds.engine.launch_checks import TORCHRUN, check_flags, check_torchrun, refuse_part_of_torchrun
 from clouds.engine.peers import Peers, killed
-from clouds.errors import UserError, machine_error
+from clouds.errors import TransientError, UserError, machine_error
 from clouds.utils.processes import end_with_parent
 from clouds.utils.signals import (
     EXIT_CODE,
@@ -210,7 +210,7 @@ def _join(url: str, address: str, device: str, rank: int, size: int, local_rank:
         store.set_timeout(TIMEOUT)
         join_groups("nccl" if on_gpu else "gloo", store, rank, size, here)
     except (DistNetworkError, DistStoreError) as error:
-        raise UserError(_no_connection(address, str(error))) from error
+        raise TransientError(_no_connection(address, str(error))) from error
     # A copy with a connection of its own: one that waits for a value keeps others from asking.
     return distributed.PrefixStore("clouds", store.clone())
 
@@ -246,13 +246,15 @@ def _leaving(peers: Peers) -> Iterator[None]:
         raise stopped
 
 
-def _defect(error: Exception) -> UserError:
+def _defect(error: Exception) -> TransientError:
     """Log the traceback of an exception that is not meant for the user, and describe it in one sentence."""
     if isinstance(error, RuntimeError) and (cause := failure_elsewhere()):
-        return UserError(cause)
+        return TransientError(cause)
     logger.error("This process has failed:", exc_info=error)
     kind = type(error).__name__
-    return UserError(f"Process {comm.get_rank()} of the run has failed; its log has the traceback: {kind}: {error}")
+    return TransientError(
+        f"Process {comm.get_rank()} of the run has failed; its log has the traceback: {kind}: {error}"
+    )
 
 
 def _no_connection(address: str, problem: str) -> str:

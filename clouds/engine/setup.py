@@ -21,7 +21,7 @@ from clouds.data.datasets.custom import dataset_settings
 from clouds.data.preparation.check import find_problem
 from clouds.engine.log import start_log
 from clouds.engine.run.output_folder import record_lock
-from clouds.engine.run.record import code_version, write_record
+from clouds.engine.run.record import Kind, code_version, write_record
 from clouds.engine.run.start import decide_start
 from clouds.engine.writers import check_wandb
 from clouds.errors import UserError, WriteError
@@ -70,6 +70,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         ),
         output,
     )
+    if start.kind is Kind.RESUMED:
+        args.resume = True  # torchrun may have restarted a training without the flag
     start_log(output)
     for note in start.notes:
         logger.info(note)

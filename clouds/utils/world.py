@@ -14,6 +14,7 @@ machines. `SLURM_NTASKS` alone starts no process: it is also set in the script o
 """
 
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -85,6 +86,28 @@ def launch_number(environment: Mapping[str, str], name: str, *, minimum: int = 0
             "launcher such as torchrun sets it: start the processes with the launcher, or unset its variables."
         )
     return int(text)
+
+
+def torchrun_call(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return an id of the call of torchrun that has started this process; None without torchrun.
+
+    Processes that torchrun has restarted have the same id. It is the one that ``--rdzv-id`` or ``--standalone`` give to
+    the call, otherwise the process of torchrun.
+    """
+    call = environment.get("TORCHELASTIC_RUN_ID")
+    return f"{platform.node()}:{os.getppid()}" if call == "none" else call
+
+
+def restarted_call(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return `torchrun_call` if torchrun has started this process again after a failure, ``--max-restarts``."""
+    is_restarted = environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return torchrun_call(environment) if is_restarted else None
+
+
+def restarts_left(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether torchrun would start the processes again after a failure."""
+    count, most = (environment.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    return count.isdecimal() and most.isdecimal() and int(count) < int(most)
 
 
 def _read(environment: Mapping[str, str], variables: _Variables) -> World:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clouds.errors import UserError
-from clouds.utils.world import World, launch_number, world_from
+from clouds.utils.world import World, launch_number, restarted_call, restarts_left, torchrun_call, world_from
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
 MPIRUN = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "6", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
@@ -83,3 +83,14 @@ def test_any_variables_give_a_position_or_a_sentence(environment: dict[str, str]
 
 def test_number() -> None:
     assert launch_number({"LOCAL_WORLD_SIZE": "4"}, "LOCAL_WORLD_SIZE", minimum=1) == 4
+
+
+def test_the_call_of_torchrun() -> None:
+    assert torchrun_call({}) is None
+    first = {"TORCHELASTIC_RUN_ID": "17", "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_MAX_RESTARTS": "1"}
+    again = {**first, "TORCHELASTIC_RESTART_COUNT": "1"}
+    assert torchrun_call(first) == torchrun_call(again) == restarted_call(again) == "17"
+    assert restarted_call(first) is restarted_call({}) is None
+    assert [restarts_left(environment) for environment in (first, again, {})] == [True, False, False]
+    unnamed = {"TORCHELASTIC_RUN_ID": "none"}
+    assert torchrun_call(unnamed) == torchrun_call(unnamed) != "none"

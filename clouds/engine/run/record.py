@@ -35,6 +35,7 @@ from clouds.engine.run.output_folder import RECORD, free_path, record_lock
 from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically, writing
 from clouds.utils.json_files import read_json
+from clouds.utils.world import torchrun_call
 
 PACKAGES = (
     *("torch", "torchvision", "open_clip_torch", "timm", "fvcore", "iopath", "numpy", "scipy"),
@@ -66,6 +67,7 @@ class Run:
         folder: working folder of that start.
         moved: earlier name -> new name of each input that its first start moved.
         settings: its settings as a checkpoint has them, for a folder without a record.
+        torchrun: id of the call of torchrun that has started it, see `clouds.utils.world.torchrun_call`.
         has_unnamed: whether checkpoints without a run id may belong to it, since an older version started it.
     """
 
@@ -75,6 +77,7 @@ class Run:
     folder: str = "."
     moved: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    torchrun: str | None = None
     has_unnamed: bool = True
 
 
@@ -106,6 +109,7 @@ def current_run(output: Path) -> Run | None:
         config=newest["config"],
         folder=newest.get("folder", "."),
         moved=first.get("moved", {}),
+        torchrun=newest.get("torchrun"),
         has_unnamed=first["kind"] != Kind.TRAINING or "run" not in first,
     )
 
@@ -166,6 +170,7 @@ def write_record(
         "versions": versions(),
         "machine": machine(),
         **({"moved": dict(moved)} if moved else {}),
+        **({"torchrun": call} if (call := torchrun_call()) else {}),
     }
     entries.append(entry)
     _write_entries(output, entries)
@@ -299,6 +304,7 @@ def _wrong_field(entry: Any) -> str:
         "seed": "seed" not in entry or type(entry["seed"]) is int,
         "folder": isinstance(entry.get("folder", ""), str),
         "moved": isinstance(moved, dict) and all(isinstance(name, str) for name in moved.values()),
+        "torchrun": isinstance(entry.get("torchrun", ""), str),
         "process": "process" not in entry or type(entry["process"]) is int,
         "machine": isinstance(entry.get("machine", {}), dict),
         "versions": isinstance(entry.get("versions", {}), dict),

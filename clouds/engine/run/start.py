@@ -25,6 +25,7 @@ from clouds.engine.run.output_folder import (
 )
 from clouds.engine.run.record import Kind, Run, current_run, describe_holder, is_run_id, new_run_id
 from clouds.errors import UserError
+from clouds.utils.world import restarted_call
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def decide_start(output: Path, cfg: CfgNode, *, evaluates: bool, resumes: bool, 
     """Decide which run a start belongs to. Called by the main process only.
 
     A training takes the lock of the folder. A new run moves the files of an earlier one aside. An evaluation takes no
-    lock and moves nothing.
+    lock and moves nothing. If torchrun restarts a training, the run that its first start has begun is resumed.
 
     Args:
         output: existing output folder.
@@ -80,7 +81,10 @@ def decide_start(output: Path, cfg: CfgNode, *, evaluates: bool, resumes: bool, 
     try:
         with record_lock(output):
             complete_move(output)
-            run = (current_run(output) or _run_of_checkpoints(output)) if resumes else None
+            current = current_run(output)
+            if current and current.torchrun and current.torchrun == restarted_call():
+                resumes = True
+            run = (current or _run_of_checkpoints(output)) if resumes else None
             return _resume(output, cfg, run, anyway=anyway) if run else _begin(output, cfg, resumes=resumes)
     except BaseException:
         release(output)

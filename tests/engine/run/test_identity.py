@@ -525,3 +525,20 @@ def test_resume_anyway_is_a_resume() -> None:
     assert (args.resume, args.resume_anyway) == (True, True)
     args = train_command.parse_arguments(["--config-file", "c.yaml"])
     assert (args.resume, args.resume_anyway) == (False, False)
+
+
+def test_torchrun_resumes_its_own_run_only(short: CfgNode, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
+    train(short)
+    first = current_run(output)
+    assert first is not None
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    flags = Namespace(resume=False)
+    for call, kind in (("first", "training, resumed"), ("second", "training")):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", call)
+        default_setup(short.clone(), flags)
+        release(output)
+        assert read_record(output)[-1]["kind"] == kind
+        assert flags.resume == (call == "first")
+        flags.resume = False
+    assert find_outputs(output / PREVIOUS / first.id), "a run of another call is not continued"
