@@ -20,7 +20,6 @@ from typing import Any, NoReturn
 
 import torch
 from torch import distributed
-from torch.distributed import DistNetworkError, DistStoreError
 from torch.distributed.rendezvous import rendezvous
 
 from clouds.d2 import comm
@@ -208,8 +207,10 @@ def _join(url: str, address: str, device: str, rank: int, size: int, local_rank:
     try:
         store, _, _ = next(rendezvous(url, rank, size, timeout=JOINING))
         store.set_timeout(TIMEOUT)
+        # torchrun keeps its store when it restarts processes: they would connect to those that have ended.
+        store = distributed.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         join_groups("nccl" if on_gpu else "gloo", store, rank, size, here)
-    except (DistNetworkError, DistStoreError) as error:
+    except RuntimeError as error:  # of the store or the backend
         raise TransientError(_no_connection(address, str(error))) from error
     # A copy with a connection of its own: one that waits for a value keeps others from asking.
     return distributed.PrefixStore("clouds", store.clone())

@@ -21,6 +21,7 @@ from clouds.generation.settings import Execution, GateSettings, PaintingSettings
 from clouds.generation.shares import Coverage, coverage
 from clouds.generation.similarity import ClipSimilarity
 from clouds.utils.memory import keep_freed_memory
+from clouds.utils.processes import end_with_parent
 from clouds.utils.signals import Stopped
 from clouds.utils.world import World, world_from
 
@@ -67,6 +68,8 @@ def paint_set(
         raise UserError(f"--num-images or --part is too large: a set has at most {MAX_IMAGES:,} images.")
     texts = read_prompts(find_prompts(prompts))
     world = world_from()
+    if world.size > 1:
+        end_with_parent()
     images = GeneratedSet(folder)
     images.make_folder()
     name = f"part_{part}_of_{num_images}"

@@ -109,3 +109,16 @@ def test_torchrun_resumes_by_itself(
     command.send(signal.SIGKILL)
     outcome = command.finish(grace=SECONDS)
     assert (outcome.code, outcome.orphans) == (-signal.SIGKILL, [])
+
+
+def test_an_interrupt_while_processes_import_modules(
+    processes: Processes, arguments: list[str], environment: dict[str, str]
+) -> None:
+    command = processes.start(train.main, ["--num-gpus", "2", *arguments], environment=environment)
+    while sum("multiprocessing.spawn" in line for line in command.processes().values()) < 2:
+        time.sleep(0.02)
+    os.killpg(command.pid, signal.SIGINT)
+    outcome = command.finish(grace=SECONDS)
+    assert outcome.orphans == []
+    assert outcome.code == 75, outcome.output
+    assert "Traceback" not in outcome.output
