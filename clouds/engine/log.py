@@ -57,7 +57,11 @@ def start_log(output: Path | None) -> None:
     rank = comm.get_rank()
     file = _file_handler(output / (f"log.txt.rank{rank}" if rank else "log.txt")) if output else None
     for name in ("clouds", "detectron2"):
-        logging.getLogger(name).handlers = [*_console_handlers(name, rank), *([file] if file else [])]
+        console = _console_handlers(name, rank)
+        for handler in console:
+            if isinstance(handler, logging.StreamHandler):
+                handler.stream = sys.stdout  # which may have been replaced since the last call
+        logging.getLogger(name).handlers = [*console, *([file] if file else [])]
     threading.excepthook = _report_thread
 
 

@@ -15,7 +15,7 @@ from clouds.engine.log import start_log
 from clouds.engine.losses import NonFiniteLoss
 from clouds.engine.setup import default_setup, seed_everything
 from clouds.engine.trainer import Trainer
-from clouds.errors import UserError
+from clouds.errors import UserError, WriteError
 from tests.engine.conftest import CLASSES, COLORS
 
 
@@ -372,5 +372,5 @@ def test_the_recorded_config_serves_on_another_machine(tiny_cfg: CfgNode) -> Non
 def test_an_output_folder_that_cannot_be(tiny_cfg: CfgNode, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     tiny_cfg.OUTPUT_DIR = str(tmp_path / "file" / "run")
-    with pytest.raises(UserError, match=r"Cannot create the output folder .*run \(OUTPUT_DIR\): Not a directory"):
+    with pytest.raises(WriteError, match=r"file/run cannot be written \(a file is in the place of its folder\): move"):
         default_setup(tiny_cfg, Namespace())

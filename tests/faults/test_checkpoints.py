@@ -89,7 +89,7 @@ def equal(one: Path, other: Path) -> None:
 
 
 def test_killed_while_the_thread_writes(processes: Processes, command: Command, tmp_path: Path) -> None:
-    """Killed in the middle of a file, then before each of the changes that the thread makes to the folder."""
+    """Killed in the middle of a file, then before changes of the folder in the second half of the run."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     argv, environment = command(straight)
     whole = processes.run(train.main, argv, event=Event(0, straight), environment=environment)
@@ -104,7 +104,7 @@ def test_killed_while_the_thread_writes(processes: Processes, command: Command, 
     assert "Starting training from iteration 3" in resumed.output
     equal(killed, straight)
 
-    for number in range(whole.changes // 2, whole.changes, max(1, whole.changes // 8)):
+    for number in range(whole.changes // 2, whole.changes, max(1, whole.changes // 4)):
         shutil.rmtree(killed)
         outcome = processes.run_and_kill(train.main, argv, Event(number, killed), environment=environment)
         assert outcome.code == -signal.SIGKILL, outcome.output
