@@ -8,7 +8,7 @@ PROJECTS := $(patsubst %/pyproject.toml,%,$(wildcard projects/*/pyproject.toml))
 INSTALL ?= python -m uv pip install
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-d2 bench fuzz lint format clean
+.PHONY: demo test test-d2 bench fuzz soak lint format clean
 
 $(READY): pyproject.toml requirements.txt $(PROJECTS:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,11 @@ N ?= 20000
 SEED ?= 0
 fuzz: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --inputs $(N) --seed $(SEED)
+
+# Kills, restarts and memory of long jobs, on one core: make soak KILLS=100 SEED=3 ONLY=kills,restarts,memory WRITE=1
+KILLS ?= 1000
+soak: $(READY)
+	$(BIN)/python benchmarks/soak/soak.py --kills $(KILLS) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

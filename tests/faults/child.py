@@ -3,6 +3,7 @@
 Everything that the commands need is imported here, so that a child has nothing left to import.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -93,6 +94,7 @@ def run(
         number: number of a signal.
     """
     os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # a new process has the default, not that of the template
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(output, stream)

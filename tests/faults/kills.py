@@ -19,7 +19,7 @@ _PERIODIC = r"model_\d+\.pth"
 STOPPED = 75  # exit code of a command that a signal has stopped
 ENDS = {  # exit codes by signal; 0: the signal came too late. A SIGTERM during the imports ends a process at once.
     signal.SIGKILL: {-signal.SIGKILL, 0},
-    signal.SIGTERM: {STOPPED, -signal.SIGTERM, 130, 0},
+    signal.SIGTERM: {STOPPED, -signal.SIGTERM, 0},
     signal.SIGINT: {STOPPED, 130, 0},
 }
 
@@ -57,6 +57,14 @@ class Verdict:
     def is_good(self) -> bool:
         return not (self.lost or self.wrong or self.orphans)
 
+    def compare(self, undisturbed: Result, result: Result) -> None:
+        """Add what the result of this job lacks and has wrong."""
+        for file in differences(undisturbed, result):
+            if file not in result:
+                self.lost += [] if re.fullmatch(_PERIODIC, file) else [file]
+            elif file in undisturbed or not re.fullmatch(_PERIODIC, file):
+                self.wrong.append(file)
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -84,14 +92,14 @@ class Trials:
     def reference(self, name: str) -> Reference:
         """Return the undisturbed run of a job, which is run at the first call."""
         if name not in self.references:
-            job, folder = self.jobs[name], self.folder / "undisturbed" / name
+            # YAML wraps a long path with a space.
+            job, folder = self.jobs[name], self.folder / "undisturbed" / name.replace(" ", "-")
             if name == "prediction":
                 self.reference("warm-up")
                 shutil.copy(self.folder / "undisturbed/warm-up/model_final.pth", self.folder / "inputs/warm-up.pth")
             job.prepare(folder)
-            outcome = self.processes.run(
-                job.main, job.argv(folder), environment=self.environment, event=Event(0, folder)
-            )
+            event = None if isinstance(job.main, Path) else Event(0, folder)
+            outcome = self.processes.run(job.main, job.argv(folder), environment=self.environment, event=event)
             if outcome.code or outcome.orphans:
                 raise RuntimeError(f"The undisturbed {name} fails: {outcome}")
             self.references[name] = Reference(job.result(folder), outcome.changes, outcome.seconds)
@@ -115,7 +123,7 @@ class Trials:
             kills: signals; the folder of an `Event` is that of the job's results.
         """
         job, reference = self.jobs[name], self.reference(name)
-        folder = self.folder / "interrupted" / f"{self._count}-{name}"
+        folder = self.folder / "interrupted" / f"{self._count}-{name.replace(' ', '-')}"
         self._count += 1
         job.prepare(folder)
         verdict = Verdict(name)
@@ -128,12 +136,7 @@ class Trials:
             verdict.kills += kill is not None
             if outcome.code not in (ENDS[signal.Signals(kill.number)] if kill else {0}):
                 verdict.wrong.append(f"exit code {outcome.code} after {kill}: {outcome.output[-3000:]}")
-        result = job.result(folder)
-        for file in differences(reference.result, result):
-            if file not in result:
-                verdict.lost += [] if re.fullmatch(_PERIODIC, file) else [file]
-            elif file in reference.result or not re.fullmatch(_PERIODIC, file):
-                verdict.wrong.append(file)
+        verdict.compare(reference.result, job.result(folder))
         if verdict.is_good:
             shutil.rmtree(folder)
         return verdict
