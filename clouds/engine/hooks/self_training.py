@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from clouds.d2 import CfgNode, HookBase, comm
 from clouds.data.loading.loaders import TrainBatches
 from clouds.errors import UserError
+from clouds.modeling.distributed import largest_over_processes
 from clouds.modeling.structures import ImageDict
 from clouds.self_training.labelling import STUDENT, depends_on_the_last_step, label_batch
 from clouds.self_training.pseudo_labels import PseudoLabel, PseudoLabeller, build_pseudo_labeller
@@ -129,7 +130,12 @@ class SelfTrainingHook(HookBase):
         return result
 
     def _label_next(self) -> tuple[Sequence[ImageDict], Labelled | None]:
-        batch = self.trainer.batches.peek()
+        try:
+            batch = self.trainer.batches.peek()
+        except Exception:
+            # The other processes wait for the size of this one's images, and it for them. It fails in the next step.
+            largest_over_processes((0, 0), self._group)
+            raise
         canvas = self.trainer.model.canvas(batch, self._group)
         known = canvas in self._canvases
         return batch, self._label([{**x, "canvas": canvas} for x in batch]) if known else None
