@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TextIO
 
@@ -49,11 +50,11 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
         try:
             return main(*args, **kwargs)
         except Stopped as stopped:
-            sys.stderr.write(f"{one_line(str(stopped))}\n")
+            _say(one_line(str(stopped)))
             _end_torchrun()
             return EXIT_CODE
         except KeyboardInterrupt:
-            sys.stderr.write("error: interrupted.\n")
+            _say("error: interrupted.")
             return 128 + signal.SIGINT
         except BrokenPipeError:
             if not _is_broken(sys.stdout):
@@ -73,7 +74,7 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
             if (known := machine_error(error)) is None:
                 raise
             message = str(known)
-        sys.stderr.write(f"error: {one_line(message)}\n")
+        _say(f"error: {one_line(message)}")
         _end_torchrun()
         return 2
 
@@ -98,6 +99,17 @@ def _prepare_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     logging.raiseExceptions = False
+
+
+def _say(line: str) -> None:
+    """Write a line to stderr; if the terminal or the reader is gone, the exit code alone tells the outcome."""
+    with suppress(OSError):
+        sys.stderr.write(f"{line}\n")
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except OSError:
+            setattr(sys, name, _nowhere())  # Python would fail to write what is left, and exit with 120
 
 
 def _is_broken(stream: TextIO) -> bool:

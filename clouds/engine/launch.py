@@ -132,10 +132,10 @@ def _start(work: Work, flags: argparse.Namespace, device: str, args: tuple[Any, 
             for index in range(flags.num_gpus)
         ]
         try:
+            with signals_delayed():
+                for process in processes:
+                    process.start()
             with signals_passed_on():
-                with signals_delayed():
-                    for process in processes:
-                        process.start()
                 _wait(processes, reports, flags.machine_rank * flags.num_gpus)
         finally:
             for process in processes:
@@ -180,6 +180,7 @@ def _started(
 ) -> None:
     """Run in a process that `_start` has started."""
     end_with_parent()
+    multiprocessing.set_start_method(None, force=True)  # it is inherited, and workers of the loader would import torch
 
     def end(message: str, reports: bool, code: int = USER_ERROR) -> NoReturn:
         if reports:

@@ -102,9 +102,14 @@ def stop_on_signals(*, for_parent: bool = False) -> Iterator[None]:
 
 @contextmanager
 def signals_passed_on() -> Iterator[None]:
-    """Pass the first signal on to the child processes that `multiprocessing` has started, which stop by themselves."""
+    """Pass the first signal on to the child processes that `multiprocessing` has started, which stop by themselves.
+
+    Enter it once they are started: they also get a signal that came before.
+    """
     global _passing_on
     _passing_on = True
+    if _requested is not None:
+        _pass_on(signal.Signals[_requested])
     try:
         yield
     finally:
@@ -164,11 +169,17 @@ def _watch(source: socket.socket, for_parent: bool) -> None:
             _requested, first = signal.Signals(number).name, time.monotonic()
             if not for_parent:
                 _say(f"{_requested}: the command finishes its step, saves and stops; a second signal ends it at once.")
-            for child in multiprocessing.active_children() if _passing_on else ():
-                with suppress(ProcessLookupError):
-                    os.kill(child.pid or 0, number)
+            if _passing_on:
+                _pass_on(number)
         elif not for_parent and time.monotonic() - first > _SAME:
             os._exit(128 + number)
+
+
+def _pass_on(number: int) -> None:
+    for child in multiprocessing.active_children():
+        if child.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(child.pid, number)
 
 
 def _say(line: str) -> None:

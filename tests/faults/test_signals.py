@@ -29,6 +29,7 @@ def finish(child: Child) -> str:
     outcome = child.finish()
     assert (outcome.code, outcome.orphans) == (75, []), outcome.output
     assert "Traceback" not in outcome.output
+    assert "leaked" not in outcome.output
     assert outcome.output.count(STOPS) == 1, outcome.output
     return outcome.output
 

@@ -20,7 +20,7 @@ NAMES = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"]
 
 # What the process does is the first word of its command line. It prints lines, and ends after 100 seconds.
 PROGRAM = """
-import ctypes, multiprocessing, os, sys, time
+import ctypes, multiprocessing, os, signal, sys, time
 from clouds.commands.entry import user_errors
 from clouds.utils import signals
 
@@ -62,10 +62,15 @@ def main():
             process.start()
             process.join()
             loop()
-        elif word == "rank":
-            with signals.signals_passed_on():
+        elif word in ("rank", "early"):
+            if word == "early":  # before there is a process that could get it
+                os.kill(os.getpid(), signal.SIGUSR1)
+                while signals.stop_requested() is None:
+                    time.sleep(0.01)
+            with signals.signals_delayed():
                 process = multiprocessing.get_context("spawn").Process(target=rank)
                 process.start()
+            with signals.signals_passed_on():
                 process.join()
                 loop()
         elif word == "busy":
@@ -195,6 +200,26 @@ def test_the_signal_is_passed_on(tmp_path: Path) -> None:
         code, out, err = ending(process)
     assert (code, out) == (75, "rank: Stopped by SIGUSR1.\n")
     assert err.splitlines()[1:] == ["Stopped by SIGUSR1."]
+
+
+def test_a_signal_before_the_processes_start_is_passed_on(tmp_path: Path) -> None:
+    with program(tmp_path, "early") as process:
+        assert line(process).startswith("rank ")
+        code, out, err = ending(process)
+    assert (code, out) == (75, "rank: Stopped by SIGUSR1.\n")
+    assert err.splitlines()[1:] == ["Stopped by SIGUSR1."]
+
+
+def test_the_exit_code_without_a_reader(tmp_path: Path) -> None:
+    """Ctrl-C also ends ``tee``, to which both streams go."""
+    with program(tmp_path, "wait") as process:
+        assert line(process) == "ready"
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 75
+        process.stdout = process.stderr = None
 
 
 def test_the_context_leaves_no_trace() -> None:
