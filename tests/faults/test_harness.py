@@ -1,5 +1,6 @@
 """The harness itself: a template without threads, signals at their moments, processes that are left behind."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ def describe(argv: list[str]) -> int:
     threads = len(list(Path("/proc/self/task").iterdir())), threading.active_count()
     print("imported", "clouds.generation.painting" in sys.modules, "threads", *threads, "argv", *argv)
     print("variable", os.environ["SOME"], file=sys.stderr)
+    print("starts", multiprocessing.get_start_method())
     return 7
 
 
@@ -49,7 +51,9 @@ def leave_a_process(argv: list[str]) -> int:
 def test_a_fork_of_the_template(processes: Processes) -> None:
     outcome = processes.run(describe, ["a", "b"], environment={"SOME": "value"})
     assert outcome.code == 7
-    assert outcome.output.splitlines() == ["imported True threads 1 1 argv a b", "variable value"]
+    start = multiprocessing.get_context().get_start_method()
+    lines = ["imported True threads 1 1 argv a b", "variable value", f"starts {start}"]
+    assert outcome.output.splitlines() == lines, "loaders start their workers as in a new process"
     assert outcome.orphans == []
 
 
