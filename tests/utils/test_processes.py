@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from clouds.errors import UserError
 from clouds.utils.processes import parallel_map
 
 
@@ -77,3 +78,12 @@ def runs(process: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()  # ended, but nobody has asked how
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def kill_itself(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="A worker process was killed"):
+        list(parallel_map(kill_itself, [0, 1], processes=2))
