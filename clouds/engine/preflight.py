@@ -28,7 +28,7 @@ from clouds.utils.memory import machine_memory, resident_size
 
 logger = logging.getLogger(__name__)
 
-# Bytes, measured: the scalars of an iteration in metrics.json, TensorBoard and log.txt; a panel of pseudo-labels; an
+# Bytes, estimated: the scalars of an iteration in metrics.json, TensorBoard and log.txt; a panel of pseudo-labels; an
 # embedding of SAM, where none has been written yet.
 _ROW, _PANEL, _EMBEDDING = 8_000, 1_500_000, 2_100_000
 _NEARLY = 0.95  # share of a memory above which an evaluation, or another batch, may find none
