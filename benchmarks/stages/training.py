@@ -79,7 +79,7 @@ def measure_joint_step(bench: Bench, inputs: Inputs) -> None:
     teacher, device = Teacher(0.999), inputs.model.device
     # As in most iterations, the teacher labels the next batch beside the step.
     endless = repeat(SimpleNamespace(samples=batch.copy))
-    batches = TrainBatches(SimpleNamespace(position=0, batch_size=len(batch)), endless)
+    batches = TrainBatches(SimpleNamespace(hand_out=lambda _: None), endless)
     trainer = SimpleNamespace(model=inputs.model, iter=1, max_iter=1000, batches=batches)
     for kind in SAM_KINDS[:2] if bench.smoke else SAM_KINDS:
         if bench.left() < 40 and not bench.smoke:
