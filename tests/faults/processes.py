@@ -81,6 +81,7 @@ class Child:
 
     def __init__(self, process: Any, log: Path, mark: str) -> None:
         self._process, self._mark = process, mark
+        self._has_ended = False
         self.pid: int = process.pid
         self.log = log
         self.began = time.perf_counter()
@@ -147,13 +148,14 @@ class Child:
         return found
 
     def end(self) -> None:
-        """Kill all processes of the command."""
-        while left := self.processes():
+        """Kill all processes of the command. Later calls do nothing: its process id may be that of another process."""
+        while not self._has_ended and (left := self.processes()):
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._join(0.02)
         self._join(TIMEOUT)
+        self._has_ended = True
 
     def _join(self, timeout: float) -> None:
         if isinstance(self._process, subprocess.Popen):
