@@ -220,8 +220,9 @@ class CLOUDS(nn.Module):
     def predict(self, batched_inputs: Sequence[ImageDict], canvas: tuple[int, int]) -> Prediction:
         """Return the final prediction for the test classes, combined with CLIP's classes if so configured."""
         features = HandedOut(self.features(batched_inputs, canvas))
-        # The ensemble reads the maps once more.
-        kept = dict(features) if self.geometric_ensemble else {}
+        # The ensemble reads one map again.
+        again = (self.text_tower.dense_feature,) if self.geometric_ensemble else ()
+        kept = {name: x for name, x in features.items() if name in again}
         prediction = self.sem_seg_head(features, self.text_classifier(self.test_classes), self.void)[-1]
         return self.ensemble(prediction, kept, self.test_classes) if self.geometric_ensemble else prediction
 

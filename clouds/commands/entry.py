@@ -62,7 +62,7 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
             sys.stdout = _nowhere()  # Python writes what is left in the old stream at its end
             return 128 + signal.SIGPIPE
         except TransientError as error:
-            sys.stderr.write(f"error: {error}\n")
+            _say(f"error: {error}")
             return 2
         except UserError as error:
             message = str(error)

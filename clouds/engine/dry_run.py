@@ -30,6 +30,7 @@ from clouds.data.loading.loaders import TrainLoader
 from clouds.data.loading.samplers import TrainingSampler
 from clouds.engine import hooks
 from clouds.engine.amp import Precision
+from clouds.engine.evaluation import for_evaluator
 from clouds.engine.preflight import (
     Memory,
     Need,
@@ -40,6 +41,7 @@ from clouds.engine.preflight import (
     existing_folder,
     free_space,
     memory_used,
+    multiples,
     verdict,
 )
 from clouds.engine.run.output_folder import PREVIOUS, find_outputs, is_in_use
@@ -47,8 +49,6 @@ from clouds.engine.run.start import check_inputs
 from clouds.engine.setup import default_setup, refuse_broken_sets
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
-from clouds.evaluation.label_maps import for_labels
-from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.utils.atomic import make_folder
 from clouds.utils.devices import cudnn_benchmark
 from clouds.utils.signals import Stopped
@@ -275,7 +275,7 @@ def measure_sets(cfg: CfgNode, trainer: type[Trainer], model: nn.Module) -> dict
     model.eval()
     for name in evaluated_sets(cfg):
         loader, evaluator = trainer.build_test_loader(cfg, name), trainer.build_evaluator(cfg, name)
-        predicting = for_labels(model) if isinstance(evaluator, SemSegEvaluator) else model
+        predicting = for_evaluator(model, evaluator)
         seconds, written = 0.0, 0.0
         for batch in itertools.islice(loader, 1):
             for _ in range(2):
@@ -300,8 +300,8 @@ def measure_sets(cfg: CfgNode, trainer: type[Trainer], model: nn.Module) -> dict
 
 def count_evaluations(cfg: CfgNode, done: int) -> int:
     """Return the number of evaluations of a training after its first `done` iterations."""
-    period, last = cfg.TEST.EVAL_PERIOD, cfg.SOLVER.MAX_ITER - 1
-    return 1 + (max(0, last // period - done // period) + (done == 0) if period else 0)
+    period = cfg.TEST.EVAL_PERIOD
+    return 1 + multiples(period, done, cfg.SOLVER.MAX_ITER - 1) + (period > 0 and done == 0)
 
 
 def label_needs(cfg: CfgNode, work: Work) -> list[Need]:

@@ -46,16 +46,19 @@ def evaluate(
     for name in evaluated_sets(cfg):
         loader, evaluator = build(name)
         counts[name] = sum(comm.all_gather(len(loader)))
-        # Another evaluator may read scores.
-        predicting = for_labels(model) if isinstance(evaluator, SemSegEvaluator) else model
         with precision.autocast(), cudnn_benchmark(False):  # images have many sizes
-            results[name] = inference_on_dataset(predicting, _Stoppable(loader, name), evaluator)
+            results[name] = inference_on_dataset(for_evaluator(model, evaluator), _Stoppable(loader, name), evaluator)
     if not results:
         logger.warning("DATASETS.TEST is empty: nothing is evaluated")
     elif comm.is_main_process():
         source = Provenance(cfg.TEST.PROTOCOL, code_version(), seed, counts)
         logger.info("Results\n" + format_table(results, source))
     return results
+
+
+def for_evaluator(model: nn.Module, evaluator: DatasetEvaluator) -> nn.Module:
+    """Return a model that predicts what an evaluator reads: label maps if it can, scores for an evaluator of others."""
+    return for_labels(model) if isinstance(evaluator, SemSegEvaluator) else model
 
 
 def report_selection(cfg: CfgNode) -> None:

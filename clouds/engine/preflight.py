@@ -161,7 +161,7 @@ def checkpoint_need(cfg: CfgNode, checkpointer: Checkpointer, done: int, seconds
     size, best = checkpoint_sizes(checkpointer)
     keep, period, minutes = cfg.SOLVER.CHECKPOINTS_KEPT, checkpoint_period(cfg), cfg.SOLVER.CHECKPOINT_MINUTES
     last = cfg.SOLVER.MAX_ITER - 1  # saved as model_final
-    fewest = max(0, last // period - done // period) if period else 0
+    fewest = multiples(period, done, last)
     most = fewest + (0 if not minutes else int(seconds / 60 / minutes) if seconds else keep)
     if keep:  # a checkpoint is complete before it makes another one outdated, the final one at last
         here = len(numbered(Path(checkpointer.save_dir), up_to=""))
@@ -170,6 +170,11 @@ def checkpoint_need(cfg: CfgNode, checkpointer: Checkpointer, done: int, seconds
     if cfg.TEST.SELECT_ON:
         others, content = size + best, f"{content}; the best weights, {amount(best)}"
     return Need(Path(cfg.OUTPUT_DIR), content, most * size + others, fewest * size + others)
+
+
+def multiples(period: int, done: int, last: int) -> int:
+    """Return how many multiples of a period are larger than `done` and at most `last`; none for the period 0."""
+    return max(0, last // period - done // period) if period else 0
 
 
 def checkpoint_sizes(checkpointer: Checkpointer) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from clouds.d2 import EventStorage, HookBase
 from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.hooks.evaluation import Results
 from clouds.engine.hooks.writing import SMOOTHED
-from clouds.engine.run.metrics import is_score
+from clouds.engine.run.metrics import is_score, is_timing
 from clouds.errors import machine_error
 
 logger = logging.getLogger(__name__)
@@ -126,5 +126,5 @@ def recent(storage: EventStorage, iteration: int) -> History:
     return {
         name: (storage.smoothing_hints()[name], storage.histories()[name].values()[-SMOOTHED:])
         for name in names
-        if not name.endswith(("time", "_seconds"))
+        if not is_timing(name)
     }

@@ -8,7 +8,7 @@ import torch
 
 from clouds.config.settings import read_settings
 from clouds.engine.checkpointing.weights import read_checkpoint
-from clouds.engine.run.metrics import read_training
+from clouds.engine.run.metrics import is_timing, read_training
 from clouds.engine.run.record import Entry, current_run, read_record
 from clouds.errors import UserError
 
@@ -130,7 +130,7 @@ def _of_metrics(first: list[dict[str, float]], second: list[dict[str, float]]) -
 
 
 def _values(row: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if not name.endswith(("time", "_seconds"))}
+    return {name: value for name, value in row.items() if not is_timing(name)}
 
 
 def _shown(value: Any) -> str:

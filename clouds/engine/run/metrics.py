@@ -46,6 +46,11 @@ def is_score(name: str) -> bool:
     return name.count("/") > 1
 
 
+def is_timing(name: str) -> bool:
+    """Return whether a scalar is a duration, which differs between equal runs."""
+    return name.endswith(("time", "_seconds"))
+
+
 def record_evaluation(cfg: CfgNode, results: Mapping[str, Any], weights: str, iteration: int | None) -> None:
     """Add the results of ``--eval-only`` to ``OUTPUT_DIR/metrics_eval.json``, one row for each evaluation.
 
