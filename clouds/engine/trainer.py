@@ -10,47 +10,34 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-import clouds.clouds  # noqa: F401  (registers the CLOUDS architecture)
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import (
-    META_ARCH_REGISTRY,
     CfgNode,
     CommonMetricPrinter,
-    DatasetEvaluator,
     EventStorage,
     HookBase,
     TensorboardXWriter,
     TrainerBase,
-    build_model,
     comm,
 )
 from clouds.d2.groups import wait_for_all
-from clouds.data.classes import SYNTHIA_MEANS
-from clouds.data.datasets.catalog import dataset_names, require_names
-from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
+from clouds.data.datasets.catalog import require_names
 from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
-from clouds.engine.checkpointing.checkpoint import (
-    Checkpointer,
-    build_checkpointer,
-    checkpoint_period,
-    load_for_inference,
-)
+from clouds.engine.checkpointing.checkpoint import checkpoint_period, load_for_inference
 from clouds.engine.checkpointing.origin import check_test_classes
 from clouds.engine.checkpointing.weights import frozen_keys
 from clouds.engine.evaluation import evaluate, report_selection
 from clouds.engine.losses import describe_failure, mean_losses, stop_training
 from clouds.engine.parallel import data_parallel
+from clouds.engine.parts import Parts
 from clouds.engine.preflight import Preflight
 from clouds.engine.run.metrics import record_evaluation
 from clouds.engine.run.record import write_ending
 from clouds.engine.setup import seed_everything
 from clouds.engine.writers import MetricsWriter, OptionalWriter, build_wandb_writer
-from clouds.errors import UserError, check_name
-from clouds.evaluation.sem_seg import SemSegEvaluator
-from clouds.modeling.linear import onednn_is_faster, use_onednn
+from clouds.errors import UserError
 from clouds.modeling.structures import ImageDict
-from clouds.self_training.sam import Sam, build_sam
 from clouds.utils.devices import cudnn_benchmark
 from clouds.utils.signals import Stopped, stop_requested
 from clouds.utils.tensors import exact_sha256
@@ -58,8 +45,8 @@ from clouds.utils.tensors import exact_sha256
 logger = logging.getLogger(__name__)
 
 
-class Trainer(TrainerBase):
-    """Trains the model that a config describes. Every part has an overridable ``build_*`` method.
+class Trainer(Parts, TrainerBase):
+    """Trains the model that a config describes. Every part has an overridable ``build_*`` method, see `Parts`.
 
     ``trainer = Trainer(cfg); trainer.resume_or_load(resume); trainer.train()`` with a frozen ``cfg`` that
     `clouds.engine.setup.default_setup` has prepared. The meta-architecture must keep its backbone, a
@@ -321,71 +308,6 @@ class Trainer(TrainerBase):
         cls.check_test_sets(cfg)
         model = cls.build_model(cfg)
         return model, load_for_inference(cfg, model, resume=resume)
-
-    @classmethod
-    def check_test_sets(cls, cfg: CfgNode) -> None:
-        """Raise `UserError` if a set of `evaluated_sets` is unknown or its files are missing."""
-        for name in evaluated_sets(cfg):
-            cls.build_test_loader(cfg, name)
-            if isinstance(evaluator := cls.build_evaluator(cfg, name), SemSegEvaluator):
-                evaluator.check_labels()
-
-    @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Build the meta-architecture ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``."""
-        check_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, dict(META_ARCH_REGISTRY))
-        model = build_model(cfg)
-        if cfg.MODEL.DEVICE == "cpu" and onednn_is_faster():
-            use_onednn(model)
-        return model
-
-    @classmethod
-    def build_self_training(cls, cfg: CfgNode) -> hooks.SelfTrainingHook:
-        """Build the hook that labels generated images, with its teacher and SAM. Evaluation does not build it."""
-        return hooks.build_self_training_hook(cfg, cls.build_sam(cfg) if cfg.MODEL.CLOUDS.SAM.ENABLED else None)
-
-    @classmethod
-    def build_sam(cls, cfg: CfgNode) -> Sam:
-        """Build the SAM that refines pseudo-labels."""
-        return build_sam(cfg, torch.device(cfg.MODEL.DEVICE))
-
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """Build the optimizer of ``SOLVER.OPTIMIZER``."""
-        return optimizer.build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(
-        cls, cfg: CfgNode, optimizer_: torch.optim.Optimizer
-    ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Build the scheduler of ``SOLVER.LR_SCHEDULER_NAME``."""
-        return optimizer.build_lr_scheduler(cfg, optimizer_)
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
-        """Build the loader of ``DATASETS.TRAIN``."""
-        return build_train_loader(cfg)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> TestLoader:
-        """Build the loader of a test set."""
-        return build_test_loader(cfg, dataset_name)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Build the evaluator of a test set, which also writes label maps if ``MODEL.SAVE_PSEUDO_LABELS`` is set."""
-        labels = Path(cfg.OUTPUT_DIR) / "pseudo_labels" / dataset_name
-        return SemSegEvaluator(
-            dataset_name,
-            boundary=cfg.TEST.BOUNDARY_IOU,
-            label_folder=labels if cfg.MODEL.SAVE_PSEUDO_LABELS else None,
-            subsets=SYNTHIA_MEANS if "synthia" in dataset_names(cfg.DATASETS.TRAIN) else None,
-        )
-
-    @classmethod
-    def build_checkpointer(cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:
-        """Build the checkpointer of this training."""
-        return build_checkpointer(cfg, model, **checkpointables)
 
     def build_hooks(self) -> list[HookBase]:
         """Build the hooks, in the order in which they run.

@@ -1,0 +1,89 @@
+"""Parts of a run that a config describes: data sets, model, self-training, optimizer, evaluators, checkpointer."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import clouds.clouds  # noqa: F401  (registers the CLOUDS architecture)
+from clouds.config.settings import evaluated_sets
+from clouds.d2 import META_ARCH_REGISTRY, CfgNode, DatasetEvaluator, build_model
+from clouds.data.classes import SYNTHIA_MEANS
+from clouds.data.datasets.catalog import dataset_names
+from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
+from clouds.engine import hooks, optimizer
+from clouds.engine.checkpointing.checkpoint import Checkpointer, build_checkpointer
+from clouds.errors import check_name
+from clouds.evaluation.sem_seg import SemSegEvaluator
+from clouds.modeling.linear import onednn_is_faster, use_onednn
+from clouds.self_training.sam import Sam, build_sam
+
+
+class Parts:
+    """Builds the parts of a run, each by a method that a subclass can override."""
+
+    @classmethod
+    def check_test_sets(cls, cfg: CfgNode) -> None:
+        """Raise `UserError` if a set of `evaluated_sets` is unknown or its files are missing."""
+        for name in evaluated_sets(cfg):
+            cls.build_test_loader(cfg, name)
+            if isinstance(evaluator := cls.build_evaluator(cfg, name), SemSegEvaluator):
+                evaluator.check_labels()
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the meta-architecture ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``."""
+        check_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, dict(META_ARCH_REGISTRY))
+        model = build_model(cfg)
+        if cfg.MODEL.DEVICE == "cpu" and onednn_is_faster():
+            use_onednn(model)
+        return model
+
+    @classmethod
+    def build_self_training(cls, cfg: CfgNode) -> hooks.SelfTrainingHook:
+        """Build the hook that labels generated images, with its teacher and SAM. Evaluation does not build it."""
+        return hooks.build_self_training_hook(cfg, cls.build_sam(cfg) if cfg.MODEL.CLOUDS.SAM.ENABLED else None)
+
+    @classmethod
+    def build_sam(cls, cfg: CfgNode) -> Sam:
+        """Build the SAM that refines pseudo-labels."""
+        return build_sam(cfg, torch.device(cfg.MODEL.DEVICE))
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Build the optimizer of ``SOLVER.OPTIMIZER``."""
+        return optimizer.build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(
+        cls, cfg: CfgNode, optimizer_: torch.optim.Optimizer
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Build the scheduler of ``SOLVER.LR_SCHEDULER_NAME``."""
+        return optimizer.build_lr_scheduler(cfg, optimizer_)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        """Build the loader of ``DATASETS.TRAIN``."""
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> TestLoader:
+        """Build the loader of a test set."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Build the evaluator of a test set, which also writes label maps if ``MODEL.SAVE_PSEUDO_LABELS`` is set."""
+        labels = Path(cfg.OUTPUT_DIR) / "pseudo_labels" / dataset_name
+        return SemSegEvaluator(
+            dataset_name,
+            boundary=cfg.TEST.BOUNDARY_IOU,
+            label_folder=labels if cfg.MODEL.SAVE_PSEUDO_LABELS else None,
+            subsets=SYNTHIA_MEANS if "synthia" in dataset_names(cfg.DATASETS.TRAIN) else None,
+        )
+
+    @classmethod
+    def build_checkpointer(cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:
+        """Build the checkpointer of this training."""
+        return build_checkpointer(cfg, model, **checkpointables)
