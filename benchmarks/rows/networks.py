@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from miniature import MINIATURE, MINIATURE_CLIP
 from scenes import CLASSES, image, label_map
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,22 +35,6 @@ from rows.published import published_modules
 from rows.transformers_head import load_our_head, transformers_config
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/warmup/gta/train_gta_r50.yaml"
-MINIATURE_CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64, "patch_size": None},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
-MINIATURE = {
-    "MODEL.CLOUDS.EMBED_DIM": 16,
-    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
-    "MODEL.SEM_SEG_HEAD.MASK_DIM": 32,
-    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 1,
-    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
-    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 64,
-    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 20,
-    "MODEL.MASK_FORMER.DEC_LAYERS": 3,
-    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 64,
-}
 LEVELS = ("res2", "res3", "res4", "res5")
 
 

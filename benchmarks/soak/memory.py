@@ -23,6 +23,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from miniature import MINIATURE, MINIATURE_CLIP
 from scenes import image, label_map
 
 from clouds.config import load_config
@@ -42,23 +43,10 @@ COUNTS = {"training": 1000, "evaluation": 500}
 WARMUP = 0.2  # share of the samples before the first that counts
 DISTINCT = 4  # images on disk
 SIZES = {"training": (256, 512), "evaluation": (1024, 2048)}
-CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64, "patch_size": None},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
 SETTINGS: dict[str, Any] = {
+    **MINIATURE,
     "MODEL.DEVICE": "cpu",
     "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS": "",
-    "MODEL.CLOUDS.EMBED_DIM": 16,
-    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
-    "MODEL.SEM_SEG_HEAD.MASK_DIM": 32,
-    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 1,
-    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
-    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 64,
-    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 20,
-    "MODEL.MASK_FORMER.DEC_LAYERS": 3,
-    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 64,
     "INPUT.CROP_SIZE": (64, 64),
     "INPUT.INITIAL_HEIGHT": 128,
     "INPUT.INITIAL_WIDTH": 256,
@@ -183,7 +171,7 @@ def sample(kind: str, count: int) -> list[int]:
             for a, b in files
         ][: count if kind == "evaluation" else None]
         catalog.register("soak_scenes", lambda: records)
-        (folder / "clip.json").write_text(json.dumps(CLIP))
+        (folder / "clip.json").write_text(json.dumps(MINIATURE_CLIP))
         cfg = load_config(str(ROOT / "configs/warmup/gta/train_gta_r50.yaml"), [])
         settings = {**SETTINGS, "MODEL.CLOUDS.CLIP_MODEL_NAME": str(folder / "clip.json")}
         settings |= {"OUTPUT_DIR": str(folder / "run"), "SOLVER.MAX_ITER": count}

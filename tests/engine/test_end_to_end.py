@@ -54,18 +54,35 @@ TEST: {{EVAL_PERIOD: 10}}
 Run = Callable[..., Path]
 
 
+def write_config(
+    file: Path,
+    *,
+    backbone: str = "TrainableCLIP",
+    weights: str = "",
+    plugin: str = "plugin_for_test",
+    module: str = MODULE,
+) -> Path:
+    """Write the config of a small CLOUDS, and beside it the description of its CLIP and the plug-in of its data sets.
+
+    A process imports a plug-in of a name once, so that different ones need different names.
+    """
+    (file.parent / f"{plugin}.py").write_text(f"{CLASSES=}\n{COLORS=}\n{module}")
+    clip = file.parent / "clip.json"
+    clip.write_text(json.dumps(CLIP))
+    base = ROOT / "configs/segmentation/clouds_config.yaml"
+    text = CONFIG.format(base=base, backbone=backbone, clip=clip, weights=weights)
+    file.write_text(text.replace("plugin_for_test", plugin))
+    return file
+
+
 @pytest.fixture
 def config(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """A config file for a small CLOUDS on the tiny task."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_root))
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "plugin_for_test.py").write_text(f"{CLASSES=}\n{COLORS=}\n{MODULE}")
-    (tmp_path / "clip.json").write_text(json.dumps(CLIP))
 
     def write(name: str = "c.yaml", backbone: str = "TrainableCLIP", weights: str = "") -> str:
-        base, clip = ROOT / "configs/segmentation/clouds_config.yaml", tmp_path / "clip.json"
-        (tmp_path / name).write_text(CONFIG.format(base=base, backbone=backbone, clip=clip, weights=weights))
-        return str(tmp_path / name)
+        return str(write_config(tmp_path / name, backbone=backbone, weights=weights))
 
     return write
 

@@ -31,11 +31,10 @@ from clouds.modeling.criterion import SetCriterion
 from clouds.modeling.matcher import HungarianMatcher
 from clouds.modeling.points import seeded_points
 from clouds.modeling.structures import Prediction, Target
-from tests.engine import test_end_to_end as small
-from tests.engine.conftest import CLASSES, COLORS, write_images
+from tests.engine.conftest import write_images
 from tests.engine.failing import fail_in_the_second
 from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer
-from tests.engine.test_end_to_end import CONFIG, last_table
+from tests.engine.test_end_to_end import last_table, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
@@ -74,11 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
         Image.new("L", Image.open(label).size, 255).save(label)
     module = JOINT_MODULE.replace('("train", "val")', '("train", "val", "void")')
-    (tmp_path / "plugin_for_processes.py").write_text(f"{CLASSES=}\n{COLORS=}\n{module}")
-    (tmp_path / "clip.json").write_text(json.dumps(small.CLIP))
-    base = ROOT / "configs/segmentation/clouds_config.yaml"
-    config = CONFIG.format(base=base, backbone="TrainableCLIP", clip=tmp_path / "clip.json", weights="")
-    (tmp_path / "c.yaml").write_text(config.replace("plugin_for_test", "plugin_for_processes"))
+    write_config(tmp_path / "c.yaml", plugin="plugin_for_processes", module=module)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.syspath_prepend(tmp_path)

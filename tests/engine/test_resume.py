@@ -21,8 +21,7 @@ from clouds.engine.run.metrics import repair
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
-from tests.engine.conftest import CLASSES, COLORS
-from tests.engine.test_end_to_end import CLIP, CONFIG, MODULE, ROOT, last_table
+from tests.engine.test_end_to_end import MODULE, ROOT, last_table, write_config
 
 # Kills its process with half of a checkpoint written.
 KILLER = """
@@ -70,12 +69,7 @@ def test_forty_iterations_are_twenty_and_kill_9_and_twenty(
 ) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_root))
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "plugin_that_kills.py").write_text(f"{CLASSES=}\n{COLORS=}\n{MODULE}{KILLER}")
-    (tmp_path / "clip.json").write_text(json.dumps(CLIP))
-    base = ROOT / "configs/segmentation/clouds_config.yaml"
-    config = CONFIG.format(base=base, backbone="CLIP", clip=tmp_path / "clip.json", weights="")
-    file = tmp_path / "c.yaml"
-    file.write_text(config.replace("plugin_for_test", "plugin_that_kills"))
+    file = write_config(tmp_path / "c.yaml", backbone="CLIP", plugin="plugin_that_kills", module=f"{MODULE}{KILLER}")
     straight, killed = tmp_path / "straight", tmp_path / "killed"
 
     def words(folder: Path, *flags: str) -> list[str]:

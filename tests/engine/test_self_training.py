@@ -1,6 +1,5 @@
 """Joint training in the real loop: teacher, pseudo-labels, their record, and evaluation without them."""
 
-import json
 import random
 import threading
 import time
@@ -23,9 +22,9 @@ from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.self_training.pseudo_labels import PseudoLabeller
 from clouds.self_training.teacher import Teacher
-from tests.engine.conftest import CLASSES, COLORS, write_images
+from tests.engine.conftest import write_images
 from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer
-from tests.engine.test_end_to_end import CLIP, CONFIG, ROOT, last_table
+from tests.engine.test_end_to_end import last_table, write_config
 from tests.engine.test_resume import Killed, rows, same, trained
 
 Config = Callable[..., CfgNode]
@@ -39,17 +38,13 @@ def joint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     write_images(data / "train", 4)
     write_images(data / "val", 2, seed=1)
     write_images(data / "generated", 3, size=(28, 40), seed=2)
-    (tmp_path / "plugin_for_joint.py").write_text(f"{CLASSES=}\n{COLORS=}\n{JOINT_MODULE}")
-    (tmp_path / "clip.json").write_text(json.dumps(CLIP))
-    base = ROOT / "configs/segmentation/clouds_config.yaml"
-    config = CONFIG.format(base=base, backbone="CLIP", clip=tmp_path / "clip.json", weights="")
-    (tmp_path / "c.yaml").write_text(config.replace("plugin_for_test", "plugin_for_joint"))
+    config = write_config(tmp_path / "c.yaml", backbone="CLIP", plugin="plugin_for_joint", module=JOINT_MODULE)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
     monkeypatch.syspath_prepend(tmp_path)
 
     def build(run: str, *opts: object, **settings: object) -> CfgNode:
         words = [*JOINT, *(x for pair in MONITOR.items() for x in pair), *opts, "OUTPUT_DIR", str(tmp_path / run)]
-        return load_config(str(tmp_path / "c.yaml"), words)
+        return load_config(str(config), words)
 
     return build
 

@@ -14,9 +14,9 @@ import torch
 from clouds.commands import convert_datasets, generate, predict, train
 from clouds.engine import training
 from tests.data.official import blocks, palette_png
-from tests.engine.conftest import CLASSES, COLORS, write_images
+from tests.engine.conftest import write_images
 from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer
-from tests.engine.test_end_to_end import CLIP, CONFIG
+from tests.engine.test_end_to_end import write_config
 from tests.faults.processes import ROOT, Main
 from tests.generation.pipelines import write_stable_diffusion
 
@@ -90,11 +90,7 @@ def write_jobs(folder: Path) -> tuple[dict[str, Job], dict[str, str]]:
     write_images(folder / "data/val", 2, seed=1)
     write_images(folder / "data/generated", 3, size=(28, 40), seed=2)
     write_images(folder / "images", 8, seed=3)
-    (folder / "plugin_of_faults.py").write_text(f"{CLASSES=}\n{COLORS=}\n{JOINT_MODULE}")
-    (folder / "clip.json").write_text(json.dumps(CLIP))
-    base = ROOT / "configs/segmentation/clouds_config.yaml"
-    config = CONFIG.format(base=base, backbone="TrainableCLIP", clip=folder / "clip.json", weights="")
-    (folder / "c.yaml").write_text(config.replace("plugin_for_test", "plugin_of_faults"))
+    write_config(folder / "c.yaml", plugin="plugin_of_faults", module=JOINT_MODULE)
     (folder / "train_jointly.py").write_text(
         "import sys\nfrom tests.faults.jobs import train_jointly\nsys.exit(train_jointly())\n"
     )

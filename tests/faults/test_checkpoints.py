@@ -1,6 +1,5 @@
 """Checkpoints that are being written while their process dies, ends or runs out of disk."""
 
-import json
 import os
 import shutil
 import signal
@@ -14,8 +13,8 @@ import torch
 
 from clouds.commands import train
 from clouds.engine.checkpointing.checkpoint import Checkpointer
-from tests.engine.conftest import CLASSES, COLORS, write_images
-from tests.engine.test_end_to_end import CLIP, CONFIG, MODULE, ROOT
+from tests.engine.conftest import write_images
+from tests.engine.test_end_to_end import ROOT, write_config
 from tests.engine.test_resume import rows, same, trained
 from tests.faults.child import Event
 from tests.faults.processes import Processes
@@ -32,11 +31,7 @@ def command(tmp_path: Path) -> Command:
     """Function that returns the command line of a training in a folder, and its environment."""
     write_images(tmp_path / "data/train", 6)
     write_images(tmp_path / "data/val", 3, seed=1)
-    (tmp_path / "plugin_for_checkpoints.py").write_text(f"{CLASSES=}\n{COLORS=}\n{MODULE}")
-    (tmp_path / "clip.json").write_text(json.dumps(CLIP))
-    base = ROOT / "configs/segmentation/clouds_config.yaml"
-    config = CONFIG.format(base=base, backbone="TrainableCLIP", clip=tmp_path / "clip.json", weights="")
-    (tmp_path / "c.yaml").write_text(config.replace("plugin_for_test", "plugin_for_checkpoints"))
+    write_config(tmp_path / "c.yaml", plugin="plugin_for_checkpoints")
     variables = {"DETECTRON2_DATASETS": str(tmp_path / "data"), "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
 
     def words(folder: Path, *flags: str) -> tuple[list[str], dict[str, str]]:

@@ -5,7 +5,6 @@ command, given again when there is room, ends with the files of an undisturbed o
 """
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -20,9 +19,8 @@ import yaml
 
 from clouds.commands import convert_datasets, generate, make_submission, predict, train
 from clouds.utils.atomic import write_atomically
-from tests.engine.conftest import CLASSES, COLORS, write_images
-from tests.engine.test_end_to_end import CLIP, CONFIG, MODULE
-from tests.engine.test_end_to_end import ROOT as REPOSITORY
+from tests.engine.conftest import write_images
+from tests.engine.test_end_to_end import write_config
 from tests.evaluation.test_submission import save_network, write_cityscapes
 from tests.faults.processes import Outcome, Processes
 from tests.generation.pipelines import write_stable_diffusion
@@ -117,12 +115,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "network.yaml").write_text(yaml.safe_dump(settings))
     for split, count in (("train", 6), ("val", 3)):
         write_images(folder / "tiny" / split, count)
-    (folder / "plugin_for_test.py").write_text(f"{CLASSES=}\n{COLORS=}\n{MODULE}")
-    (folder / "clip.json").write_text(json.dumps(CLIP))
-    base = REPOSITORY / "configs/segmentation/clouds_config.yaml"
-    (folder / "train.yaml").write_text(
-        CONFIG.format(base=base, backbone="TrainableCLIP", clip=folder / "clip.json", weights="")
-    )
+    write_config(folder / "train.yaml")
     write_stable_diffusion(folder / "sd")
     (folder / "prompts.txt").write_text("a busy street\nbus in rain\nsnow and fog\n")
     return folder

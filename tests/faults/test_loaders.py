@@ -1,7 +1,6 @@
 """Workers of a real command: killed with their parent, stopped at its end, killed while it trains jointly."""
 
 import itertools
-import json
 import multiprocessing
 import os
 import signal
@@ -16,10 +15,10 @@ from clouds.config import load_config
 from clouds.data.loading.loaders import TrainLoader
 from clouds.data.loading.samplers import TrainingSampler
 from clouds.engine.setup import default_setup
-from tests.engine import test_end_to_end as small
-from tests.engine.conftest import CLASSES, COLORS, write_images
+from tests.engine.conftest import write_images
 from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer
-from tests.faults.processes import ROOT, Line, Processes
+from tests.engine.test_end_to_end import write_config
+from tests.faults.processes import Line, Processes
 
 RECORDS = [{"file_name": f"{number}.png"} for number in range(8)]
 
@@ -95,11 +94,7 @@ def test_a_joint_training_labelled_ahead_goes_on(processes: Processes, tmp_path:
     write_images(tmp_path / "data/train", 6)
     write_images(tmp_path / "data/val", 1, seed=1)
     write_images(tmp_path / "data/generated", 3, size=(28, 40), seed=2)
-    (tmp_path / "plugin_for_loaders.py").write_text(f"{CLASSES=}\n{COLORS=}\n{JOINT_MODULE}")
-    (tmp_path / "clip.json").write_text(json.dumps(small.CLIP))
-    base, clip = ROOT / "configs/segmentation/clouds_config.yaml", tmp_path / "clip.json"
-    text = small.CONFIG.format(base=base, backbone="CLIP", clip=clip, weights="")
-    (tmp_path / "c.yaml").write_text(text.replace("plugin_for_test", "plugin_for_loaders"))
+    write_config(tmp_path / "c.yaml", backbone="CLIP", plugin="plugin_for_loaders", module=JOINT_MODULE)
     environment = {"DETECTRON2_DATASETS": str(tmp_path / "data"), "PYTHONPATH": str(tmp_path)}
     runs: dict[str, dict] = {}
     for name, numbers in {"undisturbed": [], "killed": [signal.SIGKILL], "stopped": [signal.SIGSTOP]}.items():

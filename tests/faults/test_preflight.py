@@ -1,6 +1,5 @@
 """Trainings that cannot end well, on real small file systems and with little memory."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from clouds.commands import train
-from tests.engine.conftest import CLASSES, COLORS, write_images
-from tests.engine.test_end_to_end import CLIP, CONFIG, MODULE
-from tests.faults.processes import ROOT, Processes
+from tests.engine.conftest import write_images
+from tests.engine.test_end_to_end import write_config
+from tests.faults.processes import Processes
 
 resource = pytest.importorskip("resource")
 
@@ -21,11 +20,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("task")
     for split in ("train", "val"):
         write_images(folder / "data" / split, 3)
-    (folder / "plugin_for_test.py").write_text(f"{CLASSES=}\n{COLORS=}\n{MODULE}")
-    (folder / "clip.json").write_text(json.dumps(CLIP))
-    base = ROOT / "configs/segmentation/clouds_config.yaml"
-    text = CONFIG.format(base=base, backbone="TrainableCLIP", clip=folder / "clip.json", weights="")
-    (folder / "c.yaml").write_text(text)
+    write_config(folder / "c.yaml")
     return folder
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from clouds.commands import train
-from tests.engine import test_end_to_end as small
-from tests.engine.conftest import CLASSES, COLORS, write_images
+from tests.engine.conftest import write_images
+from tests.engine.test_end_to_end import write_config
 from tests.faults.processes import PROC, ROOT, Child, Line, Processes
 
 SECONDS = 60  # in which the others end, on a machine under load; half a timeout of a collective would be five minutes
@@ -22,12 +22,8 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Arguments of a training of a small CLOUDS in `run`, which goes on forever."""
     write_images(tmp_path / "data/train", 6)
     write_images(tmp_path / "data/val", 3, seed=1)
-    (tmp_path / "plugin_for_faults.py").write_text(f"{CLASSES=}\n{COLORS=}\n{small.MODULE}")
-    (tmp_path / "clip.json").write_text(json.dumps(small.CLIP))
-    base = ROOT / "configs/segmentation/clouds_config.yaml"
-    config = small.CONFIG.format(base=base, backbone="CLIP", clip=tmp_path / "clip.json", weights="")
-    (tmp_path / "c.yaml").write_text(config.replace("plugin_for_test", "plugin_for_faults"))
-    words = ["--config-file", str(tmp_path / "c.yaml"), "OUTPUT_DIR", str(tmp_path / "run")]
+    config = write_config(tmp_path / "c.yaml", backbone="CLIP", plugin="plugin_for_faults")
+    words = ["--config-file", str(config), "OUTPUT_DIR", str(tmp_path / "run")]
     return [*words, "SOLVER.MAX_ITER", "1000000", "TEST.EVAL_PERIOD", "0", "DATALOADER.NUM_WORKERS", "1"]
 
 
