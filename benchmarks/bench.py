@@ -34,7 +34,7 @@ from rows.results import missed, section_of, update
 from clouds.commands.entry import user_errors
 from clouds.engine.run.record import code_version, versions
 from clouds.utils.arguments import CommandParser, positive_int
-from clouds.utils.atomic import write_atomically
+from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.processes import available_cores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +48,7 @@ VERSIONS = ("python", "torch", "transformers", "numpy", "pillow", "opencv-python
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the rows and write the results."""
     args = parse_arguments(argv)
+    make_folder(args.json.parent)
     threads = str(args.threads)
     os.environ |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     context = get_context("forkserver")

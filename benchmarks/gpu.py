@@ -35,7 +35,7 @@ from stages.inputs import Inputs
 from clouds.commands.entry import user_errors
 from clouds.engine.run.record import code_version, machine, versions
 from clouds.utils.arguments import CommandParser, positive_float
-from clouds.utils.atomic import write_atomically
+from clouds.utils.atomic import make_folder, write_atomically
 
 ENOUGH = 20.0  # seconds that a stage needs at least
 
@@ -44,7 +44,7 @@ ENOUGH = 20.0  # seconds that a stage needs at least
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stages; the exit code is 1 if a measurement failed."""
     args = parse_arguments(argv)
-    args.json.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(args.json.parent)
     bench = Bench(seconds=args.seconds, smoke=args.smoke)
     with tempfile.TemporaryDirectory() as folder:
         inputs = Inputs(bench.device, Path(folder), smoke=args.smoke)

@@ -35,9 +35,9 @@ def run(*flags: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_every_stage_in_miniature(module: Callable[[str], ModuleType], tmp_path: Path) -> None:
-    result = run("--smoke", "--json", str(tmp_path / "gpu.json"))
+    result = run("--smoke", "--json", str(tmp_path / "new/gpu.json"))
     assert result.returncode == 0, result.stdout + result.stderr[-3000:]
-    text = (tmp_path / "gpu.json").read_text()
+    text = (tmp_path / "new/gpu.json").read_text()
     report = json.loads(text)
     assert report["failures"] == []
     assert report["command"].endswith("--seconds 600 --smoke")

@@ -108,7 +108,7 @@ def run(module: Callable[[str], ModuleType], folder: Path, only: str, monkeypatc
     bench = module("bench")
     monkeypatch.setattr(bench, "get_context", lambda _: multiprocessing.get_context("fork"))
     monkeypatch.delenv("PEER", raising=False)
-    files = ["--json", str(folder / "bench.json"), "--results", str(folder / "RESULTS.md")]
+    files = ["--json", str(folder / "new/bench.json"), "--results", str(folder / "RESULTS.md")]
     assert bench.main(["--miniature", "--only", only, *files]) == 0
     return (folder / "RESULTS.md").read_text()
 
@@ -132,7 +132,7 @@ def test_the_command_writes_tables_and_keeps_what_people_wrote(
     assert "published code is not measured: PEER names no checkout of the published code." in text
     assert "bench.py --miniature --only pixel_decoder,evaluator`" in text
 
-    record = json.loads((tmp_path / "bench.json").read_text())
+    record = json.loads((tmp_path / "new/bench.json").read_text())
     result = record["rows"]["evaluator/image"]
     ours, theirs = (each["processor"][0] for each in result["sides"].values())
     assert result["ratios"]["published formulation"] == pytest.approx(ours / theirs)
