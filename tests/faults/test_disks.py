@@ -7,8 +7,10 @@ command, given again when there is room, ends with the files of an undisturbed o
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ import pytest
 import torch
 import yaml
 
-from clouds.commands import convert_datasets, generate, make_submission, predict, train
+from clouds.commands import convert_datasets, generate, make_submission, predict, prepare_datasets, train
 from clouds.utils.atomic import write_atomically
+from clouds.utils.signals import stop_requested
 from tests.engine.conftest import write_images
 from tests.engine.test_end_to_end import write_config
 from tests.evaluation.test_submission import save_network, write_cityscapes
@@ -26,11 +29,20 @@ from tests.faults.processes import Outcome, Processes
 from tests.generation.pipelines import write_stable_diffusion
 
 BALLAST = "ballast"
+
+
+def prepare(argv: list[str]) -> int:
+    """Prepare data sets; the exit code 1 of a set that has fewer images than the real one becomes 0."""
+    code = prepare_datasets.main(argv)
+    return 0 if code == 1 else code
+
+
 MAINS: dict[str, Callable[..., int]] = {
     "predict": predict.main,
     "evaluate": train.main,
     "submit": make_submission.main,
     "convert": lambda argv: convert_datasets.main("cityscapes", argv),
+    "prepare": prepare,
     "train": train.main,
     "generate": generate.main,
 }
@@ -46,12 +58,18 @@ def fill(folder: Path) -> None:
 
 
 def strike(fault: str, disk: Path) -> None:
+    """Fill a disk, make it "read-only", have its folder "removed", or send this process the signal of a name."""
     if fault == "full":
         fill(disk)
     elif fault == "read-only":
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    else:
+    elif fault == "removed":
         shutil.rmtree(disk / "out")
+    else:
+        os.kill(os.getpid(), signal.Signals[fault])
+        end = time.monotonic() + 60
+        while stop_requested() is None and time.monotonic() < end:  # a thread reads it
+            time.sleep(0.001)
 
 
 def struck(argv: list[str]) -> int:
@@ -137,6 +155,10 @@ def case(name: str, material: Path, disk: Path) -> Case:
     if name == "convert":
         shutil.copytree(material / "data/cityscapes", out, ignore=shutil.ignore_patterns("*_labelTrainIds.png"))
         return Case(name, [out, "--nproc", 1], "_labelTrainIds.png", results=(".png", ".json", ".txt"))
+    if name == "prepare":
+        shutil.copytree(material / "data", out, ignore=shutil.ignore_patterns("*_labelTrainIds.png"))
+        words = ["cityscapes_val", "--nproc", 1]
+        return Case(name, words, "_labelTrainIds.png", environment={"DETECTRON2_DATASETS": str(out)})
     if name == "generate":
         words = ["--folder", "set", "--input", material / "prompts.txt", "--model", material / "sd", "--steps", 2]
         words += ["--batch-size", 1, "--num-images", 4, "--output-root", out]

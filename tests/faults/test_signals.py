@@ -4,6 +4,7 @@ import functools
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from clouds.commands import convert_datasets, train
 from tests.engine.test_processes import folder  # noqa: F401  (a fixture)
 from tests.faults.processes import ROOT, Child, Line, Processes
+from tests.faults.test_disks import case, files, material, straight, struck  # noqa: F401  (two are fixtures)
 
 convert = functools.partial(convert_datasets.main, "gta")
 STOPS = "finishes its step, saves and stops"
@@ -75,3 +77,26 @@ def test_conversion(processes: Processes, tmp_path: Path) -> None:
     assert again.code == 0, again.output
     assert f"{400 - len(written)} label maps written, {len(written)} existed" in again.output
     assert {path: path.stat().st_mtime_ns for path in written} == written, "they are kept"
+
+
+@pytest.mark.parametrize("name", ["predict", "evaluate", "submit", "prepare"])
+def test_a_command_that_writes_files(
+    name: str,
+    processes: Processes,
+    material: Path,  # noqa: F811
+    straight: Callable[[str], Path],  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """The signal comes before the second file gets its name; the same command goes on."""
+    disk = tmp_path_factory.mktemp("stopped")
+    one = case(name, material, disk)
+    stopped = processes.run(struck, [name, "SIGHUP", disk, one.pattern, 2, *one.words], environment=one.environment)
+    assert (stopped.code, stopped.orphans) == (75, []), stopped.output
+    assert "Traceback" not in stopped.output
+    assert not list(disk.rglob("*.part"))
+    kept = files(disk / "out", one.results)
+    again = processes.run(struck, [name, "", disk, "no such file", 0, *one.words], environment=one.environment)
+    assert again.code == 0, again.output
+    found = files(disk / "out", one.results)
+    assert kept.items() < found.items()
+    assert found == files(straight(name), one.results)
