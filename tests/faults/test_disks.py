@@ -27,6 +27,7 @@ from tests.engine.test_end_to_end import write_config
 from tests.evaluation.test_submission import save_network, write_cityscapes
 from tests.faults.processes import Outcome, Processes
 from tests.generation.pipelines import write_stable_diffusion
+from tests.self_training.test_sam_cache import cached, image
 
 BALLAST = "ballast"
 
@@ -278,6 +279,23 @@ def test_a_disk_that_is_read_only(
     strike("read-only", disk)
     words = [name, "", disk, "no such file", 0, *one.words]
     check_sentence(processes.run(struck, words, environment=one.environment), disk, "its disk is read-only")
+
+
+def test_a_full_disk_costs_the_cache_and_no_embedding(
+    tmpfs: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = tmpfs("2m")
+    sam = cached(disk / "cache")
+    fill(disk)
+    for _ in range(2):
+        assert [each.size for each in sam.encode([image(1), image(2)])] == [(6, 10), (6, 10)]
+    assert sam.sam.batches == [2, 2]
+    [warning] = caplog.messages
+    assert warning.endswith("cannot be written and is left out (No space left on device)")
+    assert not list((disk / "cache").iterdir())
+    (disk / BALLAST).unlink()
+    sam.encode([image(1)])
+    assert len(list((disk / "cache").iterdir())) == 1
 
 
 def test_a_full_disk_fills(tmpfs: Callable[[str], Path]) -> None:

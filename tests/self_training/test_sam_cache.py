@@ -187,17 +187,6 @@ def test_processes_share_a_folder_that_is_too_small(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_full_disk_is_told_and_does_not_stop_anything(tmp_path, monkeypatch, caplog):
-    sam = cached(tmp_path)
-
-    def full(path, content):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("clouds.self_training.sam.cache.write_atomically", full)
-    assert len(sam.encode([image(1)])) == 1
-    assert "No space left" in caplog.text
-
-
 def test_mistakes(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="another file has its name"):
