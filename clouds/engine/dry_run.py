@@ -211,6 +211,9 @@ def first_steps(cfg: CfgNode, trainer: type[Trainer], *, resume: bool) -> tuple[
         def build_writers(self) -> Sequence[Any]:
             return []
 
+        def record_data(self) -> None:
+            """Leave out the digests, which belong to the record of a run."""
+
         def record_weights(self) -> None:
             """Leave out the digest, which is not that of the run."""
 

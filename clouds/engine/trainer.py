@@ -21,7 +21,8 @@ from clouds.d2 import (
     comm,
 )
 from clouds.d2.groups import wait_for_all
-from clouds.data.datasets.catalog import require_names
+from clouds.data.datasets.catalog import dataset_names, load_dataset, require_names
+from clouds.data.datasets.digest import dataset_digest
 from clouds.engine import hooks, optimizer
 from clouds.engine.amp import Precision
 from clouds.engine.checkpointing.checkpoint import checkpoint_period, load_for_inference
@@ -33,7 +34,7 @@ from clouds.engine.parallel import data_parallel
 from clouds.engine.parts import Parts
 from clouds.engine.preflight import Preflight
 from clouds.engine.run.metrics import record_evaluation
-from clouds.engine.run.record import write_ending
+from clouds.engine.run.record import amend_record
 from clouds.engine.setup import seed_everything
 from clouds.engine.writers import MetricsWriter, OptionalWriter, build_wandb_writer
 from clouds.errors import UserError
@@ -137,6 +138,8 @@ class Trainer(Parts, TrainerBase):
             Stopped: a signal has asked to stop. The iterations so far are saved; a resumed run makes up for an
                 evaluation that was stopped. Raised in all processes.
         """
+        if comm.is_main_process():
+            self.record_data()
         try:
             results = self._train()
         except Stopped:
@@ -150,13 +153,19 @@ class Trainer(Parts, TrainerBase):
             self.record_weights()
         return results
 
+    def record_data(self) -> None:
+        """Add a digest of the files of each data set to ``run.json``."""
+        names = dict.fromkeys([*dataset_names(self.cfg.DATASETS.TRAIN), *evaluated_sets(self.cfg)])
+        digests = {name: dataset_digest(load_dataset(name)) for name in names}
+        amend_record(Path(self.cfg.OUTPUT_DIR), data=digests)
+
     def record_weights(self) -> None:
         """Log the digest of the trained weights, and add it to ``run.json`` with that of the frozen tower."""
         state, frozen = self.model.state_dict(), frozen_keys(self.model)
         digest = exact_sha256({key: value for key, value in state.items() if key not in frozen})
         tower = self.checkpointer.origin.tower_digest({key: state[key] for key in frozen})
         ending = {"iterations": self.iter, "weights_sha256": digest, "tower_sha256": tower}
-        write_ending(Path(self.cfg.OUTPUT_DIR), ending)
+        amend_record(Path(self.cfg.OUTPUT_DIR), ending=ending)
         logger.info(f"Weights after {self.iter} iterations with the seed {self.seed}: sha256 {digest}")
 
     def _train(self) -> hooks.Results:

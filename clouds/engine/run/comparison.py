@@ -39,8 +39,8 @@ def compare_runs(a: Path, b: Path) -> list[Difference]:
     """Compare the newest trainings in two output folders.
 
     Returns:
-        What differs: settings, code, versions, machine, checkpoints, weights, metrics. Names of folders, times and ids
-        are left out. Empty if the runs are equal.
+        What differs: settings, code, versions, machine, data, checkpoints, weights, metrics. Names of folders,
+        times and ids are left out. Empty if the runs are equal.
 
     Raises:
         UserError: a folder has no record of a training, or a file cannot be read.
@@ -48,7 +48,7 @@ def compare_runs(a: Path, b: Path) -> list[Difference]:
     folders, entries = (a, b), (_newest(a), _newest(b))
     found = _of_mappings("settings", *map(_settings, folders, entries))
     found += _of_mappings("code", *map(_code, folders, entries))
-    for part in ("versions", "machine", "ending"):
+    for part in ("versions", "machine", "data", "ending"):
         found += _of_mappings(part, *(entry.get(part, {}) for entry in entries))
     found += _of_mappings("run", *({key: entry.get(key) for key in ("seed", "processes")} for entry in entries))
     found += _of_mappings("files", *({path.name: "there" for path in folder.glob("model*.pth")} for folder in folders))

@@ -177,12 +177,13 @@ def write_record(
     return entry
 
 
-def write_ending(output: Path, ending: Mapping[str, Any]) -> None:
-    """Add to the newest training of the record how it has ended. Called by the main process only.
+def amend_record(output: Path, **fields: Mapping[str, Any]) -> None:
+    """Add fields to the newest training of the record. Called by the main process only.
 
     Args:
         output: output folder; nothing is written if its record has no training.
-        ending: plain values, among them ``weights_sha256``, a digest of the trained weights.
+        fields: ``data``, a digest of each data set by its name; ``ending``, plain values that tell how the training has
+            ended, among them ``weights_sha256``, a digest of the trained weights.
 
     Raises:
         UserError: the record cannot be read or written.
@@ -191,7 +192,7 @@ def write_ending(output: Path, ending: Mapping[str, Any]) -> None:
         entries = read_record(output)
         trainings = [entry for entry in entries if _run_id(entry)]
         if trainings:
-            trainings[-1]["ending"] = dict(ending)
+            trainings[-1] |= {name: dict(value) for name, value in fields.items()}
             _write_entries(output, entries)
 
 
@@ -308,6 +309,7 @@ def _wrong_field(entry: Any) -> str:
         "process": "process" not in entry or type(entry["process"]) is int,
         "machine": isinstance(entry.get("machine", {}), dict),
         "versions": isinstance(entry.get("versions", {}), dict),
+        "data": isinstance(entry.get("data", {}), dict),
         "ending": isinstance(entry.get("ending", {}), dict),
     }
     return next((f"no valid {name!r}" for name, good in checks.items() if not good), "")

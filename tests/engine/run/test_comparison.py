@@ -1,6 +1,8 @@
 """The digest that ends a training, and the comparison of two trainings."""
 
+import functools
 import json
+import shutil
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +12,13 @@ import torch
 
 from clouds.commands import compare_runs as command
 from clouds.d2 import CfgNode
+from clouds.data.datasets import catalog
 from clouds.engine.run.comparison import compare_runs
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from clouds.utils import devices
 from clouds.utils.tensors import exact_sha256
+from tests.engine.conftest import CLASSES, COLORS
 
 
 def train(cfg: CfgNode, folder: Path, *, resume: bool = False, **settings: object) -> Path:
@@ -69,6 +73,25 @@ def test_what_differs_is_named(tiny_cfg: CfgNode, tmp_path: Path, capsys: pytest
     [metrics] = [name for part, name in found if part == "metrics"]
     assert metrics.endswith("first at iteration 0"), "the scores before the first step"
     assert all(part in out for part in ("settings", "versions", "code", "weights", "metrics"))
+
+
+def test_other_data_are_named(
+    tiny_cfg: CfgNode, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_root))
+    a = train(tiny_cfg, tmp_path / "a")
+    copy = Path(shutil.copytree(tiny_root, tmp_path / "copy"))
+    with sorted((copy / "val").rglob("*.png"))[0].open("ab") as file:
+        file.write(b"more")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(copy))
+    for split in ("train", "val"):
+        name, folder = f"tiny_{split}", copy / split
+        pair = functools.partial(catalog.pair_by_stem, name, folder / "images", ".png", folder / "labels")
+        catalog.register(name, functools.partial(pair, "_labelTrainIds.png"), classes=CLASSES, colors=COLORS)
+    [found] = [each for each in compare_runs(a, train(tiny_cfg, tmp_path / "b")) if each.part == "data"]
+    recorded = json.loads((a / "run.json").read_text())[-1]["data"]
+    assert list(recorded) == ["tiny_train", "tiny_val"]
+    assert (found.name, found.first) == ("tiny_val", recorded["tiny_val"])
 
 
 def test_an_error_is_one_sentence(tmp_path: Path, sentence: Callable[..., str]) -> None:
