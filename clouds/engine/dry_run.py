@@ -45,6 +45,7 @@ from clouds.engine.preflight import (
     verdict,
 )
 from clouds.engine.run.output_folder import PREVIOUS, find_outputs, is_in_use
+from clouds.engine.run.record import git_state
 from clouds.engine.run.start import check_inputs
 from clouds.engine.setup import default_setup, refuse_broken_sets
 from clouds.engine.trainer import Trainer
@@ -162,7 +163,8 @@ def dry_run(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer], real
     if training is not None:
         done = training.start_iter
         needs += disk_needs(real, training.checkpointer, training.data_loader, done=done, seconds=work.seconds)
-    logger.info("Dry run\n" + table(real, work, memory, needs, moved))
+    names = files_written(real, evaluates=args.eval_only, resumes=args.resume)
+    logger.info("Dry run\n" + table(real, work, memory, needs, names, moved))
     failure, *warnings = verdict(needs, memory)
     for warning in warnings:
         logger.warning(warning)
@@ -317,7 +319,28 @@ def label_needs(cfg: CfgNode, work: Work) -> list[Need]:
     ]
 
 
-def table(cfg: CfgNode, work: Work, memory: Memory, needs: Sequence[Need], moved: Sequence[Path]) -> str:
+def files_written(cfg: CfgNode, *, evaluates: bool, resumes: bool) -> list[str]:
+    """Return the names of the files that a run writes to its output folder, without those that need much space."""
+    suffix = "_eval" if evaluates else "_*" if resumes else ""
+    names = ["run.json", f"config{suffix}.yaml", "log.txt"]
+    if git_state()[1]:
+        names.append(f"git{suffix}.diff")
+    if evaluates:
+        return [*names, "metrics_eval.json"]
+    names += ["metrics.json", "events.out.tfevents.*", "last_checkpoint"]
+    if cfg.DATALOADER.ON_ERROR == "skip":
+        names.append("skipped.jsonl")
+    return [*names, "wandb"] if cfg.WANDB.PROJECT else names
+
+
+def table(
+    cfg: CfgNode,
+    work: Work,
+    memory: Memory,
+    needs: Sequence[Need],
+    names: Sequence[str],
+    moved: Sequence[Path],
+) -> str:
     """Return the lines that a dry run prints."""
     total = f" of {amount(memory.total)}" if memory.total else ""
     rows = [("memory", f"{amount(memory.used)}{total}", f"{memory.place}, at its peak")]
@@ -334,12 +357,7 @@ def table(cfg: CfgNode, work: Work, memory: Memory, needs: Sequence[Need], moved
     folders = dict.fromkeys([Path(cfg.OUTPUT_DIR), *(need.folder for need in needs)])
     disks = {existing_folder(folder).stat().st_dev: folder for folder in reversed(folders)}
     rows += [("free", amount(free_space(folder)), f"on the disk of {folder}") for folder in reversed(disks.values())]
-    names = (
-        "run.json, config.yaml, log.txt, metrics.json, events.out.tfevents.*"
-        if work.iterations
-        else "metrics_eval.json"
-    )
-    rows.append(("writes", "", f"{cfg.OUTPUT_DIR}: {names}"))
+    rows.append(("writes", "", f"{cfg.OUTPUT_DIR}: {', '.join(names)}"))
     if moved:
         rows.append(("moves", f"{len(moved)} files", f"of the earlier run to {moved[0].parent / PREVIOUS}"))
     return "\n".join(f"  {name:<8}{value:>18}  {text}".rstrip() for name, value, text in rows)
