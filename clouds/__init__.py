@@ -1,1 +1,30 @@
-"""CLOUDS: collaborating foundation models for domain-generalized semantic segmentation."""
+"""CLOUDS: collaborating foundation models for domain-generalized semantic segmentation.
+
+`clouds.load` loads a network, `clouds.Segmenter.predict` predicts images:
+
+    model = clouds.load("output/model_final.pth")
+    result = model.predict("street.jpg")
+    result.overlay().save("overlay.jpg")
+
+These names are imported when they are first used: `import clouds` alone loads no torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clouds.api import Segmentation, Segmenter, load
+
+__all__ = ["Segmentation", "Segmenter", "load"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from clouds import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

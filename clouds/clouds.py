@@ -105,7 +105,16 @@ class CLOUDS(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(
+        cls, cfg: CfgNode, train_classes: Sequence[str] | None = None, test_classes: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Return the arguments that a config describes; the data sets of names that are given need not be registered.
+
+        Args:
+            cfg: config with a resolved device.
+            train_classes: names of the training classes; default: those of ``DATASETS.TRAIN``.
+            test_classes: names of the test classes; default: those of the first of `evaluated_sets`.
+        """
         former, head, clouds = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.CLOUDS
         report_detectron2_keys(cfg)
         if cfg.MODEL.DEVICE == "auto":
@@ -113,7 +122,8 @@ class CLOUDS(nn.Module):
                 "MODEL.DEVICE is auto, which build_model does not resolve: call clouds.engine.setup.resolve_device "
                 "before it, or set MODEL.DEVICE to cuda or cpu."
             )
-        check_registered(cfg)
+        if train_classes is None or test_classes is None:
+            check_registered(cfg)
         check_name("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, dict(BACKBONE_REGISTRY))
         check_name("MODEL.SEM_SEG_HEAD.NAME", head.NAME, dict(SEM_SEG_HEADS_REGISTRY))
         check_name("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", head.PIXEL_DECODER_NAME, dict(SEM_SEG_HEADS_REGISTRY))
@@ -152,8 +162,8 @@ class CLOUDS(nn.Module):
             "backbone": backbone,
             "sem_seg_head": sem_seg_head,
             "criterion": criterion,
-            "train_classes": train_class_names(cfg),
-            "test_classes": class_names(evaluated_sets(cfg)),
+            "train_classes": train_class_names(cfg) if train_classes is None else train_classes,
+            "test_classes": class_names(evaluated_sets(cfg)) if test_classes is None else test_classes,
             "size_divisibility": former.SIZE_DIVISIBILITY,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -179,6 +189,7 @@ class CLOUDS(nn.Module):
                 `instances` are used.
                 `seed`, an int that fixes the random points of the image's loss.
                 `height` and `width`, the size of the result at inference in pixels; default h and w.
+                `classes`, names of the K classes to predict, equal in all dicts; default `test_classes`.
                 `canvas`, (H, W), the padded size of the batch, where labelling has already exchanged it.
                 `features`, the backbone's maps of the whole batch on the canvas, where labelling has already computed
                 them.
@@ -219,12 +230,13 @@ class CLOUDS(nn.Module):
 
     def predict(self, batched_inputs: Sequence[ImageDict], canvas: tuple[int, int]) -> Prediction:
         """Return the final prediction for the test classes, combined with CLIP's classes if so configured."""
+        classes = batched_inputs[0].get("classes", self.test_classes)
         features = HandedOut(self.features(batched_inputs, canvas))
         # The ensemble reads one map again.
         again = (self.text_tower.dense_feature,) if self.geometric_ensemble else ()
         kept = {name: x for name, x in features.items() if name in again}
-        prediction = self.sem_seg_head(features, self.text_classifier(self.test_classes), self.void)[-1]
-        return self.ensemble(prediction, kept, self.test_classes) if self.geometric_ensemble else prediction
+        prediction = self.sem_seg_head(features, self.text_classifier(classes), self.void)[-1]
+        return self.ensemble(prediction, kept, classes) if self.geometric_ensemble else prediction
 
     def canvas(self, batched_inputs: Sequence[ImageDict], group: Any = None) -> tuple[int, int]:
         """Return the padded size (H, W) of a batch; in training it covers the images of all processes.

@@ -27,7 +27,7 @@ BASE = {"clouds.errors", "clouds.utils", "clouds.d2", "clouds.data.classes"}
 CORE_LAYERS = BASE | {"clouds.config", "clouds.data", "clouds.modeling", "clouds.self_training", "clouds.clouds"}
 USES = {"clouds.evaluation", "clouds.visualization", "clouds.generation"}
 LAYERS = {
-    "clouds": set(),
+    "clouds": {"clouds.api"},
     "clouds.errors": set(),
     "clouds.utils": {"clouds.errors"},
     "clouds.d2": {"clouds.errors"},
@@ -42,7 +42,8 @@ LAYERS = {
     "clouds.generation": BASE | {"clouds.data", "clouds.visualization"},
     "clouds.engine": CORE_LAYERS | USES,
     "clouds.experiments": CORE_LAYERS | USES | {"clouds.engine"},
-    "clouds.commands": CORE_LAYERS | USES | {"clouds.engine", "clouds.experiments"},
+    "clouds.api": CORE_LAYERS | USES | {"clouds.engine", "clouds.experiments"},
+    "clouds.commands": CORE_LAYERS | USES | {"clouds.engine", "clouds.experiments", "clouds.api"},
 }
 
 # Imports inside functions besides those of commands: module -> {package: reason}.
@@ -58,6 +59,7 @@ LATE_IMPORTS = {
 
 # Calls that write a file or make a folder, outside `clouds.utils.atomic`: module -> {call: reason}.
 WRITERS = {
+    "clouds.api.files": {"result.save": "writes through `clouds.utils.atomic`"},
     "clouds.commands.entry": {"Path(os.devnull).open": "the null device"},
     "clouds.commands.get_weights": {
         "backend.mkdir": "in a temporary folder",

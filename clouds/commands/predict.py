@@ -70,7 +70,7 @@ def run(
     Raises:
         UserError: some images cannot be read. All others are predicted first.
     """
-    from clouds.engine.predictor import write_predictions
+    from clouds.api.files import write_predictions
 
     with stop_on_signals():
         write_predictions(jobs, cfg, config_file, opts, dataset=dataset)

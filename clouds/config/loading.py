@@ -14,6 +14,7 @@ from clouds.config.detectron2_keys import ignored_name, report_ignored, set_dete
 from clouds.config.keys import leaves, value_of
 from clouds.config.relations import report_without_effect
 from clouds.config.schema import check
+from clouds.config.settings import plain_settings
 from clouds.config.values import shown, typed
 from clouds.errors import UserError
 from clouds.utils.paths import is_url
@@ -36,7 +37,7 @@ def get_config() -> CfgNode:
     return cfg
 
 
-def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ()) -> CfgNode:
+def load_config(config_file: str | Path | CfgNode | None = None, opts: Sequence[str] = ()) -> CfgNode:
     """Read a config and check it against `clouds.config.schema`.
 
     Values are taken from the defaults, then from a YAML file with its chain of `_BASE_` files, then from `opts`; later
@@ -44,7 +45,7 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
     keys of `opts` that have no effect in the config in another.
 
     Args:
-        config_file: YAML file; None for the defaults.
+        config_file: YAML file; a config takes the place of its content; None for the defaults.
         opts: alternating keys and values, as on a command line.
 
     Returns:
@@ -59,7 +60,11 @@ def load_config(config_file: str | Path | None = None, opts: Sequence[str] = ())
     sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
     sources: dict[str, str] = {}
     ignored: list[str] = []
-    files = [(f"in {path}", leaves(tree, keys=known)) for path, tree in _read_files(config_file)] if config_file else []
+    files: list[tuple[str, Iterable[tuple[str, Any]]]] = []
+    if isinstance(config_file, d2.CfgNode):
+        files = [("in the config", plain_settings(config_file).items())]
+    elif config_file:
+        files = [(f"in {path}", leaves(tree, keys=known)) for path, tree in _read_files(config_file)]
     for where, settings in [*files, (COMMAND_LINE, _pairs(opts))]:
         here: set[str] = set()  # a file may be the base of several files, and is read once for each of them
         for key, value in settings:

@@ -8,7 +8,7 @@ from torch import nn
 
 import clouds.clouds  # noqa: F401  (registers the CLOUDS architecture)
 from clouds.config.settings import evaluated_sets
-from clouds.d2 import META_ARCH_REGISTRY, CfgNode, DatasetEvaluator, build_model
+from clouds.d2 import META_ARCH_REGISTRY, CfgNode, DatasetEvaluator
 from clouds.data.classes import SYNTHIA_MEANS
 from clouds.data.datasets.catalog import dataset_names
 from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
@@ -32,10 +32,16 @@ class Parts:
                 evaluator.check_labels()
 
     @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Build the meta-architecture ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``."""
+    def build_model(cls, cfg: CfgNode, **arguments: Any) -> nn.Module:
+        """Build the meta-architecture ``MODEL.META_ARCHITECTURE`` on ``MODEL.DEVICE``.
+
+        Args:
+            cfg: config with a resolved device.
+            arguments: arguments of the architecture that replace those of the config.
+        """
         check_name("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, dict(META_ARCH_REGISTRY))
-        model = build_model(cfg)
+        model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg, **arguments)
+        model.to(torch.device(cfg.MODEL.DEVICE))
         if cfg.MODEL.DEVICE == "cpu" and onednn_is_faster():
             use_onednn(model)
         return model

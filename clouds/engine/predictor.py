@@ -1,80 +1,217 @@
-"""Prediction with a trained network: from image files to label maps."""
+"""Prediction with a trained network: from images to label maps and scores at the size of the images.
 
+Letters: H x W image, h x w network input, K classes.
+"""
+
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from clouds.d2 import CfgNode, MetadataCatalog
-from clouds.data.classes import CITYSCAPES_COLORS
+from clouds.clouds import CLOUDS, class_names, train_class_names
+from clouds.config.settings import evaluated_sets
+from clouds.d2 import META_ARCH_REGISTRY, CfgNode, MetadataCatalog
 from clouds.data.datasets.catalog import register_datasets
-from clouds.data.loading.mappers import TestMapper
-from clouds.engine.checkpointing.checkpoint import load_for_inference
-from clouds.engine.log import start_log
-from clouds.engine.setup import config_with_dataset, resolve_device, set_up_libraries
+from clouds.data.loading.mappers import network_input, short_edge_size
+from clouds.engine.amp import Precision
+from clouds.engine.checkpointing.checkpoint import Checkpointer, has_reloadable_backbone
+from clouds.engine.checkpointing.origin import check_test_classes, has_text_head
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.evaluation.label_maps import predict_labels
-from clouds.utils.atomic import make_folder, write_atomically
-from clouds.utils.failures import raise_failures
-from clouds.utils.images import encoded, read_image
+from clouds.modeling.inference import SCALES, augmented_scores
+from clouds.modeling.structures import ImageDict
+from clouds.utils.devices import cudnn_benchmark, float32_precision
 from clouds.utils.signals import stop_here
-from clouds.visualization.palette import overlay
+from clouds.visualization.palette import Color, colors_of
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-class Predictor:
-    """A trained network: ``Predictor(cfg)(path)`` predicts the label map of an image at its own size.
 
-    Args:
-        cfg: frozen config with a resolved device and registered data sets; the weights are ``MODEL.WEIGHTS``.
+@dataclass(frozen=True)
+class Trained:
+    """A trained network.
 
     Attributes:
-        colors: RGB color of each train id, 0..255: those of the first test set if it has any, or those of Cityscapes.
+        network: the network in evaluation mode, with its weights.
+        classes: names of the K classes that it predicts, synonyms separated by commas.
+        colors: RGB of each class, 0..255.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
-        self.model = Trainer.build_model(cfg)
-        load_for_inference(cfg, self.model)
-        self.model.eval()
-        self.mapper = TestMapper(
-            short_edge=cfg.INPUT.TEST_SHORT_EDGE,
-            protocol="full_resolution",  # a prediction has the size of its image, whatever TEST.PROTOCOL says
-            num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        )
-        self.colors: Sequence[Sequence[int]] = CITYSCAPES_COLORS
-        if cfg.DATASETS.TEST:
-            self.colors = getattr(MetadataCatalog.get(cfg.DATASETS.TEST[0]), "stuff_colors", self.colors)
+    network: nn.Module
+    classes: tuple[str, ...]
+    colors: tuple[Color, ...]
 
-    @torch.inference_mode()
-    def __call__(self, path: str | Path) -> npt.NDArray[np.uint8]:
-        """Predict the (H, W) train ids of an image.
 
-        Raises:
-            UserError: the image cannot be read.
+def load_network(
+    cfg: CfgNode, content: dict[str, Any], source: str, *, classes: Sequence[str] | None = None
+) -> Trained:
+    """Build the network of a config for predictions.
+
+    It is trained on the classes that the checkpoint records in its entry ``classes``, and predicts those of
+    `evaluated_sets`, as an evaluation does. If the description of this data set is not on this machine, such as the
+    module that registers it, the classes of the training are predicted.
+
+    Args:
+        cfg: config with a resolved device.
+        content: content of a checkpoint, see `read_checkpoint`.
+        source: path or URL of the checkpoint.
+        classes: names of the classes to predict; then no data set is looked at.
+
+    Raises:
+        UserError: the weights are those of another network, or the names of the classes are not known.
+    """
+    recorded = content.get("classes")
+    missing = "" if classes else _register(cfg, required=recorded is None)
+    trained = recorded or train_class_names(cfg)
+    sets = [] if classes else [name for name in evaluated_sets(cfg)[:1] if _is_registered(name)]
+    if classes is None:
+        classes = class_names(sets) if sets or recorded is None else trained
+    architecture = dict(META_ARCH_REGISTRY).get(cfg.MODEL.META_ARCHITECTURE)
+    takes_names = isinstance(architecture, type) and issubclass(architecture, CLOUDS)
+    names = {"train_classes": trained, "test_classes": classes} if takes_names else {}
+    network = Trainer.build_model(cfg, **names)
+    if missing:
+        report = logger.warning if has_text_head(network) else logger.info
+        report(f"The classes are those of the training, because a data set of the config is missing: {missing}")
+    if recorded is None:
+        check_test_classes(cfg, network)
+    checkpointer = Checkpointer(
+        network,
+        reloadable=has_reloadable_backbone(network),
+        complete=True,
+        evaluated={name: class_names((name,)) for name in sets},
+    )
+    checkpointer.restore(content, source)
+    return Trained(network.eval(), tuple(classes), _colors(sets, classes))
+
+
+def _register(cfg: CfgNode, *, required: bool) -> str:
+    """Register the data sets of a config.
+
+    Args:
+        cfg: config.
+        required: whether a data set that is missing is an error.
+
+    Returns:
+        Why a data set is missing; "" if there are all.
+    """
+    try:
+        register_datasets(modules=cfg.DATASETS.MODULES, custom=cfg.DATASETS.CUSTOM)
+    except (UserError, ImportError) as error:  # a module may need a package that is not installed
+        if required:
+            raise
+        return str(error)
+    return ""
+
+
+def _is_registered(name: str) -> bool:
+    return name in MetadataCatalog.list() and hasattr(MetadataCatalog.get(name), "stuff_classes")
+
+
+def _colors(sets: Sequence[str], classes: Sequence[str]) -> tuple[Color, ...]:
+    """Return the colors of a data set, or those of `colors_of` where it has none."""
+    colors = getattr(MetadataCatalog.get(sets[0]), "stuff_colors", ()) if sets else ()
+    return tuple((r, g, b) for r, g, b in colors[: len(classes)]) if len(colors) >= len(classes) else colors_of(classes)
+
+
+class Predictor:
+    """A trained network with the preparation of its images.
+
+    Args:
+        network: network in evaluation mode.
+        cfg: config with a resolved device.
+    """
+
+    def __init__(self, network: nn.Module, cfg: CfgNode) -> None:
+        self.network = network
+        self.short_edge = cfg.INPUT.TEST_SHORT_EDGE
+        self.device = torch.device(cfg.MODEL.DEVICE)
+        self.precision = Precision.from_config(cfg, cfg.TEST.AMP)
+        self.float32_precision = cfg.FLOAT32_PRECISION
+
+    def input_size(self, image: Image.Image, scale: float = 1.0) -> tuple[int, int]:
+        """Return the size (h, w) to which an image is resized, times `scale`."""
+        height, width = short_edge_size((image.height, image.width), self.short_edge)
+        return max(1, round(scale * height)), max(1, round(scale * width))
+
+    def labels(self, images: Sequence[Image.Image], classes: Sequence[str] | None = None) -> list[Tensor]:
+        """Predict label maps in one forward pass.
+
+        Args:
+            images: RGB images. Their label maps do not depend on each other if all have one `input_size`.
+            classes: names of the classes, for a text head; default: those of the network.
+
+        Returns:
+            For each image (H, W) uint8 on the device of the network.
         """
-        sample = self.mapper({"file_name": str(path), "image_id": str(path)})
-        [labels] = predict_labels(self.model, [sample])
-        return labels.cpu().numpy()
+        with self._inference():
+            return predict_labels(self.network, [self._sample(image, classes) for image in images])
+
+    def scores(
+        self, images: Sequence[Image.Image], classes: Sequence[str] | None = None, *, augment: bool = False
+    ) -> list[Tensor]:
+        """Predict scores.
+
+        Args:
+            images: RGB images, see `labels`.
+            classes: names of the classes, for a text head; default: those of the network.
+            augment: whether to average over several sizes and mirror images, see `augmented_scores`; otherwise the
+                images share one forward pass.
+
+        Returns:
+            For each image (K, H, W) float scores on the device of the network, not normalized over classes.
+        """
+        with self._inference():
+            if not augment:
+                return self._scores([self._sample(image, classes) for image in images])
+            return [
+                augmented_scores(
+                    lambda view: self._scores([view])[0], (self._sample(image, classes, scale) for scale in SCALES)
+                )
+                for image in images
+            ]
+
+    def _scores(self, samples: list[ImageDict]) -> list[Tensor]:
+        return [output["sem_seg"] for output in self.network(samples)]
+
+    def _sample(self, image: Image.Image, classes: Sequence[str] | None, scale: float = 1.0) -> ImageDict:
+        sample = {
+            "image": network_input(image, self.input_size(image, scale)),
+            "height": image.height,
+            "width": image.width,
+        }
+        return sample if classes is None else {**sample, "classes": tuple(classes)}
+
+    @contextlib.contextmanager
+    def _inference(self) -> Iterator[None]:
+        with (
+            torch.inference_mode(),
+            self.precision.autocast(),
+            float32_precision(self.float32_precision, self.device),
+            cudnn_benchmark(False),  # images have many sizes
+        ):
+            yield
 
 
 def predict_each(
-    predict: Predictor,
-    jobs: Iterable[tuple[Path, Path]],
-    write: Callable[[Path, Path, npt.NDArray[np.uint8]], None],
+    predict: Callable[[Path], T], jobs: Iterable[tuple[Path, Path]], write: Callable[[Path, Path, T], None]
 ) -> list[str]:
     """Predict images one by one, with a progress bar.
 
     Args:
-        predict: the network.
+        predict: returns the result of the image with a path.
         jobs: pairs of the path of an image and its target.
-        write: called with the path of the image, its target, and its label map, (H, W) uint8 train ids.
+        write: called with the path of the image, its target, and its result.
 
     Returns:
         A sentence about each image that cannot be read.
@@ -86,50 +223,9 @@ def predict_each(
     for source, target in tqdm(list(jobs), unit="image"):
         stop_here()
         try:
-            labels = predict(source)
+            result = predict(source)
         except UserError as error:
             unreadable.append(str(error))
         else:
-            write(source, target, labels)
+            write(source, target, result)
     return unreadable
-
-
-def write_predictions(
-    jobs: Mapping[Path, Path],
-    cfg: CfgNode,
-    config_file: str | Path,
-    opts: Sequence[str] = (),
-    *,
-    dataset: str | Path | None = None,
-) -> None:
-    """Predict images and write ``<target>_labels.png`` (8-bit train ids) and ``<target>_overlay.jpg`` for each.
-
-    Args:
-        jobs: path of each image, mapped to its target.
-        cfg: config that was read from `config_file` and `opts`, not frozen yet.
-        config_file: YAML config.
-        opts: alternating config keys and values, among them ``MODEL.WEIGHTS``.
-        dataset: YAML file that describes the data set whose classes are predicted.
-
-    Raises:
-        UserError: some images cannot be read. All others are predicted first.
-        WriteError: a result cannot be written. The same call predicts the images anew.
-    """
-    for folder in {target.parent for target in jobs.values()}:
-        make_folder(folder)
-    cfg = config_with_dataset(cfg, config_file, opts, dataset)
-    start_log(None)
-    resolve_device(cfg)
-    set_up_libraries(cfg)
-    register_datasets(modules=cfg.DATASETS.MODULES, custom=cfg.DATASETS.CUSTOM)
-    cfg.freeze()
-    predict = Predictor(cfg)
-
-    def write(source: Path, target: Path, labels: npt.NDArray[np.uint8]) -> None:
-        colored = overlay(np.asarray(read_image(str(source))), labels, predict.colors)
-        write_atomically(Path(f"{target}_labels.png"), encoded(Image.fromarray(labels), "PNG"))
-        write_atomically(Path(f"{target}_overlay.jpg"), encoded(Image.fromarray(colored), "JPEG", quality=90))
-
-    unreadable = predict_each(predict, jobs.items(), write)
-    raise_failures(unreadable, f"{len(unreadable)} of {len(jobs)} images failed, the others are done", logger)
-    logger.info(f"{len(jobs)} images labelled")

@@ -13,8 +13,9 @@ from clouds.d2 import CfgNode
 from clouds.data.classes import CITYSCAPES_CLASSES, short_name
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.datasets.spec import data_root
+from clouds.engine.checkpointing.weights import read_checkpoint
 from clouds.engine.log import start_log
-from clouds.engine.predictor import Predictor, predict_each
+from clouds.engine.predictor import Predictor, load_network, predict_each
 from clouds.engine.setup import resolve_device, set_up_libraries
 from clouds.errors import UserError
 from clouds.evaluation.submission import BENCHMARKS, find_images, is_whole, keep_origin, write_archive, write_labels
@@ -22,6 +23,7 @@ from clouds.utils.atomic import make_folder
 from clouds.utils.downloads import local_file
 from clouds.utils.failures import raise_failures
 from clouds.utils.hashing import file_sha256
+from clouds.utils.images import read_image
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +108,15 @@ def _predict(cfg: CfgNode, missing: dict[str, Path], folder: Path, ids: tuple[in
     def write(source: Path, target: Path, labels: npt.NDArray[np.uint8]) -> None:
         write_labels(target, labels, ids)
 
+    trained = load_network(cfg, read_checkpoint(local_file(cfg.MODEL.WEIGHTS)), cfg.MODEL.WEIGHTS)
+    predictor = Predictor(trained.network, cfg)
+
+    def predict(source: Path) -> npt.NDArray[np.uint8]:
+        [labels] = predictor.labels([read_image(str(source))])
+        return labels.cpu().numpy()
+
     jobs = [(image, folder / file) for file, image in missing.items()]
-    unreadable = predict_each(Predictor(cfg), jobs, write)
+    unreadable = predict_each(predict, jobs, write)
     summary = (
         f"{len(unreadable)} of {len(missing)} images failed, the others are labelled; mend them and give the same "
         "command again, which then makes the zip"

@@ -48,6 +48,18 @@ def set_float32_precision(precision: str, device: torch.device) -> str:
 
 
 @contextmanager
+def float32_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """Set the precision of float32 products and convolutions in this context, see `set_float32_precision`."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    set_float32_precision(precision, device)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@contextmanager
 def cudnn_benchmark(enabled: bool) -> Iterator[None]:
     """Switch on or off, in this context, that cuDNN measures its algorithms for each new size and keeps the fastest."""
     before = torch.backends.cudnn.benchmark

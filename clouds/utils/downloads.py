@@ -23,19 +23,22 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUT = 60.0  # seconds without an answer
 _ZIP = b"PK"  # files of `torch.save` are ZIP archives
+_AVIF = b"ftypavi"  # after four bytes; an image that Pillow reads where it is built with this format
 
 
-def local_file(path: str) -> Path:
+def local_file(path: str, kind: str = "weight file") -> Path:
     """Return the local path of a file that is given by a path or a URL; a URL is downloaded unless it is in the cache.
 
     The cache is the folder `$FVCORE_CACHE`, by default `~/.torch/iopath_cache`. The name of a file in it contains the
     digest of the whole URL: two hosts or two queries never share a file, and no URL leads out of the folder.
 
     Args:
-        path: local path, or URL of a weight file.
+        path: local path, or URL.
+        kind: "weight file" or "image".
 
     Raises:
-        UserError: the file cannot be downloaded or written, or is a web page or a text instead of a weight file.
+        UserError: the file cannot be downloaded or written, or is a web page or a text instead of a file of
+            this kind.
     """
     if not is_url(path):
         return Path(path)
@@ -45,7 +48,7 @@ def local_file(path: str) -> Path:
         make_folder(folder)
         with FileLock(f"{target}.lock"):
             if not target.is_file():
-                _download(path, target)
+                _download(path, target, kind)
     except urllib.error.HTTPError as error:
         raise UserError(
             f"Cannot download {path}: the server answers {error.code} ({error.reason}); check the URL, or download the "
@@ -74,7 +77,7 @@ def _cache_name(url: str) -> str:
     return f"{hashlib.sha256(url.encode()).hexdigest()[:32]}_{re.sub('[^A-Za-z0-9._-]', '_', name)[-80:]}"
 
 
-def _download(url: str, target: Path) -> None:
+def _download(url: str, target: Path, kind: str) -> None:
     logger.info(f"Downloading {url}")
     with atomic_file(target) as file:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
@@ -85,10 +88,11 @@ def _download(url: str, target: Path) -> None:
             raise http.client.HTTPException(f"the connection ended after {size:,} of {int(announced):,} bytes")
         file.seek(0)
         head = file.read(HEAD)
-        if not head.startswith(_ZIP) and (kind := foreign_kind(head)) is not None:
+        is_known = head.startswith(_ZIP) if kind == "weight file" else head[4:].startswith(_AVIF)
+        if not is_known and (found := foreign_kind(head)) is not None:
             raise UserError(
-                f"{url} is {kind.name} instead of a weight file: check the URL, or download the file by other means "
-                "and give its path."
+                f"{url} is {found.name} instead of {'an' if kind == 'image' else 'a'} {kind}: check the URL, or "
+                "download the file by other means and give its path."
             )
     if not head.startswith(_ZIP):  # a ZIP archive has checksums of its own
         write_sha256(target)

@@ -69,22 +69,48 @@ def read_image(path: str, *, labelled: bool = False) -> Image.Image:
                 f"The image {path} has the EXIF orientation {orientation}, but its label map does not, so that the two "
                 "may not match: turn its pixels as those of the label map are, and remove the orientation."
             )
-        if orientation != 1:
-            image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):  # Pillow would clip at 255 instead of scaling
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        elif image.mode not in _MODES:
-            what = {"I": "32-bit or signed integers", "F": "floats"}.get(image.mode, f"the color space {image.mode}")
-            raise UserError(f"The image {path} has {what}, which are not scaled to colors: save it as 8-bit RGB.")
-        image.info.pop("transparency", None)
-        if image.mode != "RGB":
-            image = image.convert("RGB")
-        if deep and np.asarray(image).max() < _DARK:
-            raise UserError(
-                f"The image {path} has 16 bits per channel, but no value above {256 * _DARK - 1}: it seems to hold 14 "
-                "bits or fewer and would be almost black; scale it to 8 bits."
-            )
-        return image
+        return _converted(path, image, orientation, deep)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of Pillow, decoded or not, to 8-bit RGB, upright, by the rules of this module.
+
+    Raises:
+        UserError: the file of the image is truncated or corrupt, or the image is of an unsupported kind.
+    """
+    name = str(getattr(image, "filename", "")) or f"of mode {image.mode}"
+    deep = image.mode.startswith("I;16") or (isinstance(image, ImageFile.ImageFile) and "16" in raw_mode(image))
+    with explain_read_errors(name, "image"):
+        return _converted(name, image, load_upright(image), deep)
+
+
+def _converted(path: str, image: Image.Image, orientation: int, deep: bool) -> Image.Image:
+    """Convert a decoded image to 8-bit RGB.
+
+    Args:
+        path: its path, for error messages.
+        image: the image.
+        orientation: its EXIF orientation, 1 to 8.
+        deep: whether its file has 16 bits per channel.
+    """
+    if orientation != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow would clip at 255 instead of scaling
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode not in _MODES:
+        what = {"I": "32-bit or signed integers", "F": "floats"}.get(image.mode, f"the color space {image.mode}")
+        raise UserError(f"The image {path} has {what}, which are not scaled to colors: save it as 8-bit RGB.")
+    if "transparency" in image.info:
+        image = image.copy()
+        image.info.pop("transparency")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if deep and np.asarray(image).max() < _DARK:
+        raise UserError(
+            f"The image {path} has 16 bits per channel, but no value above {256 * _DARK - 1}: it seems to hold 14 "
+            "bits or fewer and would be almost black; scale it to 8 bits."
+        )
+    return image
 
 
 def _decode(path: str, file: ImageFile.ImageFile) -> tuple[Image.Image, int]:
@@ -167,8 +193,8 @@ def raw_mode(file: ImageFile.ImageFile) -> str:
     return args[0] if args and isinstance(args[0], str) else ""
 
 
-def load_upright(file: ImageFile.ImageFile) -> int:
-    """Decode an opened file.
+def load_upright(file: Image.Image) -> int:
+    """Decode an opened file, unless it is decoded.
 
     Returns:
         Its EXIF orientation, 1 to 8; 1 is upright. Pillow has turned a TIFF already.

@@ -1,13 +1,42 @@
 """Colors of label maps, and overlays of label maps on images."""
 
+import colorsys
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from clouds.data.classes import CITYSCAPES_COLORS
+from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, split_synonyms
 
 UInt8Array = npt.NDArray[np.uint8]
+
+Color = tuple[int, int, int]
+"""RGB, 0..255."""
+
+_TURN = 0.618034  # golden ratio: neighbors on the circle of hues are far apart, however many there are
+
+
+def colors_of(classes: Sequence[str]) -> tuple[Color, ...]:
+    """Return a color for each class: that of the class of Cityscapes with a common synonym, or one of its own.
+
+    Args:
+        classes: names of classes, synonyms separated by commas.
+    """
+    known = {
+        synonym: color
+        for name, color in zip(CITYSCAPES_CLASSES, CITYSCAPES_COLORS, strict=True)
+        for synonym in split_synonyms(name)
+    }
+    return tuple(
+        next((known[synonym] for synonym in split_synonyms(name) if synonym in known), _color(number))
+        for number, name in enumerate(classes)
+    )
+
+
+def _color(number: int) -> Color:
+    """Return a color that differs from those of the numbers nearby, in hue and brightness."""
+    r, g, b = colorsys.hsv_to_rgb(number * _TURN % 1, 0.9 - 0.4 * (number % 2), 1 - 0.3 * (number // 2 % 2))
+    return round(255 * r), round(255 * g), round(255 * b)
 
 
 def colorize(labels: npt.NDArray[np.integer], colors: Sequence[Sequence[int]] = CITYSCAPES_COLORS) -> UInt8Array:

@@ -188,13 +188,18 @@ class TestMapper:
         image, label = _read(record, "sem_seg_file_name", self.num_classes)
         size = image.height, image.width
         input_size = short_edge_size(size, self.short_edge)
-        if input_size != size:
-            image = image.resize((input_size[1], input_size[0]), Image.Resampling.BILINEAR)
         (height, width), label = PROTOCOLS[self.protocol](size, input_size, label)
-        mapped = {**record, "image": _channels_first(np.asarray(image)), "height": height, "width": width}
+        mapped = {**record, "image": network_input(image, input_size), "height": height, "width": width}
         if label is not None:
             mapped["sem_seg"] = torch.from_numpy(np.array(label))
         return mapped
+
+
+def network_input(image: Image.Image, size: Size) -> torch.Tensor:
+    """Resize an RGB image to (h, w), bilinear and antialiased; returns a (3, h, w) uint8 tensor."""
+    if size != (image.height, image.width):
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return _channels_first(np.asarray(image))
 
 
 def short_edge_size(size: Size, short_edge: int) -> Size:

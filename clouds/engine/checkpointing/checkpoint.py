@@ -239,7 +239,7 @@ class Checkpointer(FvcoreCheckpointer):
                 others += 1
                 continue
             self.resumed = True
-            return self._restore(content, str(candidate))
+            return self.restore(content, str(candidate))
         if tried and others == tried:
             return self.load(path, checkpointables=[])
         raise UserError(
@@ -276,11 +276,22 @@ class Checkpointer(FvcoreCheckpointer):
         if not path:
             return {}
         check_weights(path)
-        return self._restore(read_checkpoint(local_file(path)), path, checkpointables)
+        return self.restore(read_checkpoint(local_file(path)), path, checkpointables)
 
-    def _restore(
-        self, content: dict[str, Any], source: str, checkpointables: list[str] | None = None
-    ) -> dict[str, Any]:
+    def restore(self, content: dict[str, Any], source: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load weights and checkpointables from the content of a file.
+
+        Args:
+            content: result of `read_checkpoint`; what is loaded is removed.
+            source: path or URL of the file.
+            checkpointables: names of the checkpointables to load; default: all.
+
+        Returns:
+            The other entries of the file.
+
+        Raises:
+            UserError: the file belongs to another model.
+        """
         weights = content.pop("model")
         continues = checkpointables is None and bool(self.checkpointables)
         self.origin.check(content, weights, source, evaluates=self.complete, continues=continues)

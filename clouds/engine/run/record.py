@@ -28,7 +28,6 @@ from typing import Any
 
 import torch
 
-import clouds
 from clouds import d2
 from clouds.d2 import CfgNode, comm
 from clouds.engine.run.output_folder import RECORD, free_path, record_lock
@@ -277,7 +276,7 @@ def code_version() -> str:
 
 def _git(*words: str) -> bytes | None:
     """Run git in the checkout of this package and return its output; None if there is no checkout or no git."""
-    root = Path(clouds.__file__).resolve().parent.parent
+    root = Path(d2.__file__).resolve().parents[2]
     if not (root / ".git").exists():  # an installed package may be inside another repository
         return None
     try:

@@ -1,0 +1,6 @@
+"""Python API: load a network, predict images, read the results."""
+
+from clouds.api.results import Segmentation
+from clouds.api.segmenter import Segmenter, load
+
+__all__ = ["Segmentation", "Segmenter", "load"]

@@ -1,0 +1,57 @@
+"""Predictions of image files, written to files."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from clouds.api.results import Segmentation
+from clouds.api.segmenter import load
+from clouds.d2 import CfgNode
+from clouds.engine.log import start_log
+from clouds.engine.predictor import predict_each
+from clouds.engine.setup import config_with_dataset, set_up_libraries
+from clouds.utils.atomic import make_folder, write_atomically
+from clouds.utils.failures import raise_failures
+from clouds.utils.images import encoded
+
+logger = logging.getLogger(__name__)
+
+
+def write_predictions(
+    jobs: Mapping[Path, Path],
+    cfg: CfgNode,
+    config_file: str | Path,
+    opts: Sequence[str] = (),
+    *,
+    dataset: str | Path | None = None,
+) -> None:
+    """Predict images and write ``<target>_labels.png`` (8-bit train ids) and ``<target>_overlay.jpg`` for each.
+
+    Args:
+        jobs: path of each image, mapped to its target.
+        cfg: config that was read from `config_file` and `opts`.
+        config_file: YAML config.
+        opts: alternating config keys and values, among them ``MODEL.WEIGHTS``.
+        dataset: YAML file that describes the data set whose classes are predicted.
+
+    Raises:
+        UserError: some images cannot be read. All others are predicted first.
+        WriteError: a result cannot be written. The same call predicts the images anew.
+    """
+    for folder in {target.parent for target in jobs.values()}:
+        make_folder(folder)
+    cfg = config_with_dataset(cfg, config_file, opts, dataset)
+    start_log(None)
+    model = load(cfg.MODEL.WEIGHTS, config=cfg, device=cfg.MODEL.DEVICE)
+    set_up_libraries(model.cfg)
+
+    def predict(source: Path) -> Segmentation:
+        return model.predict(source)
+
+    def write(source: Path, target: Path, result: Segmentation) -> None:
+        result.save(f"{target}_labels.png")
+        write_atomically(Path(f"{target}_overlay.jpg"), encoded(result.overlay(), "JPEG", quality=90))
+
+    unreadable = predict_each(predict, jobs.items(), write)
+    raise_failures(unreadable, f"{len(unreadable)} of {len(jobs)} images failed, the others are done", logger)
+    logger.info(f"{len(jobs)} images labelled")

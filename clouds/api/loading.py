@@ -1,0 +1,142 @@
+"""Finding the files of a trained network, and building it from them."""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clouds.config import load_config
+from clouds.d2 import CfgNode
+from clouds.engine.checkpointing.files import numbered
+from clouds.engine.checkpointing.weights import read_checkpoint
+from clouds.engine.predictor import Trained, load_network
+from clouds.engine.run.record import current_run
+from clouds.engine.setup import resolve_device
+from clouds.errors import UserError
+from clouds.utils.downloads import local_file
+from clouds.utils.json_files import read_json
+from clouds.utils.paths import is_url, user_path
+
+logger = logging.getLogger(__name__)
+
+CONFIG, WEIGHTS, DESCRIPTION = "config.yaml", "model.safetensors", "clouds.json"
+"""Files of a folder that `Segmenter.save_pretrained` writes."""
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of a trained network.
+
+    Attributes:
+        weights: checkpoint or `WEIGHTS`.
+        config: `CONFIG` beside the weights, or the newest config of the run; None if there is none.
+        description: content of `DESCRIPTION`; {} without this file.
+    """
+
+    weights: Path
+    config: Path | None
+    description: dict[str, Any]
+
+
+def find_files(source: str | Path) -> Files:
+    """Find the files of a network.
+
+    Args:
+        source: checkpoint, URL of one, output folder of a run, or folder of `Segmenter.save_pretrained`.
+
+    Raises:
+        UserError: there is no such file or folder, or the folder holds no weights.
+    """
+    path = local_file(str(source)) if is_url(str(source)) else user_path(source)
+    if path.is_dir():
+        return Files(_weights_in(path), _config_in(path), _description_in(path))
+    if not path.is_file():
+        hint = " (the id of a hub is owner/name)" if not _HUB_ID.fullmatch(str(source)) else ""
+        raise UserError(
+            f"There is no network at {source}{hint}: give a checkpoint, the output folder of a training, or a folder "
+            "that save_pretrained wrote."
+        )
+    return Files(path, _config_in(path.parent), _description_in(path.parent) if path.name == WEIGHTS else {})
+
+
+def read_network_config(
+    files: Files, config: str | Path | CfgNode | None, options: Sequence[Any], device: str
+) -> CfgNode:
+    """Read the config of a network and choose its device.
+
+    Args:
+        files: files of the network.
+        config: YAML file or config that replaces the one beside the weights.
+        options: alternating config keys and values.
+        device: device of torch, or "auto" for a GPU if there is one.
+
+    Returns:
+        A frozen config, whose ``MODEL.WEIGHTS`` is the file of the weights.
+
+    Raises:
+        UserError: there is no config, a key or a value is wrong, or there is no such device.
+    """
+    config = config if config is not None else files.config
+    if config is None:
+        raise UserError(
+            f"There is no {CONFIG} beside {files.weights}: give the YAML file that the network was trained with as "
+            "config."
+        )
+    cfg = load_config(config, [*map(str, options)])
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = str(files.weights), device
+    resolve_device(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def load_trained(files: Files, cfg: CfgNode) -> Trained:
+    """Build a network and load its weights.
+
+    The entries of `DESCRIPTION` take the place of those of a checkpoint: ``classes``, ``train_classes``,
+    ``pixel_mean``, ``pixel_std`` and ``tower_sha256``, see `clouds.engine.checkpointing.entries`. With it, no data set
+    of the config is looked at, and no module that the config names is imported.
+
+    Raises:
+        UserError: the weights cannot be read, or are those of another network.
+    """
+    content = read_checkpoint(files.weights)
+    described = files.description
+    if not described:
+        return load_network(cfg, content, str(files.weights))
+    entries = {name: described[name] for name in ("pixel_mean", "pixel_std", "tower_sha256") if name in described}
+    classes = described["classes"]
+    content = {**content, **entries, "classes": described.get("train_classes", classes)}
+    return load_network(cfg, content, str(files.weights), classes=classes)
+
+
+def _weights_in(folder: Path) -> Path:
+    final = [path for path in (folder / WEIGHTS, folder / "model_final.pth") if path.is_file()]
+    found = [*final, *numbered(folder, up_to="")]
+    if not found:
+        raise UserError(
+            f"The folder {folder} holds no weights, neither {WEIGHTS} nor model_final.pth nor model_<iteration>.pth: "
+            "give the folder of a training that has written a checkpoint, or a checkpoint."
+        )
+    return found[0]
+
+
+def _config_in(folder: Path) -> Path | None:
+    run = current_run(folder)
+    names = [run.config] if run else []
+    return next((path for name in [*names, CONFIG] if (path := folder / name).is_file()), None)
+
+
+def _description_in(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        return {}
+    remedy = "save the network again"
+    content: dict[str, Any] = read_json(path, dict, remedy)
+    names = content.get("classes")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path} names no classes: {remedy}.")
+    return content

@@ -1,0 +1,220 @@
+"""A trained network as a Python object, and the function that loads it."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from clouds.api.inputs import ImageLike, is_one, rgb_image
+from clouds.api.loading import find_files, load_trained, read_network_config
+from clouds.api.results import Segmentation
+from clouds.d2 import CfgNode
+from clouds.data.classes import IGNORE_LABEL, short_name, split_synonyms
+from clouds.engine.checkpointing.origin import has_text_head
+from clouds.engine.predictor import Predictor
+from clouds.errors import UserError, machine_error
+from clouds.evaluation.label_maps import best_classes
+from clouds.visualization.palette import Color, colors_of
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 20  # class names in a message
+
+
+class Segmenter:
+    """A trained network that predicts images. `load` returns one.
+
+    Attributes:
+        network: the network in evaluation mode, with its weights.
+        cfg: its config, frozen, with a resolved device.
+        classes: names of the K classes that it predicts, synonyms separated by commas.
+        colors: RGB of each class, 0..255.
+    """
+
+    def __init__(
+        self, network: nn.Module, cfg: CfgNode, *, classes: Sequence[str], colors: Sequence[Color] | None = None
+    ) -> None:
+        """
+        Args:
+            network: network in evaluation mode, on the device of `cfg`.
+            cfg: its config, with a resolved device.
+            classes: names of the classes that it predicts.
+            colors: RGB of each class, 0..255; default: see `colors_of`.
+        """
+        self.network = network
+        self.cfg = cfg
+        self.classes = tuple(classes)
+        self.colors = colors_of(classes) if colors is None else tuple(colors)
+        self._predictor = Predictor(network, cfg)
+
+    @overload
+    def predict(
+        self,
+        images: ImageLike,
+        *,
+        batch_size: int = 1,
+        classes: Sequence[str] | None = None,
+        tta: bool = False,
+        scores: bool = False,
+    ) -> Segmentation: ...
+
+    @overload
+    def predict(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        batch_size: int = 1,
+        classes: Sequence[str] | None = None,
+        tta: bool = False,
+        scores: bool = False,
+    ) -> list[Segmentation]: ...
+
+    def predict(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        batch_size: int = 1,
+        classes: Sequence[str] | None = None,
+        tta: bool = False,
+        scores: bool = False,
+    ) -> Segmentation | list[Segmentation]:
+        """Predict images, each at its own size.
+
+        Args:
+            images: a path, a URL, a PIL image, or an array of uint8, (H, W, 3) RGB or (H, W) gray; or several of
+                these, as a list or any other iterable. A URL is downloaded once, into a cache.
+            batch_size: number of images that share a forward pass. Only images that have the same size at the input of
+                the network do, so that no image is padded and no result depends on the other images.
+            classes: names of the classes to predict, each with its synonyms after commas, for a network with a text
+                head; default: `classes` of this object.
+            tta: test-time augmentation: average the scores of three sizes, 0.75, 1 and 1.25 times the usual one, and of
+                their mirror images. It takes some seven times as long.
+            scores: whether the results hold scores, which take K times the memory of an image.
+
+        Returns:
+            The result of one image, or a list with the results of several images in their order.
+
+        Raises:
+            UserError: an image cannot be read, the network cannot predict other classes, or the memory is not
+                sufficient.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: give at least 1.")
+        names = None if classes is None else self._check_classes(classes)
+        several = [images] if is_one(images) else images
+        waiting: dict[tuple[int, int], list[tuple[int, Image.Image]]] = defaultdict(list)
+        results: dict[int, Segmentation] = {}
+
+        def predict_group(group: list[tuple[int, Image.Image]]) -> None:
+            numbers, members = zip(*group, strict=True)
+            results.update(zip(numbers, self._predict(members, names, tta=tta, scores=scores), strict=True))
+            group.clear()
+
+        for number, each in enumerate(several):
+            image = rgb_image(each)
+            group = waiting[self._predictor.input_size(image)]
+            group.append((number, image))
+            if len(group) == batch_size:
+                predict_group(group)
+        for group in filter(None, waiting.values()):
+            predict_group(group)
+        return results[0] if is_one(images) else [results[number] for number in sorted(results)]
+
+    def _predict(
+        self, images: Sequence[Image.Image], names: tuple[str, ...] | None, *, tta: bool, scores: bool
+    ) -> list[Segmentation]:
+        """Predict images that have the same size at the input of the network."""
+        try:
+            if not tta and not scores:
+                maps, shares = self._predictor.labels(images, names), [None] * len(images)
+            else:
+                raw = self._predictor.scores(images, names, augment=tta)
+                maps = [best_classes(each) for each in raw]
+                shares = [_shares(each) if scores else None for each in raw]
+        except (RuntimeError, MemoryError) as error:
+            if (known := machine_error(error, less_memory="lower batch_size or INPUT.TEST_SHORT_EDGE")) is None:
+                raise
+            raise known from error
+        classes, colors = (self.classes, self.colors) if names is None else (names, colors_of(names))
+        return [
+            Segmentation(labels.cpu().numpy(), classes, colors, np.asarray(image), shares=share)
+            for image, labels, share in zip(images, maps, shares, strict=True)
+        ]
+
+    def _check_classes(self, classes: Sequence[str]) -> tuple[str, ...]:
+        names = (classes,) if isinstance(classes, str) else tuple(classes)
+        if not has_text_head(self.network):
+            known = [short_name(name) for name in self.classes]
+            more = ", ..." if len(known) > _SHOWN else ""
+            raise UserError(
+                f"This network has a head without text, which predicts the classes of its training only "
+                f"({', '.join(known[:_SHOWN])}{more}): leave out classes, or load a network with a text head."
+            )
+        wrong = [name for name in names if not isinstance(name, str) or not all(split_synonyms(name))]
+        if isinstance(classes, str) or wrong or not 0 < len(names) <= IGNORE_LABEL:
+            what = f"have the name {wrong[0]!r}" if wrong else f"are {len(names)}"
+            what = f"are the text {classes!r}" if isinstance(classes, str) else what
+            raise UserError(
+                f"The classes {what}: give a list of 1 to {IGNORE_LABEL} names, each with its synonyms after commas."
+            )
+        short = [short_name(name) for name in names]
+        if twice := [name for name in short if short.count(name) > 1]:
+            raise UserError(f"The classes have the name {twice[0]!r} twice: give each class a name of its own.")
+        return names
+
+    def __repr__(self) -> str:
+        names = [short_name(name) for name in self.classes]
+        more = ", ..." if len(names) > _SHOWN else ""
+        kind = f"{type(self.network).__name__} on {self.cfg.MODEL.DEVICE}"
+        return f"{type(self).__name__}({kind}, {len(names)} classes: {', '.join(names[:_SHOWN])}{more})"
+
+
+def load(
+    source: str | Path,
+    *,
+    config: str | Path | CfgNode | None = None,
+    options: Sequence[Any] = (),
+    device: str = "auto",
+) -> Segmenter:
+    """Load a trained network.
+
+    The names of its classes come from the checkpoint, so that no data set of its config has to be on this machine. A
+    text head predicts the classes of ``DATASETS.TEST`` where these are known.
+
+    Args:
+        source: a checkpoint (``.pth`` or ``.safetensors``) or its URL; the output folder of a training, of which
+            ``model_final.pth`` is loaded, or the newest checkpoint before it is there; or a folder of
+            `Segmenter.save_pretrained`.
+        config: YAML file or config of the network; default: ``config.yaml`` beside the weights.
+        options: alternating config keys and values that replace those of `config`, as on a command line.
+        device: device of torch, such as "cuda:1"; "auto" is a GPU if there is one, otherwise the CPU. The device in the
+            config is not used.
+
+    Raises:
+        UserError: there are no weights or there is no config, they do not fit each other, the device does not exist, or
+            the memory is not sufficient.
+    """
+    files = find_files(source)
+    cfg = read_network_config(files, config, options, device)
+    trained = load_trained(files, cfg)
+    return Segmenter(trained.network, cfg, classes=trained.classes, colors=trained.colors)
+
+
+def _shares(scores: Tensor) -> np.ndarray:
+    """Divide scores (K, H, W) by their sum over the classes; returns float32.
+
+    Raises:
+        UserError: a score is negative, as those of another architecture may be.
+    """
+    if scores.min() < 0:
+        raise UserError("The scores of this architecture are negative at some pixels, so that they are no shares.")
+    total = scores.sum(dim=0)
+    # Where the scores of all classes are too small for a number, no class is better than another one.
+    shares = torch.where(total > 0, scores / total, 1 / len(scores))
+    return shares.float().cpu().numpy()

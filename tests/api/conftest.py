@@ -1,0 +1,64 @@
+"""A trained network in a folder, as a training leaves it, and images to predict."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clouds.config import load_config
+from clouds.engine.checkpointing.checkpoint import Checkpointer, has_reloadable_backbone
+from clouds.engine.trainer import Trainer
+from tests.engine.conftest import CLASSES
+from tests.engine.test_end_to_end import write_config
+
+SIZES = [(101, 67), (67, 101), (53, 53), (101, 67), (48, 48), (67, 101)]
+"""Width and height of each image."""
+
+
+@pytest.fixture(scope="session")
+def save_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that writes ``config.yaml`` and ``model_final.pth`` of a small network to a new folder.
+
+    Its head has random weights, so that a label map has several classes. The data sets of the config are not here.
+    """
+
+    def save(*opts: object) -> Path:
+        folder = tmp_path_factory.mktemp("run")
+        file = write_config(folder / "c.yaml", plugin="plugin_of_nobody")
+        (folder / "plugin_of_nobody.py").unlink()
+        cfg = load_config(file, [*map(str, opts)])
+        torch.manual_seed(0)
+        model = Trainer.build_model(cfg, train_classes=CLASSES, test_classes=CLASSES)
+        with torch.no_grad():
+            for parameter in model.sem_seg_head.predictor.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        checkpointer = Checkpointer(
+            model, str(folder), classes=CLASSES, reloadable=has_reloadable_backbone(model), save_frozen=True
+        )
+        checkpointer.save("model_final", iteration=1)
+        checkpointer.wait()
+        (folder / "config.yaml").write_text(cfg.dump())
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def closed(save_run: Callable[..., Path]) -> Path:
+    """The folder of a network with a head without text."""
+    return save_run()
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Images of several sizes."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    files = []
+    for number, (width, height) in enumerate(SIZES):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8))
+        files.append(folder / f"{number}.png")
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(files[-1])
+    return files
