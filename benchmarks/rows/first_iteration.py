@@ -1,4 +1,4 @@
-"""Run the first iteration of a training on the data set `gta5` and print its loss.
+"""Run the first iteration of a training on the data set `gta5`, and print its loss and the seconds of each stage.
 
     python first_iteration.py FOLDER [--text] [--miniature]
 
@@ -8,6 +8,7 @@ This is the whole start of `train_net.py`, imports included; `rows.start` measur
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 from clouds.commands.train import parse_arguments
@@ -44,11 +45,23 @@ def main() -> None:
     flags = parse_arguments(["--config-file", str(CONFIG), "--force", *words])
     cfg = load_config(flags.config_file, flags.opts)
 
+    from torch import nn
+
+    from clouds.d2 import CfgNode
     from clouds.engine.trainer import Trainer
     from clouds.engine.training import train_or_evaluate
 
+    stages = [("imports", time.process_time())]
+
     class FirstIteration(Trainer):
         """Ends the process after the first step, before checkpoint and evaluation."""
+
+        @classmethod
+        def build_model(cls, cfg: CfgNode) -> nn.Module:
+            stages.append(("data sets and set-up", time.process_time()))
+            model = super().build_model(cfg)
+            stages.append(("building of the model", time.process_time()))
+            return model
 
         def run_step(self) -> None:
             if args.text:
@@ -56,6 +69,11 @@ def main() -> None:
             super().run_step()
 
         def after_step(self) -> None:
+            stages.append(("optimizer and first step", time.process_time()))
+            begin = 0.0
+            for stage, end in stages:
+                sys.stdout.write(f"seconds {end - begin:.3f} {stage}\n")
+                begin = end
             sys.stdout.write(f"total_loss {self.storage.latest()['total_loss'][0]!r}\n")
             raise SystemExit
 

@@ -118,7 +118,8 @@ def serve(connection: Connection, module: str, name: str, sizes: dict[str, Any],
                 connection.send(("memory", memory.peak()))
             else:
                 profiles = {"time": largest_parts, "memory": largest_tensors}
-                connection.send(("profile", profiles[command](call)))
+                # A call that starts programs tells their stages itself.
+                connection.send(("profile", call.parts() if hasattr(call, "parts") else profiles[command](call)))
     except EOFError:
         pass
     except NotMeasured as reason:

@@ -5,9 +5,10 @@ classifies without text. The peer is our start with this work added, which is le
 """
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,21 +28,43 @@ def prepare(sizes: Sizes) -> dict[str, Any]:
     return {}
 
 
-def build(side: str, sizes: Sizes) -> Callable[[], Any]:
+class Start:
+    """Starts a training in a new process, and ends it after its first iteration.
+
+    Args:
+        words: command line.
+        folder: data root, and working folder.
+    """
+
+    def __init__(self, words: Sequence[str], folder: Path) -> None:
+        self.words, self.folder = words, folder
+        self.seconds: dict[str, float] = {}  # of the last start, by stage
+
+    def __call__(self) -> float:
+        """Return the loss of the iteration."""
+        path = f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"
+        environment = {**os.environ, "DETECTRON2_DATASETS": str(self.folder), "PYTHONPATH": path}
+        done = subprocess.run(self.words, env=environment, cwd=self.folder, capture_output=True, text=True, check=False)
+        line = next((line for line in done.stdout.splitlines() if line.startswith("total_loss ")), None)
+        assert line is not None, done.stdout[-2000:] + done.stderr[-2000:]
+        stages = re.findall(r"^seconds (\S+) (.+)$", done.stdout, re.MULTILINE)
+        self.seconds = {stage: float(seconds) for seconds, stage in stages}
+        return float(line.split()[1])
+
+    def parts(self) -> list[tuple[str, float]]:
+        """Return the share of each stage in the processor time of a start."""
+        self()
+        whole = sum(self.seconds.values())
+        return [(stage, seconds / whole) for stage, seconds in self.seconds.items()]
+
+
+def build(side: str, sizes: Sizes) -> Start:
     """Return a call that starts a training and ends it after its first iteration."""
     folder = Path(sizes["folder"])
     words = [sys.executable, str(Path(__file__).with_name("first_iteration.py")), str(folder)]
     words += ["--text"] if side == FORMULATION else []
     words += ["--miniature"] if sizes["miniature"] else []
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(folder), "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
-
-    def start() -> float:
-        done = subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, check=False)
-        line = next((line for line in done.stdout.splitlines() if line.startswith("total_loss ")), None)
-        assert line is not None, done.stdout[-2000:] + done.stderr[-2000:]
-        return float(line.split()[1])
-
-    return start
+    return Start(words, folder)
 
 
 SIDES = {side: partial(build, side) for side in (OURS, FORMULATION)}

@@ -237,8 +237,13 @@ def test_the_first_iteration_of_a_training(
     monkeypatch.setattr(measured, "subprocess", SimpleNamespace(run=in_this_process))
     sizes = {"folder": tmp_path, "miniature": True}
     measured.prepare(sizes)
-    results = {side: build(sizes)() for side, build in measured.SIDES.items()}
+    starts = {side: build(sizes) for side, build in measured.SIDES.items()}
+    results = {side: start() for side, start in starts.items()}
     assert min(results.values()) > 0
+    stages = dict(starts["CLOUDS"].parts())
+    assert sum(stages.values()) == pytest.approx(1)
+    assert min(stages.values()) > 0
+    assert len(stages) == 4
     assert measured.check(results)
     with pytest.raises(AssertionError):
         measured.check({**results, "CLOUDS": 2 * results["CLOUDS"]})
