@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test test-d2 bench fuzz soak lint format clean
 
-$(READY): pyproject.toml requirements.txt $(PROJECTS:%=%/pyproject.toml)
+$(READY): pyproject.toml setup.py requirements.txt $(PROJECTS:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/$(INSTALL) --quiet --editable '.[dev]' $(PROJECTS:%=--editable ./%)
@@ -31,7 +31,7 @@ test: lint
 # The suites with detectron2's own objects: make test-d2 D2=<folder of detectron2's source>
 D2_VENV := .venv-d2
 D2_BIN := $(D2_VENV)/bin
-$(D2_VENV)/.ready: pyproject.toml requirements.txt $(PROJECTS:%=%/pyproject.toml)
+$(D2_VENV)/.ready: pyproject.toml setup.py requirements.txt $(PROJECTS:%=%/pyproject.toml)
 	@test -f "$(D2)/setup.py" || { echo "make test-d2 needs D2=<folder of detectron2's source>"; exit 2; }
 	$(PYTHON) -m venv $(D2_VENV)
 	$(D2_BIN)/pip install --quiet --disable-pip-version-check uv

@@ -1,61 +1,107 @@
-"""The wheel of the framework, built from a copy of this repository without a network."""
+"""The source archive and the wheel, built from a copy of this repository without a network, and what they install."""
 
+import email.message
+import json
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
+from collections.abc import Callable
 from email.parser import Parser
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+import clouds
+from clouds.data.classes import CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("clouds", "projects", "tests/commands", "tools", "configs")
-FILES = ("pyproject.toml", "requirements.txt", "README.md", "LICENSE", "train_net.py", "tests/__init__.py")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+Done = subprocess.CompletedProcess[str]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    copy = tmp_path_factory.mktemp("repository")
-    for folder in FOLDERS:
-        shutil.copytree(
-            ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "weights")
-        )
-    for file in FILES:
-        shutil.copy(ROOT / file, copy / file)
-    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(copy / "dist")],
-        cwd=copy,
+def run(*command: str | Path, cwd: Path, **environment: str) -> Done:
+    """Run a command in an environment in which nothing leads to this repository."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**inherited, **environment},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+
+
+def build(kind: str, source: Path) -> Path:
+    """Build "sdist" or "wheel" in `source` and return its path."""
+    code = f"from setuptools import build_meta; build_meta.build_{kind}('dist')"
+    done = run(sys.executable, "-c", code, cwd=source)
     assert done.returncode == 0, done.stderr
-    (built,) = (copy / "dist").glob("*.whl")
+    assert "Warning" not in done.stderr, done.stderr
+    (built,) = (source / "dist").iterdir()
     return built
 
 
-def test_the_wheel_holds_the_framework_alone(wheel: Path) -> None:
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("repository")
+    left_out = shutil.ignore_patterns("__pycache__", "*.egg-info", "weights")
+    for folder in ("clouds", "configs", "projects", "tests/commands", "tools"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=left_out)
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, copy)
+    return build("sdist", copy)
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel from the source archive, so that the archive is complete."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder := tmp_path_factory.mktemp("sdist"), filter="data")
+    return build("wheel", folder / sdist.name.removesuffix(".tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> email.message.Message:
     with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"clouds"}
-    files = (path for path in (ROOT / "clouds").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    assert {path.relative_to(ROOT).as_posix() for path in files} == {
-        name for name in names if ".dist-info/" not in name
-    }
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return Parser().parsestr(archive.read(name).decode())
+
+
+def test_the_wheel_holds_the_framework_its_configs_and_prompts(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        for name in ("configs/warmup/gta/train_gta.yaml", "prompt_llama70b.txt"):
+            assert archive.read(f"clouds/{name}") == (ROOT / name).read_bytes()
+    files = [path for path in (ROOT / "clouds").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files += [path for path in (ROOT / "configs").rglob("*") if path.is_file()]
+    found = {path.relative_to(ROOT).as_posix().removeprefix("clouds/") for path in files}
+    assert names == {f"clouds/{name}" for name in found | {"prompt_llama70b.txt"}}
     assert "clouds/py.typed" in names
 
 
-def test_the_wheel_requires_what_requirements_txt_lists(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        requires = Parser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist")
-    assert requires is not None
+def test_the_metadata(metadata: email.message.Message) -> None:
+    assert (metadata["Name"], metadata["Version"]) == ("clouds-dgss", clouds.__version__)
+    python = "Programming Language :: Python :: "
+    versions = {each.removeprefix(python) for each in metadata.get_all("Classifier", []) if each.startswith(python)}
+    assert versions == {"3 :: Only", "3.11", "3.12", "3.13"}
+    assert "Typing :: Typed" in metadata.get_all("Classifier", [])
+    assert set(metadata.get_all("Provides-Extra", [])) == {"export", "web", "wandb", "docs", "dev"}
+    assert 'clouds-dgss[export]; extra == "dev"' in metadata.get_all("Requires-Dist", [])
+
+
+def test_the_wheel_requires_what_requirements_txt_lists(metadata: email.message.Message) -> None:
     lines = (line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
     listed = {line.replace(" ", "") for line in lines if line}
-    required = {line.replace(" ", "") for line in requires if "extra ==" not in line}
+    required = {line.replace(" ", "") for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line}
     assert {normalized(line) for line in required} == {normalized(line) for line in listed}
 
 
@@ -63,3 +109,102 @@ def normalized(requirement: str) -> tuple[str, frozenset[str]]:
     """The name of a package and its bounds, whose order does not matter."""
     end = next(at for at, letter in enumerate(requirement) if letter in "<>=")
     return requirement[:end].lower().replace("_", "-"), frozenset(requirement[end:].split(","))
+
+
+@pytest.fixture(scope="module")
+def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Done]:
+    """The installed command ``clouds``, in a folder that holds nothing else.
+
+    The packages that CLOUDS needs are those of the environment of this test.
+    """
+    place, elsewhere = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("elsewhere")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index", "--no-deps"]
+    done = run(*pip, "--target", place, wheel, cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    settings = {"DETECTRON2_DATASETS": "data", "OMP_NUM_THREADS": "1", "CLOUDS_D2": "bundled"}
+
+    def call(*words: str | Path) -> Done:
+        return run(place / "bin/clouds", *words, cwd=elsewhere, PYTHONPATH=str(place), **settings)
+
+    where = run(sys.executable, "-c", "import clouds; print(clouds.__file__)", cwd=elsewhere, PYTHONPATH=str(place))
+    assert Path(where.stdout.strip()) == place / "clouds/__init__.py", "or the tests would run the repository's code"
+    call.folder = elsewhere  # type: ignore[attr-defined]
+    return call
+
+
+def test_names_of_the_repository(command: Callable[..., Done]) -> None:
+    assert command("--version").stdout == f"clouds {clouds.__version__}\n"
+    done = command("train", "--config-file", "configs/warmup/gta/train_gta50.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: Config file configs/warmup/gta/train_gta50.yaml does not exist; the most similar one is "
+        "configs/warmup/gta/train_gta_r50.yaml.\n"
+    )
+    done = command("generate", "--folder", "x", "--input", "prompt_llama7b", "--device", "cpu", "--model", "none")
+    assert done.returncode == 2
+    assert done.stderr.endswith("; the most similar one is prompt_llama70b.txt.\n")
+
+
+CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "mlp", "image_size": 64},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+SMALL = """
+_BASE_: configs/joint_training/gta/train_jt_gta.yaml
+SEED: 5
+MODEL:
+  DEVICE: cpu
+  WEIGHTS: ""
+  CLOUDS: {CLIP_MODEL_NAME: clip.json, CLIP_PRETRAINED_WEIGHTS: "", EMBED_DIM: 16, SAM: {MINIBATCH: False}}
+  SEM_SEG_HEAD: {CONVS_DIM: 32, MASK_DIM: 32, TRANSFORMER_ENC_LAYERS: 1, TRANSFORMER_ENC_DIM_FEEDFORWARD: 32,
+    DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS: 4}
+  MASK_FORMER: {HIDDEN_DIM: 32, NUM_OBJECT_QUERIES: 8, NHEADS: 4, DIM_FEEDFORWARD: 32, DEC_LAYERS: 3}
+INPUT: {INITIAL_HEIGHT: 32, INITIAL_WIDTH: 48, CROP_SIZE: [32, 32], TEST_SHORT_EDGE: 32}
+DATALOADER: {NUM_WORKERS: 0, SAMPLER_TRAIN: TrainingSampler}
+SOLVER: {IMS_PER_BATCH: 2, MAX_ITER: 2}
+OUTPUT_DIR: output
+"""
+
+
+def write_streets(folder: Path) -> None:
+    """Write the data set of ``configs/datasets/streets.yaml``, whose label maps show all classes."""
+    label_ids = sorted(CITYSCAPES_ID_TO_TRAIN_ID, key=CITYSCAPES_ID_TO_TRAIN_ID.__getitem__)
+    for split in ("train", "val"):
+        for number in range(2):
+            train_ids = np.resize(np.random.default_rng(number).permutation(19), (8, 12)).repeat(4, 0).repeat(4, 1)
+            for name, pixels in (
+                (f"images/{number}.jpg", np.array(CITYSCAPES_COLORS, np.uint8)[train_ids]),
+                (f"labels/{number}_labelIds.png", np.array(label_ids, np.uint8)[train_ids]),
+            ):
+                path = folder / "streets" / split / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+
+
+def test_from_data_to_a_prediction_in_another_folder(command: Callable[..., Done]) -> None:
+    folder: Path = command.folder  # type: ignore[attr-defined]
+    write_streets(folder / "data")
+    (folder / "clip.json").write_text(json.dumps(CLIP))
+    (folder / "small.yaml").write_text(SMALL)
+    image = folder / "data/streets/val/images/0.jpg"
+    config = ("--config-file", "small.yaml", "--dataset", "configs/datasets/streets.yaml")
+    weights = ("MODEL.WEIGHTS", "output/model_final.pth")
+    for words in (
+        ("prepare", "--dataset", "configs/datasets/streets.yaml", "--nproc", "1"),
+        ("train", *config),
+        ("eval", *config, *weights, "OUTPUT_DIR", "evaluation"),
+        ("report", "output", "evaluation"),
+        ("predict", *config, image, "--output", "out", *weights),
+    ):
+        done = command(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        if words[0] == "report":
+            trained, evaluated = done.stdout.splitlines()[2:]
+            assert trained.removeprefix("| output") == evaluated.removeprefix("| evaluation")
+    labels = np.asarray(Image.open(folder / "out/0_labels.png"))
+    assert labels.shape == (32, 48)
+    assert labels.max() < 19
+    assert {path.name for path in folder.iterdir()} == {
+        *("data", "clip.json", "small.yaml", "output", "evaluation", "out")
+    }

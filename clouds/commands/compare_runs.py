@@ -1,4 +1,4 @@
-"""The command ``tools/compare_runs.py``: say what differs between two trainings."""
+"""The command ``clouds compare``: say what differs between two trainings."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from clouds.utils.arguments import CommandParser
 DESCRIPTION = """\
 Say what differs between two trainings.
 
-    python tools/compare_runs.py output/first output/second
+    %(prog)s output/first output/second
 
 A and B are output folders. The newest training of each is compared: settings, code, versions, machine, data, weights
 and metrics. OUTPUT_DIR, times and process ids are left out. The exit code is 0 if nothing differs, 1 if something does,

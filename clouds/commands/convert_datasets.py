@@ -12,7 +12,7 @@ from clouds.utils.signals import stop_on_signals
 DESCRIPTION = """\
 Convert the label files of {title} to label maps of train ids, *_labelTrainIds.png.
 
-    python tools/convert_datasets/{name}.py PATH
+    %(prog)s PATH
 
 PATH is the folder with {content}. The exit code is 2 if some label files could not be converted.
 """

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import ParamSpec, TextIO
 
 from clouds.errors import TransientError, UserError, machine_error, one_line
+from clouds.utils.resources import install_command
 from clouds.utils.signals import EXIT_CODE, Stopped
 from clouds.utils.world import restarts_left
 
 Arguments = ParamSpec("Arguments")
-
-INSTALL = "pip install -r requirements.txt -e ."
 
 # Import names of the packages in requirements.txt.
 DEPENDENCIES = frozenset((
@@ -27,15 +26,18 @@ DEPENDENCIES = frozenset((
     "torch", "torchvision", "tqdm", "transformers", "yaml",
 ))  # fmt: skip
 
+# Import names of optional packages, and the extras that install them.
+EXTRAS = {"gradio": "web", "onnx": "export", "onnxruntime": "export", "onnxscript": "export", "wandb": "wandb"}
+
 
 def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
     """Decorate the main function of a command so that errors meant for its user become one sentence.
 
-    A `UserError`, the absence of a package in `DEPENDENCIES`, or an error of the machine, such as a full disk, is
-    written to stderr, and the exit code is 2. A command that a signal has stopped after everything was saved exits with
-    75 (see `Stopped`), one that was interrupted elsewhere with 130, and one whose output nobody reads any more, as
-    before ``| head``, with 141, as a shell reports these signals. Any other exception is a defect and keeps its
-    traceback.
+    A `UserError`, the absence of a package in `DEPENDENCIES` or `EXTRAS`, or an error of the machine, such as a full
+    disk, is written to stderr, and the exit code is 2. A command that a signal has stopped after everything was saved
+    exits with 75 (see `Stopped`), one that was interrupted elsewhere with 130, and one whose output nobody reads any
+    more, as before ``| head``, with 141, as a shell reports these signals. Any other exception is a defect and keeps
+    its traceback.
 
     Args:
         main: returns the exit code.
@@ -67,9 +69,13 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
         except UserError as error:
             message = str(error)
         except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in DEPENDENCIES:
+            package = (error.name or "").partition(".")[0]
+            if package in DEPENDENCIES:
+                message = f"{error}: install CLOUDS and its dependencies with: {install_command()}"
+            elif package in EXTRAS:
+                message = f"{error}: install it with: {install_command(EXTRAS[package])}"
+            else:
                 raise
-            message = f"{error}: install CLOUDS and its dependencies with: {INSTALL}"
         except (OSError, MemoryError, RuntimeError) as error:
             if (known := machine_error(error)) is None:
                 raise

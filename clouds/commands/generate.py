@@ -1,4 +1,4 @@
-"""The command ``generate_txt_im.py``: generate an unlabelled set of images from a file of prompts."""
+"""The command ``clouds generate``: generate an unlabelled set of images from a file of prompts."""
 
 import argparse
 import logging
@@ -25,7 +25,7 @@ from clouds.utils.signals import stop_on_signals
 DESCRIPTION = """\
 Generate an unlabelled set of street images from a file of prompts.
 
-    python generate_txt_im.py --input prompt_llama70b --folder sd_mine
+    %(prog)s --input prompt_llama70b --folder sd_mine
 
 The set is written to <output root>/stable_diffusion/<folder>. After an interruption, the same command generates what is
 missing. GETTING_STARTED.md explains how to share the work among processes, the quality gate, and how to generate a set

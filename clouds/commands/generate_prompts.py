@@ -1,4 +1,4 @@
-"""The command ``tools/generate_prompts.py``: let a chat model write a file of prompts."""
+"""The command ``clouds prompts``: let a chat model write a file of prompts."""
 
 import argparse
 import logging
@@ -12,9 +12,9 @@ from clouds.utils.arguments import CommandParser, float_from, positive_float, po
 from clouds.utils.signals import stop_on_signals
 
 DESCRIPTION = """\
-Let a chat model write a file of prompts for generate_txt_im.py.
+Let a chat model write a file of prompts for the generation of images.
 
-    python tools/generate_prompts.py --model FOLDER_OR_HUB_NAME --output prompts.txt
+    %(prog)s --model FOLDER_OR_HUB_NAME --output prompts.txt
 
 Each request draws weather, time of day, place and visible objects, so that the prompts differ. The replies are checked:
 length, vocabulary, number of tokens, similarity to earlier prompts. After an interruption, the same command continues.

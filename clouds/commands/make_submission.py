@@ -1,4 +1,4 @@
-"""The command ``tools/make_submission.py``: make the zip file that a test server takes."""
+"""The command ``clouds submit``: make the zip file that a test server takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Predict the test split of Cityscapes or ACDC and make the zip file that the test server takes.
 
-    python tools/make_submission.py --config-file FILE --benchmark cityscapes|acdc --output DIR \\
+    %(prog)s --config-file FILE --benchmark cityscapes|acdc --output DIR \\
         MODEL.WEIGHTS model_final.pth
 
 Every image is predicted at its own size. DIR gets <benchmark>_<split>/ with a PNG per image, <benchmark>_<split>.zip,

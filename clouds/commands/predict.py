@@ -1,4 +1,4 @@
-"""The command ``tools/predict.py``: predict the label maps of images."""
+"""The command ``clouds predict``: predict the label maps of images."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Predict the label maps of images.
 
-    python tools/predict.py --config-file FILE INPUT... --output DIR MODEL.WEIGHTS model_final.pth
+    %(prog)s --config-file FILE INPUT... --output DIR MODEL.WEIGHTS model_final.pth
 
 INPUT is an image or a folder, which is searched with its sub-folders. For each image two files are written to the same
 sub-folder of DIR: NAME_labels.png (8-bit train ids) and NAME_overlay.jpg (the image with the colors of its classes).

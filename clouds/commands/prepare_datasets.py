@@ -1,4 +1,4 @@
-"""The command ``tools/prepare_datasets.py``: convert and check data sets."""
+"""The command ``clouds prepare``: convert and check data sets."""
 
 import argparse
 import logging
@@ -12,9 +12,9 @@ from clouds.utils.signals import stop_on_signals
 DESCRIPTION = """\
 Convert the labels of data sets to train ids, check every file, and report what is missing or wrong.
 
-    python tools/prepare_datasets.py [NAME ...]            convert label files where this is needed, then check
-    python tools/prepare_datasets.py --check [NAME ...]    only check
-    python tools/prepare_datasets.py --dataset my.yaml     prepare a data set of your own
+    %(prog)s [NAME ...]            convert label files where this is needed, then check
+    %(prog)s --check [NAME ...]    only check
+    %(prog)s --dataset my.yaml     prepare a data set of your own
 
 The data root is $DETECTRON2_DATASETS, or datasets/ if that is not set. NAME is a data set, such as gta5 or
 acdc_fog_val, or the beginning of several names, such as acdc; the default is every data set in the data root. The check

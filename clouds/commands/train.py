@@ -1,4 +1,4 @@
-"""The command ``train_net.py``: train or evaluate a network."""
+"""The commands ``clouds train`` and ``clouds eval``: train or evaluate a network."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 EPILOG = """\
 Train or evaluate a CLOUDS network.
 
-Train:     python train_net.py --config-file configs/warmup/gta/train_gta.yaml OUTPUT_DIR output/gta
+Train:     clouds train --config-file configs/warmup/gta/train_gta.yaml OUTPUT_DIR output/gta
 Resume:    the same command with --resume; it stops if settings differ that matter, unless --resume-anyway is given.
            Without it, a new run starts, and the files of the earlier run move to OUTPUT_DIR/previous/<run id>.
-Evaluate:  python train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/gta/model_final.pth
-           --eval-only --resume evaluates the newest checkpoint in OUTPUT_DIR, and --eval-only alone MODEL.WEIGHTS of
-           the config: in a config of joint training, the checkpoint of the warm-up.
+Evaluate:  clouds eval --config-file FILE MODEL.WEIGHTS output/gta/model_final.pth
+           With --resume it evaluates the newest checkpoint in OUTPUT_DIR, and without it MODEL.WEIGHTS of the config:
+           in a config of joint training, the checkpoint of the warm-up.
 Dry run:   any of these commands with --dry-run. It tries one step and one image of each test set, writes nothing, and
            prints the memory, the time and the disk space that the run takes, and what it would write and move. The exit
            code is 2 if the run cannot end well.
-8 GPUs:    the same command with --num-gpus 8, or torchrun --nproc-per-node 8 train_net.py ...
+8 GPUs:    the same command with --num-gpus 8, or torchrun --nproc-per-node 8 -m clouds train ...
 Own data:  the same command with --dataset my.yaml, see datasets/README.md
+Script:    in a clone, python train_net.py is clouds train, and with --eval-only clouds eval
 """
 
 

@@ -18,6 +18,7 @@ from clouds.config.settings import plain_settings
 from clouds.config.values import shown, typed
 from clouds.errors import UserError
 from clouds.utils.paths import is_url
+from clouds.utils.resources import existing_file
 from clouds.utils.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -124,22 +125,15 @@ def _set(cfg: CfgNode, key: str, value: Any) -> None:
     (value_of(cfg, section) if section else cfg)[last] = value
 
 
-def _read_files(path: str | Path, including: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[Any, Any]]]:
+def _read_files(name: str | Path, including: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[Any, Any]]]:
     """Yield (path, content) of every file in the `_BASE_` chain of a YAML file, bases first.
 
-    `_BASE_` is a name or a list of names, relative to the file that contains it.
+    `_BASE_` is a name or a list of names, relative to the file that contains it, or of this package.
     """
     named_in = f", the _BASE_ of {including[-1]}," if including else ""
-    try:
-        path = Path(path).expanduser()
-        is_file, resolved = path.is_file(), path.resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # no valid name, or ~ of an unknown user
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"Config file {path}{named_in} cannot be read ({reason}).") from error
-    if resolved in [other.resolve() for other in including]:
+    path = existing_file(name, "Config file", including[-1].parent if including else Path(), named_in)
+    if path.resolve() in [other.resolve() for other in including]:
         raise UserError(f"Config file {path}{named_in} is its own _BASE_: remove one of the two lines.")
-    if not is_file:
-        raise UserError(f"Config file {path}{named_in} {'is not a file' if path.exists() else 'does not exist'}.")
     tree = read_yaml(path, "Config file")
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
@@ -150,7 +144,7 @@ def _read_files(path: str | Path, including: tuple[Path, ...] = ()) -> Iterator[
     if not all(isinstance(base, str) for base in bases):
         raise UserError(f"Config file {path}: _BASE_ must be a file name or a list of file names, not {bases!r}.")
     for base in bases:
-        yield from _read_files(base if base.startswith("~") else path.parent / base, (*including, path))
+        yield from _read_files(base, (*including, path))
     yield path, tree
 
 

@@ -17,7 +17,7 @@ def start(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] = Train
 
     Args:
         cfg: config that was read from ``args.config_file`` and ``args.opts``, not frozen yet.
-        args: command line of ``train_net.py``, see `clouds.commands.train.parse_arguments`.
+        args: command line of ``clouds train``, see `clouds.commands.train.parse_arguments`.
         trainer: class of the trainer; a class of a module, so that it can be sent to other processes.
 
     Raises:

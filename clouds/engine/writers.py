@@ -15,6 +15,7 @@ from clouds.engine.run.metrics import LOSS
 from clouds.engine.run.record import current_run
 from clouds.errors import UserError
 from clouds.utils.atomic import OptionalOutput, append_file, writing
+from clouds.utils.resources import install_command
 
 
 class NewRows:
@@ -119,8 +120,8 @@ def check_wandb(cfg: CfgNode) -> None:
     spec = importlib.util.find_spec("wandb")
     if spec is None or spec.origin is None:  # a spec without origin is the folder "wandb" that an earlier run has left
         raise UserError(
-            f"WANDB.PROJECT is {cfg.WANDB.PROJECT!r}, but wandb is not installed: pip install wandb, "
-            "or leave WANDB.PROJECT empty."
+            f"WANDB.PROJECT is {cfg.WANDB.PROJECT!r}, but wandb is not installed: "
+            f"{install_command('wandb')}, or leave WANDB.PROJECT empty."
         )
 
 

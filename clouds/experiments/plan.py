@@ -72,7 +72,7 @@ def build_jobs(
         variants: rows of the experiment, each after the one that it starts from.
         seeds: seeds of the trainings.
         configs: key of a variant -> its config, as `load_configs` returns them.
-        root: repository with `train_net.py`; relative names in the configs are resolved against it.
+        root: folder in which the jobs run; relative names in the configs are resolved against it.
         output: folder of the results.
         settings: `KEY VALUE` pairs for all trainings.
         prepared: jobs that the variants name in `needs`.
@@ -90,7 +90,7 @@ def build_jobs(
         name = f"{variant.key} {seed}"
         jobs[name] = Job(
             name=name,
-            command=(sys.executable, str(root / "train_net.py"), *flags),
+            command=(sys.executable, "-m", "clouds", "train", *flags),
             folder=folder,
             needs=needs,
             steps=configs[variant.key].SOLVER.MAX_ITER,

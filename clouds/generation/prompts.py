@@ -1,6 +1,5 @@
 """Prompt files: one prompt per line."""
 
-import difflib
 import logging
 import re
 import unicodedata
@@ -11,6 +10,7 @@ from typing import Any
 from clouds.errors import UserError
 from clouds.generation.plan import MAX_PROMPTS
 from clouds.utils.paths import user_path
+from clouds.utils.resources import find_file, similar_file
 
 logger = logging.getLogger(__name__)
 
@@ -26,23 +26,19 @@ def find_prompts(name: str) -> Path:
     """Return the path of a prompt file.
 
     Args:
-        name: path, or path without `.txt`, as in the published command: `prompt_llama70b`.
+        name: path, or path without `.txt`, as in the published command: `prompt_llama70b`. A file that comes with this
+            package has its name in the repository.
 
     Raises:
-        UserError: the file does not exist; the message lists the text files with the most similar names.
+        UserError: the file does not exist; the message names the text file with the most similar name.
     """
-    path = user_path(name)
-    stem = path.with_name(f"{path.name}.txt")
-    if path.is_file():
-        return path
-    if stem.is_file():
-        return stem
-    if path.is_dir():
+    text = f"{name}.txt"
+    for path in (find_file(name), find_file(text)):
+        if path.is_file():
+            return path
+    if user_path(name).is_dir():
         raise UserError(f"--input {name} is a folder; name a text file with one prompt per line.")
-    folder = path.parent
-    there = sorted(file.name for file in folder.glob("*.txt")) if folder.is_dir() else []
-    near = ", ".join(difflib.get_close_matches(stem.name, there, n=3, cutoff=0)) or "none"
-    raise UserError(f"There is no prompt file {stem} (--input {name}); text files in {folder.absolute()}: {near}.")
+    raise UserError(f"There is no prompt file {user_path(text)} (--input {name}){similar_file(text)}.")
 
 
 def read_prompts(path: Path) -> list[str]:

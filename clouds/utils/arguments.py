@@ -3,7 +3,9 @@
 import argparse
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from clouds.errors import one_line
@@ -17,8 +19,8 @@ class CommandParser(argparse.ArgumentParser):
     """Parser whose errors are one line, as those of `UserError`, and whose help keeps the lines of its texts.
 
     Args:
-        description: text of the help before the flags.
-        epilog: text of the help after the flags.
+        description: text of the help before the flags, in which ``%(prog)s`` is the command as it was typed.
+        epilog: text of the help after the flags, as `description`.
         parents: parsers whose arguments this one also has; their own help flag is used.
     """
 
@@ -30,6 +32,7 @@ class CommandParser(argparse.ArgumentParser):
         parents: Sequence[argparse.ArgumentParser] = (),
     ) -> None:
         super().__init__(
+            prog=program(),
             description=description,
             epilog=epilog,
             parents=list(parents),
@@ -40,6 +43,14 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print a message in one line and exit with code 2."""
         self.exit(2, f"error: {one_line(f'{message}; see {self.prog} --help')}\n")
+
+
+def program() -> str:
+    """Return the command as it was typed: "clouds train", or "python tools/predict.py"."""
+    name, *words = sys.argv
+    path = Path(name)
+    is_ours = path.stem == "clouds" or (path.parent.name, path.name) == ("clouds", "__main__.py")
+    return " ".join(["clouds", *words[:1]]) if is_ours else f"python {name}"
 
 
 def int_from(low: int, high: int) -> Callable[[str], int]:

@@ -38,7 +38,7 @@ def test_sam_says_where_its_weights_come_from(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert module("sam").main([]) == 2
-    assert "python tools/get_weights.py mobile_sam" in capsys.readouterr().err
+    assert "clouds weights mobile_sam" in capsys.readouterr().err
 
 
 def test_scenes(module: Callable[[str], ModuleType]) -> None:

@@ -8,11 +8,12 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from clouds.commands.entry import DEPENDENCIES, user_errors
+from clouds.commands.entry import DEPENDENCIES, EXTRAS, user_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 GTA = str(ROOT / "configs/warmup/gta/train_gta.yaml")
@@ -90,6 +91,10 @@ def test_a_missing_package_is_one_sentence(capsys: pytest.CaptureFixture[str]) -
     assert main("cv2") == 2
     said = capsys.readouterr().err
     assert said.startswith("error: No module named 'cv2'") and "pip install -r requirements.txt -e ." in said
+    for name, extra in EXTRAS.items():
+        assert main(f"{name}.part") == 2
+        said = capsys.readouterr().err
+        assert said == f"error: No module named '{name}.part': install it with: pip install -e '.[{extra}]'\n"
     with pytest.raises(ModuleNotFoundError):
         main("my_streets")
     with pytest.raises(ModuleNotFoundError):
@@ -104,8 +109,14 @@ def test_the_declared_packages_are_the_known_ones() -> None:
     assert found == declared - {"kornia-rs"}  # its absence is handled
 
 
+def test_every_extra_of_an_optional_package_installs_it() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, extra in EXTRAS.items():
+        assert name in {re.split(r"[<>=\[]", requirement)[0] for requirement in extras[extra]}
+
+
 def test_every_package_that_is_imported_is_declared() -> None:
-    optional = {"detectron2", "kornia_rs", "triton", "wandb"}
+    optional = {"detectron2", "kornia_rs", "triton", *EXTRAS}
     not_imported = {"accelerate", "torchvision"}  # diffusers, transformers, open_clip and timm import them
     imported = set()
     for path in (ROOT / "clouds").rglob("*.py"):

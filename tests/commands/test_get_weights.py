@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clouds.commands import get_weights as tool
+from clouds.commands.main import COMMANDS
 from clouds.errors import UserError
 from clouds.self_training.sam.weights import GET_WEIGHTS, WEIGHTS
 from clouds.utils.hashing import file_sha256
@@ -155,7 +156,7 @@ def test_a_folder_that_cannot_be_made(index, tmp_path, capsys):
 
 
 def test_the_command_of_the_error_messages_exists():
-    python, script, name = GET_WEIGHTS.split()
-    assert python == "python"
-    assert (ROOT / script).is_file()
+    program, command, name = GET_WEIGHTS.split()
+    assert program == "clouds"
+    assert COMMANDS[command].module == "get_weights"
     assert tool.SOURCES[name].file_name == Path(WEIGHTS[name]).name

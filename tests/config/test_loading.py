@@ -110,7 +110,7 @@ def test_two_bases_may_have_one_base(tmp_path):
         ("_BASE_: 3\n", r"_BASE_ must be a file name or a list of file names, not \[3\]"),
         ("_BASE_: [[file.yaml]]\n", "_BASE_ must be a file name"),
         ("_BASE_: .\n", "is not a file"),
-        ("_BASE_: ~nobody-of-that-name/a.yaml\n", "cannot be read"),
+        ("_BASE_: ~nobody-of-that-name/a.yaml\n", "does not exist"),
         ('_BASE_: "a\\0b"\n', "cannot be read|does not exist"),
         (f"_BASE_: {'a' * 5000}\n", "cannot be read"),
         ("SOLVER:\n  MAX_ITER: 1\nSEED: 2\nSOLVER:\n  MAX_ITER: 3\n", "has the key SOLVER twice, on lines 1 and 4"),

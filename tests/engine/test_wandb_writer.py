@@ -103,7 +103,9 @@ def test_asked_for_and_not_installed(
     if leftovers:  # the folder in which W&B keeps its own files would import as a package
         (tmp_path / "wandb").mkdir()
     tiny_cfg.WANDB.PROJECT = "streets"
-    message = r"^WANDB\.PROJECT is 'streets', but wandb is not installed: pip install wandb, or leave .* empty\.$"
+    message = (
+        r"^WANDB\.PROJECT is 'streets', but wandb is not installed: pip install -e '\.\[wandb\]', or leave .* empty\.$"
+    )
     with pytest.raises(UserError, match=message):
         default_setup(tiny_cfg.clone(), Namespace())
     assert not Path(tiny_cfg.OUTPUT_DIR).exists(), "told before anything is begun"

@@ -38,8 +38,8 @@ def test_jobs(tmp_path: Path, variants: list[Variant]) -> None:
     assert jobs["b 2"].needs == ("a 2", "images")
     assert (jobs["a 1"].needs, jobs["a 1"].steps, jobs["b 1"].steps) == ((), 10, 5)
     command = jobs["b 2"].command
-    assert command[1:5] == (str(tmp_path / "train_net.py"), "--config-file", str(tmp_path / "b.yaml"), "--resume")
-    assert dict(zip(command[5::2], command[6::2], strict=True)) == {
+    assert command[1:7] == ("-m", "clouds", "train", "--config-file", str(tmp_path / "b.yaml"), "--resume")
+    assert dict(zip(command[7::2], command[8::2], strict=True)) == {
         "SOLVER.BASE_LR": "0.5",
         "TEST.EVAL_PERIOD": "7",
         "SEED": "2",

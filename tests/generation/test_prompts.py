@@ -30,7 +30,7 @@ def test_by_stem_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert find_prompts("prompts").resolve() == path
     assert find_prompts("prompts.txt").resolve() == path
     assert find_prompts(str(tmp_path / "prompts")) == path
-    with pytest.raises(UserError, match=r"no prompt file prompt\.txt .*: prompts\.txt\.$"):
+    with pytest.raises(UserError, match=r"no prompt file prompt\.txt .* is prompts\.txt\.$"):
         find_prompts("prompt")
     with pytest.raises(UserError, match="is a folder"):
         find_prompts(str(tmp_path))

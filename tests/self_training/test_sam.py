@@ -301,12 +301,12 @@ class TestMistakes:
     def test_missing_weights_name_the_command(self, kind, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         settings = {} if kind == "mobile_sam" else {"MOBILE": False, "TYPE": kind}
-        self.fails(r"no file weights/\S+.*python tools/get_weights\.py mobile_sam", **settings)
+        self.fails(r"no file weights/\S+.*clouds weights mobile_sam", **settings)
 
     def test_a_damaged_file(self, mobile_file, tmp_path):
         path = tmp_path / "half.pt"
         path.write_bytes(mobile_file.read_bytes()[:100_000])
-        self.fails(r"half\.pt cannot be read.*python tools/get_weights\.py mobile_sam", WEIGHTS=str(path))
+        self.fails(r"half\.pt cannot be read.*clouds weights mobile_sam", WEIGHTS=str(path))
         path.write_bytes(b"text")
         self.fails(r"half\.pt cannot be read", WEIGHTS=str(path))
 

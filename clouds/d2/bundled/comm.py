@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 _LOCAL_PROCESS_GROUP: Any = None
 _NO_LOCAL_GROUP = (
-    "There is no process group for this machine: start the processes with train_net.py, or call "
+    "There is no process group for this machine: start the processes with `clouds train`, or call "
     "comm.create_local_process_group(processes_per_machine) after torch.distributed.init_process_group()."
 )
 

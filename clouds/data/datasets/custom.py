@@ -32,6 +32,7 @@ from clouds.data.label_readers import CHANNELS, LabelKind, pack_colors
 from clouds.errors import UserError, check_name
 from clouds.utils.images import IMAGE_SUFFIXES
 from clouds.utils.paths import is_path
+from clouds.utils.resources import existing_file
 from clouds.utils.values import is_integer
 from clouds.utils.yaml_files import read_yaml
 
@@ -44,7 +45,7 @@ _CITYSCAPES = "cityscapes"
 
 
 def read_custom(file: Path) -> list[DatasetSpec]:
-    """Read a YAML file and return one spec per split.
+    """Read a YAML file and return one spec per split. A file of this package has its name in the repository.
 
     Raises:
         UserError: the file is missing, not YAML, or does not describe a data set.
@@ -74,7 +75,8 @@ def dataset_settings(file: Path) -> list[str]:
 
 
 def _read_splits(file: Path) -> dict[str, DatasetSpec]:
-    return _Parser(file, read_yaml(file, "The data set")).specs()
+    path = existing_file(file, "The data set")
+    return _Parser(path, read_yaml(path, "The data set")).specs()
 
 
 class _Parser:

@@ -10,7 +10,7 @@ from clouds.utils.folders import image_files, is_hidden
 PUBLISHED_GENERATED = "sd_llama70b_v2"
 """Name of the generated set that the published joint configs train on."""
 
-GENERATE_COMMAND = "python generate_txt_im.py --folder NAME"
+GENERATE_COMMAND = "clouds generate --folder NAME"
 """Command that makes a generated set, for error messages."""
 
 

@@ -60,7 +60,7 @@ def pair_files(
         raise UserError(
             f"{name}: {len(unpaired)} of {len(ids)} images have no label map, the first is "
             f"{image_files[unpaired[0]]} (looked for {labels.name_of(unpaired[0])} under {labels.folder}); "
-            "finish the download or the label conversion; tools/prepare_datasets.py lists them all."
+            "finish the download or the label conversion; `clouds prepare` lists them all."
         )
     return [{"file_name": image_files[i], "sem_seg_file_name": label_files[i], "image_id": i} for i in ids]
 

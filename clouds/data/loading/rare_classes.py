@@ -111,7 +111,7 @@ class RareClassSampler(WeightedTrainingSampler):
             raise UserError(
                 f"Rare-class sampling: the class statistics have the train id {max(beyond)}, but there are "
                 f"{num_classes} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES): make the statistics again with "
-                "tools/prepare_datasets.py."
+                "`clouds prepare`."
             )
         try:
             rare = RareClasses.from_counts(counts, temperature=options.TEMPERATURE, min_pixels=options.MIN_PIXELS)
@@ -166,7 +166,7 @@ def labelled_counts(datasets: Datasets, custom: Sequence[str] = ()) -> dict[int,
                 f"Rare-class sampling needs class statistics, and {name} has none: describe the data set in a YAML "
                 "file, or use another sampler."
             )
-        remedy = f"python tools/prepare_datasets.py {name}, with --dataset FILE for a set of your own"
+        remedy = f"clouds prepare {name}, with --dataset FILE for a set of your own"
         if not files[name].is_file():
             raise UserError(
                 f"{name} has no class statistics {files[name]}, which rare-class sampling needs; make them with: "

@@ -195,7 +195,7 @@ def _labelled(records: Sequence[Record]) -> list[Record]:
 
 
 def _check_command(name: str, custom: Sequence[str], modules: Sequence[str]) -> str:
-    words = ["python tools/prepare_datasets.py --check", name]
+    words = ["clouds prepare --check", name]
     if name not in {spec.name for spec in BUILTIN_DATASETS} | find_generated(data_root()).keys():
         words += [f"--dataset {file}" for file in custom] + [f"--module {module}" for module in modules]
     return " ".join(words)

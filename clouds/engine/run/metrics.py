@@ -85,10 +85,15 @@ def read_scores(path: Path) -> dict[str, dict[str, float]]:
         Test set -> name of a score -> percent; a score without a value is missing. Empty if the last row is not an
         evaluation: the training still runs or was interrupted.
     """
+    return scores_of((read_training(path) or [{}])[-1])
+
+
+def scores_of(row: Row) -> dict[str, dict[str, float]]:
+    """Return the scores in a row, as `read_scores`."""
     scores: dict[str, dict[str, float]] = {}
-    for key, value in (read_training(path) or [{}])[-1].items():
+    for key, value in row.items():
         name, kind, score = (*key.split("/", 2), "", "")[:3]
-        if kind == "sem_seg":
+        if kind == "sem_seg" and is_number(value):
             scores.setdefault(name, {})[score] = float(value)
     return scores
 

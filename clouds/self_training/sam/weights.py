@@ -19,7 +19,7 @@ WEIGHTS = {
 }
 """Default path of the weights by `MODEL.CLOUDS.SAM.TYPE`."""
 
-GET_WEIGHTS = "python tools/get_weights.py mobile_sam"
+GET_WEIGHTS = "clouds weights mobile_sam"
 """Command that downloads MobileSAM's weights."""
 
 

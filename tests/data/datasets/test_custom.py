@@ -227,7 +227,7 @@ def test_an_invalid_file_is_one_sentence(tmp_path: Path, content: Any, message: 
 
 
 def test_a_missing_file_and_a_name_that_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no\.yaml cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"no\.yaml does not exist"):
         read_custom(tmp_path / "no.yaml")
     content = {**GARDEN, "name": "cityscapes", "splits": {"val": GARDEN["splits"]["val"]}}
     with pytest.raises(UserError, match="describes the data set cityscapes_val, but there is one already"):

@@ -40,11 +40,11 @@ def test_a_missing_generated_set_is_named_with_its_folder(tmp_path: Path) -> Non
         with pytest.raises(UserError) as error:
             load_dataset("sd_llama70b_v2")
         assert str(error.value).startswith(f"sd_llama70b_v2: {what} {images}, where ")
-        assert "python generate_txt_im.py --folder NAME (see datasets/README.md)" in str(error.value)
+        assert "clouds generate --folder NAME (see datasets/README.md)" in str(error.value)
         touch(images / "notes.txt")
     touch(images / "im_0_p0.png")
     assert len(load_dataset("sd_llama70b_v2")) == 1
-    with pytest.raises(UserError, match=r"'sd_v9'.* stable_diffusion/sd_v9 .*python generate_txt_im\.py"):
+    with pytest.raises(UserError, match=r"'sd_v9'.* stable_diffusion/sd_v9 .*clouds generate"):
         load_dataset("sd_v9")
 
 

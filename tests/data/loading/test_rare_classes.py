@@ -148,7 +148,7 @@ def test_statistics_of_the_published_converters_serve(gta: Path, cfg: CfgNode) -
     [
         (
             lambda path: path.unlink(),
-            r"has no class statistics .*make them with: python tools/prepare_datasets\.py gta5",
+            r"has no class statistics .*make them with: clouds prepare gta5",
         ),
         (lambda path: path.write_text("[]"), r"lack 10 label maps of gta5, first .*/labels/00001_labelTrainIds\.png"),
         (lambda path: path.write_text("{"), r"sample_class_stats\.json .*make them again"),

@@ -469,7 +469,7 @@ def test_the_message_has_the_command_that_lists_all_problems(camp: Path, caplog:
         if name == "acdc_fog_val":
             (camp / "acdc/rgb_anon/fog/val/x_0_rgb_anon.png").unlink()
         message = problem(camp, [name], full=True)
-        command = re.search(r"`python tools/prepare_datasets\.py (.*)`", message)
+        command = re.search(r"`clouds prepare (.*)`", message)
         assert command and command[1] == f"--check {words}"
         caplog.clear()
         assert prepare_datasets.main([*command[1].split(), "--nproc", "1"]) == 1

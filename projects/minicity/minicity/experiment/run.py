@@ -118,7 +118,7 @@ def choose(rows: Sequence[Row], args: argparse.Namespace) -> list[Row]:
     if args.sam != "mobile_sam":
         return chosen
     if not (REPOSITORY / "weights/mobile_sam.pt").is_file():
-        raise UserError("There is no weights/mobile_sam.pt: get it with `python tools/get_weights.py mobile_sam`.")
+        raise UserError("There is no weights/mobile_sam.pt: get it with `clouds weights mobile_sam`.")
     return [with_mobile_sam(each) for each in chosen]
 
 
