@@ -229,8 +229,8 @@ def describe_holder(output: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed `PACKAGES`."""
-    found = {"python": platform.python_version(), "clouds.d2": d2.MODE}
+    """Return the versions of Python, of this package, and of the installed `PACKAGES`."""
+    found = {"python": platform.python_version(), "clouds": clouds.__version__, "clouds.d2": d2.MODE}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
@@ -269,9 +269,9 @@ def git_state() -> tuple[dict[str, Any], bytes]:
 
 @functools.cache
 def code_version() -> str:
-    """Return the short commit of this package's checkout: ``+dirty`` with local changes, ``unknown`` outside git."""
+    """Return the short commit of this package's checkout, ``+dirty`` with local changes; ``v0.1.0`` outside git."""
     answer = _git("describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+dirty")
-    return UNKNOWN if answer is None else answer.decode().strip()
+    return f"v{clouds.__version__}" if answer is None else answer.decode().strip()
 
 
 def _git(*words: str) -> bytes | None:
