@@ -36,7 +36,11 @@ from clouds.utils.atomic import write_atomically, writing
 from clouds.utils.json_files import read_json
 from clouds.utils.world import torchrun_call
 
+DISTRIBUTION = "clouds-dgss"
+"""Name under which this package is installed."""
+
 PACKAGES = (
+    DISTRIBUTION,
     *("torch", "torchvision", "open_clip_torch", "timm", "fvcore", "iopath", "numpy", "scipy"),
     *("transformers", "diffusers", "accelerate", "segment-anything", "huggingface_hub"),
     *("opencv-python-headless", "opencv-python", "pillow", "safetensors", "detectron2", "wandb"),
@@ -229,8 +233,8 @@ def describe_holder(output: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of this package, and of the installed `PACKAGES`."""
-    found = {"python": platform.python_version(), "clouds": clouds.__version__, "clouds.d2": d2.MODE}
+    """Return the versions of Python and of the installed `PACKAGES`."""
+    found = {"python": platform.python_version(), "clouds.d2": d2.MODE}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
@@ -269,9 +273,17 @@ def git_state() -> tuple[dict[str, Any], bytes]:
 
 @functools.cache
 def code_version() -> str:
-    """Return the short commit of this package's checkout, ``+dirty`` with local changes; ``v0.1.0`` outside git."""
+    """Return the short commit of this package's checkout, ``+dirty`` with local changes.
+
+    Outside git it is the version that is installed, such as ``v0.1.0``; ``unknown`` if none is.
+    """
     answer = _git("describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+dirty")
-    return f"v{clouds.__version__}" if answer is None else answer.decode().strip()
+    if answer is not None:
+        return answer.decode().strip()
+    try:
+        return f"v{importlib.metadata.version(DISTRIBUTION)}"
+    except importlib.metadata.PackageNotFoundError:
+        return UNKNOWN
 
 
 def _git(*words: str) -> bytes | None:
