@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import diffusers
-import open_clip
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -23,6 +22,7 @@ from clouds.generation.painter import Painter
 from clouds.generation.plan import image_seed
 from clouds.generation.settings import PaintingSettings
 from clouds.utils.arguments import CommandParser, positive_int
+from clouds.utils.open_clip import open_clip
 
 PROMPT = "A photo of a busy road in the rain."
 SIZES = {

@@ -48,6 +48,11 @@ LAYERS = {
 # Imports inside functions besides those of commands: module -> {package: reason}.
 LATE_IMPORTS = {
     "clouds.engine.writers": {"wandb": "optional dependency"},
+    "clouds.modeling.matcher": {"scipy.optimize": "takes most of a second, and only training matches"},
+    "clouds.self_training.regions": {
+        "scipy.sparse": "takes half a second, and only pseudo-labels have regions",
+        "scipy.sparse.csgraph": "as scipy.sparse",
+    },
     "clouds.modeling.inference.labels": {"clouds.modeling.inference.kernel": "needs triton, an optional dependency"},
     "clouds.modeling.pixel_decoder.ops.choice": {
         "clouds.modeling.pixel_decoder.ops.kernel": "needs triton, an optional dependency"

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import open_clip
 from tqdm import tqdm
 
 from clouds.errors import UserError
@@ -18,6 +17,7 @@ from clouds.generation.settings import ChatSettings
 from clouds.generation.writing import INSTRUCTION, write_prompts
 from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.jsonl import Row, read_rows, write_rows
+from clouds.utils.open_clip import open_clip
 from clouds.utils.signals import stop_here
 from clouds.utils.world import world_from
 

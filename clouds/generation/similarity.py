@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import open_clip
 import torch
 from PIL import Image
 
 from clouds.errors import UserError
 from clouds.generation.hub import advice
+from clouds.utils.open_clip import open_clip
 from clouds.utils.torch_files import verify_model
 
 

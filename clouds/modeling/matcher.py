@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -161,6 +160,8 @@ def assign(costs: NDArray[np.float32], counts: Sequence[int], device: torch.devi
         counts: number of targets of each image; the rows behind them are padding.
         device: device of the indices.
     """
+    from scipy.optimize import linear_sum_assignment
+
     layers, images, padded, queries = costs.shape
     matched = np.zeros((2, layers, sum(min(queries, count) for count in counts)), dtype=np.int64)
     pairs = np.zeros((images * padded, layers), dtype=np.int64)

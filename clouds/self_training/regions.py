@@ -15,8 +15,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from clouds.data.classes import IGNORE_LABEL
@@ -189,6 +187,9 @@ def _runs(values: npt.NDArray[np.integer]) -> tuple[Integers, npt.NDArray[np.int
 
 def _joined(values: npt.NDArray[np.integer], starts: Integers, run_of: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Return the component of each run, (N,): runs of equal value that touch vertically are in one component."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     begins = np.zeros(values.shape, bool)
     begins.ravel()[starts] = True
     # The left end of the part that two runs share is the start of one of them: there, each pair is found once.

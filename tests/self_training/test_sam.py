@@ -10,6 +10,7 @@ from clouds.config import get_config
 from clouds.errors import UserError
 from clouds.self_training.sam import SAM_REGISTRY, CachedSam, Embedding, Sam, build_sam, decoder
 from clouds.self_training.sam.base import NetworkSam
+from clouds.self_training.sam.build import BACK_ENDS
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.mobile_sam import mobile_network
 from clouds.self_training.sam.segment_anything import SegmentAnything, set_image_size
@@ -389,10 +390,11 @@ def test_a_new_back_end_is_one_entry(registered, tmp_path):
     assert cached.model_id == "one"
 
 
-def test_every_published_type_is_in_the_registry():
-    assert {name for name, _ in SAM_REGISTRY} >= {
-        *("vit_h", "vit_l", "vit_b", "mobile_sam", "transformers", "segment_anything")
-    }
+def test_every_published_type_is_registered_by_its_module():
+    assert BACK_ENDS.keys() == {"vit_h", "vit_l", "vit_b", "mobile_sam", "transformers", "segment_anything"}
+    for name, module in BACK_ENDS.items():
+        importlib.import_module(f"clouds.self_training.sam.{module}")
+        assert SAM_REGISTRY.get(name).__module__ == f"clouds.self_training.sam.{module}"
 
 
 def test_the_interface_is_abstract():

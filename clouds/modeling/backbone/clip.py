@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import open_clip
 import torch
 from timm.models import ConvNeXt
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from clouds.modeling.backbone.open_clip_models import (
 from clouds.modeling.backbone.towers import SUPPORTED, Stages, bfloat16_copy, feature_maps, image_tower, tower_stages
 from clouds.modeling.layers import autocast_dtype, full_precision, mask_pool
 from clouds.modeling.text_classifier import TextClassifier, build_text_classifier
+from clouds.utils.open_clip import open_clip
 
 
 @BACKBONE_REGISTRY.register()

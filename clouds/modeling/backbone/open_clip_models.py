@@ -5,14 +5,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import open_clip
-from open_clip.pretrained import download_pretrained_from_hf
 from torch import nn
 
 from clouds.d2 import comm
 from clouds.d2.groups import wait_for_all
 from clouds.errors import UserError
 from clouds.modeling.initialization import NoRandomInitialization
+from clouds.utils.open_clip import open_clip
 from clouds.utils.tensors import find_unusable
 from clouds.utils.torch_files import verify_model
 
@@ -101,7 +100,7 @@ def _weight_sources(model_name: str, pretrained: str) -> list[str]:
     if schema == "local-dir":
         return [place]
     if schema == "hf-hub":
-        return [download_pretrained_from_hf(place)]
+        return [open_clip.pretrained.download_pretrained_from_hf(place)]
     tagged = open_clip.get_pretrained_cfg(model_name, pretrained)
     return [open_clip.download_pretrained(tagged) if tagged else pretrained]  # downloaded before: read from the cache
 

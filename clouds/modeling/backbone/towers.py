@@ -9,12 +9,13 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from open_clip.modified_resnet import ModifiedResNet
 from timm.models import ConvNeXt
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-SUPPORTED = (ConvNeXt, ModifiedResNet)
+from clouds.utils.open_clip import open_clip
+
+SUPPORTED = (ConvNeXt, open_clip.modified_resnet.ModifiedResNet)
 
 Stages = dict[str, Sequence[nn.Module] | nn.Sequential]
 """Modules by name of the feature map that they compute from the map before it; the first take the images."""

@@ -1,5 +1,6 @@
 """Building the SAM that a config describes."""
 
+import importlib
 import logging
 from pathlib import Path
 
@@ -7,14 +8,18 @@ import torch
 
 from clouds.d2 import CfgNode
 from clouds.errors import UserError, check_name
-from clouds.self_training.sam import mobile_sam as _mobile_sam  # noqa: F401  (registers its back end)
-from clouds.self_training.sam import segment_anything as _segment_anything  # noqa: F401
-from clouds.self_training.sam import segment_anything_folder as _segment_anything_folder  # noqa: F401
-from clouds.self_training.sam import transformers as _transformers  # noqa: F401
 from clouds.self_training.sam.base import SAM_REGISTRY, Sam
 from clouds.self_training.sam.cache import CachedSam
 
 logger = logging.getLogger(__name__)
+
+BACK_ENDS = {
+    "mobile_sam": "mobile_sam",
+    **dict.fromkeys(("vit_h", "vit_l", "vit_b"), "segment_anything"),
+    "segment_anything": "segment_anything_folder",
+    "transformers": "transformers",
+}
+"""Module in this package that registers each back end. Only that of the one in use is imported: some take seconds."""
 
 
 def build_sam(cfg: CfgNode, device: torch.device | str) -> Sam:
@@ -26,7 +31,9 @@ def build_sam(cfg: CfgNode, device: torch.device | str) -> Sam:
     """
     settings = cfg.MODEL.CLOUDS.SAM
     kind = "mobile_sam" if settings.MOBILE else settings.TYPE
-    check_name("MODEL.CLOUDS.SAM.TYPE", kind, dict(SAM_REGISTRY))
+    check_name("MODEL.CLOUDS.SAM.TYPE", kind, BACK_ENDS | dict(SAM_REGISTRY))
+    if kind in BACK_ENDS:
+        importlib.import_module(f"{__package__}.{BACK_ENDS[kind]}")
     sam: Sam = SAM_REGISTRY.get(kind)(cfg, torch.device(device))
     logger.info("SAM: %s, images of %d pixels", kind, settings.IMAGE_SIZE)
     if not settings.CACHE_DIR:

@@ -6,9 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from safetensors.torch import save
 
 from clouds.generation.device import resolve_device
@@ -17,6 +15,7 @@ from clouds.modeling.backbone.open_clip_models import load_open_clip
 from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.hashing import write_sha256
 from clouds.utils.json_files import read_json
+from clouds.utils.open_clip import open_clip
 from minicity.cards import command_line, environment_of, render, write_card
 from minicity.clip.evaluation import CropAccuracy, crop_accuracy, measure_scenes
 from minicity.clip.pool import CROP_SIZE, STORED_SIZE, draw_pool
@@ -145,8 +144,8 @@ def write_folder(model: Any, model_config: Path, folder: Path) -> None:
     config = {
         "model_cfg": read_json(model_config, dict, _REMEDY),
         "preprocess_cfg": {
-            "mean": OPENAI_DATASET_MEAN,
-            "std": OPENAI_DATASET_STD,
+            "mean": open_clip.OPENAI_DATASET_MEAN,
+            "std": open_clip.OPENAI_DATASET_STD,
             "interpolation": "bilinear",
             "resize_mode": "shortest",
         },

@@ -6,8 +6,9 @@ Letters: B images, H x W pixels.
 import numpy as np
 import numpy.typing as npt
 import torch
-from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
+
+from clouds.utils.open_clip import open_clip
 
 
 def to_unit_range(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -17,7 +18,7 @@ def to_unit_range(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor
 
 def normalize_for_clip(images: Tensor) -> Tensor:
     """Normalize images (B, 3, H, W) in 0..1 with the channel means and deviations of CLIP."""
-    statistics = (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+    statistics = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in statistics)
     return (images - mean) / std
 
