@@ -19,6 +19,8 @@ from clouds.utils.world import restarts_left
 
 Arguments = ParamSpec("Arguments")
 
+_SIGPIPE = 13  # Windows has no such signal, but broken pipes
+
 # Import names of the packages in requirements.txt.
 DEPENDENCIES = frozenset((
     "PIL", "accelerate", "cv2", "diffusers", "filelock", "fvcore", "huggingface_hub", "jinja2", "markupsafe",
@@ -62,7 +64,7 @@ def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
             if not _is_broken(sys.stdout):
                 raise  # another pipe, such as that of a process that was killed
             sys.stdout = _nowhere()  # Python writes what is left in the old stream at its end
-            return 128 + signal.SIGPIPE
+            return 128 + _SIGPIPE
         except TransientError as error:
             _say(f"error: {error}")
             return 2
@@ -120,6 +122,12 @@ def _say(line: str) -> None:
 
 def _is_broken(stream: TextIO) -> bool:
     """Whether a stream is a pipe that nobody reads any more."""
+    if not hasattr(select, "poll"):  # Windows
+        try:
+            stream.flush()  # what could not be written is still there
+        except OSError:
+            return True
+        return False
     try:
         poll = select.poll()
         poll.register(stream.fileno(), select.POLLOUT)

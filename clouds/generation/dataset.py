@@ -11,7 +11,6 @@ ends rebuilds the manifest from them. Processes that share a folder wait for eac
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 from PIL import Image, PngImagePlugin
 
 from clouds.errors import UserError
@@ -29,10 +29,11 @@ from clouds.generation.card import dataset_card
 from clouds.generation.plan import image_file_name
 from clouds.generation.records import CHUNK, belongs, read_description, read_manifest, read_record, read_rejected
 from clouds.generation.shares import Shares
-from clouds.utils.atomic import append_file, make_folder, write_atomically, writing
+from clouds.utils.atomic import make_folder, write_atomically, writing
 from clouds.utils.folders import is_hidden
 from clouds.utils.images import encoded
 from clouds.utils.jsonl import Row, write_rows
+from clouds.utils.locks import acquire
 from clouds.utils.world import World
 
 logger = logging.getLogger(__name__)
@@ -216,9 +217,12 @@ class GeneratedSet:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Exclude all other processes that hold this lock. A process must not take it twice."""
-        with append_file(self.folder / ".lock") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        lock = FileLock(self.folder / ".lock")
+        acquire(lock)
+        try:
             yield
+        finally:
+            lock.release()
 
     def _row(self, path: Path) -> Row | None:
         try:

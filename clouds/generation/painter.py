@@ -3,7 +3,6 @@
 import importlib.metadata
 import inspect
 import logging
-import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from clouds.generation.prompts import truncated_text
 from clouds.generation.settings import PaintingSettings
 from clouds.utils.hashing import model_digest
 from clouds.utils.json_files import read_json
+from clouds.utils.memory import resident_size
 from clouds.utils.paths import user_path
 from clouds.utils.torch_files import verify_model
 from clouds.utils.yaml_files import parse_yaml
@@ -180,11 +180,11 @@ class Painter:
         """Return the name of the GPU, or `cpu`."""
         return torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else self.device
 
-    def peak_memory(self) -> int:
-        """Return the peak memory in bytes: allocated by torch on a GPU, else resident in this process."""
+    def peak_memory(self) -> int | None:
+        """Return the peak memory in bytes, of torch on a GPU, else of this process; None if unknown."""
         if self.device.startswith("cuda"):
             return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return resident_size(peak=True)
 
     def _folder(self) -> Path:
         """Return the folder with the model's files."""

@@ -246,8 +246,8 @@ def _entry(painter: Painter, started: float, made: int, *, part: int, num_images
 
 
 def _log_speed(images: GeneratedSet, entry: dict[str, Any], total: int) -> None:
-    made, seconds = entry["images"], entry["seconds"]
+    made, seconds, peak = entry["images"], entry["seconds"], entry["peak_memory"]
     logger.info(
         f"{made:,} images painted in {seconds:.1f} s ({made / max(seconds, 0.01):.2f} images/s), peak memory "
-        f"{entry['peak_memory'] / 2**30:.2f} GiB; {images.folder} now has {total:,}."
+        f"{'unknown' if peak is None else f'{peak / 2**30:.2f} GiB'}; {images.folder} now has {total:,}."
     )

@@ -1,14 +1,14 @@
 """Shares of a part: which processes are at work on it, and whether the part is complete."""
 
-import contextlib
-import fcntl
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+
+from filelock import FileLock
 
 from clouds.errors import UserError
-from clouds.utils.atomic import append_file, make_folder
+from clouds.utils.atomic import make_folder
+from clouds.utils.locks import acquire
 from clouds.utils.world import World
 
 
@@ -63,7 +63,7 @@ class Shares:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._held: tuple[Path, BinaryIO] | None = None
+        self._held: tuple[Path, FileLock] | None = None
 
     def take(self, part: str, world: World) -> None:
         """Declare that this process is at work on its share.
@@ -78,24 +78,21 @@ class Shares:
         """
         make_folder(self._folder)
         path = self._folder / f"{part}.{world.rank}_of_{world.size}"
-        handle = append_file(path)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.close()
+        lock = FileLock(path, blocking=False)
+        if not acquire(lock):
             raise UserError(
                 f"Another process is at work on the same images in {self._folder.parent}, also as number {world.rank} "
                 f"of {world.size} process(es): wait for its end, or start the processes with torchrun or srun, which "
                 "number them."
-            ) from None
-        self._held = path, handle
+            )
+        self._held = path, lock
 
     def release(self) -> None:
         """Declare that this process has ended its share."""
         if self._held is not None:
-            path, handle = self._held
+            path, lock = self._held
+            lock.release()
             path.unlink(missing_ok=True)
-            handle.close()
             self._held = None
 
     def others(self, part: str) -> bool:
@@ -118,9 +115,8 @@ def coverage(wanted: Collection[int], existing: Collection[int], given_up: Colle
 
 
 def _is_locked(path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError), path.open() as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    lock = FileLock(path, blocking=False)
+    if not acquire(lock):
+        return True
+    lock.release()
     return False

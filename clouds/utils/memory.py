@@ -48,23 +48,27 @@ def limit_memory() -> None:
 def _kilobytes(file: Path, name: str) -> int | None:
     """Return the bytes in a line ``name: 12 kB`` of a file; None if there is no such line."""
     try:
-        found = re.search(rf"^{name}:\s+(\d+) kB$", file.read_text(), re.MULTILINE)
+        found = re.search(rf"^{name}:\s+(\d+) kB$", _read(file), re.MULTILINE)
     except OSError:
         return None
     return 1024 * int(found[1]) if found else None
 
 
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="surrogateescape")
+
+
 def _group_memory() -> int | None:
     """Return the lowest limit of the control groups (version 2) that this process belongs to; None without a limit."""
     try:
-        group = re.search(r"^0::/(.*)$", (_PROC / "self/cgroup").read_text(), re.MULTILINE)
+        group = re.search(r"^0::/(.*)$", _read(_PROC / "self/cgroup"), re.MULTILINE)
     except OSError:
         return None
     folder = _CGROUPS / (group[1] if group else "")
     limits = []
     for each in (folder, *folder.parents):
         file = each / "memory.max"
-        if each.is_relative_to(_CGROUPS) and file.is_file() and (text := file.read_text().strip()).isdecimal():
+        if each.is_relative_to(_CGROUPS) and file.is_file() and (text := _read(file).strip()).isdecimal():
             limits.append(int(text))
     return min(limits, default=None)
 

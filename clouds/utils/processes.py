@@ -29,12 +29,16 @@ def available_cores() -> int:
 def end_with_parent() -> None:
     """End this process within a second after its parent process, which even ``kill -9`` may end.
 
+    On Windows, a process that another program than Python has started is not told of its end, and lives on.
+
     To be called first in every child process. Without it, a child of a killed process works on, or waits forever for
     its next item.
     """
     # A process of the module `multiprocessing` knows its parent, even one that has ended already or started it through
     # a fork server. One that another program has started sees that it is given a new parent.
     parent = multiprocessing.parent_process()
+    if parent is None and sys.platform == "win32":  # `os.getppid` stays as it is
+        return
     Thread(target=_end_after, args=(parent.join if parent else _join_parent,), daemon=True).start()
 
 

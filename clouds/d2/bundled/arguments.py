@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
@@ -13,7 +12,7 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
     """
     parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
     # The port is fixed per user: a run that was left behind is noticed because its port is taken.
-    user = os.getuid() if sys.platform != "win32" else 1
+    user = os.getuid() if hasattr(os, "getuid") else 1
     port = 2**15 + 2**14 + hash(user) % 2**14
     parser.add_argument("--config-file", default="", metavar="FILE", help="YAML config file")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")

@@ -114,4 +114,4 @@ def _path(field: str, folder: Path) -> str:
         raise ValueError(f"{field!r} must be a path below {folder}, with / between folders")
     if any(is_hidden(part) for part in path.parts):
         raise ValueError(f"{field!r} is a hidden file, which is not data; remove the line")
-    return str(folder / path)
+    return (folder / path).as_posix()

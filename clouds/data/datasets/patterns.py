@@ -54,8 +54,12 @@ class FilePattern:
         return "/" not in self.names
 
     def image_id(self, path: str) -> str | None:
-        """Return the id of a file below the folder, or None if the pattern does not match its path."""
-        below = path.rpartition("/")[2] if self.is_flat else path.removeprefix(f"{self.folder}/")
+        """Return the id of a file below the folder, or None if the pattern does not match its path.
+
+        Args:
+            path: path with slashes between folders, also on Windows.
+        """
+        below = path.rpartition("/")[2] if self.is_flat else path.removeprefix(f"{self.folder.as_posix()}/")
         for expression in self._expressions:
             if match := expression.fullmatch(below):
                 return "/".join(part for part in match.groups() if part is not None)
@@ -65,11 +69,11 @@ class FilePattern:
         """Whether a sub-folder, or a folder inside it, can have matching files.
 
         Args:
-            folder: path of the sub-folder.
+            folder: path of the sub-folder, with slashes.
         """
         if self.is_flat:
             return True
-        parts = folder.removeprefix(f"{self.folder}/").split("/")
+        parts = folder.removeprefix(f"{self.folder.as_posix()}/").split("/")
         return any(_begins(alternative, parts) for alternative in self._alternatives)
 
     def has_beside(self, path: str) -> bool:

@@ -5,20 +5,17 @@ Other files stay. The files are collected in ``previous/<run id>.part``, which g
 that was interrupted is completed by the next training.
 """
 
-import errno
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from clouds.errors import UserError, WriteError
+from clouds.errors import UserError
 from clouds.utils.atomic import make_folder, writing
-
-logger = logging.getLogger(__name__)
+from clouds.utils.locks import acquire
 
 PREVIOUS = "previous"
 RECORD = "run.json"
@@ -37,8 +34,6 @@ LOCKS = (".training.lock", ".record.lock")
 _OUTPUT = re.compile(rf"({'|'.join(OUTPUTS)})(\.\d+\.part)?")
 _PART = ".part"
 _RECORD_SECONDS = 60.0  # longest wait for another process that writes the record
-
-_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO}
 
 _held: dict[Path, FileLock] = {}
 
@@ -108,7 +103,7 @@ def record_lock(folder: Path) -> Iterator[None]:
         UserError: the record is locked by another process for more than a minute.
     """
     lock = FileLock(folder / LOCKS[1], timeout=_RECORD_SECONDS)
-    if not _acquire(lock):
+    if not acquire(lock):
         raise UserError(
             f"Another process has been writing to {folder / RECORD} for {_RECORD_SECONDS:.0f} s: stop it, then try "
             "again."
@@ -129,7 +124,7 @@ def hold(folder: Path) -> bool:
     key = folder.resolve()
     if key not in _held:
         lock = FileLock(folder / LOCKS[0], blocking=False)
-        if not _acquire(lock):
+        if not acquire(lock):
             return False
         _held[key] = lock
     return True
@@ -150,18 +145,6 @@ def release(folder: Path) -> None:
     lock = _held.pop(folder.resolve(), None)
     if lock:
         lock.release()
-
-
-def _acquire(lock: FileLock) -> bool:
-    try:
-        lock.acquire()
-    except Timeout:
-        return False
-    except (OSError, NotImplementedError) as error:  # filelock raises the latter for a file system without locks
-        if isinstance(error, OSError) and error.errno not in _WITHOUT_LOCKS:
-            raise WriteError(error.errno, error.strerror, str(lock.lock_file)) from error
-        logger.warning(f"{lock.lock_file} cannot be locked ({error}): do not start a second training in this folder.")
-    return True
 
 
 def _move(path: Path, folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from hypothesis import given
@@ -196,3 +196,20 @@ def test_a_name_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the name of the file '.*/i/\\udcfc\.png' is not UTF-8; rename it"):
         spec.load(tmp_path)
     assert len(DescribedFiles(spec, tmp_path).scan().problems) == 1
+
+
+@pytest.mark.parametrize(("text", "path", "image_id"), MATCHES)
+def test_windows_paths_are_matched_with_slashes(text: str, path: str, image_id: str | None) -> None:
+    pattern = FilePattern.parse(PureWindowsPath("C:\\data"), text)
+    assert pattern.image_id(f"C:/data/{path}") == image_id
+
+
+def test_listed_paths_have_slashes_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        os, "walk", lambda *_, **__: [("C:\\data\\a", ["b"], ["1.png"]), ("C:\\data\\a\\b", [], ["2.png"])]
+    )
+    monkeypatch.setattr(os, "sep", "\\")
+    covered: list[str] = []
+    found = list_files("x", Path("C:\\data"), lambda folder: not covered.append(folder))
+    assert list(found) == ["C:/data/a/1.png", "C:/data/a/b/2.png"]
+    assert covered == ["C:/data/a/b"]

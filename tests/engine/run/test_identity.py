@@ -503,9 +503,9 @@ def test_a_file_system_without_locks_is_a_warning(
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("clouds.engine.run.output_folder.FileLock.acquire", unsupported)
-    monkeypatch.setattr("clouds.engine.run.output_folder.logger.propagate", True)
+    monkeypatch.setattr("clouds.utils.locks.logger.propagate", True)
     assert train(short).iter == 4
-    assert "do not start a second training in this folder" in caplog.text
+    assert "do not start a second command in this folder" in caplog.text
 
 
 def test_the_other_processes_of_a_refused_training_end_with_its_sentence(

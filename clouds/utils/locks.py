@@ -1,0 +1,39 @@
+"""Locks of files between processes. A lock ends with its process, however that ends."""
+
+import errno
+import logging
+from functools import cache
+
+from filelock import FileLock, Timeout
+
+from clouds.errors import WriteError
+
+logger = logging.getLogger(__name__)
+
+_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO}
+
+
+def acquire(lock: FileLock) -> bool:
+    """Take a lock, waiting as long as it says.
+
+    Returns:
+        Whether this process has the lock; False if another process has it. On a file system without locks, a warning
+        is logged and the result is True.
+
+    Raises:
+        WriteError: the file of the lock cannot be written.
+    """
+    try:
+        lock.acquire()
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError) as error:  # filelock raises the latter for a file system without locks
+        if isinstance(error, OSError) and error.errno not in _WITHOUT_LOCKS:
+            raise WriteError(error.errno, error.strerror, str(lock.lock_file)) from error
+        _warn(str(lock.lock_file), str(error))
+    return True
+
+
+@cache
+def _warn(file: str, reason: str) -> None:
+    logger.warning(f"{file} cannot be locked ({reason}): do not start a second command in this folder.")
