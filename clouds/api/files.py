@@ -9,7 +9,7 @@ from clouds.api.segmenter import load
 from clouds.d2 import CfgNode
 from clouds.engine.log import start_log
 from clouds.engine.predictor import predict_each
-from clouds.engine.setup import config_with_dataset, set_up_libraries
+from clouds.engine.setup import config_with_dataset, resolve_device, set_up_libraries
 from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.failures import raise_failures
 from clouds.utils.images import encoded
@@ -42,8 +42,9 @@ def write_predictions(
         make_folder(folder)
     cfg = config_with_dataset(cfg, config_file, opts, dataset)
     start_log(None)
+    resolve_device(cfg)
+    set_up_libraries(cfg)
     model = load(cfg.MODEL.WEIGHTS, config=cfg, device=cfg.MODEL.DEVICE)
-    set_up_libraries(model.cfg)
 
     def predict(source: Path) -> Segmentation:
         return model.predict(source)

@@ -107,7 +107,9 @@ def load_trained(files: Files, cfg: CfgNode) -> Trained:
     described = files.description
     if not described:
         return load_network(cfg, content, str(files.weights))
-    entries = {name: described[name] for name in ("pixel_mean", "pixel_std", "tower_sha256") if name in described}
+    entries: dict[str, Any] = {
+        name: described[name] for name in ("pixel_mean", "pixel_std", "tower_sha256") if name in described
+    }
     classes = described["classes"]
     content = {**content, **entries, "classes": described.get("train_classes", classes)}
     return load_network(cfg, content, str(files.weights), classes=classes)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from clouds.data.classes import short_name
 from clouds.errors import UserError
-from clouds.utils.atomic import write_atomically
+from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.images import encoded
 from clouds.visualization.palette import Color, overlay
 
@@ -67,8 +67,8 @@ class Segmentation:
         """
         scores = self.scores
         logarithms = np.log(scores, where=scores > 0, out=np.zeros_like(scores))
-        entropy: npt.NDArray[np.float32] = -np.einsum("khw,khw->hw", scores, logarithms) / np.log(max(len(scores), 2))
-        return entropy.clip(0, 1)
+        entropy = -np.einsum("khw,khw->hw", scores, logarithms) / np.float32(np.log(max(len(scores), 2)))
+        return entropy.clip(0, 1)  # rounding
 
     @property
     def area(self) -> dict[str, float]:
@@ -95,7 +95,7 @@ class Segmentation:
         The file is that of `tools/predict.py`. For an image to look at, save the result of `overlay`.
 
         Args:
-            path: path of the file, which ends in ``.png``.
+            path: path of the file, which ends in ``.png``; its folder is created.
 
         Raises:
             UserError: the name does not end in ``.png``.
@@ -104,6 +104,7 @@ class Segmentation:
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise UserError(f"A label map is saved as PNG, because others change its values: {path} must end in .png.")
+        make_folder(path.parent)
         write_atomically(path, encoded(Image.fromarray(self.labels), "PNG"))
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ class Segmenter:
         self._predictor = Predictor(network, cfg)
 
     @overload
-    def predict(
+    def predict(  # type: ignore[overload-overlap]  (a text is an iterable of texts, and an array one of arrays)
         self,
         images: ImageLike,
         *,
@@ -90,7 +91,7 @@ class Segmenter:
             images: a path, a URL, a PIL image, or an array of uint8, (H, W, 3) RGB or (H, W) gray; or several of
                 these, as a list or any other iterable. A URL is downloaded once, into a cache.
             batch_size: number of images that share a forward pass. Only images that have the same size at the input of
-                the network do, so that no image is padded and no result depends on the other images.
+                the network do, so that a result depends on the other images by rounding at most.
             classes: names of the classes to predict, each with its synonyms after commas, for a network with a text
                 head; default: `classes` of this object.
             tta: test-time augmentation: average the scores of three sizes, 0.75, 1 and 1.25 times the usual one, and of
@@ -107,7 +108,8 @@ class Segmenter:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: give at least 1.")
         names = None if classes is None else self._check_classes(classes)
-        several = [images] if is_one(images) else images
+        single = is_one(images)
+        several: Iterable[Any] = [images] if single else images
         waiting: dict[tuple[int, int], list[tuple[int, Image.Image]]] = defaultdict(list)
         results: dict[int, Segmentation] = {}
 
@@ -124,26 +126,27 @@ class Segmenter:
                 predict_group(group)
         for group in filter(None, waiting.values()):
             predict_group(group)
-        return results[0] if is_one(images) else [results[number] for number in sorted(results)]
+        return results[0] if single else [results[number] for number in sorted(results)]
 
     def _predict(
         self, images: Sequence[Image.Image], names: tuple[str, ...] | None, *, tta: bool, scores: bool
     ) -> list[Segmentation]:
         """Predict images that have the same size at the input of the network."""
         try:
-            if not tta and not scores:
-                maps, shares = self._predictor.labels(images, names), [None] * len(images)
-            else:
+            shares: Sequence[npt.NDArray[np.float32] | None] = [None] * len(images)
+            if tta or scores:
                 raw = self._predictor.scores(images, names, augment=tta)
                 maps = [best_classes(each) for each in raw]
-                shares = [_shares(each) if scores else None for each in raw]
+                shares = [_shares(each) for each in raw] if scores else shares
+            else:
+                maps = self._predictor.labels(images, names)
         except (RuntimeError, MemoryError) as error:
             if (known := machine_error(error, less_memory="lower batch_size or INPUT.TEST_SHORT_EDGE")) is None:
                 raise
             raise known from error
         classes, colors = (self.classes, self.colors) if names is None else (names, colors_of(names))
         return [
-            Segmentation(labels.cpu().numpy(), classes, colors, np.asarray(image), shares=share)
+            Segmentation(labels.cpu().numpy(), classes, colors, np.array(image), shares=share)
             for image, labels, share in zip(images, maps, shares, strict=True)
         ]
 
@@ -206,7 +209,7 @@ def load(
     return Segmenter(trained.network, cfg, classes=trained.classes, colors=trained.colors)
 
 
-def _shares(scores: Tensor) -> np.ndarray:
+def _shares(scores: Tensor) -> npt.NDArray[np.float32]:
     """Divide scores (K, H, W) by their sum over the classes; returns float32.
 
     Raises:
@@ -217,4 +220,5 @@ def _shares(scores: Tensor) -> np.ndarray:
     total = scores.sum(dim=0)
     # Where the scores of all classes are too small for a number, no class is better than another one.
     shares = torch.where(total > 0, scores / total, 1 / len(scores))
-    return shares.float().cpu().numpy()
+    result: npt.NDArray[np.float32] = shares.float().cpu().numpy()
+    return result

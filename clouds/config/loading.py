@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ def load_config(config_file: str | Path | CfgNode | None = None, opts: Sequence[
     sources: dict[str, str] = {}
     ignored: list[str] = []
     files: list[tuple[str, Iterable[tuple[str, Any]]]] = []
-    if isinstance(config_file, d2.CfgNode):
+    if isinstance(config_file, Mapping):
         files = [("in the config", plain_settings(config_file).items())]
     elif config_file:
         files = [(f"in {path}", leaves(tree, keys=known)) for path, tree in _read_files(config_file)]

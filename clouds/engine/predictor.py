@@ -79,7 +79,8 @@ def load_network(
     architecture = dict(META_ARCH_REGISTRY).get(cfg.MODEL.META_ARCHITECTURE)
     takes_names = isinstance(architecture, type) and issubclass(architecture, CLOUDS)
     names = {"train_classes": trained, "test_classes": classes} if takes_names else {}
-    network = Trainer.build_model(cfg, **names)
+    with _without_warnings_of_open_clip():
+        network = Trainer.build_model(cfg, **names)
     if missing:
         report = logger.warning if has_text_head(network) else logger.info
         report(f"The classes are those of the training, because a data set of the config is missing: {missing}")
@@ -93,6 +94,21 @@ def load_network(
     )
     checkpointer.restore(content, source)
     return Trained(network.eval(), tuple(classes), _colors(sets, classes))
+
+
+@contextlib.contextmanager
+def _without_warnings_of_open_clip() -> Iterator[None]:
+    """Drop what open_clip says, on the root logger, about a tower without weights: those of the checkpoint follow."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "open_clip" not in record.pathname
+
+    root = logging.getLogger()
+    root.addFilter(is_other)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_other)
 
 
 def _register(cfg: CfgNode, *, required: bool) -> str:

@@ -11,8 +11,15 @@ from PIL import Image
 from clouds.config import load_config
 from clouds.engine.checkpointing.checkpoint import Checkpointer, has_reloadable_backbone
 from clouds.engine.trainer import Trainer
+from tests.data.conftest import catalogs  # noqa: F401  (an autouse fixture)
 from tests.engine.conftest import CLASSES
 from tests.engine.test_end_to_end import write_config
+
+TEXT_HEAD = (
+    *("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "MultiScaleMaskedTransformerDecoder"),
+    *("MODEL.CLOUDS.GEOMETRIC_ENSEMBLE", "True"),
+)
+"""Config keys of a head that predicts any classes, combined with CLIP's classes."""
 
 SIZES = [(101, 67), (67, 101), (53, 53), (101, 67), (48, 48), (67, 101)]
 """Width and height of each image."""
@@ -25,16 +32,16 @@ def save_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     Its head has random weights, so that a label map has several classes. The data sets of the config are not here.
     """
 
-    def save(*opts: object) -> Path:
+    def save(*opts: object, seed: int = 0, noise: float = 1.0) -> Path:
         folder = tmp_path_factory.mktemp("run")
         file = write_config(folder / "c.yaml", plugin="plugin_of_nobody")
         (folder / "plugin_of_nobody.py").unlink()
         cfg = load_config(file, [*map(str, opts)])
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = Trainer.build_model(cfg, train_classes=CLASSES, test_classes=CLASSES)
         with torch.no_grad():
             for parameter in model.sem_seg_head.predictor.parameters():
-                parameter.add_(torch.randn_like(parameter))
+                parameter.add_(noise * torch.randn_like(parameter))
         checkpointer = Checkpointer(
             model, str(folder), classes=CLASSES, reloadable=has_reloadable_backbone(model), save_frozen=True
         )
@@ -50,6 +57,12 @@ def save_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def closed(save_run: Callable[..., Path]) -> Path:
     """The folder of a network with a head without text."""
     return save_run()
+
+
+@pytest.fixture(scope="session")
+def text(save_run: Callable[..., Path]) -> Path:
+    """The folder of a network with a text head."""
+    return save_run(*TEXT_HEAD, seed=1, noise=0.3)
 
 
 @pytest.fixture(scope="session")

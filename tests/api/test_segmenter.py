@@ -1,17 +1,340 @@
-"""`clouds.load` and `Segmenter.predict`."""
+"""`Segmenter.predict`: kinds of images, batches, classes, test-time augmentation, and agreement with the commands."""
 
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
 
 import clouds
+from clouds.commands import predict, train
+from clouds.data.classes import CITYSCAPES_COLORS
+from clouds.errors import UserError
+from tests.api.conftest import TEXT_HEAD
 from tests.engine.conftest import CLASSES
+from tests.engine.test_end_to_end import write_config
 
 
-def test_load_and_predict(closed: Path, images: list[Path]) -> None:
-    model = clouds.load(closed, device="cpu")
-    assert model.classes == CLASSES
-    result = model.predict(images[0])
-    assert result.labels.shape == (67, 101)
-    assert result.labels.dtype == np.uint8
-    assert len(np.unique(result.labels)) > 1
+@pytest.fixture(scope="module")
+def model(closed: Path) -> clouds.Segmenter:
+    return clouds.load(closed, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def open_model(text: Path) -> clouds.Segmenter:
+    return clouds.load(text, device="cpu")
+
+
+def test_a_result_has_the_size_of_its_image(model: clouds.Segmenter, images: list[Path]) -> None:
+    for path in images:
+        result = model.predict(path)
+        expected = np.asarray(Image.open(path))
+        assert result.labels.shape == expected.shape[:2]
+        assert result.labels.dtype == np.uint8
+        assert len(np.unique(result.labels)) > 1
+        assert (result.image == expected).all()
+        assert result.classes == CLASSES
+        assert result.colors == model.colors
+
+
+def test_every_kind_of_image(model: clouds.Segmenter, images: list[Path], tmp_path: Path) -> None:
+    path = images[0]
+    expected = model.predict(path).labels
+    opened = Image.open(path)
+    pixels = np.asarray(opened)
+    kinds = [str(path), opened, opened.copy(), opened.convert("RGBA"), pixels, np.asfortranarray(pixels)]
+    for kind in kinds:
+        result = model.predict(kind)
+        assert isinstance(result, clouds.Segmentation)
+        assert (result.labels == expected).all()
+    for several in (kinds, tuple(kinds), iter(kinds), (kind for kind in kinds)):
+        results = model.predict(several, batch_size=4)
+        assert isinstance(results, list)
+        assert len(results) == len(kinds)
+        assert all((result.labels == expected).all() for result in results)
+    assert model.predict([]) == []
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16"])
+def test_modes_of_pillow_and_their_files(
+    model: clouds.Segmenter, images: list[Path], tmp_path: Path, mode: str
+) -> None:
+    image = Image.open(images[0])
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = image.convert(mode)
+    file = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr", "LA") else "a.png")
+    image.save(file)
+    one, other, third = model.predict([image, file, Image.open(file)])
+    assert (one.image == other.image).all()
+    assert (one.image == third.image).all()
+    assert (one.labels == other.labels).all()
+    if mode == "L":
+        assert (model.predict(np.asarray(image)).labels == one.labels).all()
+
+
+def test_an_orientation_is_applied(model: clouds.Segmenter, images: list[Path], tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(images[0]).save(tmp_path / "turned.png", exif=exif)
+    one, other = model.predict([tmp_path / "turned.png", Image.open(tmp_path / "turned.png")])
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "turned.png")))
+    assert (one.image == upright).all()
+    assert (other.image == upright).all()
+    assert one.labels.shape == (101, 67)
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_a_result_does_not_depend_on_its_batch(
+    model: clouds.Segmenter, open_model: clouds.Segmenter, images: list[Path], scores: bool
+) -> None:
+    for each in (model, open_model):
+        alone = [each.predict(path, scores=scores) for path in images]
+        for batch_size in (1, 2, 3, 10):
+            together = each.predict(images, batch_size=batch_size, scores=scores)
+            for one, other in zip(alone, together, strict=True):
+                assert (one.labels == other.labels).all()
+                if scores:
+                    np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+
+
+def test_images_of_one_size_share_a_forward_pass(
+    model: clouds.Segmenter, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, backbone = [], model.network.backbone
+    forward = backbone.forward
+    monkeypatch.setattr(backbone, "forward", lambda x: passes.append(tuple(x.shape)) or forward(x))
+    model.predict(images, batch_size=2)
+    # In the network, the sizes of the images are 48 x 72, 72 x 48, 48 x 48, and the next ones again.
+    assert sorted(passes) == [(2, 3, 64, 64), (2, 3, 64, 96), (2, 3, 96, 64)]
+
+
+def test_scores(model: clouds.Segmenter, images: list[Path]) -> None:
+    for path in images[:3]:
+        result = model.predict(path, scores=True)
+        assert result.scores.shape == (3, *result.labels.shape)
+        np.testing.assert_allclose(result.scores.sum(axis=0), 1, atol=1e-5)
+        assert result.scores.min() >= 0
+        assert (result.scores.argmax(axis=0) == result.labels).all()
+        assert (result.labels == model.predict(path).labels).all()
+        np.testing.assert_allclose(np.take_along_axis(result.scores, result.labels[None].astype(int), 0)[0],
+                                   result.confidence)  # fmt: skip
+        np.testing.assert_allclose(result.scores, shares(raw_scores(model, path)), atol=1e-6)
+
+
+def shares(raw: np.ndarray) -> np.ndarray:
+    """Divide scores by their sum; equal shares where all are 0, as they are where a mask's probability underflows."""
+    total = raw.sum(axis=0)
+    return np.where(total > 0, raw / np.where(total > 0, total, 1), 1 / len(raw))
+
+
+def raw_scores(model: clouds.Segmenter, path: Path, short_edge: int = 48, flip: bool = False) -> np.ndarray:
+    """Return the scores (K, H, W) of the network itself, for an image whose shorter edge is resized."""
+    image = Image.open(path)
+    factor = short_edge / min(image.size)
+    size = [int(length * factor + 0.5) for length in image.size]
+    pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    pixels = torch.from_numpy(np.ascontiguousarray(pixels[..., ::-1] if flip else pixels))
+    with torch.no_grad():
+        [output] = model.network([{"image": pixels, "height": image.height, "width": image.width}])
+    scores = output["sem_seg"].numpy()
+    return scores[..., ::-1] if flip else scores
+
+
+def test_augmentation_averages_six_views(model: clouds.Segmenter, images: list[Path]) -> None:
+    for path in (images[2], images[4]):  # squares: sizes are multiples of the short edge
+        views = [raw_scores(model, path, edge, flip) for edge in (36, 48, 60) for flip in (False, True)]
+        mean = np.mean(views, axis=0)
+        result = model.predict(path, tta=True, scores=True)
+        np.testing.assert_allclose(result.scores, shares(mean), atol=1e-4)
+        assert (result.labels == mean.argmax(axis=0)).mean() > 0.999
+        assert (result.labels == model.predict(path, tta=True).labels).all()
+        assert np.abs(result.scores - model.predict(path, scores=True).scores).max() > 0.01
+
+
+def test_augmentation_is_symmetric(model: clouds.Segmenter, images: list[Path]) -> None:
+    """The views of a mirror image are the views of the image, mirrored."""
+    pixels = np.asarray(Image.open(images[4]))  # its size is that of the input: resizing is no matter of the side
+    one, other = model.predict([pixels, pixels[:, ::-1]], tta=True, scores=True)
+    np.testing.assert_allclose(one.scores, other.scores[..., ::-1], atol=1e-4)
+
+
+def test_open_vocabulary(open_model: clouds.Segmenter, images: list[Path]) -> None:
+    names = ["car,cars", "unicorn", "sky", "the moon,a moon"]
+    result = open_model.predict(images[0], classes=names, scores=True)
+    assert result.classes == tuple(names)
+    assert len(result.scores) == 4
+    assert result.colors[0] == CITYSCAPES_COLORS[13]
+    assert result.colors[2] == CITYSCAPES_COLORS[10]
+    assert len(set(result.colors)) == 4
+    assert set(result.area) == {"car", "unicorn", "sky", "the moon"}
+    again = open_model.predict(images[0], scores=True)
+    assert again.classes == CLASSES
+    same = open_model.predict(images[0], classes=CLASSES, scores=True)
+    assert (same.scores == again.scores).all()
+    # The order of the names is the order of the scores.
+    turned = open_model.predict(images[0], classes=names[::-1], scores=True)
+    np.testing.assert_allclose(turned.scores[::-1], result.scores, atol=1e-5)
+
+
+def test_the_ensemble_knows_which_of_the_names_were_trained(
+    text: Path, open_model: clouds.Segmenter, images: list[Path]
+) -> None:
+    """Other weights of CLIP for classes of the training change a prediction that has such a class, and no other one."""
+    model = clouds.load(text, options=["MODEL.CLOUDS.GEOMETRIC_ENSEMBLE_ALPHA", 1.0], device="cpu")
+    for names, changes in ((["street", "car"], True), (["truck", "car"], False)):
+        one, other = (each.predict(images[0], classes=names, scores=True).scores for each in (model, open_model))
+        assert (np.abs(one - other).max() > 1e-4) == changes
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ([], r"The classes are 0: give a list of 1 to 255 names"),
+        ([f"class {number}" for number in range(256)], r"The classes are 256: give"),
+        ("car", r"The classes are the text 'car': give a list"),
+        (["car", ""], r"The classes have the name '': give"),
+        (["car", "bus,"], r"The classes have the name 'bus,': give"),
+        (["car", 3], r"The classes have the name 3: give"),
+        (["car", "bus", "car,cars"], r"The classes have the name 'car' twice: give each class a name of its own"),
+    ],
+)
+def test_class_names_that_are_none(
+    open_model: clouds.Segmenter, images: list[Path], classes: list[str], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        open_model.predict(images[0], classes=classes)
+
+
+def test_a_head_without_text_says_which_classes_it_knows(model: clouds.Segmenter, images: list[Path]) -> None:
+    for names in (["unicorn"], ["sky"], list(CLASSES)):
+        with pytest.raises(UserError) as error:
+            model.predict(images[0], classes=names)
+        assert str(error.value) == (
+            "This network has a head without text, which predicts the classes of its training only (road, grass, "
+            "sky): leave out classes, or load a network with a text head."
+        )
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ("no/image.png", "There is no image no/image.png: correct its path"),
+        (Path(), "is not a file but a folder"),
+        (b"bytes", "An image is a bytes: give a path, a URL, a PIL image, or an array of uint8"),
+        (None, "An image is a NoneType: give a path"),
+        ([[1, 2], [3, 4]], "An image is a list: give a path"),
+        (np.zeros((4, 4, 3)), r"An image is an array of float64 with the shape 4 x 4 x 3: give"),
+        (np.zeros((3, 4, 4), np.uint8), r"An image is an array of uint8 with the shape 3 x 4 x 4: give"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"An image is an array of uint8 with the shape 2 x 4 x 4 x 3: give"),
+        (np.zeros((0, 4, 3), np.uint8), r"with the shape 0 x 4 x 3: give"),
+        (np.uint8(3), r"An image is a uint8: give"),
+        (Image.new("F", (4, 4)), "The image of mode F has floats, which are not scaled to colors"),
+        (Image.new("I", (4, 4)), "The image of mode I has 32-bit or signed integers"),
+    ],
+)
+def test_what_is_no_image(model: clouds.Segmenter, image: object, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        model.predict(image)
+
+
+def test_other_arguments(model: clouds.Segmenter, images: list[Path]) -> None:
+    with pytest.raises(UserError, match="batch_size is 0: give at least 1"):
+        model.predict(images, batch_size=0)
+    assert repr(model) == "Segmenter(CLOUDS on cpu, 3 classes: road, grass, sky)"
+
+
+@pytest.fixture(scope="module")
+def server(images: list[Path]) -> Iterator[str]:
+    content = {"/a.png": images[0].read_bytes(), "/page": b"<!doctype html><p>Log in</p>", "/cut.png":
+               images[0].read_bytes()[:200]}  # fmt: skip
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = content.get(self.path)
+            self.send_response(404 if body is None else 200)
+            self.send_header("Content-Length", str(len(body or b"")))
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{served.server_port}"
+    served.shutdown()
+    served.server_close()
+
+
+def test_urls(
+    model: clouds.Segmenter, images: list[Path], server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    expected = model.predict(images[0])
+    result = model.predict(f"{server}/a.png")
+    assert (result.labels == expected.labels).all()
+    [cached] = (tmp_path / "cache").glob("*_a.png")
+    Image.open(images[1]).save(cached)
+    assert model.predict(f"{server}/a.png").labels.shape == (101, 67), "read from the cache"
+    for url, said in (
+        (f"{server}/no.png", rf"Cannot download {server}/no\.png: the server answers 404"),
+        (f"{server}/page", rf"{server}/page is a web page.* instead of an image: check the URL"),
+        (f"{server}/cut.png", rf"The image {server}/cut\.png cannot be read"),
+        ("http://127.0.0.1:9/a.png", r"Cannot download http://127\.0\.0\.1:9/a\.png \(.*\): check the URL"),
+    ):
+        with pytest.raises(UserError, match=said) as error:
+            model.predict(url)
+        assert len(str(error.value).splitlines()) == 1
+
+
+def copy_as_sample(image: Path, folder: Path) -> None:
+    """Copy an image to ``images``, and write a label map of its size to ``labels``."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    shutil.copy(image, folder / "images")
+    height, width = np.asarray(Image.open(image)).shape[:2]
+    Image.fromarray(np.zeros((height, width), np.uint8)).save(folder / f"labels/{image.stem}_labelTrainIds.png")
+
+
+@pytest.mark.parametrize("folder", ["closed", "text"])
+def test_it_agrees_with_the_commands_on_every_pixel(
+    request: pytest.FixtureRequest,
+    folder: str,
+    images: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
+    for split in ("train", "val"):
+        for path in images:
+            copy_as_sample(path, tmp_path / "data" / split)
+    monkeypatch.syspath_prepend(tmp_path)
+    run: Path = request.getfixturevalue(folder)
+    config = write_config(tmp_path / "c.yaml", plugin=f"plugin_of_{folder}")
+    options = [] if folder == "closed" else list(TEXT_HEAD)
+    words = ["MODEL.WEIGHTS", str(run / "model_final.pth"), *options]
+    output = ["OUTPUT_DIR", str(tmp_path / "eval"), "MODEL.SAVE_PSEUDO_LABELS", "True"]
+    assert train.main(["--config-file", str(config), "--eval-only", *words, *output]) == 0
+    flags = ["--config-file", str(config), str(images[0].parent), "--output", str(tmp_path / "out")]
+    assert predict.main([*flags, *words]) == 0
+    capsys.readouterr()
+    model = clouds.load(run, device="cpu")
+    seen = set()
+    for path, result in zip(images, model.predict(images, batch_size=2), strict=True):
+        evaluated = Image.open(tmp_path / f"eval/pseudo_labels/plugin_val/{path.stem}_labelTrainIds.png")
+        assert (result.labels == np.asarray(evaluated)).all()
+        result.save(tmp_path / "mine.png")
+        assert (tmp_path / "mine.png").read_bytes() == (tmp_path / f"out/{path.stem}_labels.png").read_bytes()
+        result.overlay().save(tmp_path / "mine.jpg", quality=90)
+        assert (tmp_path / "mine.jpg").read_bytes() == (tmp_path / f"out/{path.stem}_overlay.jpg").read_bytes()
+        seen |= set(np.unique(result.labels))
+    assert len(seen) > 1

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from clouds.api import files
 from clouds.commands import predict, train
-from clouds.engine import predictor
 from clouds.engine.setup import code_version
 from tests.engine.conftest import CLASSES, COLORS
 
@@ -147,7 +147,7 @@ def test_train_evaluate_predict(
     (source / "empty.png").touch()
     (output / "alpha_labels.png").unlink()
     logged: list[str] = []
-    monkeypatch.setattr(predictor.logger, "error", lambda form, *values: logged.append(form % values))
+    monkeypatch.setattr(files.logger, "error", lambda form, *values: logged.append(form % values))
     assert predict.main(words) == 2
     err = capsys.readouterr().err
     assert err.splitlines()[-1].startswith("error: 2 of 4 images failed, the others are done; first: The image ")

@@ -17,17 +17,17 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from clouds import load
 from clouds.commands import make_submission
 from clouds.config import load_config
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, inference_on_dataset
 from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
-from clouds.data.datasets.catalog import register_datasets
 from clouds.engine import submission
-from clouds.engine.predictor import Predictor
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.submission import BENCHMARKS, check_archive, fault_of, find_images, write_archive, write_labels
+from clouds.utils.images import read_image
 from tests.data.conftest import catalogs  # noqa: F401  (an autouse fixture)
 
 TO_LABEL_ID = lookup_table({train_id: label_id for label_id, train_id in CITYSCAPES_ID_TO_TRAIN_ID.items()})
@@ -137,8 +137,8 @@ def write_acdc(root: Path, split: str, place: str = "rgb_anon") -> None:
 
 
 def predicted(tmp_path: Path, image: Path) -> np.ndarray:
-    """Return the train ids of the predictor."""
-    return Predictor(load_config(tmp_path / "config.yaml"))(image)
+    """Return the train ids that the Python API predicts."""
+    return load(tmp_path / "model_final.pth", config=tmp_path / "config.yaml").predict(image).labels
 
 
 def test_the_official_scores_are_ours(run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,9 +158,9 @@ def test_the_official_scores_are_ours(run: Run, root: Path, tmp_path: Path, monk
     theirs = official.evaluateImgLists(predictions, truths, official.args)
 
     cfg = load_config(tmp_path / "config.yaml")
-    register_datasets()
+    network = load(tmp_path / "model_final.pth", config=cfg).network
     ours = inference_on_dataset(
-        Predictor(cfg).model, Trainer.build_test_loader(cfg, "cityscapes_val"), SemSegEvaluator("cityscapes_val")
+        network, Trainer.build_test_loader(cfg, "cityscapes_val"), SemSegEvaluator("cityscapes_val")
     )["sem_seg"]
     scores = {name: ours[f"IoU-{name}"] for name in name2label if f"IoU-{name}" in ours}
     assert len(scores) == 19
@@ -217,7 +217,7 @@ def test_going_on(run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.Monk
     Image.fromarray(np.full((40, 64), 200, np.uint8)).save(third)  # wrong size and wrong id
     fourth.unlink()
     asked = []
-    monkeypatch.setattr(submission, "Predictor", lambda cfg: lambda path: asked.append(path) or Predictor(cfg)(path))
+    monkeypatch.setattr(submission, "read_image", lambda path: asked.append(path) or read_image(path))
     assert run("acdc") == 0
     assert len(asked) == 3
     assert {path: path.read_bytes() for path in sorted(folder.iterdir())} == whole
@@ -225,7 +225,7 @@ def test_going_on(run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert archive.read_bytes() == zipped
 
     # All predictions exist: no network is built, and the zip is written again.
-    monkeypatch.setattr(submission, "Predictor", None)
+    monkeypatch.setattr(submission, "load_network", None)
     archive.write_bytes(b"half")
     assert run("acdc", "MODEL.DEVICE", "auto") == 0
     assert archive.read_bytes() == zipped

@@ -17,15 +17,16 @@ import torch.utils.tensorboard
 from diffusers.pipelines import auto_pipeline
 from PIL import JpegImagePlugin
 
+from clouds.api import files
 from clouds.commands import convert_datasets, generate, make_submission, predict, prepare_datasets, train
 from clouds.data.preparation import converters, prepare
-from clouds.engine import predictor, submission, training
+from clouds.engine import submission, training
 from clouds.generation import painting, statistics
 from tests.engine import joint
 
 IMPORTED = (
     *(convert_datasets, generate, make_submission, predict, prepare_datasets, train),
-    *(converters, prepare, predictor, submission, training, painting, statistics, joint),
+    *(converters, prepare, files, submission, training, painting, statistics, joint),
     *(kornia_rs.io, torch.utils.tensorboard, auto_pipeline, JpegImagePlugin),
 )
 """Commands, and what they import when they run."""
