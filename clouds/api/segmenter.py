@@ -4,7 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -54,8 +54,9 @@ class Segmenter:
         self.colors = colors_of(classes) if colors is None else tuple(colors)
         self._predictor = Predictor(network, cfg)
 
+    # A text is an iterable of texts, too, and an array one of arrays.
     @overload
-    def predict(  # type: ignore[overload-overlap]  (a text is an iterable of texts, and an array one of arrays)
+    def predict(  # type: ignore[overload-overlap]
         self,
         images: ImageLike,
         *,
@@ -109,7 +110,7 @@ class Segmenter:
             raise UserError(f"batch_size is {batch_size}: give at least 1.")
         names = None if classes is None else self._check_classes(classes)
         single = is_one(images)
-        several: Iterable[Any] = [images] if single else images
+        several = [images] if single else cast(Iterable[Any], images)
         waiting: dict[tuple[int, int], list[tuple[int, Image.Image]]] = defaultdict(list)
         results: dict[int, Segmentation] = {}
 

@@ -14,7 +14,7 @@ from clouds.config.detectron2_keys import ignored_name, report_ignored, set_dete
 from clouds.config.keys import leaves, value_of
 from clouds.config.relations import report_without_effect
 from clouds.config.schema import check
-from clouds.config.settings import plain_settings
+from clouds.config.settings import holds, plain_settings
 from clouds.config.values import shown, typed
 from clouds.errors import UserError
 from clouds.utils.paths import is_url
@@ -60,7 +60,7 @@ def load_config(config_file: str | Path | CfgNode | None = None, opts: Sequence[
     known = dict(leaves(DEFAULTS))
     sections = {key[:end] for key in known for end, letter in enumerate(key) if letter == "."}
     sources: dict[str, str] = {}
-    ignored: list[str] = []
+    ignored: dict[str, Any] = {}
     files: list[tuple[str, Iterable[tuple[str, Any]]]] = []
     if isinstance(config_file, Mapping):
         files = [("in the config", plain_settings(config_file).items())]
@@ -76,7 +76,7 @@ def load_config(config_file: str | Path | CfgNode | None = None, opts: Sequence[
                 _set(cfg, key, typed(key, value, where))
                 sources[key] = where
             elif ignored_name(key):
-                ignored.append(key)
+                ignored[key] = value
             elif key not in sections:
                 raise UserError(
                     f"Unknown config key {key} {where}: the most similar known key is {_nearest(key, known)}."
@@ -85,7 +85,9 @@ def load_config(config_file: str | Path | CfgNode | None = None, opts: Sequence[
                 raise UserError(f"{key} {where} is a section of config keys and takes no value ({shown(value)}).")
     check(cfg, sources)
     set_detectron2_keys(cfg)
-    report_ignored(ignored)
+    # A config that was recorded with detectron2 has all of its keys, with their defaults.
+    if not all(holds(cfg, key, value) for key, value in ignored.items()):
+        report_ignored(ignored)
     report_without_effect(cfg, [key for key, where in sources.items() if where == COMMAND_LINE])
     return cfg
 

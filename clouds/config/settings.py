@@ -106,5 +106,10 @@ def _lookup(tree: Any, key: str) -> Any:
         return None
 
 
+def holds(tree: Mapping[str, Any], key: str, value: Any) -> bool:
+    """Return whether a dotted key has a value in a config; a list and a tuple of equal items are equal."""
+    return bool(_plain(_lookup(tree, key)) == _plain(value))
+
+
 def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

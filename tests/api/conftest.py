@@ -36,7 +36,9 @@ def save_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         folder = tmp_path_factory.mktemp("run")
         file = write_config(folder / "c.yaml", plugin="plugin_of_nobody")
         (folder / "plugin_of_nobody.py").unlink()
-        cfg = load_config(file, [*map(str, opts)])
+        # Other tests register sets of the names in the file.
+        names = ("DATASETS.TRAIN", "('nobody_train',)", "DATASETS.TEST", "('nobody_val',)")
+        cfg = load_config(file, [*names, *map(str, opts)])
         torch.manual_seed(seed)
         model = Trainer.build_model(cfg, train_classes=CLASSES, test_classes=CLASSES)
         with torch.no_grad():

@@ -22,8 +22,8 @@ PLUGIN = f"""
 from clouds.data.datasets import catalog
 
 def register(root):
-    catalog.register("plugin_train", list, classes={CLASSES})
-    catalog.register("plugin_val", list, classes={OTHERS}, colors=[(1, 1, 1), (2, 2, 2), (3, 3, 3)])
+    catalog.register("nobody_train", list, classes={CLASSES})
+    catalog.register("nobody_val", list, classes={OTHERS}, colors=[(1, 1, 1), (2, 2, 2), (3, 3, 3)])
 """
 
 
