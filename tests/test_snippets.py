@@ -1,0 +1,160 @@
+"""Every command and every Python snippet in the documents works."""
+
+import re
+import runpy
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from clouds.errors import UserError
+from clouds.experiments import runner
+from clouds.experiments.runner import Job
+from tests.snippets import ROOT, Block, blocks, commands, inside, parse, run, write_place
+
+# Commands that a test cannot run, with the reason. They are parsed with their own parser where it is one of ours.
+NOT_RUN = {
+    "make demo": "15 minutes",
+    "make test": "these tests",
+    "pip install -r requirements.txt -e .": "changes the environment",
+    "python tools/get_weights.py mobile_sam": "downloads",
+    "python tools/generate_prompts.py --model meta-llama/Llama-2-70b-chat-hf --output prompts.txt": "a model of 140 GB",
+    "python tools/make_submission.py --config-file configs/warmup/gta/train_gta.yaml --benchmark cityscapes "
+    "--output submission MODEL.WEIGHTS output/gta/warmup/model_final.pth": "needs all images of the test split",
+    "scontrol show hostnames node[1-2]": "SLURM",
+    "head -n 1": "a program of the system",
+    "srun torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-id 7 --rdzv-endpoint :29500 train_net.py "
+    "--config-file configs/warmup/gta/train_gta.yaml": "SLURM",
+}
+# Documents whose commands run; the README comes first, because its commands make what the others need.
+RUN = ("README.md", "GETTING_STARTED.md")
+# Documents whose commands are only parsed.
+PARSED = ("INSTALL.md", "TROUBLESHOOTING.md", "datasets/README.md", "docs/published.md")
+# Inline code that begins like a command and has no placeholder.
+INLINE = re.compile(r"(?<!`)`((?:python (?!-)[^`<…]*\.py\b|clouds )[^`<…]*)`(?!`)")
+OURS = re.compile(r"(?:python|torchrun|srun) .*\.py|clouds ")
+
+
+@pytest.fixture(scope="session")
+def after_readme(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folder in which every command of the README has run, in their order, and the cache of the hub."""
+    root = tmp_path_factory.mktemp("documents")
+    place, hub = root / "clouds", root / "hub"
+    write_place(place, hub)
+    with inside(place, hub):
+        for block in blocks("README.md", "sh", "python"):
+            run_block(block)
+    return place, hub
+
+
+@pytest.fixture
+def place(after_readme: tuple[Path, Path], tmp_path: Path) -> Iterator[Path]:
+    """A copy of that folder as the current one."""
+    template, hub = after_readme
+    copy = Path(shutil.copytree(template, tmp_path / "clouds", symlinks=True))
+    with inside(copy, hub):
+        yield copy
+
+
+def run_block(block: Block) -> None:
+    """Run a block in the current folder: its commands, or its Python code as a script."""
+    if block.language == "sh":
+        for words in commands(block.text):
+            if " ".join(words) not in NOT_RUN:
+                run(words)
+    elif block.file_name:
+        Path(block.file_name).write_text(block.text)
+    else:
+        Path("snippet.py").write_text(block.text)
+        runpy.run_path("snippet.py", run_name="__main__")
+
+
+def test_the_readme(after_readme: tuple[Path, Path]) -> None:
+    place, _ = after_readme
+    for name in ("output/gta/warmup/model_final.pth", "output/gta/joint/model_final.pth", "out/street_overlay.jpg"):
+        assert (place / name).is_file(), name
+    assert "Pseudo-labels: " in (place / "output/gta/joint/log.txt").read_text()
+    assert len(list((place / "data/stable_diffusion/sd_llama70b_v2/images").iterdir())) == 4
+
+
+EXPERIMENT = "run_jobs("  # the Python block that starts trainings as processes
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in blocks("GETTING_STARTED.md", "sh", "python") if EXPERIMENT not in b.text], ids=str
+)
+def test_getting_started(block: Block, place: Path) -> None:
+    for each in blocks(block.document, "python"):
+        if each.file_name:
+            (place / each.file_name).write_text(each.text)
+    run_block(block)
+
+
+def test_the_experiment(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The script of GETTING_STARTED continues an experiment of which the last training is missing.
+
+    The others are trained in this process, since starting one takes longer than the training.
+    """
+    (block,) = [each for each in blocks("GETTING_STARTED.md", "python") if EXPERIMENT in each.text]
+
+    def all_but_the_last(jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            job.begin()
+            run(["python", *job.command[1:]])
+            job.finish(1.0)
+        shutil.rmtree(jobs[-1].folder)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"metrics\.json"):
+        patch.setattr(runner, "run_jobs", all_but_the_last)
+        run_block(block)
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("model_final.pth")}
+    capsys.readouterr()
+    run_block(block)
+    assert "joint training - warm-up: " in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in place.rglob("model_final.pth")}
+    assert [path.relative_to(place).as_posix() for path in after.keys() - before.keys()] == [
+        "output/seeds/joint/seed3/model_final.pth"
+    ]
+    assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize("document", [*RUN, *PARSED])
+def test_commands_are_understood(document: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those within a line, and those that cannot run."""
+    monkeypatch.chdir(ROOT)
+    found = [words for block in blocks(document, "sh") for words in commands(block.text)]
+    inline = INLINE.findall((ROOT / document).read_text(encoding="utf-8"))
+    found += [words for text in inline for words in commands(text)]
+    own = {block.file_name for block in blocks(document, "python")}
+    for words in found:
+        if OURS.match(" ".join(words)) and not own.intersection(words) and words[1].split("/")[0] not in OTHER:
+            parse(words)
+
+
+# Folders whose scripts have no parser in `clouds.commands`.
+OTHER = {"benchmarks", "projects"}
+
+
+def test_no_reason_without_a_command() -> None:
+    found = {" ".join(words) for name in RUN for block in blocks(name, "sh") for words in commands(block.text)}
+    assert not NOT_RUN.keys() - found
+
+
+def test_the_job_requeues_itself() -> None:
+    """The job of GETTING_STARTED goes back into the queue only if its training was stopped by a signal."""
+    (job,) = [block.text for block in blocks("GETTING_STARTED.md", "sh") if "scontrol requeue" in block.text]
+    ends = {code: commands(job, code)[1:] for code in (0, 2, 75)}
+    assert ends == {0: [], 2: [], 75: [["scontrol", "requeue", "7"]]}
+
+
+@pytest.mark.parametrize("document", [*RUN, *PARSED])
+def test_no_block_is_overlooked(document: str) -> None:
+    """Commands are in blocks that are marked as `sh`."""
+    assert {block.language for block in blocks(document)} <= {"sh", "python", "yaml", "bibtex", ""}
+    assert not [block for block in blocks(document, "") if re.search("^(?:python|clouds|pip|make) ", block.text, re.M)]
+
+
+@pytest.mark.parametrize("block", [b for d in (*RUN, *PARSED) for b in blocks(d, "python")], ids=str)
+def test_python_compiles(block: Block) -> None:
+    compile(block.text, str(block), "exec")
