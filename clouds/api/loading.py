@@ -1,5 +1,6 @@
 """Finding the files of a trained network, and building it from them."""
 
+import dataclasses
 import logging
 import re
 from collections.abc import Sequence
@@ -7,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from clouds.config import load_config
 from clouds.d2 import CfgNode
+from clouds.engine.checkpointing.entries import ENTRIES, find_wrong_entry
 from clouds.engine.checkpointing.files import numbered
-from clouds.engine.checkpointing.weights import read_checkpoint
+from clouds.engine.checkpointing.weights import frozen_keys, read_checkpoint, some_keys
 from clouds.engine.predictor import Trained, load_network
 from clouds.engine.run.record import current_run
 from clouds.engine.setup import resolve_device
@@ -18,13 +22,36 @@ from clouds.errors import UserError
 from clouds.utils.downloads import local_file
 from clouds.utils.json_files import read_json
 from clouds.utils.paths import is_url, user_path
+from clouds.utils.torch_files import WEIGHT_SUFFIXES
+from clouds.utils.values import is_integer
 
 logger = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS, DESCRIPTION = "config.yaml", "model.safetensors", "clouds.json"
 """Files of a folder that `Segmenter.save_pretrained` writes."""
 
+
+def _are_colors(value: Any) -> bool:
+    are_triples = isinstance(value, list) and all(isinstance(each, list) and len(each) == 3 for each in value)
+    return are_triples and all(is_integer(channel, high=255) for color in value for channel in color)
+
+
+_ENTRIES = {
+    **{name: ENTRIES[name] for name in ("classes", "pixel_mean", "pixel_std", "tower_sha256")},
+    "train_classes": ENTRIES["classes"],
+    "weights_sha256": ENTRIES["tower_sha256"],
+    "colors": (_are_colors, "a list of colors, each three integers from 0 to 255"),
+}
+"""Entries of `DESCRIPTION` that a network depends on."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+def is_hub_id(source: str | Path) -> bool:
+    """Return whether a network is named by its id on a hub, owner/name, and by no file or folder."""
+    text = str(source)
+    is_file = Path(text).suffix in (*WEIGHT_SUFFIXES, ".yaml", ".json") or user_path(text).exists()
+    return isinstance(source, str) and _HUB_ID.fullmatch(text) is not None and not is_file
 
 
 @dataclass(frozen=True)
@@ -87,6 +114,9 @@ def read_network_config(
             "config."
         )
     cfg = load_config(config, [*map(str, options)])
+    tower = files.weights.parent / cfg.MODEL.CLOUDS.CLIP_MODEL_NAME
+    if files.description and tower.is_file():
+        cfg.MODEL.CLOUDS.CLIP_MODEL_NAME = str(tower)
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = str(files.weights), device
     resolve_device(cfg)
     cfg.freeze()
@@ -103,16 +133,32 @@ def load_trained(files: Files, cfg: CfgNode) -> Trained:
     Raises:
         UserError: the weights cannot be read, or are those of another network.
     """
-    content = read_checkpoint(files.weights)
     described = files.description
+    content = read_checkpoint(files.weights, described.get("weights_sha256", ""))
     if not described:
         return load_network(cfg, content, str(files.weights))
+    stored = set(content["model"])
     entries: dict[str, Any] = {
         name: described[name] for name in ("pixel_mean", "pixel_std", "tower_sha256") if name in described
     }
     classes = described["classes"]
     content = {**content, **entries, "classes": described.get("train_classes", classes)}
-    return load_network(cfg, content, str(files.weights), classes=classes)
+    trained = load_network(cfg, content, str(files.weights), classes=classes)
+    _check_keys(stored, trained.network, files.weights)
+    colors = described.get("colors")
+    return dataclasses.replace(trained, colors=tuple((r, g, b) for r, g, b in colors)) if colors else trained
+
+
+def _check_keys(stored: set[str], network: nn.Module, source: Path) -> None:
+    """Check that a file holds all weights of a network and no others; it may hold the frozen tower or not."""
+    own, tower = network.state_dict().keys(), frozen_keys(network)
+    expected = own if stored & tower else own - tower
+    if stored != expected:
+        missing, unexpected = (some_keys(sorted(keys)) for keys in (expected - stored, stored - expected))
+        raise UserError(
+            f"{source} does not fit the network of its config (missing: {missing}; unexpected: {unexpected}): save the "
+            "network again, or copy its folder as a whole."
+        )
 
 
 def _weights_in(folder: Path) -> Path:
@@ -138,7 +184,8 @@ def _description_in(folder: Path) -> dict[str, Any]:
         return {}
     remedy = "save the network again"
     content: dict[str, Any] = read_json(path, dict, remedy)
-    names = content.get("classes")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+    if "classes" not in content:
         raise UserError(f"{path} names no classes: {remedy}.")
+    if wrong := find_wrong_entry(content, _ENTRIES):
+        raise UserError(f"{path} is damaged, {wrong}: {remedy}.")
     return content

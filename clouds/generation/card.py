@@ -49,6 +49,7 @@ def _facts(description: Mapping[str, Any], rows: Sequence[Row], rejected: Sequen
     return [
         ("images", f"{len(rows):,}"),
         ("sizes (width x height)", ", ".join(f"{size}: {count:,}" for size, count in sizes.most_common())),
+        ("license of each image", description["licence"]),
         ("prompts", f"{len(description['prompts']):,}, taken in turn"),
         ("model", model),
         ("digest of the model", settings["fingerprint"]),

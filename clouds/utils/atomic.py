@@ -62,15 +62,16 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` to fill; at the end, its files replace those of equal names in `path`.
+    """Yield a temporary folder to fill, which becomes the folder `path` at the end, in one step.
 
-    For libraries that write several files by themselves. The files are replaced one after the other, each in one step;
-    other files in `path` stay.
+    For libraries that write several files by themselves. If `path` exists, the temporary folder is inside it, and its
+    files replace those of equal names in sorted order, each in one step; other files in `path` stay.
 
     Raises:
         WriteError: `path` or a file in it cannot be written.
     """
-    part_folder = _part(path)
+    is_new = not path.exists()
+    part_folder = _part(path if is_new else path / ".files")
     try:
         with writing(path):
             part_folder.mkdir(parents=True)
@@ -80,6 +81,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 if isinstance(error, OSError) or not (number := re.search(r"\(os error (\d+)\)", str(error))):
                     raise
                 raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+            if is_new and not path.exists():
+                part_folder.rename(path)
+                return
             for file in sorted(each for each in part_folder.rglob("*") if each.is_file()):
                 target = path / file.relative_to(part_folder)
                 target.parent.mkdir(parents=True, exist_ok=True)

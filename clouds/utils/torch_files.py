@@ -9,15 +9,20 @@ import pickle
 import re
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
+from torch import Tensor
 
+from clouds.utils.atomic import write_atomically
 from clouds.utils.hashing import RECORD, file_sha256
 from clouds.utils.paths import user_path
+from clouds.utils.pickles import NUMPY_NAMES, RefusedPickle, plain, read_pickle
 
 logger = logging.getLogger(__name__)
 
@@ -30,46 +35,73 @@ _DAMAGED = (
 )
 
 
-def read_tensors(path: Path) -> Any:
-    """Read a ``.safetensors`` file or a file of `torch.save`, onto the CPU, and compare it with its record.
+def read_tensors(path: Path, sha256: str = "") -> Any:
+    """Read a ``.safetensors`` file, a file of `torch.save` or a ``.pkl``, onto the CPU, and compare it with its record.
 
-    A file without a record is reported in one line of the log.
+    A file without a record is reported in one line of the log. NumPy arrays in dicts become tensors.
 
     Args:
         path: path of the file.
+        sha256: SHA-256 digest that the file must have, 64 hexadecimal digits, instead of a record; "" for none.
 
     Returns:
         The content of the file, such as a state dict.
 
     Raises:
-        ValueError: the file is missing, damaged or different from its record, or holds more than tensors and plain
-            values. The message is the reason in a few words, or the name of an exception, whose own text may be a page
-            long.
+        ValueError: the file is missing, damaged or different from its record, or holds more than tensors, arrays and
+            plain values. The message is the reason in a few words, or the name of an exception, whose own text may be a
+            page long.
     """
     if path.is_dir():
         raise ValueError("it is a folder")
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
+        elif path.suffix == ".pkl" and not _is_zip(path):
+            content = _with_tensors(read_pickle(path))
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(NUMPY_NAMES):
+                content = _with_tensors(plain(torch.load(path, map_location="cpu", weights_only=True)))
+    except RefusedPickle:
+        raise
     except _DAMAGED as error:
-        raise ValueError(type(error).__name__) from error
-    verify(path)
+        # torch names what a file asks for on the second page of its text.
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        raise ValueError(f"it asks for {asked[1]}" if asked else type(error).__name__) from error
+    verify(path, sha256)
     return content
 
 
-def verify(path: Path) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a ``.safetensors`` file atomically.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    copies = {name: each.detach().to("cpu", copy=True).contiguous() for name, each in tensors.items()}
+    write_atomically(path, save(copies, metadata={"format": "pt"}))
+
+
+def _with_tensors(value: Any, depth: int = 2) -> Any:
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if isinstance(value, dict) and depth:
+        return {key: _with_tensors(each, depth - 1) for key, each in value.items()}
+    return value
+
+
+def verify(path: Path, sha256: str = "") -> None:
     """Compare a weight file with its record; a file without a record is reported in one line of the log.
 
     Args:
         path: path of the file, of any format.
+        sha256: digest that the file must have instead of its record; "" for none.
 
     Raises:
         ValueError: the file or its record is damaged, or they differ.
     """
     try:
-        expected = _recorded_sha256(path)
+        expected = sha256 or _recorded_sha256(path)
         if expected:
             matches = file_sha256(path) == expected
         elif _is_zip(path):

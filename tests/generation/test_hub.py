@@ -32,7 +32,7 @@ def made(kind: type[BaseException], *causes: type[BaseException]) -> BaseExcepti
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "there is not enough memory"),
         (made(errors.GatedRepoError), "accept the terms on its page of the hub and log in with `hf auth login`"),
         (made(OSError, errors.GatedRepoError), "accept the terms on its page"),
-        (made(errors.RevisionNotFoundError), "but not the revision v9; check --revision"),
+        (made(errors.RevisionNotFoundError), "but not the revision v9; check it"),
         (made(errors.RepositoryNotFoundError), "the hub has no such model, or it is private"),
         (made(OSError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled), "HF_HUB_OFFLINE is set"),
         (made(OSError, errors.LocalEntryNotFoundError, ConnectionError), "the hub cannot be reached"),

@@ -38,7 +38,7 @@ class Trap:
 def test_code_in_a_file_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": Trap()}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="UnpicklingError"):
+    with pytest.raises(ValueError, match=r"^it asks for getattr$"):
         read_tensors(tmp_path / "x.pth")
     assert not (tmp_path / "touched").exists()
 

@@ -7,18 +7,22 @@ from typing import Any
 
 from clouds.utils.values import is_integer, is_number
 
+Rule = tuple[Callable[[Any], bool], str]
+"""Check of a value, and a description of the values that pass."""
 
-def find_wrong_entry(content: Mapping[Any, Any]) -> str:
+
+def find_wrong_entry(content: Mapping[Any, Any], rules: Mapping[str, Rule] | None = None) -> str:
     """Find an entry of another type than `Checkpointer` writes.
 
     Args:
         content: content of a checkpoint; entries may be missing, and unknown ones are not checked.
+        rules: rule of each entry by name; default: `ENTRIES`.
 
     Returns:
         The name and the value of the first such entry, as in "'iteration' is 'abc' and should be an integer of at
         least 0"; "" if there is none.
     """
-    for name, (holds, wanted) in ENTRIES.items():
+    for name, (holds, wanted) in (ENTRIES if rules is None else rules).items():
         if name in content and not holds(content[name]):
             return f"'{name}' is {reprlib.repr(content[name])} and should be {wanted}"
     return ""
@@ -68,7 +72,7 @@ def _is_observation(value: Any) -> bool:
     return pair and (isinstance(value[0], float) or is_number(value[0])) and is_integer(value[1], low=-sys.maxsize)
 
 
-ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
+ENTRIES: dict[str, Rule] = {
     "iteration": (_is_iteration, "an integer from 0 to 2147483647"),
     "seed": (is_integer, "an integer of at least 0"),
     "score": (is_number, "a number"),

@@ -1,6 +1,7 @@
 """State dicts: reading them from files, finding what training cannot change, and loading with a short report."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,14 @@ def sampled_digest(weights: StateDict, samples: int = 1024) -> str:
     return digest.hexdigest()
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, sha256: str = "") -> dict[str, Any]:
     """Read a checkpoint: a ``.safetensors`` file or a torch file with tensors and plain values only.
 
     The file is compared with its checksums, see `clouds.utils.torch_files`.
 
     Args:
         path: path of the file.
+        sha256: digest that the file must have; "" for none.
 
     Returns:
         A dict with the state dict under ``"model"`` and everything else that the file holds. The file may also hold a
@@ -67,7 +69,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        content = read_tensors(path)
+        content = read_tensors(path, sha256)
     except ValueError as error:
         raise UserError(
             f"Cannot read weights from {path}: the file is damaged, or holds more than tensors and plain values "
@@ -138,19 +140,20 @@ def load_weights(
         )
     absent = [name for name, _ in model.named_parameters() if name in missing]
     if complete and absent:
-        raise UserError(f"{source} lacks {_some(absent)} of this model, which cannot be left untrained; {advice}.")
+        raise UserError(f"{source} lacks {some_keys(absent)} of this model, which cannot be left untrained; {advice}.")
 
     model.load_state_dict(known, strict=False)
     kept = len(frozen - weights.keys())
     aside = f" ({kept} of the frozen backbone are not in the file and keep their values)" if kept else ""
     return [
         f"Loaded {len(known)} tensors from {source}{aside}",
-        f"Missing: {_some(missing)}",
-        f"Unexpected: {_some(unexpected)}",
+        f"Missing: {some_keys(missing)}",
+        f"Unexpected: {some_keys(unexpected)}",
     ]
 
 
-def _some(keys: list[str], most: int = 3) -> str:
+def some_keys(keys: Sequence[str], most: int = 3) -> str:
+    """Return the number of keys and the first of them, for a message; "none" for no keys."""
     if not keys:
         return "none"
     return f"{len(keys)} ({', '.join(keys[:most])}{', ...' if len(keys) > most else ''})"

@@ -78,14 +78,22 @@ def read_training(path: Path) -> list[Row]:
     return [{k: v for k, v in row.items() if is_number(v)} for row, _ in _newest_training(scan_lines(path))]
 
 
-def read_scores(path: Path) -> dict[str, dict[str, float]]:
-    """Return the scores of the evaluation that ends the newest training in a ``metrics.json``.
+def read_scores(path: Path, iterations: int | None = None) -> dict[str, dict[str, float]]:
+    """Return the scores of an evaluation of the newest training in a ``metrics.json``.
+
+    Args:
+        path: path of the file.
+        iterations: number of iterations that the network was trained for; default: the evaluation that ends the
+            training.
 
     Returns:
-        Test set -> name of a score -> percent; a score without a value is missing. Empty if the last row is not an
-        evaluation: the training still runs or was interrupted.
+        Test set -> name of a score -> percent; a score without a value is missing. Empty if there is no such
+        evaluation; by default, if the last row is none: the training still runs or was interrupted.
     """
-    return scores_of((read_training(path) or [{}])[-1])
+    rows = read_training(path)
+    if iterations is not None:
+        rows = [row for row in rows if any(map(is_score, row)) and iterations_before(row) == iterations]
+    return scores_of((rows or [{}])[-1])
 
 
 def scores_of(row: Row) -> dict[str, dict[str, float]]:

@@ -40,6 +40,35 @@ def has_own_weights(name: str) -> bool:
     return name.startswith(("local-dir:", "hf-hub:")) or Path(name).is_dir()
 
 
+def is_published(name: str, pretrained: str) -> bool:
+    """Return whether these names are those of a model and its weights on a hub, and of no file of this machine.
+
+    Args:
+        name: name of the model, see `load_open_clip`.
+        pretrained: open_clip tag or a weight file.
+    """
+    return name.startswith("hf-hub:") or bool(open_clip.get_pretrained_cfg(name, pretrained))
+
+
+def model_config(name: str, pretrained: str = "") -> dict[str, Any]:
+    """Return the architecture of a model as `load_open_clip` builds it, to be written as a model config ``*.json``.
+
+    Args:
+        name: name of the model, see `load_open_clip`.
+        pretrained: open_clip tag or a weight file.
+    """
+    model_name = resolve_model_name(name)
+    config: dict[str, Any] = open_clip.get_model_config(model_name)
+    return config | _forced(model_name, pretrained)
+
+
+def _forced(model_name: str, pretrained: str) -> dict[str, bool]:
+    # Weights that were trained with QuickGELU need it, but open_clip only warns. The published setting "RN50" with the
+    # tag "openai" is such a model.
+    has_quick_gelu = open_clip.get_pretrained_cfg(model_name, pretrained).get("quick_gelu", False)
+    return {"quick_gelu": True} if has_quick_gelu else {}
+
+
 def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.Module:
     """Build a CLIP model and load its weights.
 
@@ -55,9 +84,7 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
     """
     model_name = resolve_model_name(name)
     options: dict[str, Any] = {
-        # Weights that were trained with QuickGELU need it, but open_clip only warns. The published setting "RN50" with
-        # the tag "openai" is such a model.
-        "force_quick_gelu": open_clip.get_pretrained_cfg(model_name, pretrained).get("quick_gelu", False),
+        "force_quick_gelu": bool(_forced(model_name, pretrained)),
         "device": device,
     }
     if device == "meta":

@@ -1,0 +1,231 @@
+"""Sharing of networks: saving them into a folder, and loading them from it or from a hub."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import HfApi, ModelHubMixin
+from torch import nn
+
+from clouds.api.card import LIBRARY, TAGS
+from clouds.api.loading import CONFIG, DESCRIPTION, WEIGHTS, find_files, load_trained, read_network_config
+from clouds.api.saving import CARD, TOWER, write_folder
+from clouds.d2 import CfgNode
+from clouds.errors import UserError
+from clouds.generation.hub import download, upload
+from clouds.utils.paths import user_path
+from clouds.visualization.palette import Color
+
+FILES = (WEIGHTS, CONFIG, DESCRIPTION, CARD, TOWER)
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+class SharedNetwork(ModelHubMixin, library_name=LIBRARY, tags=[*TAGS], pipeline_tag="image-segmentation"):
+    """Methods of `Segmenter` that save a network for others and load it.
+
+    A frozen tower that anybody can load by its name, such as one of open_clip's tags, is named and not stored, and its
+    digest is compared when the network is loaded. Another tower is stored.
+    """
+
+    network: nn.Module
+    cfg: CfgNode
+    classes: tuple[str, ...]
+    colors: tuple[Color, ...]
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        include_backbone: bool = False,
+        license: str = "unknown",
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Write the network into a folder: weights, config, classes and a card. See `clouds.api.saving`.
+
+        The folder is complete or as it was before, even if the process is killed.
+
+        Args:
+            save_directory: new folder, empty folder, or folder of an earlier call.
+            include_backbone: whether to store a frozen tower that anybody can load by its name, too.
+            license: license of the weights in the card, as the hub names it, such as "cc-by-nc-4.0".
+            repo_id: id on the hub, owner/name, for the card and the upload; default: the name of the folder.
+            push_to_hub: whether to upload the folder, too.
+            push_to_hub_kwargs: further arguments of `push_to_hub`.
+
+        Returns:
+            The URL of the commit with `push_to_hub`, otherwise None.
+
+        Raises:
+            UserError: the folder holds other files, or the hub refuses the upload.
+            WriteError: the folder cannot be written.
+        """
+        folder = user_path(save_directory)
+        name = repo_id or folder.resolve().name
+        self._save_pretrained(folder, include_backbone=include_backbone, license=license, name=name)
+        return upload(folder, name, FILES, **push_to_hub_kwargs) if push_to_hub else None
+
+    def _save_pretrained(
+        self, save_directory: Path, *, include_backbone: bool = False, license: str = "unknown", name: str = ""
+    ) -> None:
+        write_folder(
+            save_directory,
+            self.network,
+            self.cfg,
+            classes=self.classes,
+            colors=self.colors,
+            name=name or save_directory.name,
+            license=license,
+            include_backbone=include_backbone,
+        )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        include_backbone: bool = False,
+        license: str = "unknown",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Upload the network to a hub, as `save_pretrained` writes it, in one commit.
+
+        Args:
+            repo_id: id on the hub, owner/name; the repository is created if it does not exist.
+            include_backbone: see `save_pretrained`.
+            license: see `save_pretrained`.
+            private: whether a new repository is private; None for the default of its owner.
+            token: token that may write; None for that of `hf auth login`.
+            branch: branch of the commit; None for the main one.
+            options: further arguments of `huggingface_hub.HfApi.upload_folder`, such as `commit_message`.
+
+        Returns:
+            The URL of the commit.
+
+        Raises:
+            UserError: the hub cannot be reached or refuses the upload.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "network"
+            self._save_pretrained(folder, include_backbone=include_backbone, license=license, name=repo_id)
+            return upload(folder, repo_id, FILES, private=private, token=token, branch=branch, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        **model_kwargs: Any,
+    ) -> Self:
+        """Load a network from a folder of `save_pretrained` or from a hub.
+
+        The weights are safetensors and have to be complete: no key may be missing or unexpected.
+
+        Args:
+            pretrained_model_name_or_path: folder, or id on the hub, owner/name.
+            force_download: whether to download files that are in the cache.
+            token: token of the hub; None for that of `hf auth login`.
+            cache_dir: folder of the cache; None for the usual one.
+            local_files_only: whether to take the files from the cache only.
+            revision: branch, tag or commit on the hub; None for the newest.
+            model_kwargs: `config`, `options` and `device`, see `load`.
+
+        Raises:
+            UserError: there is no such network, it is private or not reachable, its weights are a pickle, do not fit,
+                or belong to a tower with other weights.
+        """
+        # The mixin's own method asks the hub for a config.json, which these networks do not have.
+        return cls._from_pretrained(
+            model_id=str(pretrained_model_name_or_path),
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+            **model_kwargs,
+        )
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **model_kwargs: Any,
+    ) -> Self:
+        folder = user_path(model_id)
+        if folder.is_dir():
+            names = sorted(path.name for path in folder.iterdir())
+        else:
+            folder = download(
+                model_id,
+                f"There is no folder {model_id}, and a network of this name cannot be loaded from the hub",
+                FILES,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+            names = _names_on_hub(model_id, folder, revision, token)
+        _check_files(folder, names, model_id)
+        return cls._from_folder(folder, **model_kwargs)
+
+    @classmethod
+    def _from_folder(
+        cls,
+        folder: Path,
+        config: str | Path | CfgNode | None = None,
+        options: Sequence[Any] = (),
+        device: str = "auto",
+    ) -> Self:
+        files = find_files(folder)
+        cfg = read_network_config(files, config, options, device)
+        trained = load_trained(files, cfg)
+        construct: Callable[..., Self] = cls
+        return construct(trained.network, cfg, classes=trained.classes, colors=trained.colors)
+
+
+def _names_on_hub(model_id: str, folder: Path, revision: str | None, token: str | bool | None) -> list[str]:
+    """Return the names of the files that are downloaded, and of all in the repository if the weights are missing."""
+    if not (folder / WEIGHTS).is_file():
+        try:
+            return HfApi(token=token).list_repo_files(model_id, revision=revision)
+        except OSError:  # without a network, the cache says what there is
+            pass
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _check_files(folder: Path, names: Sequence[str], source: str) -> None:
+    """Check that a folder holds what `save_pretrained` writes.
+
+    Args:
+        folder: the folder.
+        names: names of all files of the network, of which the folder may lack some.
+        source: name of the network, for messages.
+    """
+    missing = [name for name in (WEIGHTS, CONFIG, DESCRIPTION) if not (folder / name).is_file()]
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if WEIGHTS in missing and pickles:
+        raise UserError(
+            f"{source} holds no {WEIGHTS}, only {pickles[0]}, a pickle, which could run code: load a checkpoint with "
+            "clouds.load, or write one with `clouds convert`."
+        )
+    if missing:
+        raise UserError(
+            f"{source} lacks {' and '.join(missing)}: it is no network that save_pretrained has written, or it is "
+            "incomplete."
+        )
