@@ -119,8 +119,21 @@ def read_network_config(
         cfg.MODEL.CLOUDS.CLIP_MODEL_NAME = str(tower)
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = str(files.weights), device
     resolve_device(cfg)
+    _find_tower(cfg, files)
     cfg.freeze()
     return cfg
+
+
+def _find_tower(cfg: CfgNode, files: Files) -> None:
+    """Complete file names of the tower that are relative to the folder in which the run was started."""
+    run = current_run(files.weights.parent)
+    if run is None:
+        return
+    for key in ("CLIP_MODEL_NAME", "CLIP_PRETRAINED_WEIGHTS"):
+        name = cfg.MODEL.CLOUDS[key]
+        path = Path(run.folder) / name
+        if name and not Path(name).exists() and path.is_absolute() and path.exists():
+            cfg.MODEL.CLOUDS[key] = str(path)
 
 
 def load_trained(files: Files, cfg: CfgNode) -> Trained:

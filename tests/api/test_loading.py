@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import yaml
 
 import clouds
 from clouds.config import load_config
+from clouds.engine.run.record import Kind, new_run_id, write_record
 from clouds.errors import UserError
 from tests.api.conftest import TEXT_HEAD
 from tests.engine.conftest import CLASSES
@@ -64,6 +66,26 @@ def test_the_newest_checkpoint_of_a_run_that_is_not_complete(closed_copy: Path) 
     assert weights_of(clouds.load(closed_copy))[0, 0] != 19
     final.unlink()
     assert weights_of(clouds.load(closed_copy))[0, 0] == 19
+
+
+def test_a_run_knows_its_newest_config_and_its_folder(
+    closed_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The config names the tower relative to the folder in which the training was started."""
+    cfg = load_config(closed_copy / "config.yaml")
+    (tmp_path / "towers").mkdir()
+    shutil.copy(cfg.MODEL.CLOUDS.CLIP_MODEL_NAME, tmp_path / "towers" / "mine.json")
+    cfg.MODEL.CLOUDS.CLIP_MODEL_NAME = "towers/mine.json"
+    (closed_copy / "config.yaml").unlink()
+    monkeypatch.chdir(tmp_path)
+    run = new_run_id()
+    write_record(closed_copy, cfg, Namespace(), Kind.TRAINING, run)
+    cfg.INPUT.TEST_SHORT_EDGE = 40
+    write_record(closed_copy, cfg, Namespace(), Kind.RESUMED, run)
+    monkeypatch.chdir("/")
+    model = clouds.load(closed_copy)
+    assert model.cfg.INPUT.TEST_SHORT_EDGE == 40
+    assert model.cfg.MODEL.CLOUDS.CLIP_MODEL_NAME == str(tmp_path / "towers" / "mine.json")
 
 
 def test_options_replace_values_of_the_config(closed: Path) -> None:

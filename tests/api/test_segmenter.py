@@ -251,6 +251,20 @@ def test_other_arguments(model: clouds.Segmenter, images: list[Path]) -> None:
     assert repr(model) == "Segmenter(CLOUDS on cpu, 3 classes: road, grass, sky)"
 
 
+def test_lack_of_memory_is_one_sentence(
+    model: clouds.Segmenter, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allocate(*_: object) -> None:
+        torch.empty(1 << 50)
+
+    monkeypatch.setattr(model.network.backbone, "forward", allocate)
+    with pytest.raises(UserError, match=r"The memory is not sufficient.*: lower batch_size or INPUT\.TEST_SHORT_EDGE"):
+        model.predict(images[0])
+    monkeypatch.setattr(model.network.backbone, "forward", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.predict(images[0])
+
+
 @pytest.fixture(scope="module")
 def server(images: list[Path]) -> Iterator[str]:
     content = {"/a.png": images[0].read_bytes(), "/page": b"<!doctype html><p>Log in</p>", "/cut.png":

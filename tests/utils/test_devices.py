@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clouds.utils.devices import cudnn_benchmark, set_float32_precision
+from clouds.utils.devices import cudnn_benchmark, float32_precision, set_float32_precision
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,13 @@ def test_the_choice_of_algorithms_ends_with_its_context() -> None:
             raise KeyError
         assert torch.backends.cudnn.benchmark is True
     assert torch.backends.cudnn.benchmark is False
+
+
+def test_the_precision_is_restored() -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    with pytest.raises(KeyError), float32_precision("medium", torch.device("cpu")):
+        assert torch.get_float32_matmul_precision() == "medium"
+        raise KeyError
+    with float32_precision("", torch.device("cpu")):
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", False)
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before

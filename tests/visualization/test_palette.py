@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from clouds.data.classes import CITYSCAPES_COLORS
-from clouds.visualization.palette import colorize, overlay
+from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS
+from clouds.visualization.palette import colorize, colors_of, overlay
 
 LABELS = np.array([[0, 18, 255], [10, 13, 19]], dtype=np.uint8)
 BLACK = (0, 0, 0)
@@ -26,3 +26,13 @@ def test_overlay_mixes_and_leaves_ignored_pixels_alone() -> None:
     half = overlay(image, LABELS)[0, 0]
     assert np.abs(half - (np.array(CITYSCAPES_COLORS[0]) + 201) / 2).max() <= 0.5
     assert half.dtype == np.uint8
+
+
+def test_colors_of_classes() -> None:
+    assert colors_of(CITYSCAPES_CLASSES) == CITYSCAPES_COLORS
+    assert colors_of(["unicorn", "truck", "tree"])[1:] == (CITYSCAPES_COLORS[14], CITYSCAPES_COLORS[8])
+    colors = colors_of([f"thing {number}" for number in range(40)])
+    assert all(0 <= value <= 255 for color in colors for value in color)
+    distances = np.abs(np.array(colors)[:, None] - np.array(colors)).sum(axis=-1) + 999 * np.eye(40)
+    assert distances.min() > 10
+    assert colors_of([f"thing {number}" for number in range(20)]) == colors[:20]
