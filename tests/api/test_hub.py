@@ -11,10 +11,12 @@ import open_clip
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import clouds
 from clouds.api.segmenter import Segmenter
+from clouds.commands import predict
 from clouds.config import load_config
 from clouds.errors import UserError, WriteError
 from clouds.utils.hashing import file_sha256
@@ -101,6 +103,13 @@ def test_the_config_is_complete_and_of_no_machine(closed: Path, tmp_path: Path) 
     assert (after.DATASETS.TRAIN, after.INPUT, after.SOLVER) == (before.DATASETS.TRAIN, before.INPUT, before.SOLVER)
     assert after.MODEL.MASK_FORMER == before.MODEL.MASK_FORMER
     assert len(after.MODEL.PIXEL_MEAN) == 3
+
+
+def test_the_command_of_the_card(saved: Path, images: list[Path], tmp_path: Path) -> None:
+    flags = ["--config-file", str(saved / "config.yaml"), str(images[0]), "--output", str(tmp_path / "out")]
+    assert predict.main([*flags, "MODEL.WEIGHTS", str(saved / "model.safetensors"), "MODEL.DEVICE", "cpu"]) == 0
+    labels = np.asarray(Image.open(tmp_path / "out/0_labels.png"))
+    assert np.array_equal(labels, clouds.load(saved, device="cpu").predict(images[0]).labels)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from clouds.clouds import CLOUDS
 from clouds.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec, build_model, configurable
 from clouds.errors import UserError
 from clouds.modeling.backbone import CLIP, SegmentationBackbone, TextTower, clip
+from clouds.modeling.backbone.open_clip_models import is_published, model_config
 from tests.parity import golden
 
 TEXT_HEAD = ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "MultiScaleMaskedTransformerDecoder")
@@ -151,3 +152,26 @@ def test_which_clip_weights_have_a_source(tmp_path, monkeypatch, name, pretraine
     monkeypatch.setattr(clip, "load_open_clip", lambda *_: model)
     settings = ("MODEL.CLOUDS.CLIP_MODEL_NAME", name, "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS", pretrained)
     assert CLIP(golden.golden_config("convnext_closed", *settings)).reloadable is reloadable
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "published"),
+    [
+        ("convnext_large_d_320", "laion2b_s29b_b131k_ft_soup", True),
+        ("RN50", "openai", True),
+        ("hf-hub:owner/model", "", True),
+        ("RN50", "weights/rn50.pt", False),
+        ("RN50", "", False),
+        ("weights/clip.json", "weights/clip.safetensors", False),
+        ("weights/clip", "", False),
+    ],
+)
+def test_towers_that_anybody_can_load(name: str, pretrained: str, published: bool) -> None:
+    assert is_published(name, pretrained) is published
+
+
+def test_the_architecture_of_a_tower_has_its_activation() -> None:
+    # Without QuickGELU, the weights of OpenAI would compute something else.
+    assert model_config("RN50", "openai")["quick_gelu"] is True
+    assert "quick_gelu" not in model_config("RN50")
+    assert model_config("RN50")["embed_dim"] == 1024
