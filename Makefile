@@ -21,6 +21,7 @@ demo: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --preview --select PLW1514 clouds tools projects/*/tools *.py
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 

@@ -1,6 +1,6 @@
 """Processor time of importing CLOUDS, relative to ``import torch, timm``, in alternating rounds of one run.
 
-    python benchmarks/imports.py [--rounds 9]
+    python benchmarks/imports.py [--rounds 5]
 
 Each call runs in a fresh process and counts the processor time of all its threads, which other processes on the machine
 hardly affect. The first round only warms up the cache of the files.
@@ -42,7 +42,7 @@ CODE = {
     "import clouds": "import clouds",
     "import clouds.clouds": "import clouds.clouds",
     "a miniature network from a config": BUILD,
-    "what a prediction imports": "import clouds.engine.predictor",
+    "what a prediction imports": "import clouds.api.files",
 }
 TIMED = "\nimport time; print(time.process_time())"
 
@@ -51,7 +51,7 @@ TIMED = "\nimport time; print(time.process_time())"
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print a table."""
     parser = CommandParser(__doc__ or "")
-    parser.add_argument("--rounds", type=positive_int, default=9, metavar="N", help="number of rounds (default: 9)")
+    parser.add_argument("--rounds", type=positive_int, default=5, metavar="N", help="number of rounds (default: 5)")
     rounds = parser.parse_args(argv).rounds
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder, "clip.json")

@@ -1,10 +1,12 @@
 """All commands: they answer --help without torch, and name the package that is missing."""
 
 import ast
+import contextlib
 import errno
 import importlib.metadata
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from clouds.commands import entry
 from clouds.commands.entry import DEPENDENCIES, EXTRAS, user_errors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -226,3 +229,22 @@ def test_interrupt() -> None:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         assert (process.wait(timeout=60), process.stderr.read()) == (130, "error: interrupted.\n")
+
+
+@pytest.mark.parametrize("has_poll", [True, False])
+def test_a_pipe_that_nobody_reads_is_found(has_poll: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has_poll:  # Windows
+        monkeypatch.delattr(select, "poll")
+    with (tmp_path / "file").open("w", encoding="utf-8") as file:
+        assert not entry._is_broken(file)
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w", encoding="utf-8") as pipe:
+        pipe.write("x")
+        assert not entry._is_broken(pipe)
+        pipe.write("x")
+        os.close(reader)
+        with pytest.raises(BrokenPipeError):
+            pipe.flush()
+        assert entry._is_broken(pipe)
+        with contextlib.suppress(BrokenPipeError):
+            pipe.close()
