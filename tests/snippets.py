@@ -220,8 +220,9 @@ def run(words: Sequence[str]) -> None:
     code: object
     try:
         if program == "python":
-            sys.argv = [*arguments, *_FEW.get(arguments[0], [])]
-            runpy.run_path(arguments[0], run_name="__main__")
+            is_module = arguments[0] == "-m"
+            sys.argv = [*arguments[is_module:], *_FEW.get(arguments[0], [])]
+            (runpy.run_module if is_module else runpy.run_path)(sys.argv[0], run_name="__main__")
             code = 0
         else:
             code = entry_point(program)(arguments)
