@@ -12,6 +12,7 @@ import pytest
 import torch
 from minicity.experiment import run as experiment
 
+from clouds.commands.main import main as clouds
 from clouds.experiments.runner import Job, run_jobs
 from clouds.utils.signals import stop_requested
 from tests.commands import ROOT, script
@@ -29,7 +30,10 @@ def run_here(jobs: Sequence[Job], **_: object) -> None:
     for job in jobs:
         if not job.is_done:
             job.begin()
-            assert script(job.command[1]).main(list(job.command[2:])) == 0
+            if job.command[1:3] == ("-m", "clouds"):
+                assert clouds(list(job.command[3:])) == 0
+            else:
+                assert script(job.command[1]).main(list(job.command[2:])) == 0
             job.finish(1.0)
 
 
