@@ -11,11 +11,12 @@ These names are imported when they are first used: `import clouds` alone loads n
 
 from typing import TYPE_CHECKING, Any
 
+from clouds.version import __version__
+
 if TYPE_CHECKING:
     from clouds.api import Segmentation, Segmenter, load
 
-__all__ = ["Segmentation", "Segmenter", "load"]
-__version__ = "0.1.0"
+__all__ = ["Segmentation", "Segmenter", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -99,7 +99,7 @@ def machine_error(error: BaseException | None, *, less_memory: str = _LESS_MEMOR
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception of Python, NumPy, torch or OpenCV says that a device has no memory left."""
     # By names and texts: this module imports none of them, and torch's allocator on a CPU has no class of its own.
-    texts = ("DefaultCPUAllocator: ", "(-4:Insufficient memory)")
+    texts = ("DefaultCPUAllocator: ", "Cannot allocate memory", "(-4:Insufficient memory)")
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return known or (type(error).__name__ in ("RuntimeError", "error") and any(text in str(error) for text in texts))
 

@@ -21,14 +21,15 @@ OF_PROJECTS = [path for folder in PROJECTS for path in sorted(folder.rglob("*.py
 SOURCES = [*CORE, *SCRIPTS, *OF_PROJECTS]
 
 # Layer: the other layers that it may import. A module belongs to the entry with the longest matching name.
-BASE = {"clouds.errors", "clouds.utils", "clouds.d2", "clouds.data.classes"}
+BASE = {"clouds.version", "clouds.errors", "clouds.utils", "clouds.d2", "clouds.data.classes"}
 CORE_LAYERS = BASE | {"clouds.config", "clouds.data", "clouds.modeling", "clouds.self_training", "clouds.clouds"}
 USES = {"clouds.evaluation", "clouds.visualization", "clouds.generation"}
 LAYERS = {
-    "clouds": {"clouds.api"},
+    "clouds": {"clouds.api", "clouds.version"},
+    "clouds.version": set(),
     "clouds.errors": set(),
-    "clouds.utils": {"clouds.errors"},
-    "clouds.d2": {"clouds.errors"},
+    "clouds.utils": {"clouds.errors", "clouds.version"},
+    "clouds.d2": {"clouds.errors", "clouds.version"},
     "clouds.data.classes": set(),
     "clouds.config": BASE,
     "clouds.data": BASE,

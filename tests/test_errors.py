@@ -69,6 +69,7 @@ GPU = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"
         (lambda: np.empty(2**50), "8.00 PiB"),
         (lambda: _raise(RuntimeError(f"Caught RuntimeError in a worker. {CPU}")), "80 bytes"),
         (lambda: _raise(torch.OutOfMemoryError(GPU)), "20.00 GiB"),
+        (lambda: _raise(RuntimeError("unable to allocate 80 bytes: Cannot allocate memory (12)")), "80 bytes"),
     ],
 )
 def test_a_lack_of_memory_is_one_sentence(allocate, size, sentence):

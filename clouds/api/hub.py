@@ -13,7 +13,7 @@ from clouds.api.loading import CONFIG, DESCRIPTION, WEIGHTS, find_files, load_tr
 from clouds.api.saving import CARD, TOWER, write_folder
 from clouds.d2 import CfgNode
 from clouds.errors import UserError
-from clouds.generation.hub import download, upload
+from clouds.utils.hub import download, upload
 from clouds.utils.paths import user_path
 from clouds.visualization.palette import Color
 

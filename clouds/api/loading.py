@@ -21,7 +21,7 @@ from clouds.engine.setup import resolve_device
 from clouds.errors import UserError
 from clouds.utils.downloads import local_file
 from clouds.utils.json_files import read_json
-from clouds.utils.paths import is_url, user_path
+from clouds.utils.paths import user_path
 from clouds.utils.torch_files import WEIGHT_SUFFIXES
 from clouds.utils.values import is_integer
 
@@ -78,7 +78,7 @@ def find_files(source: str | Path) -> Files:
     Raises:
         UserError: there is no such file or folder, or the folder holds no weights.
     """
-    path = local_file(str(source)) if is_url(str(source)) else user_path(source)
+    path = local_file(str(source))
     if path.is_dir():
         return Files(_weights_in(path), _config_in(path), _description_in(path))
     if not path.is_file():

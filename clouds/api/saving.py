@@ -9,7 +9,6 @@ clip_<digest>.json  architecture of a tower that is in model.safetensors
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from clouds.utils.hashing import file_sha256
 from clouds.utils.json_files import read_json
 from clouds.utils.tensors import tensors_sha256
 from clouds.utils.torch_files import write_tensors
+from clouds.version import __version__
 
 CARD, TOWER = "README.md", "clip_*.json"
 
@@ -101,7 +101,7 @@ def write_folder(
             **({"tower_sha256": tensors_sha256(left_out)} if is_named else {}),
             "weights_sha256": file_sha256(part / WEIGHTS),
             "license": license,
-            "version": sys.modules["clouds"].__version__,  # not imported here: the package imports this module
+            "version": __version__,
             **_about_training(cfg),
         }
         write_atomically(part / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")

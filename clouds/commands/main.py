@@ -4,9 +4,9 @@ import importlib
 import sys
 from typing import NamedTuple
 
-from clouds import __version__
 from clouds.commands.entry import user_errors
 from clouds.errors import check_name
+from clouds.version import __version__
 
 
 class Command(NamedTuple):

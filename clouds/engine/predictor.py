@@ -29,6 +29,7 @@ from clouds.evaluation.label_maps import predict_labels
 from clouds.modeling.inference import SCALES, augmented_scores
 from clouds.modeling.structures import ImageDict
 from clouds.utils.devices import cudnn_benchmark, float32_precision
+from clouds.utils.open_clip import without_warnings
 from clouds.utils.signals import stop_here
 from clouds.visualization.palette import Color, colors_of
 
@@ -79,7 +80,7 @@ def load_network(
     architecture = dict(META_ARCH_REGISTRY).get(cfg.MODEL.META_ARCHITECTURE)
     takes_names = isinstance(architecture, type) and issubclass(architecture, CLOUDS)
     names = {"train_classes": trained, "test_classes": classes} if takes_names else {}
-    with _without_warnings_of_open_clip():
+    with without_warnings():  # its weights are those of the checkpoint
         network = Trainer.build_model(cfg, **names)
     if missing:
         report = logger.warning if has_text_head(network) else logger.info
@@ -94,21 +95,6 @@ def load_network(
     )
     checkpointer.restore(content, source)
     return Trained(network.eval(), tuple(classes), _colors(sets, classes))
-
-
-@contextlib.contextmanager
-def _without_warnings_of_open_clip() -> Iterator[None]:
-    """Drop what open_clip says, on the root logger, about a tower without weights: those of the checkpoint follow."""
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return "open_clip" not in record.pathname
-
-    root = logging.getLogger()
-    root.addFilter(is_other)
-    try:
-        yield
-    finally:
-        root.removeFilter(is_other)
 
 
 def _register(cfg: CfgNode, *, required: bool) -> str:

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clouds.errors import UserError
 from clouds.generation.device import resolve_device
-from clouds.generation.hub import advice
 from clouds.generation.settings import ChatSettings
+from clouds.utils.hub import advice
 from clouds.utils.torch_files import verify_model
 
 

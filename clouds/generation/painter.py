@@ -17,12 +17,12 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 
-from clouds.errors import UserError, check_name
+from clouds.errors import UserError, check_name, is_out_of_memory
 from clouds.generation.device import DTYPES
-from clouds.generation.hub import advice, is_out_of_memory
 from clouds.generation.prompts import truncated_text
 from clouds.generation.settings import PaintingSettings
 from clouds.utils.hashing import model_digest
+from clouds.utils.hub import advice
 from clouds.utils.json_files import read_json
 from clouds.utils.memory import resident_size
 from clouds.utils.paths import user_path

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 from clouds.errors import UserError
-from clouds.generation.hub import download, upload
 from clouds.generation.records import check_belongs, read_description, read_manifest
 from clouds.utils.atomic import make_folder, writing
 from clouds.utils.hashing import file_sha256
+from clouds.utils.hub import download, upload
 
 FILES = ("images/*.png", "manifest.jsonl", "rejected.jsonl", "dataset.json", "README.md")
 """Files of a set; others in its folder, such as locks, are not shared."""

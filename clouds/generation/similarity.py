@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from clouds.errors import UserError
-from clouds.generation.hub import advice
+from clouds.utils.hub import advice
 from clouds.utils.open_clip import open_clip
 from clouds.utils.torch_files import verify_model
 

@@ -33,7 +33,7 @@ def local_file(path: str, kind: str = "weight file") -> Path:
     digest of the whole URL: two hosts or two queries never share a file, and no URL leads out of the folder.
 
     Args:
-        path: local path, or URL.
+        path: local path, in which `~` is expanded, or URL.
         kind: "weight file" or "image".
 
     Raises:
@@ -41,7 +41,7 @@ def local_file(path: str, kind: str = "weight file") -> Path:
             this kind.
     """
     if not is_url(path):
-        return Path(path)
+        return user_path(path)
     folder = user_path(os.environ.get("FVCORE_CACHE") or "~/.torch/iopath_cache")
     target = folder / _cache_name(path)
     try:

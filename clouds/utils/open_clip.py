@@ -11,6 +11,7 @@ the import statements of these two modules are affected, not those of other modu
 
 import builtins
 import importlib
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -100,4 +101,19 @@ def _without_transformers() -> Iterator[None]:
 with _without_transformers():
     import open_clip
 
-__all__ = ["open_clip"]
+__all__ = ["open_clip", "without_warnings"]
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Drop what open_clip logs, such as a warning about a model without weights, for callers that load them later."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "open_clip" not in record.pathname
+
+    root = logging.getLogger()  # open_clip has no logger of its own
+    root.addFilter(is_other)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_other)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clouds.errors import UserError
 from clouds.utils.paths import user_path
+from clouds.version import DISTRIBUTION
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDER = "configs"
@@ -31,7 +32,7 @@ def install_command(extra: str = "") -> str:
     """Return the command that installs what CLOUDS needs, or with `extra` the packages of an extra."""
     if is_clone():
         return f"pip install -e '.[{extra}]'" if extra else "pip install -r requirements.txt -e ."
-    return f"pip install 'clouds-dgss[{extra}]'" if extra else "pip install clouds-dgss"
+    return f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install {DISTRIBUTION}"
 
 
 def resources() -> list[str]:

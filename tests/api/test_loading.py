@@ -112,6 +112,7 @@ def test_a_text_head_predicts_the_classes_of_the_test_set_if_it_is_here(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    caplog.set_level(logging.WARNING)
     folder = save_run(*TEXT_HEAD)
     model = clouds.load(folder)
     assert model.classes == model.network.test_classes == CLASSES

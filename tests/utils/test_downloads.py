@@ -87,6 +87,7 @@ def files(folder: Path) -> list[Path]:
 
 def test_a_path_is_itself() -> None:
     assert local_file("weights/a.pth") == Path("weights/a.pth")
+    assert local_file("~/a.pth") == Path.home() / "a.pth"
     assert [is_url(path) for path in ("http://a/b", "https://a/b", "file:///a", "a/http://b", "")] == [
         True,
         True,

@@ -7,7 +7,6 @@
 * detectron2's own networks have backbones that are no CLIP towers, such as ``backbone.stem.*``.
 """
 
-import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from clouds.engine.checkpointing.files import write_checkpoint
 from clouds.engine.checkpointing.weights import BACKBONE, StateDict, frozen_keys, some_keys
 from clouds.errors import UserError
 from clouds.utils.downloads import local_file
+from clouds.utils.open_clip import without_warnings
 from clouds.utils.tensors import find_unusable
 from clouds.utils.torch_files import read_tensors, write_tensors
 
@@ -89,13 +89,8 @@ def convert_file(source: str, target: Path, cfg: CfgNode, *, ema: bool = False) 
 def _model_without_values(cfg: CfgNode) -> nn.Module:
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "meta"  # names and shapes are sufficient
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # open_clip would warn of a random initialization
-    try:
+    with without_warnings():
         return build_model(cfg)
-    finally:
-        root.setLevel(level)
 
 
 def find_state_dict(content: Any, source: str, *, ema: bool = False) -> StateDict:

@@ -35,9 +35,7 @@ from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically, writing
 from clouds.utils.json_files import read_json
 from clouds.utils.world import torchrun_call
-
-DISTRIBUTION = "clouds-dgss"
-"""Name under which this package is installed."""
+from clouds.version import DISTRIBUTION, __version__
 
 PACKAGES = (
     DISTRIBUTION,
@@ -275,15 +273,10 @@ def git_state() -> tuple[dict[str, Any], bytes]:
 def code_version() -> str:
     """Return the short commit of this package's checkout, ``+dirty`` with local changes.
 
-    Outside git it is the version that is installed, such as ``v0.1.0``; ``unknown`` if none is.
+    Outside git it is the version of this package, such as ``v0.1.0``.
     """
     answer = _git("describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+dirty")
-    if answer is not None:
-        return answer.decode().strip()
-    try:
-        return f"v{importlib.metadata.version(DISTRIBUTION)}"
-    except importlib.metadata.PackageNotFoundError:
-        return UNKNOWN
+    return f"v{__version__}" if answer is None else answer.decode().strip()
 
 
 def _git(*words: str) -> bytes | None:

@@ -1,6 +1,5 @@
 """The record of the runs in an output folder."""
 
-import importlib.metadata
 import json
 import os
 import shlex
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import clouds
 from clouds import d2
 from clouds.config import load_config
 from clouds.d2 import MODE, CfgNode
@@ -87,9 +87,9 @@ def test_local_changes_are_kept_as_a_diff_that_applies(tiny_cfg: CfgNode, checko
     assert (checkout / "kept.py").read_text() == "x = 2\n"
 
 
-def test_outside_of_git_the_version_is_the_installed_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_outside_of_git_the_version_is_that_of_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(d2, "__file__", str(tmp_path / "clouds" / "d2" / "__init__.py"))
-    assert code_version.__wrapped__() == f"v{importlib.metadata.version(record.DISTRIBUTION)}"
+    assert code_version.__wrapped__() == f"v{clouds.__version__}"
     assert git_state() == ({"commit": "unknown"}, b"")
     (tmp_path / ".git").touch()  # no repository, or no git
     assert git_state() == ({"commit": "unknown"}, b"")

