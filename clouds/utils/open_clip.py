@@ -1,7 +1,7 @@
 """The library open_clip, without transformers until something of it is used.
 
 ``import open_clip`` imports transformers in two of its modules, for text towers of Hugging Face and for captions. That
-takes longer than importing torch, and CLIP needs neither. Here, these two modules get stand-ins for the names of
+takes three quarters of its time, and CLIP needs neither. Here, these two modules get stand-ins for the names of
 transformers: the first call or attribute of one imports the library, so all models of open_clip work as usual. Only
 the import statements of these two modules are affected, not those of other modules or threads, and nothing stays in
 `sys.modules`. Import open_clip from here::
