@@ -5,11 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clouds.api.results import Segmentation
-from clouds.api.segmenter import load
+from clouds.api.segmenter import Segmenter, load
+from clouds.clouds import CLOUDS
 from clouds.d2 import CfgNode
+from clouds.data.datasets.custom import read_custom
+from clouds.engine.checkpointing.origin import CLASSES_REMEDY, differing_classes, has_text_head
 from clouds.engine.log import start_log
 from clouds.engine.predictor import predict_each
 from clouds.engine.setup import config_with_dataset, resolve_device, set_up_libraries
+from clouds.errors import UserError
 from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.failures import raise_failures
 from clouds.utils.images import encoded
@@ -45,6 +49,8 @@ def write_predictions(
     resolve_device(cfg)
     set_up_libraries(cfg)
     model = load(cfg.MODEL.WEIGHTS, config=cfg, device=cfg.MODEL.DEVICE)
+    if dataset:
+        model = _for_dataset(model, dataset)
 
     def predict(source: Path) -> Segmentation:
         return model.predict(source)
@@ -56,3 +62,19 @@ def write_predictions(
     unreadable = predict_each(predict, jobs.items(), write)
     raise_failures(unreadable, f"{len(unreadable)} of {len(jobs)} images failed, the others are done", logger)
     logger.info(f"{len(jobs)} images labelled")
+
+
+def _for_dataset(model: Segmenter, dataset: str | Path) -> Segmenter:
+    """Return a model that predicts the classes of a YAML file, also one from a folder of `save_pretrained`.
+
+    Raises:
+        UserError: the head of the model is without text and has other classes.
+    """
+    spec, *_ = read_custom(Path(dataset))
+    if has_text_head(model.network) and isinstance(model.network, CLOUDS):
+        model.network.test_classes = tuple(spec.classes)
+    elif difference := differing_classes(model.classes, spec.classes):
+        raise UserError(
+            f"The network was trained on other classes than {dataset} has ({difference}): {CLASSES_REMEDY}."
+        )
+    return Segmenter(model.network, model.cfg, classes=spec.classes, colors=spec.colors)

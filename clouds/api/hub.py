@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from huggingface_hub import HfApi, ModelHubMixin
 from torch import nn
 
@@ -190,7 +191,7 @@ class SharedNetwork(ModelHubMixin, library_name=LIBRARY, tags=[*TAGS], pipeline_
         folder: Path,
         config: str | Path | CfgNode | None = None,
         options: Sequence[Any] = (),
-        device: str = "auto",
+        device: str | torch.device = "auto",
     ) -> Self:
         files = find_files(folder)
         cfg = read_network_config(files, config, options, device)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from clouds.config import load_config
@@ -91,7 +92,7 @@ def find_files(source: str | Path) -> Files:
 
 
 def read_network_config(
-    files: Files, config: str | Path | CfgNode | None, options: Sequence[Any], device: str
+    files: Files, config: str | Path | CfgNode | None, options: Sequence[Any], device: str | torch.device
 ) -> CfgNode:
     """Read the config of a network and choose its device.
 
@@ -107,6 +108,9 @@ def read_network_config(
     Raises:
         UserError: there is no config, a key or a value is wrong, or there is no such device.
     """
+    for key, argument in (("MODEL.WEIGHTS", "source"), ("MODEL.DEVICE", "device")):
+        if key in options[::2]:
+            raise UserError(f"options has {key}, which would have no effect: give its value as {argument}.")
     config = config if config is not None else files.config
     if config is None:
         raise UserError(
@@ -117,7 +121,7 @@ def read_network_config(
     tower = files.weights.parent / cfg.MODEL.CLOUDS.CLIP_MODEL_NAME
     if files.description and tower.is_file():
         cfg.MODEL.CLOUDS.CLIP_MODEL_NAME = str(tower)
-    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = str(files.weights), device
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = str(files.weights), str(device)
     resolve_device(cfg)
     _find_tower(cfg, files)
     cfg.freeze()

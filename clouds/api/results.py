@@ -15,6 +15,7 @@ from clouds.data.classes import short_name
 from clouds.errors import UserError
 from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.images import encoded
+from clouds.utils.paths import user_path
 from clouds.visualization.palette import Color, overlay
 
 
@@ -101,7 +102,7 @@ class Segmentation:
             UserError: the name does not end in ``.png``.
             WriteError: the file cannot be written.
         """
-        path = Path(path)
+        path = user_path(path)
         if path.suffix.lower() != ".png":
             raise UserError(f"A label map is saved as PNG, because others change its values: {path} must end in .png.")
         make_folder(path.parent)

@@ -22,6 +22,7 @@ from clouds.engine.checkpointing.origin import has_text_head
 from clouds.engine.predictor import Predictor
 from clouds.errors import UserError, machine_error
 from clouds.evaluation.label_maps import best_classes
+from clouds.utils.values import is_integer
 from clouds.visualization.palette import Color, colors_of
 
 logger = logging.getLogger(__name__)
@@ -104,11 +105,12 @@ class Segmenter(SharedNetwork):
             The result of one image, or a list with the results of several images in their order.
 
         Raises:
-            UserError: an image cannot be read, the network cannot predict other classes, or the memory is not
-                sufficient.
+            UserError: an image cannot be read, of several one that is named by its position, the network cannot predict
+                other classes, or the memory is not sufficient. There are no results of the other images then; to have
+                them, call `predict` for each image.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: give at least 1.")
+        if not is_integer(batch_size, low=1):
+            raise UserError(f"batch_size is {batch_size!r}: give a whole number from 1.")
         names = None if classes is None else self._check_classes(classes)
         single = is_one(images)
         several = [images] if single else cast(Iterable[Any], images)
@@ -121,7 +123,12 @@ class Segmenter(SharedNetwork):
             group.clear()
 
         for number, each in enumerate(several):
-            image = rgb_image(each)
+            try:
+                image = rgb_image(each)
+            except UserError as error:
+                if single:
+                    raise
+                raise UserError(f"images[{number}]: {error}") from error
             group = waiting[self._predictor.input_size(image)]
             group.append((number, image))
             if len(group) == batch_size:
@@ -153,7 +160,8 @@ class Segmenter(SharedNetwork):
         ]
 
     def _check_classes(self, classes: Sequence[str]) -> tuple[str, ...]:
-        names = (classes,) if isinstance(classes, str) else tuple(classes)
+        is_list = isinstance(classes, Iterable) and not isinstance(classes, str)
+        names = tuple(classes) if is_list else ()
         if not has_text_head(self.network):
             known = [short_name(name) for name in self.classes]
             more = ", ..." if len(known) > _SHOWN else ""
@@ -162,9 +170,8 @@ class Segmenter(SharedNetwork):
                 f"({', '.join(known[:_SHOWN])}{more}): leave out classes, or load a network with a text head."
             )
         wrong = [name for name in names if not isinstance(name, str) or not all(split_synonyms(name))]
-        if isinstance(classes, str) or wrong or not 0 < len(names) <= IGNORE_LABEL:
-            what = f"have the name {wrong[0]!r}" if wrong else f"are {len(names)}"
-            what = f"are the text {classes!r}" if isinstance(classes, str) else what
+        if wrong or not 0 < len(names) <= IGNORE_LABEL:
+            what = f"have the name {wrong[0]!r}" if wrong else f"are {len(names) if is_list else repr(classes)}"
             raise UserError(
                 f"The classes {what}: give a list of 1 to {IGNORE_LABEL} names, each with its synonyms after commas."
             )
@@ -185,7 +192,7 @@ def load(
     *,
     config: str | Path | CfgNode | None = None,
     options: Sequence[Any] = (),
-    device: str = "auto",
+    device: str | torch.device = "auto",
 ) -> Segmenter:
     """Load a trained network.
 

@@ -5,6 +5,7 @@ Letters: H x W image, h x w network input, K classes.
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from clouds.data.datasets.catalog import register_datasets
 from clouds.data.loading.mappers import network_input, short_edge_size
 from clouds.engine.amp import Precision
 from clouds.engine.checkpointing.checkpoint import Checkpointer, has_reloadable_backbone
-from clouds.engine.checkpointing.origin import check_test_classes, has_text_head
+from clouds.engine.checkpointing.origin import check_test_classes, differing_classes, has_text_head
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.evaluation.label_maps import predict_labels
@@ -36,6 +37,8 @@ from clouds.visualization.palette import Color, colors_of
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_INFERENCE = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ def load_network(
 
     It is trained on the classes that the checkpoint records in its entry ``classes``, and predicts those of
     `evaluated_sets`, as an evaluation does. If the description of this data set is not on this machine, such as the
-    module that registers it, the classes of the training are predicted.
+    module that registers it, the classes of the training are predicted. So they are if this data set has other classes
+    and the head is without text.
 
     Args:
         cfg: config with a resolved device.
@@ -87,6 +91,11 @@ def load_network(
         report(f"The classes are those of the training, because a data set of the config is missing: {missing}")
     if recorded is None:
         check_test_classes(cfg, network)
+    elif sets and not has_text_head(network) and (difference := differing_classes(recorded, classes)):
+        logger.warning(f"The classes are those of the training, because {sets[0]} has others: {difference}")
+        sets, classes = [], trained
+        if isinstance(network, CLOUDS):
+            network.test_classes = tuple(trained)
     checkpointer = Checkpointer(
         network,
         reloadable=has_reloadable_backbone(network),
@@ -128,6 +137,8 @@ def _colors(sets: Sequence[str], classes: Sequence[str]) -> tuple[Color, ...]:
 
 class Predictor:
     """A trained network with the preparation of its images.
+
+    Threads of a process predict one after another: some settings of torch belong to the process.
 
     Args:
         network: network in evaluation mode.
@@ -197,6 +208,7 @@ class Predictor:
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
         with (
+            _INFERENCE,
             torch.inference_mode(),
             self.precision.autocast(),
             float32_precision(self.float32_precision, self.device),

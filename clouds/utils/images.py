@@ -75,6 +75,8 @@ def read_image(path: str, *, labelled: bool = False) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of Pillow, decoded or not, to 8-bit RGB, upright, by the rules of this module.
 
+    If its file has several frames or pages, the current one is converted, which may be `image` itself.
+
     Raises:
         UserError: the file of the image is truncated or corrupt, or the image is of an unsupported kind.
     """
@@ -98,7 +100,7 @@ def _converted(path: str, image: Image.Image, orientation: int, deep: bool) -> I
     if image.mode.startswith("I;16"):  # Pillow would clip at 255 instead of scaling
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode not in _MODES:
-        what = {"I": "32-bit or signed integers", "F": "floats"}.get(image.mode, f"the color space {image.mode}")
+        what = {"I": "32-bit or signed integers", "F": "floats"}.get(image.mode, f"pixels in the mode {image.mode}")
         raise UserError(f"The image {path} has {what}, which are not scaled to colors: save it as 8-bit RGB.")
     if "transparency" in image.info:
         image = image.copy()

@@ -14,7 +14,10 @@ import yaml
 
 import clouds
 from clouds.config import load_config
+from clouds.engine.checkpointing.checkpoint import Checkpointer
+from clouds.engine.checkpointing.weights import read_checkpoint
 from clouds.engine.run.record import Kind, new_run_id, write_record
+from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from tests.api.conftest import TEXT_HEAD
 from tests.engine.conftest import CLASSES
@@ -39,6 +42,10 @@ def weights_of(model: clouds.Segmenter) -> torch.Tensor:
     return model.network.sem_seg_head.predictor.query_feat.weight
 
 
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def test_every_place_is_the_same_network(closed: Path, tmp_path: Path) -> None:
     expected = weights_of(clouds.load(closed))
     checkpoint = shutil.copy(closed / "model_final.pth", tmp_path)
@@ -49,6 +56,7 @@ def test_every_place_is_the_same_network(closed: Path, tmp_path: Path) -> None:
         clouds.load(checkpoint, config=config),
         clouds.load(checkpoint, config=str(config), device="cpu"),
         clouds.load(checkpoint, config=load_config(config)),
+        clouds.load(closed, device=torch.device("cpu")),
     ):
         assert torch.equal(weights_of(model), expected)
         assert model.classes == CLASSES
@@ -116,7 +124,7 @@ def test_a_text_head_predicts_the_classes_of_the_test_set_if_it_is_here(
     folder = save_run(*TEXT_HEAD)
     model = clouds.load(folder)
     assert model.classes == model.network.test_classes == CLASSES
-    assert caplog.messages[-1].startswith(
+    assert warnings_in(caplog)[-1].startswith(
         "The classes are those of the training, because a data set of the config is missing: The plug-in"
     )
     caplog.clear()
@@ -127,7 +135,17 @@ def test_a_text_head_predicts_the_classes_of_the_test_set_if_it_is_here(
     assert model.classes == model.network.test_classes == OTHERS
     assert model.network.train_classes == CLASSES
     assert model.colors == ((1, 1, 1), (2, 2, 2), (3, 3, 3))
-    assert caplog.messages == []
+    assert warnings_in(caplog) == []
+
+
+def test_the_ensemble_of_an_evaluation_knows_the_classes_of_the_training(text: Path) -> None:
+    """The config may name other training sets than the checkpoint records, as with --dataset."""
+    model = clouds.load(text)
+    network = Trainer.build_model(model.cfg, train_classes=OTHERS, test_classes=OTHERS)
+    content = read_checkpoint(text / "model_final.pth")
+    Checkpointer(network, complete=True).restore(content, "model_final.pth")
+    assert network.train_classes == model.network.train_classes == CLASSES
+    assert network.test_classes == OTHERS
 
 
 def test_a_module_that_needs_what_is_not_installed(
@@ -192,8 +210,12 @@ def test_what_does_not_fit(closed: Path, closed_copy: Path) -> None:
         clouds.load(closed, options=["MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 9])
     with pytest.raises(UserError, match=r"MODEL\.DEVICE is cuda:77, but torch finds no such GPU"):
         clouds.load(closed, device="cuda:77")
-    with pytest.raises(UserError, match=r"MODEL\.DEVICE is 'gpu', which torch does not know"):
-        clouds.load(closed, device="gpu")
+    for device in ("gpu", None):
+        with pytest.raises(UserError, match=rf"MODEL\.DEVICE is '{device}', which torch does not know"):
+            clouds.load(closed, device=device)
+    for key, argument in (("MODEL.DEVICE", "device"), ("MODEL.WEIGHTS", "source")):
+        with pytest.raises(UserError, match=f"options has {key}, which would have no effect: .* value as {argument}"):
+            clouds.load(closed, options=[key, "cpu"])
     with pytest.raises(UserError, match=r"Config file .*/no\.yaml does not exist"):
         clouds.load(closed, config=closed / "no.yaml")
     (closed_copy / "config.yaml").unlink()
@@ -201,7 +223,13 @@ def test_what_does_not_fit(closed: Path, closed_copy: Path) -> None:
         clouds.load(closed_copy)
 
 
-def test_classes_of_another_data_set_for_a_head_without_text(closed: Path) -> None:
-    settings = ["DATASETS.MODULES", "()", "DATASETS.TEST", "('cityscapes_val',)"]
-    with pytest.raises(UserError, match=r"was trained on other classes than cityscapes_val has \(3 in training and 19"):
-        clouds.load(closed, options=settings)
+def test_a_head_without_text_predicts_the_classes_of_its_training(
+    closed: Path, caplog: pytest.LogCaptureFixture, images: list[Path]
+) -> None:
+    options = ["DATASETS.MODULES", "()", "DATASETS.TEST", "('cityscapes_val',)"]
+    model = clouds.load(closed, options=options)
+    assert model.classes == model.network.test_classes == CLASSES
+    assert warnings_in(caplog) == [
+        "The classes are those of the training, because cityscapes_val has others: 3 in training and 19 there"
+    ]
+    assert (model.predict(images[0]).labels == clouds.load(closed).predict(images[0]).labels).all()

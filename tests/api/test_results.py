@@ -69,8 +69,9 @@ def test_overlay() -> None:
         result().overlay(50)
 
 
-def test_save(tmp_path: Path) -> None:
-    result().save(tmp_path / "new" / "labels.png")
+def test_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result().save("~/new/labels.png")
     saved = Image.open(tmp_path / "new" / "labels.png")
     assert saved.mode == "L"
     assert np.asarray(saved).tolist() == LABELS.tolist()

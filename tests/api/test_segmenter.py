@@ -2,15 +2,18 @@
 
 import dataclasses
 import http.server
+import io
+import pickle
 import shutil
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
 
 import clouds
 from clouds.commands import predict, train
@@ -48,7 +51,15 @@ def test_every_kind_of_image(model: clouds.Segmenter, images: list[Path], tmp_pa
     expected = model.predict(path).labels
     opened = Image.open(path)
     pixels = np.asarray(opened)
-    kinds = [str(path), opened, opened.copy(), opened.convert("RGBA"), pixels, np.asfortranarray(pixels)]
+    kinds = [
+        str(path),
+        PurePath(path),
+        opened,
+        opened.copy(),
+        opened.convert("RGBA"),
+        pixels,
+        np.asfortranarray(pixels),
+    ]
     for kind in kinds:
         result = model.predict(kind)
         assert isinstance(result, clouds.Segmentation)
@@ -78,6 +89,20 @@ def test_modes_of_pillow_and_their_files(
     assert (one.labels == other.labels).all()
     if mode == "L":
         assert (model.predict(np.asarray(image)).labels == one.labels).all()
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF"])
+def test_the_frames_of_a_file_are_images(model: clouds.Segmenter, images: list[Path], kind: str) -> None:
+    """Pillow has one object for all frames of a file."""
+    first = Image.open(images[0]).convert("RGB")
+    file = io.BytesIO()
+    others = [first.transpose(Image.Transpose.ROTATE_180), ImageOps.invert(first)]
+    first.save(file, kind, save_all=True, append_images=others)
+    results = model.predict(ImageSequence.Iterator(Image.open(file)), batch_size=3)
+    frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(Image.open(file))]
+    assert len(results) == len(frames) == 3
+    assert all((result.image == frame).all() for result, frame in zip(results, frames, strict=True))
+    assert not (results[0].image == results[1].image).all()
 
 
 def test_an_orientation_is_applied(model: clouds.Segmenter, images: list[Path], tmp_path: Path) -> None:
@@ -199,7 +224,8 @@ def test_the_ensemble_knows_which_of_the_names_were_trained(
     [
         ([], r"The classes are 0: give a list of 1 to 255 names"),
         ([f"class {number}" for number in range(256)], r"The classes are 256: give"),
-        ("car", r"The classes are the text 'car': give a list"),
+        ("car", r"The classes are 'car': give a list"),
+        (3, r"The classes are 3: give a list"),
         (["car", ""], r"The classes have the name '': give"),
         (["car", "bus,"], r"The classes have the name 'bus,': give"),
         (["car", 3], r"The classes have the name 3: give"),
@@ -227,15 +253,21 @@ def test_a_head_without_text_says_which_classes_it_knows(model: clouds.Segmenter
     ("image", "said"),
     [
         ("no/image.png", "There is no image no/image.png: correct its path"),
-        (Path(), "is not a file but a folder"),
-        (b"bytes", "An image is a bytes: give a path, a URL, a PIL image, or an array of uint8"),
-        (None, "An image is a NoneType: give a path"),
-        ([[1, 2], [3, 4]], "An image is a list: give a path"),
+        (Path(), r"The image \. is a folder: give a list of its images"),
+        ("", r"The image \. is a folder"),
+        (b"bytes", "An image has the type bytes: give a path, a URL, a PIL image, or an array of uint8"),
+        (bytearray(b"bytes"), "An image has the type bytearray: give a path"),
+        (io.BytesIO(b"bytes"), "An image has the type BytesIO: give a path"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), r"images\[0\]: An image has the type Tensor: give a path"),
+        (None, "An image has the type NoneType: give a path"),
+        ([[1, 2], [3, 4]], r"images\[0\]: An image has the type list: give a path"),
+        ([np.zeros((4, 4), np.uint8), "no/image.png"], r"images\[1\]: There is no image no/image\.png"),
         (np.zeros((4, 4, 3)), r"An image is an array of float64 with the shape 4 x 4 x 3: give"),
         (np.zeros((3, 4, 4), np.uint8), r"An image is an array of uint8 with the shape 3 x 4 x 4: give"),
         (np.zeros((2, 4, 4, 3), np.uint8), r"An image is an array of uint8 with the shape 2 x 4 x 4 x 3: give"),
         (np.zeros((0, 4, 3), np.uint8), r"with the shape 0 x 4 x 3: give"),
-        (np.uint8(3), r"An image is a uint8: give"),
+        (np.uint8(3), r"An image has the type uint8: give"),
+        (Image.new("RGB", (0, 4)), "An image of Pillow has no pixels, but the size 0 x 4"),
         (Image.new("F", (4, 4)), "The image of mode F has floats, which are not scaled to colors"),
         (Image.new("I", (4, 4)), "The image of mode I has 32-bit or signed integers"),
     ],
@@ -246,9 +278,39 @@ def test_what_is_no_image(model: clouds.Segmenter, image: object, said: str) -> 
 
 
 def test_other_arguments(model: clouds.Segmenter, images: list[Path]) -> None:
-    with pytest.raises(UserError, match="batch_size is 0: give at least 1"):
-        model.predict(images, batch_size=0)
+    for size in (0, -1, 1.5, "2", None, True):
+        with pytest.raises(UserError, match=f"batch_size is {size!r}: give a whole number from 1"):
+            model.predict(images, batch_size=size)
     assert repr(model) == "Segmenter(CLOUDS on cpu, 3 classes: road, grass, sky)"
+
+
+def test_a_service_keeps_the_embeddings_of_few_class_lists(open_model: clouds.Segmenter, images: list[Path]) -> None:
+    kept = open_model.network.backbone._text_classifiers
+    for number in range(20):
+        open_model.predict(images[0])
+        open_model.predict(images[0], classes=[f"class {number}"])
+    assert len(kept) == 16
+    assert list(kept)[-2:] == [CLASSES, ("class 19",)]
+
+
+def test_threads_share_a_network(open_model: clouds.Segmenter, images: list[Path]) -> None:
+    lists = [[f"class {number}", "sky"] for number in range(6)]
+    expected = [open_model.predict(images[0], classes=names, scores=True).scores for names in lists]
+    open_model.network.backbone._text_classifiers.clear()
+    before = torch.get_float32_matmul_precision()
+    with ThreadPoolExecutor(6) as threads:
+        results = list(threads.map(lambda names: open_model.predict(images[0], classes=names, scores=True), lists))
+    assert all((result.scores == scores).all() for result, scores in zip(results, expected, strict=True))
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_networks_and_results_can_be_pickled(open_model: clouds.Segmenter, images: list[Path]) -> None:
+    result = open_model.predict(images[0], scores=True)
+    again = pickle.loads(pickle.dumps(open_model)).predict(images[0], scores=True)
+    for other in (again, pickle.loads(pickle.dumps(result))):
+        assert (other.labels == result.labels).all()
+        assert (other.scores == result.scores).all()
+        assert (other.classes, other.colors) == (result.classes, result.colors)
 
 
 def test_lack_of_memory_is_one_sentence(

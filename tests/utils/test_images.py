@@ -93,7 +93,7 @@ def test_12_bits_with_the_chunk_that_says_so_are_refused(tmp_path: Path) -> None
         (by_opencv(np.full((3, 4), -5, np.int16), ".tif"), "has 32-bit or signed integers, which are not scaled"),
         (by_opencv(np.full((3, 4), 0.5, np.float32), ".tif"), "has floats, which are not scaled"),
         (by_opencv(np.full((3, 4, 3), 0.5, np.float32), ".tif"), "is damaged or no image of a supported kind"),
-        (by_pillow(Image.new("LAB", (4, 3)), "TIFF"), "has the color space LAB"),
+        (by_pillow(Image.new("LAB", (4, 3)), "TIFF"), "has pixels in the mode LAB, which are not scaled to colors"),
         (by_pillow(Image.new("RGB", (4, 3)), "ICO", sizes=[(4, 3)]), "is a ICO file: convert it to PNG"),
         (by_pillow(Image.new("RGB", (4, 3)), "EPS"), "is a PostScript document: export it as PNG"),
         *(

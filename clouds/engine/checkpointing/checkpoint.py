@@ -9,7 +9,7 @@ import torch
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 from torch import nn
 
-from clouds.clouds import class_names
+from clouds.clouds import CLOUDS, class_names
 from clouds.config import check_weights
 from clouds.config.settings import Settings, evaluated_sets, plain_settings
 from clouds.d2 import CfgNode, comm
@@ -44,7 +44,8 @@ class Checkpointer(FvcoreCheckpointer):
         reloadable: whether the backbone loads its frozen weights from their own source (see `SegmentationBackbone`).
             If not, checkpoints always hold them.
         complete: whether the model is only evaluated: weights that leave a parameter untrained (see `load_weights`), or
-            that were trained otherwise (see `Origin`), are refused.
+            that were trained otherwise (see `Origin`), are refused. The geometric ensemble then takes those classes for
+            trained ones that the checkpoint records.
         keep: number of the newest ``model_<iteration>.pth`` that are kept when one is written, and of the newest among
             those after a multiple of `period` iterations; 0 = all. Other files are never deleted.
         period: iterations between the checkpoints of the second kind; 0 = there are none.
@@ -292,7 +293,7 @@ class Checkpointer(FvcoreCheckpointer):
         Raises:
             UserError: the file belongs to another model.
         """
-        weights = content.pop("model")
+        weights, trained = content.pop("model"), content.get("classes")
         continues = checkpointables is None and bool(self.checkpointables)
         self.origin.check(content, weights, source, evaluates=self.complete, continues=continues)
         states: dict[str, Any] = {}
@@ -307,6 +308,8 @@ class Checkpointer(FvcoreCheckpointer):
         # From here on the model changes: everything is checked, `load_weights` checks before it copies.
         report = load_weights(self.model, weights, source=source, complete=self.complete, reloadable=self.reloadable)
         self.origin.forget(weights)
+        if self.complete and trained and isinstance(self.model, CLOUDS):
+            self.model.train_classes = tuple(trained)  # the config may name other data sets, such as --dataset
         for line in report:
             self.logger.info(line)
         for key, state in states.items():

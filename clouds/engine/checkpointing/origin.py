@@ -142,14 +142,15 @@ class Origin:
             return None
         for name, classes in (self.evaluated or {"DATASETS.TRAIN": self.classes}).items():
             if classes and (difference := differing_classes(recorded, classes)):
-                return _Difference(f"on other classes than {name} has ({difference})", _CLASSES_REMEDY)
+                return _Difference(f"on other classes than {name} has ({difference})", CLASSES_REMEDY)
         return None
 
 
-_CLASSES_REMEDY = (
+CLASSES_REMEDY = (
     "a head without text predicts the classes of its training only, so choose data sets with these, or add the trained "
     "name of a class to its synonyms"
 )
+"""End of a message about other classes: what to do."""
 
 
 def check_test_classes(cfg: CfgNode, model: nn.Module) -> None:
@@ -175,11 +176,11 @@ def check_test_classes(cfg: CfgNode, model: nn.Module) -> None:
             if hasattr(model, "predict_labels") and len(class_names((name,))) != number:
                 raise UserError(
                     f"{name} ({key}) has {len(class_names((name,)))} classes, but "
-                    f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {number}: {_CLASSES_REMEDY}."
+                    f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {number}: {CLASSES_REMEDY}."
                 )
         elif difference := differing_classes(class_names([*predicted]), class_names((name,))):
             first, its_key = next(iter(predicted.items()))
-            remedy = "evaluate it alone" if has_text_head(model) else _CLASSES_REMEDY
+            remedy = "evaluate it alone" if has_text_head(model) else CLASSES_REMEDY
             raise UserError(f"{name} ({key}) has other classes than {first} ({its_key}), {difference}: {remedy}.")
 
 

@@ -28,6 +28,8 @@ from clouds.modeling.layers import autocast_dtype, full_precision, mask_pool
 from clouds.modeling.text_classifier import TextClassifier, build_text_classifier
 from clouds.utils.open_clip import open_clip
 
+_MOST_CLASSIFIERS = 16  # in memory; a service may be asked for ever new class names
+
 
 @BACKBONE_REGISTRY.register()
 class CLIP(SegmentationBackbone, TextTower):
@@ -77,7 +79,7 @@ class CLIP(SegmentationBackbone, TextTower):
         self._text_classifiers: dict[tuple[str, ...], TextClassifier] = {}
         self._feature_maps = feature_maps
         self._copied_stages: Stages | None = None
-        self.register_load_state_dict_post_hook(lambda module, _: module._weights_changed())
+        self.register_load_state_dict_post_hook(_weights_changed)
         self.train(self.training)
 
     @classmethod
@@ -110,10 +112,6 @@ class CLIP(SegmentationBackbone, TextTower):
     def from_folder(cls, folder: Path) -> "CLIP":
         """Build the frozen towers of a folder in open_clip's layout."""
         return cls(clip_model=load_open_clip(str(folder)), model_name=resolve_model_name(str(folder))).eval()
-
-    def _weights_changed(self) -> None:
-        self._text_classifiers.clear()
-        self._copied_stages = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or cast the tensors, except that the text tower stays on the CPU until `encode_text` needs it."""
@@ -219,12 +217,15 @@ class CLIP(SegmentationBackbone, TextTower):
         return self.clip_model.encode_text(self.tokenize(prompts).to(device))
 
     def text_classifier(self, class_names: Sequence[str]) -> TextClassifier:
-        """Return the text classifier of class names, synonyms separated by commas; it is cached."""
+        """Return the text classifier of class names, synonyms separated by commas; the last ones are cached."""
         key = tuple(class_names)
-        if key not in self._text_classifiers:
-            self._text_classifiers[key] = build_text_classifier(self.encode_text, key)
+        kept = self._text_classifiers.pop(key, None)
+        if kept is None:
+            kept = build_text_classifier(self.encode_text, key)
             self._move_text_tower("cpu")
-        kept = self._text_classifiers[key]
+        self._text_classifiers[key] = kept  # the last one is the newest
+        if len(self._text_classifiers) > _MOST_CLASSIFIERS:
+            del self._text_classifiers[next(iter(self._text_classifiers))]
         return TextClassifier(kept.embeddings.to(self.logit_scale), kept.names_per_class)
 
     @full_precision
@@ -267,6 +268,12 @@ class CLIP(SegmentationBackbone, TextTower):
         outside = (mask_logits <= 0).flatten(2).unsqueeze(1)  # (B, 1, Q, HW)
         attention = attention.masked_fill(outside, -math.inf).softmax(dim=-1).nan_to_num()
         return pool.c_proj((attention @ v).transpose(1, 2).flatten(2))
+
+
+def _weights_changed(backbone: CLIP, _: Any) -> None:
+    # No closure, so that a model can be pickled.
+    backbone._text_classifiers.clear()
+    backbone._copied_stages = None
 
 
 @BACKBONE_REGISTRY.register()
