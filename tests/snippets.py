@@ -27,6 +27,7 @@ from clouds.commands.main import COMMANDS
 from clouds.config import load_config
 from clouds.d2 import DatasetCatalog, MetadataCatalog
 from clouds.modeling.backbone.open_clip_models import load_open_clip
+from clouds.modeling.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 from clouds.self_training.sam.segment_anything_folder import build_network, save_folder
 from tests.data.conftest import save, smooth_image
 from tests.engine.test_end_to_end import CLIP
@@ -195,7 +196,6 @@ def _write_data(root: Path) -> None:
 @contextmanager
 def inside(place: Path, hub: Path) -> Iterator[None]:
     """Enter a folder of `write_place` as a shell does; leaves the state of this process as it was."""
-    catalogs = [(catalog, dict(catalog)) for catalog in (DatasetCatalog, MetadataCatalog)]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.syspath_prepend(place)
@@ -203,10 +203,10 @@ def inside(place: Path, hub: Path) -> Iterator[None]:
         patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
         patch.setattr("diffusers.utils.constants.HF_MODULES_CACHE", str(hub / "modules"))
         patch.setattr(sys, "argv", list(sys.argv))
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            patch.setattr(catalog, "data", dict(catalog))
+        patch.setattr(TRANSFORMER_DECODER_REGISTRY, "_obj_map", dict(TRANSFORMER_DECODER_REGISTRY))
         yield
-    for catalog, before in catalogs:
-        catalog.clear()
-        catalog.update(before)
 
 
 def run(words: Sequence[str]) -> None:
