@@ -19,6 +19,7 @@ from PIL import Image
 
 import clouds
 from clouds.data.classes import CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID
+from tests.engine.test_end_to_end import CLIP
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -155,11 +156,6 @@ def test_names_of_the_repository(installed: Installed) -> None:
     assert done.stdout == f"{installed.site / 'clouds/prompt_llama70b.txt'}\n"
 
 
-CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "mlp", "image_size": 64},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
 SMALL = """
 _BASE_: configs/joint_training/gta/train_jt_gta.yaml
 SEED: 5

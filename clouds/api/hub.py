@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, ModelHubMixin
 from torch import nn
 
 from clouds.api.card import LIBRARY, TAGS
-from clouds.api.loading import CONFIG, DESCRIPTION, WEIGHTS, find_files, load_trained, read_network_config
+from clouds.api.loading import CONFIG, DESCRIPTION, WEIGHTS, Files, find_files, load_trained, read_network_config
 from clouds.api.saving import CARD, TOWER, write_folder
 from clouds.d2 import CfgNode
 from clouds.errors import UserError
@@ -183,17 +183,17 @@ class SharedNetwork(ModelHubMixin, library_name=LIBRARY, tags=[*TAGS], pipeline_
             )
             names = _names_on_hub(model_id, folder, revision, token)
         _check_files(folder, names, model_id)
-        return cls._from_folder(folder, **model_kwargs)
+        return cls.from_files(find_files(folder), **model_kwargs)
 
     @classmethod
-    def _from_folder(
+    def from_files(
         cls,
-        folder: Path,
+        files: Files,
         config: str | Path | CfgNode | None = None,
         options: Sequence[Any] = (),
         device: str | torch.device = "auto",
     ) -> Self:
-        files = find_files(folder)
+        """Load a network from its files; see `load`, which finds them, for the other arguments and the errors."""
         cfg = read_network_config(files, config, options, device)
         trained = load_trained(files, cfg)
         construct: Callable[..., Self] = cls

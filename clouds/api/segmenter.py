@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from clouds.api.hub import SharedNetwork
 from clouds.api.inputs import ImageLike, is_one, rgb_image
-from clouds.api.loading import find_files, is_hub_id, load_trained, read_network_config
+from clouds.api.loading import find_files, is_hub_id
 from clouds.api.results import Segmentation
 from clouds.d2 import CfgNode
 from clouds.data.classes import IGNORE_LABEL, short_name, split_synonyms
@@ -214,10 +214,7 @@ def load(
     """
     if is_hub_id(source):
         return Segmenter.from_pretrained(source, config=config, options=options, device=device)
-    files = find_files(source)
-    cfg = read_network_config(files, config, options, device)
-    trained = load_trained(files, cfg)
-    return Segmenter(trained.network, cfg, classes=trained.classes, colors=trained.colors)
+    return Segmenter.from_files(find_files(source), config=config, options=options, device=device)
 
 
 def _shares(scores: Tensor) -> npt.NDArray[np.float32]:

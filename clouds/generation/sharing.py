@@ -14,14 +14,13 @@ FILES = ("images/*.png", "manifest.jsonl", "rejected.jsonl", "dataset.json", "RE
 """Files of a set; others in its folder, such as locks, are not shared."""
 
 
-def upload_set(folder: Path, name: str, *, private: bool | None = None, token: str | None = None) -> str:
+def upload_set(folder: Path, name: str, *, private: bool | None = None) -> str:
     """Upload a complete set with its card, which has its prompts, its model and the license of its images.
 
     Args:
         folder: folder of the set.
         name: name of the repository, owner/name; it is created if it does not exist.
         private: whether a new repository is private; None for the default of its owner.
-        token: token that may write; None for that of `hf auth login`.
 
     Returns:
         The URL of the commit.
@@ -30,11 +29,11 @@ def upload_set(folder: Path, name: str, *, private: bool | None = None, token: s
         UserError: the set is damaged, or the hub cannot be reached or refuses it.
     """
     _check(folder, f"{folder} cannot be uploaded", "generate the set again with its command")
-    options = {"repo_type": "dataset", "commit_message": f"Upload the generated set {folder.name}"}
-    return upload(folder, name, FILES, private=private, token=token, **options)
+    message = f"Upload the generated set {folder.name}"
+    return upload(folder, name, FILES, repo_type="dataset", private=private, commit_message=message)
 
 
-def download_set(name: str, folder: Path, *, revision: str | None = None, token: str | None = None) -> int:
+def download_set(name: str, folder: Path, *, revision: str | None = None) -> int:
     """Download a set into a new folder, which appears when all of its images are there and have their digests.
 
     A call that was interrupted is continued by the same call.
@@ -43,7 +42,6 @@ def download_set(name: str, folder: Path, *, revision: str | None = None, token:
         name: name of the repository, owner/name.
         folder: new folder of the set.
         revision: branch, tag or commit; None for the newest.
-        token: token of the hub; None for that of `hf auth login`.
 
     Returns:
         The number of images.
@@ -57,7 +55,7 @@ def download_set(name: str, folder: Path, *, revision: str | None = None, token:
     part = folder.with_name(f".{folder.name}.part")  # hidden, so that it is no data set
     make_folder(part)
     what = f"The generated set {name!r} cannot be loaded"
-    download(name, what, FILES, revision=revision, token=token, repo_type="dataset", local_dir=part)
+    download(name, what, FILES, revision=revision, repo_type="dataset", local_dir=part)
     images = _check(part, what, "ask its owner for the complete set, or give another --revision")
     with writing(folder):
         shutil.rmtree(part / ".cache", ignore_errors=True)

@@ -15,6 +15,7 @@ from clouds.engine.trainer import Trainer
 from tests.data.conftest import label_map, save, smooth_image
 from tests.data.datasets.test_catalog import PAIRS
 from tests.engine.joint import BoxSam
+from tests.engine.test_end_to_end import CLIP
 from tests.parity import golden
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,11 +29,6 @@ TARGETS = {"gta": SEVERAL, "synthia": SEVERAL, "cityscapes": [*WEATHERS, "citysc
 NOT_IN_SYNTHIA = (9, 14, 16)
 HEAD = "sem_seg_head."
 
-CONVNEXT = {
-    "embed_dim": 16,
-    "vision_cfg": {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "mlp", "image_size": 64},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
 SMALL = {
     "MODEL.DEVICE": "cpu",
     "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS": "",
@@ -79,7 +75,7 @@ def run(config: Path, folder: Path, settings: dict[str, Any], *, force: bool = T
     `force` is needed because a data set of two images is incomplete.
     """
     resnet = config.stem.endswith(("_r50", "_r101"))
-    (folder / "tiny_convnext.json").write_text(json.dumps(CONVNEXT))
+    (folder / "tiny_convnext.json").write_text(json.dumps(CLIP))
     clip = golden.ROOT / "clip_configs" / golden.CLIP_CONFIGS["rn"] if resnet else folder / "tiny_convnext.json"
     opts = SMALL | {"MODEL.CLOUDS.CLIP_MODEL_NAME": clip, "MODEL.CLOUDS.EMBED_DIM": 64 if resnet else 16}
     opts |= {"OUTPUT_DIR": folder / "run", **settings}
