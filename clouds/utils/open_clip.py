@@ -25,7 +25,10 @@ _MODULES = ("open_clip.hf_model", "open_clip.coca_model")
 
 
 class LateName:
-    """Stand-in for a class of a module, which is imported when the class is called, read, or asked for an instance."""
+    """Stand-in for a class of a module.
+
+    The module is imported when the stand-in is called, an attribute is read, or `isinstance` checks a value against it.
+    """
 
     def __init__(self, module: str, name: str) -> None:
         self._module, self._name = module, name

@@ -29,7 +29,7 @@ def available_cores() -> int:
 def end_with_parent() -> None:
     """End this process within a second after its parent process, which even ``kill -9`` may end.
 
-    On Windows, a process that another program than Python has started is not told of its end, and lives on.
+    On Windows, only a process that the module `multiprocessing` has started ends.
 
     To be called first in every child process. Without it, a child of a killed process works on, or waits forever for
     its next item.

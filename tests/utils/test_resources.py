@@ -103,6 +103,9 @@ def test_other_names(name: str, message: str) -> None:
     assert similar_file("none.unknown") == ""
 
 
-def test_a_clone_is_installed_from_its_folder() -> None:
+def test_a_clone_is_installed_from_its_folder_and_a_wheel_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert install_command("web") == "pip install -e '.[web]'"
     assert install_command() == "pip install -r requirements.txt -e ."
+    monkeypatch.setattr("clouds.utils.resources.is_clone", lambda: False)
+    assert install_command("web") == "pip install 'clouds-dgss[web]'"
+    assert install_command() == "pip install clouds-dgss"
