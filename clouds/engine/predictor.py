@@ -63,8 +63,8 @@ def load_network(
 
     It is trained on the classes that the checkpoint records in its entry ``classes``, and predicts those of
     `evaluated_sets`, as an evaluation does. If the description of this data set is not on this machine, such as the
-    module that registers it, the classes of the training are predicted. So they are if this data set has other classes
-    and the head is without text.
+    module that registers it, the classes of the training are predicted. A head without text also predicts these if
+    the data set has other classes.
 
     Args:
         cfg: config with a resolved device.

@@ -15,6 +15,7 @@ from clouds.utils.torch_files import read_tensors
 StateDict = dict[str, Tensor]
 
 BACKBONE = "backbone."  # prefix of the backbone's keys
+_SHOWN = 3  # keys in a message
 
 
 def frozen_keys(model: nn.Module, prefix: str = BACKBONE) -> set[str]:
@@ -152,8 +153,8 @@ def load_weights(
     ]
 
 
-def some_keys(keys: Sequence[str], most: int = 3) -> str:
+def some_keys(keys: Sequence[str]) -> str:
     """Return the number of keys and the first of them, for a message; "none" for no keys."""
     if not keys:
         return "none"
-    return f"{len(keys)} ({', '.join(keys[:most])}{', ...' if len(keys) > most else ''})"
+    return f"{len(keys)} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
