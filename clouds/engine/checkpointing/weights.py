@@ -78,7 +78,10 @@ def read_checkpoint(path: str | Path, sha256: str = "") -> dict[str, Any]:
         ) from error
     if not (isinstance(content, dict) and _is_state_dict(content.get("model"))):
         if not _is_state_dict(content):
-            raise UserError(f"{path} holds no model weights: neither a state dict nor a dict with one under 'model'.")
+            raise UserError(
+                f"{path} holds no model weights, neither a state dict nor a dict with one under 'model': "
+                "`clouds convert` makes a checkpoint of a file of another project."
+            )
         content = {"model": content}
     problem = find_unusable(content["model"]) or find_wrong_entry(content)
     if problem:
