@@ -48,6 +48,11 @@ LAYERS = {
 
 # Imports inside functions besides those of commands: module -> {package: reason}.
 LATE_IMPORTS = {
+    "clouds.api.export": {
+        "onnx": "optional dependency",
+        "onnxruntime": "optional dependency",
+        "torch.fx.experimental.dynamic_spec": "older versions of torch lack it",
+    },
     "clouds.engine.writers": {"wandb": "optional dependency"},
     "clouds.modeling.matcher": {"scipy.optimize": "takes most of a second, and only training matches"},
     "clouds.self_training.regions": {
@@ -264,6 +269,7 @@ def test_layers_have_no_cycle() -> None:
 
 def test_modules_have_no_cycle() -> None:
     modules = {module_name(path): path for path in [*CORE, *OF_PROJECTS]}
+    del modules["clouds"]  # imports nothing until one of its names is used
     graph = {
         module: imports(ast.parse(read(path)), package_name(path)) & modules.keys() - {module}
         for module, path in modules.items()

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from clouds.api.export import OPSET, Difference, export_network
 from clouds.api.hub import SharedNetwork
 from clouds.api.inputs import ImageLike, is_one, rgb_image
 from clouds.api.loading import find_files, is_hub_id
@@ -22,6 +23,7 @@ from clouds.engine.checkpointing.origin import has_text_head
 from clouds.engine.predictor import Predictor
 from clouds.errors import UserError, machine_error
 from clouds.evaluation.label_maps import best_classes
+from clouds.modeling.inference import class_shares
 from clouds.utils.values import is_integer
 from clouds.visualization.palette import Color, colors_of
 
@@ -153,11 +155,39 @@ class Segmenter(SharedNetwork):
             if (known := machine_error(error, less_memory="lower batch_size or INPUT.TEST_SHORT_EDGE")) is None:
                 raise
             raise known from error
-        classes, colors = (self.classes, self.colors) if names is None else (names, colors_of(names))
+        classes, colors = self._named(names)
         return [
             Segmentation(labels.cpu().numpy(), classes, colors, np.array(image), shares=share)
             for image, labels, share in zip(images, maps, shares, strict=True)
         ]
+
+    def export(
+        self, path: str | Path, *, classes: Sequence[str] | None = None, labels: bool = False, opset: int = OPSET
+    ) -> list[Difference]:
+        """Write the network as an ONNX file or as a program of `torch.export`; see `clouds.api.export.export_network`.
+
+        Args:
+            path: path of the file, which ends in ``.onnx``, or in ``.pt2`` for a program.
+            classes: names of the classes to predict, see `predict`.
+            labels: whether the file returns label maps, otherwise scores.
+            opset: version of ONNX's operators.
+
+        Returns:
+            Differences between the file and the network on some images.
+
+        Raises:
+            UserError: the network cannot be exported, or a package is missing.
+            ExportMismatch: the differences are too large. Nothing is written.
+        """
+        names, colors = self._named(None if classes is None else self._check_classes(classes))
+        short_edge = self.cfg.INPUT.TEST_SHORT_EDGE
+        return export_network(
+            self.network, path, classes=names, colors=colors, short_edge=short_edge, labels=labels, opset=opset
+        )
+
+    def _named(self, names: tuple[str, ...] | None) -> tuple[tuple[str, ...], tuple[Color, ...]]:
+        """Return classes and their colors: those with these names, or those of this object."""
+        return (self.classes, self.colors) if names is None else (names, colors_of(names))
 
     def _check_classes(self, classes: Sequence[str]) -> tuple[str, ...]:
         is_list = isinstance(classes, Iterable) and not isinstance(classes, str)
@@ -225,8 +255,5 @@ def _shares(scores: Tensor) -> npt.NDArray[np.float32]:
     """
     if scores.min() < 0:
         raise UserError("The scores of this architecture are negative at some pixels, so that they are no shares.")
-    total = scores.sum(dim=0)
-    # Where the scores of all classes are too small for a number, no class is better than another one.
-    shares = torch.where(total > 0, scores / total, 1 / len(scores))
-    result: npt.NDArray[np.float32] = shares.float().cpu().numpy()
+    result: npt.NDArray[np.float32] = class_shares(scores).float().cpu().numpy()
     return result

@@ -80,7 +80,7 @@ def mask_pool(features: Tensor, mask_logits: Tensor) -> Tensor:
     features = features.float()
     masks = F.interpolate(mask_logits.detach().float(), size=features.shape[-2:], mode="bilinear", align_corners=False)
     masks = (masks > 0).to(features.dtype)
-    masks = masks / (masks.sum(dim=(-1, -2), keepdim=True) + 1e-8)
+    masks = masks / masks.sum(dim=(-1, -2), keepdim=True).clamp(min=1)
     return torch.einsum("bchw,bqhw->bqc", features, masks)
 
 
@@ -139,6 +139,14 @@ class MLP(nn.Module):
         return self.layers[-1](x)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group norm without torch's check for groups of a single number, since an exported size is not known yet."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, channels, H, W)."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class ConvNorm(nn.Conv2d):
     """Convolution that keeps the size, then norm, then activation; parameters `weight`, `bias` and `norm.*`."""
 
@@ -162,7 +170,7 @@ class ConvNorm(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
         if norm not in ("GN", ""):
             raise ValueError(f'norm is {norm!r}; it must be "GN" or ""')
-        self.norm = nn.GroupNorm(GROUPS, out_channels) if norm else None
+        self.norm = GroupNorm(GROUPS, out_channels) if norm else None
         self.activation = activation
         convolution_init(self)
 

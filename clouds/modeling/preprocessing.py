@@ -17,7 +17,8 @@ def canvas_size(sizes: Sequence[tuple[int, int]], divisibility: int) -> tuple[in
     `divisibility` below 2 allows any size.
     """
     step = max(divisibility, 1)
-    height, width = (-(-max(lengths) // step) * step for lengths in zip(*sizes, strict=True))
+    # Of positive numbers: ONNX, to which this is exported, rounds the quotient of a negative number up.
+    height, width = ((max(lengths) + step - 1) // step * step for lengths in zip(*sizes, strict=True))
     return height, width
 
 

@@ -105,6 +105,13 @@ def resize_scores(scores: Tensor, image_size: Size, height: int, width: int) -> 
     return F.interpolate(scores[None], size=(height, width), mode="bilinear", align_corners=False)[0]
 
 
+def class_shares(scores: Tensor, dim: int = 0) -> Tensor:
+    """Divide scores, which are not negative, by their sum over the classes, the dimension `dim`; same shape."""
+    total = scores.sum(dim=dim, keepdim=True)
+    # Where the scores of all classes are too small for a number, no class is better than another one.
+    return torch.where(total > 0, scores / total, 1 / scores.shape[dim])
+
+
 def best_labels(scores: Tensor, threshold: float = 0.0) -> Tensor:
     """Return the best class at each position, 255 where its share of all classes' scores is below `threshold`.
 

@@ -16,6 +16,7 @@ from clouds.errors import UserError, check_name
 from clouds.modeling.layers import (
     GROUPS,
     ConvNorm,
+    GroupNorm,
     autocast_dtype,
     cached_on_device,
     full_precision,
@@ -46,8 +47,10 @@ class Grid(NamedTuple):
 def sampling_grid(shapes: tuple[tuple[int, int], ...], heads: int, points: int, device: torch.device) -> Grid:
     """Return the grid of levels with these shapes; for each head, the points of all levels follow each other."""
     centers = torch.cat([pixel_centers(h, w, device) for h, w in shapes])
-    # Filled on the device: a copy from the host would wait for it.
-    sides = torch.stack([torch.full((points,), float(side), device=device) for h, w in shapes for side in (w, h)])
+    # Filled on the device: a copy from the host would wait for it. Without float(), which would fix an exported size.
+    sides = torch.stack(
+        [torch.full((points,), side, dtype=torch.float32, device=device) for h, w in shapes for side in (w, h)]
+    )
     sides = sides.unflatten(0, (-1, 2)).transpose(1, 2)  # (L, P, 2)
     repeated = centers[:, None].expand(-1, heads * len(shapes) * points, -1)
     return Grid(shapes, repeated.flatten(1), sides.expand(heads, -1, -1, -1).flatten())
@@ -262,7 +265,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.encoder_in_features = [name for name in reversed(fine_to_coarse) if name in encoder_in_features]
         self.pyramid_features = pyramid_features(strides, encoder_in_features, common_stride)
         self.input_proj = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels[name], conv_dim, 1), nn.GroupNorm(GROUPS, conv_dim))
+            nn.Sequential(nn.Conv2d(channels[name], conv_dim, 1), GroupNorm(GROUPS, conv_dim))
             for name in self.encoder_in_features
         )
         for projection in self.input_proj:

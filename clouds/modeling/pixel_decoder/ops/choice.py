@@ -28,7 +28,7 @@ def check_implementation(name: str, device: torch.device) -> None:
 
 
 def find_implementation(name: str, device: str) -> Attention:
-    """Return an implementation by its name.
+    """Return an implementation by its name; while a network is exported, the reference, which any runtime can compute.
 
     Args:
         name: "grid_sample", "embedding_bag" or "triton"; "auto" is the fastest for the device.
@@ -37,6 +37,8 @@ def find_implementation(name: str, device: str) -> Attention:
     Raises:
         ValueError: there is no such implementation.
     """
+    if torch.compiler.is_exporting():
+        return reference.ms_deform_attn
     # Not `functools.cache`, because `torch.compile` ignores it.
     if (name, device) not in _FOUND:
         _FOUND[name, device] = _find(name, device)
