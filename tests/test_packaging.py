@@ -193,6 +193,7 @@ def write_streets(folder: Path) -> None:
 EVERYTHING = """
 import json, sys
 import numpy as np
+import onnxruntime
 from PIL import Image
 import clouds
 from clouds.commands.main import main
@@ -206,6 +207,10 @@ trained = clouds.load("output")
 assert (trained.predict(image).labels == labels).all(), "a run"
 trained.save_pretrained("saved")
 assert (clouds.load("saved").predict(image).labels == labels).all(), "a saved network"
+pixels = np.asarray(Image.open(image).convert("RGB"))
+session = onnxruntime.InferenceSession("small.onnx")
+[[exported]] = session.run(None, {"images": pixels.transpose(2, 0, 1)[None]})
+assert (exported == labels).mean() >= 0.999, "an exported network"
 """
 
 
@@ -224,6 +229,7 @@ def test_from_data_to_a_saved_network_in_another_folder(installed: Installed) ->
         ("eval", *config, *weights, "OUTPUT_DIR", "evaluation"),
         ("predict", *config, image, "--output", "out", *weights),
         ("report", "output", "evaluation"),
+        ("export", "output", "small.onnx", "--labels"),
     )
     done = installed.python(EVERYTHING, json.dumps(commands))
     header, _, trained, evaluated = (line for line in done.stdout.splitlines() if line.startswith("| "))
@@ -233,5 +239,5 @@ def test_from_data_to_a_saved_network_in_another_folder(installed: Installed) ->
     assert labels.shape == (32, 48)
     assert len(np.unique(labels)) > 1, "or equal labels would mean little"
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("clip.json", "data", "evaluation", "out", "output", "saved", "small.yaml")
+        *("clip.json", "data", "evaluation", "out", "output", "saved", "small.onnx", "small.yaml")
     ]

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,7 @@ def test_an_unknown_word(word: str, nearest: str, capsys: pytest.CaptureFixture[
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("word", [word for word in COMMANDS if find_spec(f"clouds.commands.{COMMANDS[word].module}")])
+@pytest.mark.parametrize("word", COMMANDS)
 @pytest.mark.parametrize("program", ["/bin/clouds", "/bin/clouds.exe", str(ROOT / "clouds/__main__.py")])
 def test_help_shows_the_command_that_was_typed(
     word: str, program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
