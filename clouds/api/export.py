@@ -153,7 +153,7 @@ def export_network(
         WriteError: the file cannot be written.
     """
     path = Path(path)
-    prepare_target(path)
+    prepare_target(path, opset)
     if not isinstance(network, CLOUDS):
         raise UserError(f"The network is a {type(network).__name__}, and only the architecture CLOUDS can be exported.")
     metadata = {
@@ -184,11 +184,15 @@ def export_network(
     return differences
 
 
-def prepare_target(path: Path) -> None:
+def prepare_target(path: Path, opset: int = OPSET) -> None:
     """Check that a path names a kind of file that can be written here, and create its folder.
 
+    Args:
+        path: path of the file.
+        opset: version of ONNX's operators.
+
     Raises:
-        UserError: its ending is neither ``.onnx`` nor ``.pt2``, or a package for ONNX is not installed.
+        UserError: its ending is neither ``.onnx`` nor ``.pt2``, or a package or the version for ONNX does not exist.
         WriteError: the folder cannot be created.
     """
     if path.suffix not in (".onnx", ".pt2"):
@@ -196,6 +200,8 @@ def prepare_target(path: Path) -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if path.suffix == ".onnx" and missing:
         raise UserError(f"An ONNX file needs {' and '.join(missing)}: pip install 'clouds-dgss[export]'.")
+    if opset not in OPSETS:
+        raise UserError(f"The version of ONNX's operators is {opset}: give one from {OPSETS[0]} to {OPSETS[-1]}.")
     make_folder(path.parent)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clouds.commands.entry import user_errors
-from clouds.utils.arguments import CommandParser, int_from
+from clouds.utils.arguments import CommandParser, positive_int
 
 DESCRIPTION = """\
 Write a trained network as an ONNX file or as a program of torch.export.
@@ -37,12 +37,13 @@ def run(args: argparse.Namespace) -> int:
     """Export the network of a parsed command line; returns 1 if the file would differ from the network."""
     from clouds.api import export, segmenter
 
-    export.prepare_target(args.output)
+    opset = args.opset or export.OPSET
+    export.prepare_target(args.output, opset)
     # Without torch.compile, which takes minutes for the few images of the comparison.
     options = [*args.options, "MODEL.COMPILE", False]
     model = segmenter.load(args.source, config=args.config_file, options=options, device=args.device)
     try:
-        differences = model.export(args.output, classes=args.classes, labels=args.labels, opset=args.opset)
+        differences = model.export(args.output, classes=args.classes, labels=args.labels, opset=opset)
     except export.ExportMismatch as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -68,7 +69,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--labels", action="store_true", help="return label maps instead of scores")
     parser.add_argument(
-        "--opset", type=int_from(18, 23), default=20, metavar="N", help="version of ONNX's operators (default: 20)"
+        "--opset", type=positive_int, metavar="N", help="version of ONNX's operators, from 18 to 23 (default: 20)"
     )
     parser.add_argument("--device", default="cpu", help="device of torch, and of a .pt2 file (default: cpu)")
     return parser.parse_intermixed_args(argv)

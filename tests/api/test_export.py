@@ -255,6 +255,7 @@ def test_a_file_that_differs_is_not_written(
         (["no/such.pth", "a.onnx"], "There is no network at no/such.pth: give a checkpoint"),
         (["{closed}", "a.torch"], "The file a.torch must end in .onnx, or in .pt2 for a program of torch.export."),
         (["{closed}", "a.onnx", "--classes", "cow"], "This network has a head without text"),
+        (["{closed}", "a.onnx", "--opset", "9"], "The version of ONNX's operators is 9: give one from 18 to 23."),
         (
             ["{closed}", "{closed}/config.yaml/a.pt2"],
             "{closed}/config.yaml cannot be written (another file has its name)",
