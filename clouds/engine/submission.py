@@ -13,6 +13,7 @@ from clouds.d2 import CfgNode
 from clouds.data.classes import CITYSCAPES_CLASSES, short_name
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.datasets.spec import data_root
+from clouds.engine.checkpointing.origin import differing_classes
 from clouds.engine.checkpointing.weights import read_checkpoint
 from clouds.engine.log import start_log
 from clouds.engine.predictor import Predictor, load_network, predict_each
@@ -109,6 +110,11 @@ def _predict(cfg: CfgNode, missing: dict[str, Path], folder: Path, ids: tuple[in
         write_labels(target, labels, ids)
 
     trained = load_network(cfg, read_checkpoint(local_file(cfg.MODEL.WEIGHTS)), cfg.MODEL.WEIGHTS)
+    if difference := differing_classes(trained.classes, CITYSCAPES_CLASSES):
+        raise UserError(
+            f"{cfg.MODEL.WEIGHTS} was trained on other classes than cityscapes_val has ({difference}): take a network "
+            "that was trained on the classes of Cityscapes."
+        )
     predictor = Predictor(trained.network, cfg)
 
     def predict(source: Path) -> npt.NDArray[np.uint8]:

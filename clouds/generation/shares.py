@@ -1,5 +1,6 @@
 """Shares of a part: which processes are at work on it, and whether the part is complete."""
 
+import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +92,10 @@ class Shares:
         """Declare that this process has ended its share."""
         if self._held is not None:
             path, lock = self._held
+            # Before another process can take the file. Windows removes no file in use, and it may stay there.
+            with contextlib.suppress(PermissionError):
+                path.unlink(missing_ok=True)
             lock.release()
-            path.unlink(missing_ok=True)
             self._held = None
 
     def others(self, part: str) -> bool:

@@ -2,7 +2,9 @@
 
 import errno
 import logging
+import os
 from functools import cache
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -21,8 +23,10 @@ def acquire(lock: FileLock) -> bool:
         is logged and the result is True.
 
     Raises:
-        WriteError: the file of the lock cannot be written.
+        WriteError: the file of the lock cannot be written, or its folder does not exist.
     """
+    if not Path(lock.lock_file).parent.is_dir():  # filelock would make it
+        raise WriteError(errno.ENOENT, os.strerror(errno.ENOENT), str(lock.lock_file))
     try:
         lock.acquire()
     except Timeout:

@@ -104,7 +104,10 @@ def test_published_code_that_is_absent(
 
 
 def run(module: Callable[[str], ModuleType], folder: Path, only: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the command with sides in forked processes, which import nothing again, and return RESULTS.md."""
+    """Run the command with sides in forked processes, which import nothing again, and return RESULTS.md.
+
+    The sides must not compute gradients: torch cannot in a fork of a process that has done so.
+    """
     bench = module("bench")
     monkeypatch.setattr(bench, "get_context", lambda _: multiprocessing.get_context("fork"))
     monkeypatch.delenv("PEER", raising=False)
@@ -140,13 +143,14 @@ def test_the_command_writes_tables_and_keeps_what_people_wrote(
     assert capsys.readouterr().out.count("published formulation") == 2
 
     kept = text.partition("<!-- evaluator begin -->")[2].partition("<!-- evaluator end -->")[0]
-    again = run(module, tmp_path, "criterion", monkeypatch)
+    again = run(module, tmp_path, "data", monkeypatch)
     assert kept in again
     summary = module("rows.results").between(again, "summary")
     assert [line.split("`")[1] for line in summary.splitlines()[2:]] == [
         "pixel_decoder/forward",
         "evaluator/image",
-        "criterion/launches",
+        "data/mapper",
+        "data/synthia",
     ]
 
 
