@@ -44,6 +44,9 @@ def test_forks_killed_at_random_moments(trials: Trials, name: str, number: int) 
 
 @pytest.mark.parametrize(("name", "when", "number"), COMMANDS)
 def test_commands_killed(trials: Trials, name: str, when: Line, number: int) -> None:
-    verdict = trials.interrupt(name, [Kill(when, number, is_script=True)])
-    assert verdict.is_good, verdict
-    assert verdict.kills == 1, "the signal came after the end"
+    for _ in range(5):  # a small job may end before its signal comes
+        verdict = trials.interrupt(name, [Kill(when, number, is_script=True)])
+        assert verdict.is_good, verdict
+        if verdict.kills:
+            return
+    pytest.fail("every signal came after the end")
