@@ -1,4 +1,4 @@
-"""What is imported: nothing that is not used, and nothing that exists on Linux alone."""
+"""Commands import only the packages that they use, and no module that exists on Linux alone."""
 
 import json
 import os

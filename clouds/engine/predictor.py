@@ -76,11 +76,12 @@ def load_network(
         UserError: the weights are those of another network, or the names of the classes are not known.
     """
     recorded = content.get("classes")
-    missing = "" if classes else _register(cfg, required=recorded is None)
-    trained = recorded or train_class_names(cfg)
-    sets = [] if classes else [name for name in evaluated_sets(cfg)[:1] if _is_registered(name)]
+    missing, sets = "", list[str]()
     if classes is None:
-        classes = class_names(sets) if sets or recorded is None else trained
+        missing = _register(cfg, required=recorded is None)
+        sets = [name for name in evaluated_sets(cfg)[:1] if _is_registered(name)]
+        classes = class_names(sets) if sets or recorded is None else recorded
+    trained = recorded or train_class_names(cfg)
     architecture = dict(META_ARCH_REGISTRY).get(cfg.MODEL.META_ARCHITECTURE)
     takes_names = isinstance(architecture, type) and issubclass(architecture, CLOUDS)
     names = {"train_classes": trained, "test_classes": classes} if takes_names else {}

@@ -6,6 +6,7 @@ All of them go through the client of the hub, with its cache, its token and its 
 import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
@@ -50,22 +51,22 @@ def advice(error: BaseException, model: str, revision: str | None = None, *, kin
         return f"check its files, and copy or download the folder again if one is damaged ({_reason(error)})"
     if model in COPIES:
         return f"it was withdrawn from the hub; give its copy there, {COPIES[model]}"
-    if any(isinstance(cause, HFValidationError) for cause in causes):
+    if _includes(causes, HFValidationError):
         return "there is no such folder, and a name on the hub has the form owner/model"
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
+    if _includes(causes, GatedRepoError):
         return "its owner restricts the access; accept the terms on its page of the hub and log in with `hf auth login`"
-    if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
+    if _includes(causes, RevisionNotFoundError):
         return f"the hub has the {kind}, but not the revision {revision}; check it"
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+    if _includes(causes, RepositoryNotFoundError):
         return f"the hub has no such {kind}, or it is private; check the name, or log in with `hf auth login`"
     if 401 in map(_status, causes):
         return "the hub refuses the token; log in with `hf auth login`"
-    if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
+    if _includes(causes, OfflineModeIsEnabled):
         return (
             f"name a local folder or a {kind} of the hub that is in the cache: HF_HUB_OFFLINE is set, so nothing is "
             "downloaded"
         )
-    if any(isinstance(cause, LocalEntryNotFoundError | ConnectionError | TimeoutError) for cause in causes):
+    if _includes(causes, LocalEntryNotFoundError | ConnectionError | TimeoutError):
         return (
             f"the hub cannot be reached, and the {kind} is not in the cache; check the network, or name a local folder"
         )
@@ -142,16 +143,20 @@ def upload(
 
 def _upload_advice(error: BaseException) -> str:
     causes = list(_causes(error))
-    kinds = tuple(map(type, causes))
-    if any(issubclass(kind, HFValidationError) for kind in kinds):
+    if _includes(causes, HFValidationError):
         return "a name on the hub has the form owner/name"
-    if any(issubclass(kind, OfflineModeIsEnabled) for kind in kinds):
+    if _includes(causes, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so nothing is uploaded; unset it"
-    if 401 in map(_status, causes) or any(issubclass(kind, LocalTokenNotFoundError) for kind in kinds):
+    if 401 in map(_status, causes) or _includes(causes, LocalTokenNotFoundError):
         return "log in with `hf auth login`, or give a token that may write"
     if 403 in map(_status, causes):
         return "the token may not write there; check the name, or give another token"
     return f"check the network and the name ({_reason(error)})"
+
+
+def _includes(causes: Sequence[BaseException], kind: type[BaseException] | UnionType) -> bool:
+    """Return whether one of several exceptions is of a kind."""
+    return any(isinstance(cause, kind) for cause in causes)
 
 
 def _status(error: BaseException) -> int | None:

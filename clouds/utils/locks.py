@@ -25,7 +25,7 @@ def acquire(lock: FileLock) -> bool:
     Raises:
         WriteError: the file of the lock cannot be written, or its folder does not exist.
     """
-    if not Path(lock.lock_file).parent.is_dir():  # filelock would make it
+    if not Path(lock.lock_file).parent.exists():  # filelock would make it
         raise WriteError(errno.ENOENT, os.strerror(errno.ENOENT), str(lock.lock_file))
     try:
         lock.acquire()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import clouds
 from clouds.config import load_config
 from clouds.engine.checkpointing.checkpoint import Checkpointer, has_reloadable_backbone
 from clouds.engine.trainer import Trainer
@@ -77,3 +78,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         files.append(folder / f"{number}.png")
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(files[-1])
     return files
+
+
+@pytest.fixture(scope="module")
+def model(closed: Path) -> clouds.Segmenter:
+    """The network with a head without text."""
+    return clouds.load(closed, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def open_model(text: Path) -> clouds.Segmenter:
+    """The network with a text head."""
+    return clouds.load(text, device="cpu")

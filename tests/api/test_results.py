@@ -1,4 +1,4 @@
-"""What follows from a label map and from scores."""
+"""`Segmentation`: area, scores, confidence, entropy, overlay, and the saved file."""
 
 from pathlib import Path
 
