@@ -1,5 +1,6 @@
 """The contract of a backbone: CLIP satisfies it, and a plain convolutional pyramid without text can replace CLIP."""
 
+import re
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ from torch import nn
 
 from clouds.clouds import CLOUDS
 from clouds.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec, build_model, configurable
+from clouds.engine.checkpointing.weights import frozen_keys
 from clouds.errors import UserError
-from clouds.modeling.backbone import CLIP, SegmentationBackbone, TextTower, clip
+from clouds.modeling.backbone import CLIP, Adapter, SegmentationBackbone, TextTower, clip
 from clouds.modeling.backbone.open_clip_models import is_published, model_config
 from tests.parity import golden
 
@@ -175,3 +177,51 @@ def test_the_architecture_of_a_tower_has_its_activation() -> None:
     assert model_config("RN50", "openai")["quick_gelu"] is True
     assert "quick_gelu" not in model_config("RN50")
     assert model_config("RN50")["embed_dim"] == 1024
+
+
+@pytest.mark.parametrize("name", ["convnext_closed", "rn_closed"])
+def test_the_blocks_of_clip_are_those_that_the_maps_pass(name: str) -> None:
+    backbone = golden.build(name).backbone
+    passed = []
+    for block in backbone.blocks:
+        block.register_forward_hook(lambda module, *_: passed.append(module))
+    backbone(torch.zeros(1, 3, 64, 64))
+    assert passed == backbone.blocks
+    layers = [[n for n, _ in block.named_modules() if re.fullmatch(r"mlp\.fc[12]", n)] for block in backbone.blocks]
+    assert backbone.adapter_patterns == ((r"mlp\.fc[12]",) if backbone.is_convnext else ())
+    assert all(layers) is backbone.is_convnext
+    assert backbone.tokens is None
+
+
+@pytest.mark.parametrize("name", ["convnext_closed", "rn_closed"])
+def test_an_adapted_clip_gives_gradients_and_stays_in_evaluation_mode(name: str) -> None:
+    class Shift(Adapter):
+        """Adds a trained number to the output of a block."""
+
+        def __init__(self, block: nn.Module) -> None:
+            super().__init__()
+            self.shift = nn.Parameter(torch.zeros(()))
+            block.register_forward_hook(lambda _, inputs, output: output + self.shift)
+
+    model = golden.build(name).eval()
+    backbone = model.backbone
+    images = torch.rand(1, 3, 64, 64)
+    before, frozen = backbone(images), frozen_keys(model)
+    backbone.adapt(Shift(backbone.blocks[-1]))
+    model.train()
+    assert backbone.trainable
+    assert backbone.adapter.training
+    assert not backbone.tower.training
+    with torch.autocast("cpu", torch.bfloat16):
+        assert backbone(images)["res5"].requires_grad, "the copy of the frozen stages is not used"
+    after = backbone(images)
+    assert not after["res4"].requires_grad
+    assert all(torch.equal(after[name], maps) for name, maps in before.items())
+    assert [key for key, each in model.named_parameters() if each.requires_grad and key.startswith("backbone.")] == [
+        "backbone.adapter.shift"
+    ]
+    assert frozen_keys(model) == frozen
+    assert model.state_dict().keys() - frozen >= {"backbone.adapter.shift"}
+    assert backbone.queries is None
+    with pytest.raises(ValueError, match=r"adapted already"):
+        backbone.adapt(backbone.adapter)

@@ -1,6 +1,6 @@
 """Backbones, registered by their published names, and their contract."""
 
-from clouds.modeling.backbone.base import SegmentationBackbone, TextTower
+from clouds.modeling.backbone.base import Adapter, SegmentationBackbone, TextTower, TokenLayout
 from clouds.modeling.backbone.clip import CLIP, TrainableCLIP
 
-__all__ = ["CLIP", "SegmentationBackbone", "TextTower", "TrainableCLIP"]
+__all__ = ["CLIP", "Adapter", "SegmentationBackbone", "TextTower", "TokenLayout", "TrainableCLIP"]

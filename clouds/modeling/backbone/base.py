@@ -17,9 +17,10 @@ Letters: B images, H x W network input, h x w feature map, Q masks, C channels, 
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from clouds.d2 import Backbone, ShapeSpec
 from clouds.modeling.text_classifier import TextClassifier
@@ -60,18 +61,45 @@ class TextTower(ABC):
         """
 
 
+@dataclass(frozen=True)
+class TokenLayout:
+    """Layout of the tokens (B, N, C) that the blocks of a transformer map.
+
+    Attributes:
+        width: C, channels of a token.
+        prefix: number of tokens before those of the patches, such as the class token and registers.
+    """
+
+    width: int
+    prefix: int
+
+
+class Adapter(nn.Module):
+    """Trained change of a frozen tower. Its parameters are its own or those of layers that it has put into the tower.
+
+    It starts without an effect on the feature maps.
+    """
+
+    @property
+    def queries(self) -> Tensor | None:
+        """(m, hidden_dim) position embeddings for the queries of the transformer decoder; None if it has none."""
+        return None
+
+
 class SegmentationBackbone(Backbone):
     """Backbone that turns images into feature maps of several strides, with or without a text tower.
 
-    Subclasses define `forward`, `output_shape` and `size_divisibility`.
+    Subclasses define `forward`, `output_shape` and `size_divisibility`. One that can be adapted also defines `tower`,
+    `blocks`, `adapter_patterns` and, for a transformer, `tokens`.
 
     Attributes:
         pixel_mean: mean of R, G and B that images are normalized with, in 0..255.
         pixel_std: standard deviation of R, G and B, in 0..255.
-        trainable: whether the feature maps are trained. A frozen backbone stays in evaluation mode, gives features
-            without gradient, and its features are shared by student and teacher.
+        trainable: whether the feature maps change in training, because the tower or an adapter is trained. A frozen
+            backbone gives features without gradient, which student and teacher share.
         reloadable: whether the backbone loads its frozen weights from their source when it is built. If not,
             checkpoints must contain them.
+        adapter: trained change of the frozen tower, see `adapt`; None without one.
     """
 
     def __init__(
@@ -87,6 +115,7 @@ class SegmentationBackbone(Backbone):
         self.pixel_std = tuple(pixel_std)
         self.trainable = trainable
         self.reloadable = reloadable
+        self.adapter: Adapter | None = None
 
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -113,6 +142,48 @@ class SegmentationBackbone(Backbone):
         """The text tower, needed by text heads and by the geometric ensemble; None if there is none."""
         return None
 
+    @property
+    def tower(self) -> nn.Module:
+        """The pretrained module that computes the feature maps."""
+        return self
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The tower's residual blocks in the order in which they compute; empty if it has none."""
+        return []
+
+    @property
+    def adapter_patterns(self) -> tuple[str, ...]:
+        """Regular expressions for the names, inside a block, of the linear layers that an adapter changes by default.
+
+        A name must match one of them completely. Empty: the tower cannot be adapted.
+        """
+        return ()
+
+    @property
+    def tokens(self) -> TokenLayout | None:
+        """Layout of the tokens that `blocks` map; None for a pyramid of convolutions."""
+        return None
+
+    @property
+    def queries(self) -> Tensor | None:
+        """(m, hidden_dim) position embeddings that an adapter gives the decoder's queries; None if there are none."""
+        return None if self.adapter is None else self.adapter.queries
+
+    def adapt(self, adapter: Adapter) -> None:
+        """Add an adapter to the frozen tower: the feature maps get a gradient, and the adapter alone is trained.
+
+        Raises:
+            ValueError: the tower is trained, or has an adapter already.
+        """
+        if self.trainable:
+            raise ValueError("the tower is trained or adapted already; an adapter needs a frozen tower")
+        self.adapter, self.trainable = adapter, True
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> Self:
-        """Set the training mode; a frozen backbone stays in evaluation mode, so that its norms do not change."""
-        return super().train(mode and self.trainable)
+        """Set the training mode; a frozen tower, adapted or not, stays in evaluation mode: its norms do not change."""
+        super().train(mode and self.trainable and self.adapter is None)
+        if self.adapter is not None:
+            self.adapter.train(mode)
+        return self

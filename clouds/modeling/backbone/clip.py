@@ -23,7 +23,16 @@ from clouds.modeling.backbone.open_clip_models import (
     normalization,
     resolve_model_name,
 )
-from clouds.modeling.backbone.towers import SUPPORTED, Stages, bfloat16_copy, feature_maps, image_tower, tower_stages
+from clouds.modeling.backbone.towers import (
+    CONVNEXT_PATTERNS,
+    SUPPORTED,
+    Stages,
+    bfloat16_copy,
+    feature_maps,
+    image_tower,
+    tower_blocks,
+    tower_stages,
+)
 from clouds.modeling.layers import autocast_dtype, full_precision, mask_pool
 from clouds.modeling.text_classifier import TextClassifier, build_text_classifier
 from clouds.utils.open_clip import open_clip
@@ -71,10 +80,10 @@ class CLIP(SegmentationBackbone, TextTower):
         self.model_name = model_name
         self.clip_model.requires_grad_(False)
         if trainable:
-            self._tower.requires_grad_(True)
+            self.tower.requires_grad_(True)
             self._projection.requires_grad_(False)
             if self.is_convnext:
-                self._tower.norm_pre.requires_grad_(False)  # comes after the last map that the head takes
+                self.tower.norm_pre.requires_grad_(False)  # comes after the last map that the head takes
         self.out_features = frozenset(tower_stages(tower) if out_features is None else out_features)
         self._text_classifiers: dict[tuple[str, ...], TextClassifier] = {}
         self._feature_maps = feature_maps
@@ -128,16 +137,25 @@ class CLIP(SegmentationBackbone, TextTower):
     @property
     def is_convnext(self) -> bool:
         """Whether the image tower is a ConvNeXt, otherwise it is a ModifiedResNet."""
-        return isinstance(self._tower, ConvNeXt)
+        return isinstance(self.tower, ConvNeXt)
 
     @property
-    def _tower(self) -> Any:
+    def tower(self) -> Any:
+        """The image tower, a ConvNeXt or a ModifiedResNet."""
         return image_tower(self.clip_model)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return tower_blocks(self.tower)
+
+    @property
+    def adapter_patterns(self) -> tuple[str, ...]:
+        return CONVNEXT_PATTERNS if self.is_convnext else ()
 
     @property
     def _projection(self) -> Any:
         """The tower's own pooling head, which only the open-vocabulary classifier uses."""
-        return self._tower.head if self.is_convnext else self._tower.attnpool
+        return self.tower.head if self.is_convnext else self.tower.attnpool
 
     @property
     def text_tower(self) -> TextTower:
@@ -156,11 +174,11 @@ class CLIP(SegmentationBackbone, TextTower):
             The maps (B, C, h, w) of `out_features`; those of a frozen tower are bfloat16 under bfloat16 autocast.
         """
         if self.trainable:
-            return self._feature_maps(tower_stages(self._tower), images, self.out_features)
+            return self._feature_maps(tower_stages(self.tower), images, self.out_features)
         with torch.no_grad():
             if autocast_dtype(images) is torch.bfloat16:
                 return full_precision(self._feature_maps)(self._bfloat16_stages(), images, self.out_features)
-            return self._feature_maps(tower_stages(self._tower), images, self.out_features)
+            return self._feature_maps(tower_stages(self.tower), images, self.out_features)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the image tower with `torch.compile`, which takes the arguments."""
@@ -173,12 +191,12 @@ class CLIP(SegmentationBackbone, TextTower):
         The copy is no submodule, so that state dicts, checkpoints and digests hold the original weights only.
         """
         if self._copied_stages is None:
-            self._copied_stages = bfloat16_copy(tower_stages(self._tower))
+            self._copied_stages = bfloat16_copy(tower_stages(self.tower))
         return self._copied_stages
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and strides, read from the model, so that any ConvNeXt or ModifiedResNet works."""
-        tower = self._tower
+        tower = self.tower
         if self.is_convnext:
             channels = [stage["num_chs"] for stage in tower.feature_info]
             stem = ShapeSpec(channels=channels[0], stride=4)
@@ -252,7 +270,7 @@ class CLIP(SegmentationBackbone, TextTower):
 
     def _attention_pool(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
         """Apply CLIP-ResNet's attention pooling with one key mask per query; an empty mask gives the output bias."""
-        pool = self._tower.attnpool
+        pool = self.tower.attnpool
         positions = pool.positional_embedding.to(dense.dtype)
         grid = math.isqrt(len(positions) - 1)
         spatial = positions[1:].T.reshape(1, -1, grid, grid)

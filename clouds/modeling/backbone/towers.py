@@ -17,6 +17,9 @@ from clouds.utils.open_clip import open_clip
 
 SUPPORTED = (ConvNeXt, open_clip.modified_resnet.ModifiedResNet)
 
+CONVNEXT_PATTERNS = (r"mlp\.fc[12]",)
+"""Names of a ConvNeXt's pointwise convolutions in a block, which timm computes as linear layers."""
+
 Stages = dict[str, Sequence[nn.Module] | nn.Sequential]
 """Modules by name of the feature map that they compute from the map before it; the first take the images."""
 
@@ -44,6 +47,13 @@ def tower_stages(tower: Any) -> Stages:
         "res5": [tower.layer4],
         "clip_vis_dense": [],
     }
+
+
+def tower_blocks(tower: Any) -> list[nn.Module]:
+    """Return the residual blocks of a ConvNeXt or ModifiedResNet in the order in which they compute."""
+    if isinstance(tower, ConvNeXt):
+        return [block for stage in tower.stages for block in stage.blocks]
+    return [block for stage in (tower.layer1, tower.layer2, tower.layer3, tower.layer4) for block in stage]
 
 
 def feature_maps(stages: Stages, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
