@@ -126,6 +126,9 @@ DEFAULTS: dict[str, Any] = {
         "SCALE_RANGE": (0.5, 2.0),  # smallest and largest factor of the random scale
         "CROP": {
             "ENABLED": True,  # take a random crop of CROP_SIZE
+            # Share of the labeled pixels, 0..1: a crop in which one class has as much or more is drawn again, at most
+            # ten crops in all; 1: no limit. Known as cat_max_ratio, too.
+            "SINGLE_CATEGORY_MAX_AREA": 1.0,
         },
         "CROP_SIZE": (768, 768),  # [height, width] in pixels; smaller images are padded
         "COLOR_AUG_SSD": True,  # jitter brightness, contrast, saturation and hue
@@ -233,7 +236,7 @@ IGNORED_KEYS = frozenset(
         "MIN_SIZE_TEST MIN_SIZE_TRAIN MIN_SIZE_TRAIN_SAMPLING RANDOM_FLIP RESIZE_HEIGHT RESIZE_WIDTH "
         "SIZE_DIVISIBILITY",
         "INPUT.RESIZE.": "SIZE_TRAIN",
-        "INPUT.CROP.": "SINGLE_CATEGORY_MAX_AREA SIZE TYPE",
+        "INPUT.CROP.": "SIZE TYPE",
         "DATASETS.": "PRECOMPUTED_PROPOSAL_TOPK_TEST PRECOMPUTED_PROPOSAL_TOPK_TRAIN PROPOSAL_FILES_TEST "
         "PROPOSAL_FILES_TRAIN TRAIN_REPEAT_FACTOR",
         "DATALOADER.": "ASPECT_RATIO_GROUPING FILTER_EMPTY_ANNOTATIONS REPEAT_SQRT REPEAT_THRESHOLD",

@@ -144,7 +144,11 @@ def _reasons(cfg: CfgNode) -> dict[str, str]:
         (solver.CLIP_GRADIENTS.CLIP_TYPE == "value", "CLIP_TYPE is value", "SOLVER.CLIP_GRADIENTS.NORM_TYPE"),
         (not solver.AMP.ENABLED and not cfg.TEST.AMP, "SOLVER.AMP.ENABLED is False", "SOLVER.AMP.DTYPE"),
         (cfg.MODEL.DEVICE == "cpu", "MODEL.DEVICE is cpu", *("CUDNN_BENCHMARK", "DETERMINISTIC")),
-        (not cfg.INPUT.CROP.ENABLED, "INPUT.CROP.ENABLED is False", "CUDNN_BENCHMARK"),
+        (
+            not cfg.INPUT.CROP.ENABLED,
+            "INPUT.CROP.ENABLED is False",
+            *("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", "CUDNN_BENCHMARK"),
+        ),
         (cfg.DETERMINISTIC, "DETERMINISTIC is True", "CUDNN_BENCHMARK"),
         (not cfg.WANDB.PROJECT, "WANDB.PROJECT is empty", "WANDB.NAME"),
     )

@@ -174,6 +174,7 @@ RULES: dict[str, Rule] = {
         "two numbers above 0, up to 100, the smaller one first",
         lambda scales: len(scales) == 2 and 0 < scales[0] <= scales[1] <= 100,
     ),
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": above(0, 1, advice="1 is no limit"),
     "INPUT.CROP_SIZE": numbers(PIXELS, 2),
     "INPUT.COLOR_AUG_STRENGTH": within(0, 100, of_low="no jitter"),
     "INPUT.PL_THRESHOLD": SHARE,

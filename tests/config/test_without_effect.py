@@ -34,6 +34,7 @@ def logged(caplog, *opts, file=None):
         ("SOLVER.AMP.DTYPE", "bfloat16", ("TEST.AMP", "True")),
         ("WANDB.NAME", "mine", ("WANDB.PROJECT", "ours")),
         ("CUDNN_BENCHMARK", "True", ("INPUT.CROP.ENABLED", "True")),
+        ("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", "0.75", ("INPUT.CROP.ENABLED", "True")),
     ],
 )
 def test_named_until_it_has_an_effect(caplog, key, value, remedy):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from clouds.d2 import CfgNode
 from clouds.data.classes import IGNORE_LABEL
+from clouds.data.preparation.class_statistics import count_values
 
 _MAX_CROPS = 10
 UInt8Array = npt.NDArray[np.uint8]
@@ -120,6 +121,20 @@ def _nearest(source: int, target: int) -> npt.NDArray[np.intp]:
     return (2 * np.arange(target, dtype=np.intp) + 1) * source // (2 * target)
 
 
+def has_dominant_class(label: UInt8Array, max_share: float) -> bool:
+    """Return whether one class has a share of `max_share` or more of the labeled pixels, or no pixel is labeled.
+
+    This is the rule of detectron2's `RandomCrop_CategoryAreaConstraint` and of `cat_max_ratio` in mmsegmentation, which
+    also ask for more than one class: a single class has a share of 1, so below 1 this follows.
+
+    Args:
+        label: (H, W) uint8 train ids, 255 = ignored.
+        max_share: share of the labeled pixels, above 0 and below 1.
+    """
+    counts = count_values(label)[:IGNORE_LABEL]
+    return bool(counts.max() >= max_share * counts.sum())
+
+
 def pad(array: UInt8Array, size: tuple[int, int], value: int) -> UInt8Array:
     """Pad an array at the right and at the bottom.
 
@@ -191,6 +206,8 @@ class TrainAugmentation:
             whole image.
         jitter: strength of the color jitter, which follows the padding as published; 0 for none.
         flip: mirror with probability 1/2.
+        max_class_share: share of the labeled pixels of a crop; if one class has as much, see `has_dominant_class`, the
+            crop is drawn again. 1 for no limit.
     """
 
     box: tuple[int, int] | None = None
@@ -198,17 +215,20 @@ class TrainAugmentation:
     crop: tuple[int, int] | None = None
     jitter: float = 0.0
     flip: bool = False
+    max_class_share: float = 1.0
 
     def __call__(
         self, image: Image.Image, label: UInt8Array, rng: np.random.Generator, required: RequiredClass | None = None
     ) -> tuple[UInt8Array, UInt8Array]:
         """Draw a view of an image and its label map.
 
+        A crop that does not show `required` or exceeds `max_class_share` is drawn again. The tenth is taken as it is.
+
         Args:
             image: (H, W) RGB image.
             label: (H, W) uint8 train ids.
             rng: random generator.
-            required: class that the crop should show. The crop is drawn up to ten times until it does.
+            required: class that the crop should show.
 
         Returns:
             (height, width, 3) uint8 RGB and (height, width) uint8 train ids of the view.
@@ -219,7 +239,7 @@ class TrainAugmentation:
         window = draw_window(rng, scaled, self.crop)
         target = resize_label_window(label, window)
         for _ in range(_MAX_CROPS - 1):
-            if required is None or np.count_nonzero(target == required.label) >= required.min_pixels:
+            if self._accepts(target, required):
                 break
             window = draw_window(rng, scaled, self.crop)
             target = resize_label_window(label, window)
@@ -231,6 +251,11 @@ class TrainAugmentation:
         if self.flip and rng.random() < 0.5:
             pixels, target = np.fliplr(pixels), np.fliplr(target)
         return pixels, target
+
+    def _accepts(self, target: UInt8Array, required: RequiredClass | None) -> bool:
+        if required is not None and np.count_nonzero(target == required.label) < required.min_pixels:
+            return False
+        return self.max_class_share >= 1 or not has_dominant_class(target, self.max_class_share)
 
     def two_views(
         self, image: Image.Image, truth: UInt8Array | None, rng: np.random.Generator
@@ -263,4 +288,5 @@ def build_train_augmentation(cfg: CfgNode) -> TrainAugmentation:
         crop=tuple(options.CROP_SIZE) if options.CROP.ENABLED else None,
         jitter=options.COLOR_AUG_STRENGTH if options.COLOR_AUG_SSD else 0.0,
         flip=options.FLIP,
+        max_class_share=options.CROP.SINGLE_CATEGORY_MAX_AREA if options.CROP.ENABLED else 1.0,
     )

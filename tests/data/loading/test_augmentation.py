@@ -10,11 +10,13 @@ from PIL import Image
 
 from clouds.config import get_config
 from clouds.data.loading.augmentation import (
+    RequiredClass,
     TrainAugmentation,
     Window,
     build_train_augmentation,
     color_jitter,
     draw_window,
+    has_dominant_class,
     pad,
     resize_label_window,
     resize_window,
@@ -90,6 +92,70 @@ def test_labels_are_taken_from_the_pixel_under_each_center(size, target, seed) -
     resized = resize_label_window(label, Window(*target, 0, 0, *target))
     rows, columns = ([floor(Fraction(2 * i + 1, 2) * size[k] / target[k]) for i in range(target[k])] for k in (0, 1))
     assert (resized == label[np.ix_(rows, columns)]).all()
+
+
+def published_rule(label: np.ndarray, max_share: float) -> bool:
+    """Whether detectron2's and mmsegmentation's random crops take a crop."""
+    labels, counts = np.unique(label, return_counts=True)
+    counts = counts[labels != 255]
+    return len(counts) > 1 and counts.max() < counts.sum() * max_share
+
+
+@given(
+    shares=st.dictionaries(st.sampled_from([0, 1, 5, 18, 254, 255]), st.integers(1, 40), max_size=4),
+    max_share=st.floats(0, 1, exclude_min=True, exclude_max=True) | st.sampled_from([0.25, 0.5, 0.75]),
+    seed=st.integers(0, 99),
+)
+def test_a_dominant_class_is_that_of_the_published_rule(shares, max_share, seed) -> None:
+    values = np.repeat(np.array([*shares], np.uint8), np.array([*shares.values()], int))
+    label = np.random.default_rng(seed).permutation(np.append(values, 255).astype(np.uint8))[None]
+    assert has_dominant_class(label, max_share) != published_rule(label, max_share)
+
+
+SKY_AND_STREET = np.where(np.arange(80)[:, None] < 56, 10, label_map(4, 80, 128))
+
+
+def test_a_crop_with_a_dominant_class_is_drawn_again() -> None:
+    image, label = smooth_image(1, 80, 128), SKY_AND_STREET
+    without, limited = TrainAugmentation(crop=(32, 32)), TrainAugmentation(crop=(32, 32), max_class_share=0.75)
+    dominated = {False: 0, True: 0}
+    for seed in range(200):
+        plain = without(image, label, np.random.default_rng(seed))
+        view = limited(image, label, np.random.default_rng(seed))
+        again = limited(image, label, np.random.default_rng(seed))
+        assert all((first == second).all() for first, second in zip(view, again, strict=True)), "it follows the seed"
+        if published_rule(plain[1], 0.75):
+            assert (view[0] == plain[0]).all() and (view[1] == plain[1]).all(), "the first crop is good enough"
+        for limit, (_, target) in ((False, plain), (True, view)):
+            dominated[limit] += not published_rule(target, 0.75)
+    assert dominated[False] > 80
+    assert dominated[True] < 4  # .54 ** 10 of 200
+
+
+def test_the_tenth_crop_stays() -> None:
+    class Counting(np.random.Generator):
+        draws = 0
+
+        def random(self, *args: object, **kwargs: object):
+            Counting.draws += 1
+            return super().random(*args, **kwargs)
+
+    sky = np.full((40, 64), 10, np.uint8)
+    rng = Counting(np.random.PCG64(0))
+    _, target = TrainAugmentation(crop=(32, 32), max_class_share=0.75)(smooth_image(1), sky, rng)
+    assert target.shape == (32, 32)
+    assert Counting.draws == 2 * 10, "row and column of ten crops"
+
+
+def test_a_required_class_and_the_limit_hold_together() -> None:
+    image, label = smooth_image(1, 80, 128), SKY_AND_STREET.copy()
+    label[:, 100:][label[:, 100:] != 10] = 7
+    augmentation = TrainAugmentation(crop=(32, 32), max_class_share=0.75)
+    both = 0
+    for seed in range(100):
+        _, target = augmentation(image, label, np.random.default_rng(seed), RequiredClass(7, 20))
+        both += published_rule(target, 0.75) and int((target == 7).sum() >= 20)
+    assert both > 70
 
 
 def test_padding_is_black_and_ignored_and_below_and_to_the_right() -> None:
@@ -207,8 +273,11 @@ def test_jitter_draws_the_published_ranges() -> None:
 def test_config_decides_the_steps() -> None:
     cfg = get_config()
     assert build_train_augmentation(cfg) == TrainAugmentation((1052, 1914), (0.5, 2.0), (768, 768), True, True)
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 0.75
+    assert build_train_augmentation(cfg).max_class_share == 0.75
     cfg.INPUT.RESIZE.ENABLED = cfg.INPUT.CROP.ENABLED = cfg.INPUT.COLOR_AUG_SSD = cfg.INPUT.FLIP = False
     plain = build_train_augmentation(cfg)
+    assert plain.max_class_share == 1, "a whole image is not drawn again"
     image, label = smooth_image(5), label_map(5)
     pixels, target = plain(image, label, np.random.default_rng(0))
     assert (pixels == np.asarray(image)).all() and (target == label).all()
