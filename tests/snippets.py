@@ -38,6 +38,7 @@ from tests.engine.test_official_data import (
     write_gta5,
     write_mapillary,
     write_synthia,
+    write_urbansyn,
 )
 from tests.generation.pipelines import write_stable_diffusion
 from tests.self_training.test_sam_from_config import TINY as SAM
@@ -184,7 +185,10 @@ def _write_clip(folder: Path) -> None:
 
 def _write_data(root: Path) -> None:
     """Write two pairs of every data set as it is downloaded, and lists that make two pairs the whole set."""
-    for write in (write_gta5, write_synthia, write_cityscapes, write_mapillary, write_bdd, write_acdc):
+    for write in (
+        *(write_gta5, write_synthia, write_urbansyn),
+        *(write_cityscapes, write_mapillary, write_bdd, write_acdc),
+    ):
         write(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(root))
@@ -272,5 +276,6 @@ def parse(words: Sequence[str]) -> None:
 HELP = {"-h", "--help", "--version"}
 # Module of `clouds.commands` of scripts with another name.
 MODULES = {"train_net.py": "train", "generate_txt_im.py": "generate"} | {
-    f"tools/convert_datasets/{name}.py": "convert_datasets" for name in ("gta", "synthia", "cityscapes", "mapillary")
+    f"tools/convert_datasets/{name}.py": "convert_datasets"
+    for name in ("gta", "synthia", "urbansyn", "cityscapes", "mapillary")
 }

@@ -23,6 +23,7 @@ FORMATS = {
     "gta": ("GTA5", "images/ and labels/ (palette PNGs)"),
     "mapillary": ("Mapillary Vistas", "images/ and labels/ (palette PNGs): its validation or its training folder"),
     "synthia": ("SYNTHIA-RAND-CITYSCAPES", "RGB/ and GT/LABELS/ (16-bit RGB PNGs)"),
+    "urbansyn": ("UrbanSyn", "rgb/ and ss/ (gray PNGs)"),
 }
 
 

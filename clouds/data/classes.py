@@ -114,6 +114,9 @@ SYNTHIA_ID_TO_TRAIN_ID: dict[int, int] = {
 SYNTHIA_IDS = range(23)
 """Classes of SYNTHIA-RAND-CITYSCAPES. Void, parking slot, road work and lane marking have no train id."""
 
+URBANSYN_IDS = range(20)
+"""Values in the label maps of UrbanSyn: the train ids 0 to 18, and 19 for void."""
+
 SYNTHIA_16: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
 """Train ids of the 16 classes of SYNTHIA."""
 

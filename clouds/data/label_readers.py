@@ -37,6 +37,7 @@ LabelKind = Literal[
     "ids",
     "colors",
     "red_ids",
+    "gray_ids",
     "red_channel",
     "green_channel",
     "blue_channel",
@@ -203,6 +204,27 @@ def read_red_ids(path: str) -> Values:
     return np.asarray(cv2.extractChannel(label, 0), np.uint16)
 
 
+def read_gray_ids(path: str) -> Values:
+    """Read the ids in a gray image, which may be stored as RGB or RGBA with equal colors, as those of UrbanSyn.
+
+    Returns:
+        (H, W) array of integers.
+
+    Raises:
+        UserError: the file is missing, truncated or corrupt, or is colored.
+    """
+    with _opened(path) as (file, _):
+        if len(file.getbands()) == 1:
+            return read_ids(path)
+    label = _decode_channels(path)
+    if label is None or label.ndim != 3 or any((label[..., 0] != label[..., other]).any() for other in (1, 2)):
+        raise UserError(
+            f"{path} is colored, but the labels of its data set are gray values: use the version with ids, such as "
+            "that in the folder ss of UrbanSyn."
+        )
+    return np.asarray(cv2.extractChannel(label, 0))
+
+
 def read_channel(index: int, path: str) -> Values:
     """Read the ids in one channel of an RGB or RGBA image of 8 or 16 bits, such as the tags of CARLA.
 
@@ -302,6 +324,7 @@ READERS: dict[LabelKind, Callable[[str], Values]] = {
     "ids": read_ids,
     "colors": read_colors,
     "red_ids": read_red_ids,
+    "gray_ids": read_gray_ids,
     **{kind: functools.partial(read_channel, index) for index, kind in enumerate(CHANNELS.values())},
     "cityscapes": read_cityscapes_ids,
 }

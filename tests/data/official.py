@@ -30,6 +30,13 @@ def synthia_png(path: Path, ids: np.ndarray) -> Path:
     return path
 
 
+def urbansyn_png(path: Path, ids: np.ndarray) -> Path:
+    """Write the format of UrbanSyn: RGBA, the three colors of a pixel are its train id, or 19."""
+    opaque = np.full(ids.shape, 255)
+    save(path, np.stack([ids, ids, ids, opaque], axis=-1).astype(np.uint8))
+    return path
+
+
 def cityscapes_polygons(path: Path, height: int = 40, width: int = 64) -> Path:
     """Write overlapping shapes, some partly outside, a group, a license plate, a deleted shape."""
     shapes = [

@@ -15,7 +15,7 @@ from clouds.commands import prepare_datasets as prepare
 from clouds.data.datasets.builtin import BUILTIN_DATASETS
 from clouds.data.preparation.prepare import choose
 from tests.data.conftest import label_map, save, smooth_image
-from tests.data.official import blocks, cityscapes_polygons, palette_png, synthia_png
+from tests.data.official import blocks, cityscapes_polygons, palette_png, synthia_png, urbansyn_png
 from tests.engine.test_published_configs import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +34,12 @@ def write_synthia(root: Path) -> None:
     for number in range(COUNT):
         save(root / f"RAND_CITYSCAPES/RGB/{number:07d}.png", smooth_image(number))
         synthia_png(root / f"RAND_CITYSCAPES/GT/LABELS/{number:07d}.png", blocks(number, range(23)))
+
+
+def write_urbansyn(root: Path) -> None:
+    for number in range(1, COUNT + 1):
+        save(root / f"urbansyn/rgb/rgb_{number:04d}.png", smooth_image(number))
+        urbansyn_png(root / f"urbansyn/ss/ss_{number:04d}.png", blocks(number, range(20)))
 
 
 def write_cityscapes(root: Path) -> None:
@@ -74,7 +80,7 @@ def write_acdc(root: Path) -> None:
 def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
     caplog.set_level(logging.INFO)
     root = tmp_path / "my data"
-    for write in (write_gta5, write_synthia, write_cityscapes, write_mapillary, write_bdd, write_acdc):
+    for write in (write_gta5, write_synthia, write_urbansyn, write_cityscapes, write_mapillary, write_bdd, write_acdc):
         write(root)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     return root
@@ -107,7 +113,7 @@ def test_one_command_prepares_and_checks_all(downloads: Path, caplog: pytest.Log
     # A share of the pixels for every class that the label maps have.
     (sky,) = (line for line in said.splitlines() if line.startswith("10 sky"))
     assert all(re.fullmatch(r"\d+\.\d\d|-", cell) for cell in sky.split()[2:])
-    for name in ("gta5", "RAND_CITYSCAPES", "cityscapes"):
+    for name in ("gta5", "RAND_CITYSCAPES", "urbansyn", "cityscapes"):
         assert json.loads((downloads / name / "sample_class_stats.json").read_text())
     assert (
         downloads / "cityscapes/val.txt"

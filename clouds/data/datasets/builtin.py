@@ -1,4 +1,4 @@
-"""The table of built-in data sets: those of the paper's benchmarks."""
+"""The table of built-in data sets: those of the paper's benchmarks, and UrbanSyn."""
 
 from clouds.data.datasets.spec import DatasetSpec
 
@@ -47,6 +47,13 @@ BUILTIN_DATASETS: tuple[DatasetSpec, ...] = (
         ("synthia/GT/LABELS/*_labelTrainIds.png", "RAND_CITYSCAPES/GT/LABELS/*_labelTrainIds.png"),
         num_pairs=9400,
         converter="synthia",
+    ),
+    DatasetSpec(
+        "urbansyn",
+        ("urbansyn/rgb/rgb_*.png", "UrbanSyn/rgb/rgb_*.png"),
+        ("urbansyn/ss/ss_*_labelTrainIds.png", "UrbanSyn/ss/ss_*_labelTrainIds.png"),
+        num_pairs=7539,
+        converter="urbansyn",
     ),
     _cityscapes("train", 2975),
     _cityscapes("val", 500),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clouds.data.classes import (
+    CITYSCAPES_CLASSES,
     CITYSCAPES_ID_TO_TRAIN_ID,
     CITYSCAPES_LABELS,
     GTA5_IDS,
@@ -15,6 +16,7 @@ from clouds.data.classes import (
     MAPILLARY_V1_IDS,
     SYNTHIA_ID_TO_TRAIN_ID,
     SYNTHIA_IDS,
+    URBANSYN_IDS,
     mapillary_train_id,
 )
 from clouds.data.datasets.pairing import list_files
@@ -49,6 +51,12 @@ def find_gta(folder: Path, gt_dir: str) -> LabelFiles:
 def find_synthia(folder: Path, gt_dir: str) -> LabelFiles:
     """Find the label files of SYNTHIA-RAND-CITYSCAPES: 16-bit RGB PNGs, class in red and instance in green."""
     return _numbered(folder / gt_dir), LabelEncoding.of_ids(SYNTHIA_ID_TO_TRAIN_ID, SYNTHIA_IDS, "red_ids")
+
+
+def find_urbansyn(folder: Path, gt_dir: str) -> LabelFiles:
+    """Find the label files of UrbanSyn: gray PNGs of train ids, in which 19 is void."""
+    train_ids = {train_id: train_id for train_id in range(len(CITYSCAPES_CLASSES))}
+    return _numbered(folder / gt_dir), LabelEncoding.of_ids(train_ids, URBANSYN_IDS, "gray_ids")
 
 
 def find_cityscapes(folder: Path, gt_dir: str) -> LabelFiles:
@@ -107,6 +115,7 @@ def find_mapillary(folder: Path, gt_dir: str) -> LabelFiles:
 FORMATS: dict[str, LabelFormat] = {
     "gta": LabelFormat("GTA5", "labels", find_gta),
     "synthia": LabelFormat("SYNTHIA", "GT/LABELS", find_synthia),
+    "urbansyn": LabelFormat("UrbanSyn", "ss", find_urbansyn),
     "cityscapes": LabelFormat("Cityscapes", "gtFine", find_cityscapes),
     "mapillary": LabelFormat("Mapillary Vistas", "labels", find_mapillary),
 }

@@ -18,6 +18,7 @@ from clouds.errors import UserError
 PAIRS = {
     "gta5": ("gta5/images/00001.png", "gta5/labels/00001_labelTrainIds.png", "00001"),
     "synthia": ("synthia/RGB/0000000.png", "synthia/GT/LABELS/0000000_labelTrainIds.png", "0000000"),
+    "urbansyn": ("urbansyn/rgb/rgb_0001.png", "urbansyn/ss/ss_0001_labelTrainIds.png", "0001"),
     "cityscapes_train": (
         "cityscapes/leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png",
         "cityscapes/gtFine/train/aachen/aachen_000000_000019_gtFine_labelTrainIds.png",
@@ -77,6 +78,7 @@ def test_the_table_has_the_sets_of_the_benchmarks() -> None:
 # The folders that the archives of the official sites unpack to.
 ELSEWHERE = {
     "synthia": ("RAND_CITYSCAPES/RGB/0000000.png", "RAND_CITYSCAPES/GT/LABELS/0000000_labelTrainIds.png"),
+    "urbansyn": ("UrbanSyn/rgb/rgb_0001.png", "UrbanSyn/ss/ss_0001_labelTrainIds.png"),
     "cityscapes_val": (
         "cityscapes/leftImg8bit_trainvaltest/leftImg8bit/val/lindau/lindau_000000_000019_leftImg8bit.png",
         "cityscapes/gtFine_trainvaltest/gtFine/val/lindau/lindau_000000_000019_gtFine_labelTrainIds.png",

@@ -26,8 +26,8 @@ from clouds.data.preparation.class_statistics import count_values
 from clouds.data.preparation.converters import convert_folder
 from clouds.data.preparation.formats import FORMATS
 from clouds.errors import UserError
-from tests.data.conftest import smooth_image
-from tests.data.official import blocks, cityscapes_polygons, palette_png, synthia_png
+from tests.data.conftest import save, smooth_image
+from tests.data.official import blocks, cityscapes_polygons, palette_png, synthia_png, urbansyn_png
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -82,11 +82,12 @@ def read(path: Path) -> np.ndarray:
 
 def write_set(name: str, root: Path) -> dict[Path, np.ndarray]:
     """Write a small data set in its download format; return the expected label maps by path."""
-    ids = {"gta": range(35), "synthia": range(23), "mapillary": range(66)}
+    ids = {"gta": range(35), "synthia": range(23), "urbansyn": range(20), "mapillary": range(66)}
     maps = [blocks(seed, ids.get(name, range(34)), *((80, 72) if seed else (40, 64))) for seed in range(3)]
     formats = {
         "gta": ("labels/{:05d}", palette_png, CITYSCAPES_ID_TO_TRAIN_ID),
         "synthia": ("GT/LABELS/{:07d}", synthia_png, SYNTHIA_ID_TO_TRAIN_ID),
+        "urbansyn": ("ss/ss_{:04d}", urbansyn_png, {train_id: train_id for train_id in range(19)}),
         "mapillary": ("labels/x_{}", palette_png, MAPILLARY_V1_ID_TO_TRAIN_ID),
     }
     if name in formats:
@@ -215,6 +216,23 @@ def test_faults_of_synthia(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert "0000001.png cannot be read" in logged[0]
     assert "0000002.png is no 16-bit RGB image" in logged[1]
     assert "0000003.png has 3 label id(s) that its data set does not list (1" in logged[2]
+
+
+def test_label_files_of_urbansyn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ids = blocks(0, range(20))
+    gray = save(tmp_path / "ss/ss_0001.png", ids.astype(np.uint8))
+    rgb = save(tmp_path / "ss/ss_0002.png", np.stack([ids] * 3, axis=-1).astype(np.uint8))
+    convert_folder("urbansyn", tmp_path)
+    for file in (gray, rgb):
+        label = read(Path(file.replace(".png", "_labelTrainIds.png")))
+        np.testing.assert_array_equal(label, np.where(ids == 19, 255, ids))
+    urbansyn_png(tmp_path / "ss/ss_0003.png", np.where(ids == 19, 20, ids))
+    save(tmp_path / "ss/ss_0004.png", smooth_image(0))
+    with pytest.raises(UserError, match="2 of 4 label files of UrbanSyn"):
+        convert_folder("urbansyn", tmp_path)
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "ss_0003.png has 1 label id(s) that its data set does not list (20 on " in logged[0]
+    assert "ss_0004.png is colored, but the labels of its data set are gray values" in logged[1]
 
 
 @pytest.mark.parametrize(
