@@ -94,7 +94,7 @@ def measure_joint_step(bench: Bench, inputs: Inputs) -> None:
         def joint(hook: SelfTrainingHook = hook) -> None:
             step(hook.label(next(batches)))
             hook.after_step()
-            teacher.update(inputs.model.sem_seg_head)
+            teacher.update(inputs.model)
 
         for name in ("default", "bf16"):
             peer = f"step/{name}" if kind == "none" else f"joint/none/{name}"

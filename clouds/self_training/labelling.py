@@ -1,7 +1,8 @@
 """The labelling stage: a batch in, the same batch with pseudo-labels on its generated images out (CLOUDS, section 3.3).
 
-The trainer runs it between the loader and the network. The teacher shares the student's backbone and predicts on the
-clean view of each generated image; a `PseudoLabeller` turns its label maps into masks.
+The trainer runs it between the loader and the network. The teacher predicts on the clean view of each generated image,
+with the student's backbone where it is frozen, otherwise with its own; a `PseudoLabeller` turns its label maps into
+masks.
 
 Letters: B images, G generated images among them, h x w an image, H x W canvas, D dimension of the text space.
 """
@@ -22,9 +23,10 @@ from clouds.self_training.teacher import Teacher
 
 
 class Student(Protocol):
-    """Parts of the model in training that labelling uses; `clouds.clouds.CLOUDS` has them."""
+    """Parts of the model in training, and of the teacher's copy, that labelling uses; `CLOUDS` has them."""
 
     backbone: SegmentationBackbone
+    sem_seg_head: Any
     train_classes: tuple[str, ...]
 
     @property
@@ -44,7 +46,7 @@ class Student(Protocol):
         """Combine the decoder's classes of a prediction with CLIP's."""
 
 
-STUDENT = ("backbone", "train_classes", "void", "canvas", "preprocess", "text_classifier", "ensemble")
+STUDENT = ("backbone", "sem_seg_head", "train_classes", "void", "canvas", "preprocess", "text_classifier", "ensemble")
 """Names of the parts of a `Student`."""
 
 
@@ -78,15 +80,16 @@ def label_batch(
         return batch, []
     views = [clean_view(batch[number]) for number in generated]
 
+    model: Student = teacher.model
     if student.backbone.trainable or any("image_clean" in batch[number] for number in generated):
-        features = evaluate(student.backbone, student.preprocess(views, canvas))
-    else:
-        shared = student.backbone(student.preprocess([x["image"] for x in batch], canvas))
+        features = model.backbone(student.preprocess(views, canvas))
+    else:  # the backbone is frozen, and the student's
+        shared = model.backbone(student.preprocess([x["image"] for x in batch], canvas))
         batch = [{**x, "features": shared} for x in batch]
         features = {name: maps[generated] for name, maps in shared.items()}
-    prediction = teacher.head(features, student.text_classifier(student.train_classes), student.void)[-1]
+    prediction = model.sem_seg_head(features, model.text_classifier(model.train_classes), model.void)[-1]
     if geometric_ensemble:
-        prediction = student.ensemble(prediction, features, student.train_classes)
+        prediction = model.ensemble(prediction, features, model.train_classes)
 
     sizes = [(view.shape[-2], view.shape[-1]) for view in views]
     maps = image_labels(prediction, canvas, sizes, sizes, labeller.threshold)
@@ -100,21 +103,12 @@ def label_batch(
 def depends_on_the_last_step(student: Student) -> bool:
     """Return whether labelling reads something that each step of the training changes.
 
-    That is a trained backbone, or the trained embedding of "no object" of a head that uses text. Otherwise it reads
-    frozen weights and the teacher only, which changes when it is updated.
+    That is the trained embedding of "no object" of a head that uses text, on a frozen backbone. Otherwise it reads
+    frozen weights and the teacher's own, which change when the teacher is updated.
     """
-    return student.backbone.trainable or (student.void is not None and student.void.requires_grad)
+    return not student.backbone.trainable and student.void is not None and student.void.requires_grad
 
 
 def clean_view(x: ImageDict) -> Tensor:
     """Return (3, h, w), the view of an image without color jitter."""
     return x["image_clean"] if "image_clean" in x else x["image"]
-
-
-def evaluate(backbone: SegmentationBackbone, images: Tensor) -> dict[str, Tensor]:
-    """Run a backbone in evaluation mode, so that running statistics and dropout do not affect its training."""
-    training = backbone.training
-    try:
-        return backbone.eval()(images)
-    finally:
-        backbone.train(training)

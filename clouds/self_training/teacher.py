@@ -1,91 +1,36 @@
-"""The teacher: an exponential moving average of the student's head, which labels generated images (section 3.3)."""
+"""The teacher: an exponential moving average of the student, which labels generated images (section 3.3)."""
 
-import copy
-from collections.abc import Iterator
+from torch import nn
 
-from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from clouds.modeling.frozen import BACKBONE
+from clouds.modeling.moving_average import MovingAverage, StateDict
 
-from clouds.errors import UserError
-from clouds.modeling.compilation import compile_forward
-
-StateDict = dict[str, Tensor]
+HEAD = "sem_seg_head."  # prefix of the head's names; the state of a teacher leaves it out
 
 
-class Teacher:
-    """Moving average of a head over its training: each update sets teacher <- decay * teacher + (1 - decay) * student.
+class Teacher(MovingAverage):
+    """Moving average of a student over its training; its `model` labels generated images.
 
-    It is not a module, so that it enters neither the state dict of a model nor its optimizer nor data-parallel
-    training. A checkpoint stores it under a key of its own.
+    On a frozen backbone it averages the head, as published; everything else is the student's. With trained parameters
+    in the backbone, those of the tower or of an adapter, it averages all that is trained: these, the head and the
+    embedding of "no object". Its features are then computed by its own backbone, which shares the frozen tensors.
     """
 
-    def __init__(self, decay: float, *, compiled: bool = False) -> None:
-        """
-        Args:
-            decay: weight of the teacher in an update, in [0, 1]; the student has the rest.
-            compiled: whether to compile the head with `torch.compile`.
-        """
-        if not 0 <= decay <= 1:
-            raise ValueError(f"decay is {decay}; it must be in [0, 1]")
-        self.decay = decay
-        self.compiled = compiled
-        self._average = get_ema_multi_avg_fn(decay)
-        self._head: nn.Module | None = None
-        self._restored: StateDict | None = None
+    def averaged_names(self, model: nn.Module) -> set[str]:
+        """Return the names of the parameters and buffers that are averaged."""
+        names = super().averaged_names(model)
+        if any(name.startswith(BACKBONE) for name in names):
+            return names
+        return {name for name in names if name.startswith(HEAD)}
 
-    @property
-    def head(self) -> nn.Module:
-        """The averaged head, in evaluation mode and without gradients.
-
-        Raises:
-            RuntimeError: `start` has not been called.
-        """
-        if self._head is None:
-            raise RuntimeError("the teacher has no head before start()")
-        return self._head
-
-    def start(self, head: nn.Module) -> None:
-        """Copy the student's `head`; if a state was loaded, put that state into the copy.
-
-        Raises:
-            UserError: the loaded state belongs to another head.
-        """
-        copied = copy.deepcopy(head).requires_grad_(False).eval()
-        if self._restored is not None:
-            try:
-                copied.load_state_dict(self._restored)
-            except RuntimeError as error:
-                raise UserError(
-                    "The checkpoint's teacher is a copy of another head than this model's: check MODEL.* against the "
-                    "config it was trained with."
-                ) from error
-        if self.compiled:  # a copy of a compiled module is not compiled
-            compile_forward(copied)
-        self._head, self._restored = copied, None
-
-    def update(self, head: nn.Module) -> None:
-        """Move towards the student's `head`. Integer buffers, such as counters, are copied."""
-        averaged: list[tuple[Tensor, Tensor]] = []
-        for ours, theirs in zip(_tensors(self.head), _tensors(head), strict=True):
-            if ours.is_floating_point():
-                averaged.append((ours, theirs))
-            else:
-                ours.copy_(theirs)
-        # Computed as teacher + (1 - decay) * (student - teacher): an update with itself changes no bit.
-        teacher, student = zip(*averaged, strict=True)
-        self._average(teacher, student, None)
+    def state_of(self, model: nn.Module) -> StateDict:
+        """Return the state that a teacher of a student has at its start, with the tensors of the student."""
+        return _short(super().state_of(model))
 
     def state_dict(self) -> StateDict:
-        """Return the tensors of the averaged head."""
-        return self.head.state_dict()
-
-    def load_state_dict(self, state: StateDict) -> None:
-        """Restore what `state_dict` returned. Takes effect at the next `start`, which provides the structure."""
-        self._restored = state
+        """Return the averaged tensors by name; names of the head's are relative to it, as in published trainings."""
+        return _short(super().state_dict())
 
 
-def _tensors(head: nn.Module) -> Iterator[Tensor]:
-    """Yield all parameters, then all buffers."""
-    for parameter in head.parameters():
-        yield parameter.detach()
-    yield from head.buffers()
+def _short(state: StateDict) -> StateDict:
+    return {name.removeprefix(HEAD): value for name, value in state.items()}

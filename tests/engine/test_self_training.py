@@ -66,7 +66,7 @@ class Watched(JointTrainer):
 
     def run_step(self) -> None:
         heads = self.__dict__.setdefault("heads", [])
-        heads.append((snapshot(self.model.sem_seg_head), snapshot(self.self_training.teacher.head)))
+        heads.append((snapshot(self.model.sem_seg_head), snapshot(self.self_training.teacher.model.sem_seg_head)))
         super().run_step()
 
 
@@ -92,9 +92,11 @@ def test_the_teacher_follows_at_its_period(joint: Config) -> None:
     assert optimized == {id(p) for p in trainer.model.parameters() if p.requires_grad}
 
 
-def test_killed_anywhere_and_resumed(joint: Config) -> None:
+@pytest.mark.parametrize("backbone", ["CLIP", "TrainableCLIP"])
+def test_killed_anywhere_and_resumed(joint: Config, backbone: str) -> None:
     at = random.Random().randrange(7)
     opts = ("SOLVER.MAX_ITER", 8, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_KEPT", 1)
+    opts += ("MODEL.BACKBONE.NAME", backbone, "SOLVER.BACKBONE_MULTIPLIER", 1.0)
     straight = train(joint("straight", *opts))
     with pytest.raises(KeyboardInterrupt):
         train(joint("killed", *opts), kind=type("Dying", (Killed, JointTrainer), {"at": at}))
@@ -103,7 +105,8 @@ def test_killed_anywhere_and_resumed(joint: Config) -> None:
     ours, theirs = (trained(Path(t.cfg.OUTPUT_DIR) / "model_final.pth") for t in (resumed, straight))
     assert same(ours, theirs), f"killed after iteration {at}"
     assert ours.keys() >= {"teacher", "pseudo_label_counts", "optimizer"}
-    assert not same(ours["teacher"], snapshot(resumed.model.sem_seg_head))
+    assert not same(ours["teacher"], resumed.self_training.teacher.state_of(resumed.model))
+    assert any(key.startswith("backbone.") for key in ours["teacher"]) is (backbone == "TrainableCLIP")
     assert rows(resumed.cfg.OUTPUT_DIR) == rows(straight.cfg.OUTPUT_DIR), f"killed after iteration {at}"
 
 
@@ -243,8 +246,9 @@ class Ahead(JointTrainer):
         hook._label = recorded
 
 
-def test_labelling_ahead_changes_no_bit(joint: Config) -> None:
-    opts = ("SOLVER.MAX_ITER", 8, *ONE_CANVAS)
+@pytest.mark.parametrize("backbone", ["CLIP", "TrainableCLIP"])
+def test_labelling_ahead_changes_no_bit(joint: Config, backbone: str) -> None:
+    opts = ("SOLVER.MAX_ITER", 8, *ONE_CANVAS, "MODEL.BACKBONE.NAME", backbone)
     turn, ahead = train(joint("turn", *opts)), train(joint("ahead", *opts), kind=Ahead)
     # In turn at the beginning, and after an update of the teacher.
     assert ahead.beside == [False, False, True, False, True, True, False, True]

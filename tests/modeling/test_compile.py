@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 import clouds.clouds
-import clouds.self_training.teacher
+import clouds.modeling.moving_average
 from clouds.clouds import CLOUDS
 from clouds.d2 import build_model
 from clouds.modeling.backbone.towers import bfloat16_copy, feature_maps, image_tower, tower_stages
@@ -38,7 +38,7 @@ def _nothing_compiled() -> None:
 def counter(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
     """Backend of everything that is compiled; its `frame_count` is the number of graphs."""
     backend = CompileCounter()
-    for module in (clouds.clouds, clouds.self_training.teacher):
+    for module in (clouds.clouds, clouds.modeling.moving_average):
         monkeypatch.setattr(module, "compile_forward", functools.partial(compile_forward, backend=backend))
     return backend
 
@@ -96,16 +96,17 @@ def test_the_teacher_is_compiled_too(counter: CompileCounter) -> None:
             return self.layer(x)
 
     head = Head()
+    model = nn.ModuleDict({"sem_seg_head": head})
     compile_forward(head, backend=counter)
     student = head(torch.ones(1, 2))
     teacher = Teacher(0.9, compiled=True)
-    teacher.start(head)
-    assert torch.equal(teacher.head(torch.ones(1, 2)), student)
+    teacher.start(model)
+    assert torch.equal(teacher.model.sem_seg_head(torch.ones(1, 2)), student)
     assert counter.frame_count == 2, "student and teacher"
     with torch.no_grad():
         head.layer.bias += 10
-    teacher.update(head)
-    torch.testing.assert_close(teacher.head(torch.ones(1, 2)), student + 1)
+    teacher.update(model)
+    torch.testing.assert_close(teacher.model.sem_seg_head(torch.ones(1, 2)), student + 1)
     torch.testing.assert_close(head(torch.ones(1, 2)), student + 10)
     assert list(teacher.state_dict()) == list(head.state_dict())
 

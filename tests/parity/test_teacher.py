@@ -13,15 +13,16 @@ def stored(name: str) -> dict[str, torch.Tensor]:
 
 
 def test_three_updates() -> None:
-    head = golden.build("convnext_closed").sem_seg_head
+    model = golden.build("convnext_closed")
+    head = model.sem_seg_head
     assert not head.load_state_dict(stored("ema_student_initial"), strict=False).unexpected_keys
     teacher = Teacher(decay=0.9)
-    teacher.start(head)
+    teacher.start(model)
     for step in (1, 2, 3):
         with torch.no_grad():
             for parameter in head.parameters():
                 parameter.mul_(1 + 0.01 * step).add_(0.001 * step)
-        teacher.update(head)
+        teacher.update(model)
         if step == 2:
             continue
         theirs, ours = stored(f"ema_after_{step}"), teacher.state_dict()

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from clouds.clouds import CLOUDS
+from clouds.modeling.inference import image_labels
 from clouds.modeling.structures import Target
-from clouds.self_training.labelling import label_batch
+from clouds.self_training import labelling
+from clouds.self_training.labelling import depends_on_the_last_step, label_batch
 from clouds.self_training.pseudo_labels import PseudoLabel, PseudoLabeller
 from clouds.self_training.teacher import Teacher
 from tests.parity import golden
@@ -27,7 +29,7 @@ def generated(*which: int, jitter: bool = True) -> list[dict]:
 def student(case: str, *opts: object) -> tuple[CLOUDS, Teacher]:
     model = golden.build(case, *opts).train()
     teacher = Teacher(0.9)
-    teacher.start(model.sem_seg_head)
+    teacher.start(model)
     return model, teacher
 
 
@@ -59,7 +61,7 @@ def test_batches_with_any_share_of_generated_images_train(case, which):
     losses = model(labelled)
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
-    assert all(p.grad is None for p in teacher.head.parameters())
+    assert all(p.grad is None for p in teacher.model.sem_seg_head.parameters())
     assert unchanged(model, before)
 
 
@@ -98,6 +100,39 @@ def test_labelling_leaves_a_trained_tower_as_it_is(jitter):
     assert model.backbone.training
     assert "features" not in labelled[0], "the student needs its own, with a gradient"
     assert unchanged(model, before)
+
+
+@pytest.mark.parametrize("case", ["rn_closed", "convnext_text"])
+def test_with_a_trained_tower_all_that_labelling_reads_is_the_teachers(case, monkeypatch):
+    model, teacher = student(case, "MODEL.BACKBONE.NAME", "TrainableCLIP")
+    seen = []
+
+    def scores() -> torch.Tensor:
+        with monkeypatch.context() as patch:
+            patch.setattr(labelling, "image_labels", lambda *args: seen.append(args[0]) or image_labels(*args))
+            ensemble = case == "convnext_text"
+            label_batch(generated(0), model, teacher, PseudoLabeller(None), geometric_ensemble=ensemble)
+        return seen[-1].class_logits
+
+    assert not depends_on_the_last_step(model)
+    before = scores()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    assert torch.equal(scores(), before)
+    teacher.update(model)
+    assert not torch.equal(scores(), before)
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    frozen = {p.data_ptr() for p in model.backbone.parameters() if id(p) not in trained}
+    copied = {p.data_ptr() for p in teacher.model.parameters()}
+    assert len(copied & frozen) == len(frozen) > 0, "shared"
+    assert not copied & {p.data_ptr() for p in model.parameters() if id(p) in trained}
+
+
+def test_labels_depend_on_the_last_step_by_the_students_own_embedding_only():
+    assert not depends_on_the_last_step(student("convnext_closed")[0])
+    assert depends_on_the_last_step(student("convnext_text")[0])
 
 
 def test_the_backbone_runs_once_where_both_views_are_one(monkeypatch):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from clouds.engine.checkpointing.states import fitted_state
 from clouds.errors import UserError
 from clouds.self_training.teacher import Teacher
 
@@ -23,6 +24,13 @@ class Numbers(nn.Module):
         self.register_buffer("statistic", torch.tensor(values[::-1]), persistent=False)
 
 
+class Student(nn.Module):
+    def __init__(self, head: nn.Module, backbone: nn.Module | None = None) -> None:
+        super().__init__()
+        self.backbone, self.sem_seg_head = backbone, head
+        self.void_embedding = nn.Embedding(1, 3)
+
+
 def head(seed: int = 0, width: int = 4) -> nn.Module:
     """Build a head with a norm that has statistics and a counter, dropout, and a scalar parameter."""
     torch.manual_seed(seed)
@@ -30,6 +38,10 @@ def head(seed: int = 0, width: int = 4) -> nn.Module:
     module.scale = nn.Parameter(torch.rand(()))
     module(torch.rand(8, 3))
     return module
+
+
+def averaged(teacher: Teacher) -> nn.Module:
+    return teacher.model.sem_seg_head
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -40,12 +52,12 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 @given(NUMBERS, st.floats(0, 1), st.integers(0, 1))
 def test_between_teacher_and_student(values: list[float], decay: float, turn: int) -> None:
     teacher = Teacher(decay)
-    teacher.start(Numbers(values))
+    teacher.start(Student(Numbers(values)))
     student = Numbers(values[turn:] + values[:turn])
-    teacher.update(student)
+    teacher.update(Student(student))
     old = Numbers(values)
     for name in ("values", "statistic"):
-        before, towards, now = (getattr(module, name).detach() for module in (old, student, teacher.head))
+        before, towards, now = (getattr(module, name).detach() for module in (old, student, averaged(teacher)))
         assert (now >= torch.minimum(before, towards)).all()
         assert (now <= torch.maximum(before, towards)).all()
         wanted = decay * before.double() + (1 - decay) * towards.double()
@@ -57,67 +69,145 @@ def test_between_teacher_and_student(values: list[float], decay: float, turn: in
 
 def test_a_copy_that_predicts() -> None:
     student = head()
-    teacher = Teacher(0.5)
+    model, teacher = Student(student), Teacher(0.5)
     with pytest.raises(RuntimeError, match="before start"):
-        teacher.update(student)
-    teacher.start(student)
-    assert same(teacher.head, student)
+        teacher.update(model)
+    teacher.start(model)
+    assert same(averaged(teacher), student)
     student(torch.rand(8, 3)).sum().backward()
     with torch.no_grad():
         student.scale.add_(1)
-    assert teacher.head.scale.item() == pytest.approx(student.scale.item() - 1), "memory of its own"
-    assert not any(module.training for module in teacher.head.modules()), "nor dropout"
+    assert averaged(teacher).scale.item() == pytest.approx(student.scale.item() - 1), "memory of its own"
+    assert not any(module.training for module in averaged(teacher).modules()), "nor dropout"
     assert all(module.training for module in student.modules())
-    assert not any(p.requires_grad or p.grad is not None for p in teacher.head.parameters())
+    assert not any(p.requires_grad or p.grad is not None for p in averaged(teacher).parameters())
     assert not isinstance(teacher, nn.Module)
 
 
 def test_counters_are_copied_and_statistics_averaged() -> None:
     student = head()
-    teacher = Teacher(0.75)
-    teacher.start(student)
-    before = teacher.head[1].running_mean.clone()
+    model, teacher = Student(student), Teacher(0.75)
+    teacher.start(model)
+    before = averaged(teacher)[1].running_mean.clone()
     student(torch.rand(8, 3) + 1)
-    teacher.update(student)
-    assert teacher.head[1].num_batches_tracked == student[1].num_batches_tracked == 2
-    torch.testing.assert_close(teacher.head[1].running_mean, before.lerp(student[1].running_mean, 0.25))
+    teacher.update(model)
+    assert averaged(teacher)[1].num_batches_tracked == student[1].num_batches_tracked == 2
+    torch.testing.assert_close(averaged(teacher)[1].running_mean, before.lerp(student[1].running_mean, 0.25))
     assert not torch.equal(before, student[1].running_mean)
     assert all(p.requires_grad for p in student.parameters())
 
 
 def test_an_update_with_itself_changes_no_bit() -> None:
-    student = head()
+    student = Student(head())
     teacher = Teacher(0.999)
     teacher.start(student)
     teacher.update(student)
-    assert same(teacher.head, student)
+    assert same(averaged(teacher), student.sem_seg_head)
 
 
 def test_a_state_comes_back_to_the_bit() -> None:
-    first, student = Teacher(0.9), head(1)
-    first.start(head(0))
+    first, student = Teacher(0.9), Student(head(1))
+    first.start(Student(head(0)))
     first.update(student)
     state = {key: value.clone() for key, value in first.state_dict().items()}
+    assert state.keys() == head().state_dict().keys(), "names in the head"
 
     second = Teacher(0.9)
     second.load_state_dict(state)
     second.start(student)
-    assert same(second.head, first.head)
+    assert same(averaged(second), averaged(first))
     for teacher in (first, second):
-        teacher.update(head(2))
-    assert same(second.head, first.head)
-    assert not same(second.head, student)
+        teacher.update(Student(head(2)))
+    assert same(averaged(second), averaged(first))
+    assert not same(averaged(second), student.sem_seg_head)
 
     second.start(student)
-    assert same(second.head, student), "a state is used once"
+    assert same(averaged(second), student.sem_seg_head), "a state is used once"
 
 
 def test_the_state_of_another_head_is_refused() -> None:
     narrow, teacher = Teacher(0.9), Teacher(0.9)
-    narrow.start(head(width=3))
+    narrow.start(Student(head(width=3)))
     teacher.load_state_dict(narrow.state_dict())
-    with pytest.raises(UserError, match="teacher is a copy of another head"):
-        teacher.start(head())
+    with pytest.raises(UserError, match=r"moving average in the checkpoint is that of another model"):
+        teacher.start(Student(head()))
+
+
+class Tower(nn.Module):
+    """A frozen layer and norm, an adapter that changes their result in a hook, and a position table."""
+
+    def __init__(self, *, adapted: bool) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).requires_grad_(False)
+        self.register_buffer("positions", torch.rand(3), persistent=False)
+        if adapted:
+            self.adapter = nn.Linear(3, 3)
+            self.layers.register_forward_hook(self.adapt)
+
+    def adapt(self, module: nn.Module, args: object, result: torch.Tensor) -> torch.Tensor:
+        return result + self.adapter(result)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x + self.positions)
+
+
+def storages(module: nn.Module) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
+
+
+def test_a_frozen_backbone_is_the_students() -> None:
+    student, teacher = Student(head(), Tower(adapted=False).eval()), Teacher(0.5)
+    teacher.start(student)
+    copied = teacher.model
+    assert copied.backbone is student.backbone
+    assert copied.void_embedding.weight is student.void_embedding.weight, "as published, also where it is trained"
+    assert student.void_embedding.weight.requires_grad
+    with torch.no_grad():
+        student.void_embedding.weight.add_(1)
+    before = student.void_embedding.weight.clone()
+    teacher.update(student)
+    assert torch.equal(student.void_embedding.weight, before)
+
+
+def test_an_adapted_backbone_is_averaged_and_shares_what_is_frozen() -> None:
+    student, teacher = Student(head(), Tower(adapted=True)), Teacher(0.5)
+    student.backbone.layers.eval()
+    teacher.start(student)
+    copied, x = teacher.model, torch.rand(4, 3)
+    trained = {p.data_ptr() for p in student.parameters() if p.requires_grad}
+    trained |= {b.data_ptr() for b in student.sem_seg_head.buffers()}
+    assert storages(copied) & storages(student) >= {t.data_ptr() for t in student.backbone.layers.state_dict().values()}
+    assert not storages(copied) & trained
+    assert set(teacher.state_dict()) == {
+        *(name for name in head().state_dict()),
+        *("backbone.adapter.weight", "backbone.adapter.bias", "void_embedding.weight"),
+    }
+    before = copied.backbone(x)
+    with torch.no_grad():
+        student.backbone.adapter.weight.add_(1)
+        student.void_embedding.weight.add_(1)
+        old = copied.void_embedding.weight.clone()
+    assert torch.equal(copied.backbone(x), before), "the hook of the copy uses the adapter of the copy"
+    assert not torch.equal(student.backbone(x), before)
+    teacher.update(student)
+    torch.testing.assert_close(copied.backbone(x), (before + student.backbone(x)) / 2)
+    torch.testing.assert_close(copied.void_embedding.weight, old + 0.5)
+    assert not any(p.requires_grad for p in copied.parameters())
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_state_of_a_teacher_of_the_head_alone_loads(adapted: bool) -> None:
+    older, student = Teacher(0.5), Student(head(1), Tower(adapted=adapted))
+    older.start(Student(head(0), Tower(adapted=False)))
+    state = {key: value.clone() for key, value in older.state_dict().items()}
+    teacher = Teacher(0.5)
+    teacher.load_state_dict(fitted_state(teacher, state, "teacher", student))
+    teacher.start(student)
+    assert same(averaged(teacher), older.model.sem_seg_head)
+    if adapted:
+        assert torch.equal(teacher.model.backbone.adapter.weight, student.backbone.adapter.weight)
+        with pytest.raises(ValueError, match=r"teacher lacks 'backbone\.adapter\.bias'"):
+            fitted_state(teacher, {**state, "backbone.adapter.weight": torch.zeros(3, 3)}, "teacher", student)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.001, math.nan])

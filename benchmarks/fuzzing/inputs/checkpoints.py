@@ -27,7 +27,7 @@ def _model(folder: Path) -> tuple[Any, dict[str, Any], Any]:
     model = FuzzSegmenter(cfg)
     optimizer = build_optimizer(cfg, model)
     parts = {"optimizer": optimizer, "scheduler": build_lr_scheduler(cfg, optimizer), "teacher": Teacher(0.5)}
-    parts["teacher"].start(model.sem_seg_head)
+    parts["teacher"].start(model)
     return model, parts, cfg
 
 
@@ -37,7 +37,7 @@ def _step(model: Any, parts: dict[str, Any]) -> None:
             parameter.grad = torch.ones_like(parameter)
     parts["optimizer"].step()
     parts["scheduler"].step()
-    parts["teacher"].update(model.sem_seg_head)
+    parts["teacher"].update(model)
 
 
 @cache
@@ -160,7 +160,7 @@ def _read(folder: Path, name: str) -> None:
     try:
         model, parts, cfg = _model(folder)
         build_checkpointer(cfg, model, **parts).resume_or_load("", resume=True)
-        parts["teacher"].start(model.sem_seg_head)
+        parts["teacher"].start(model)
         _step(model, parts)
         _step(model, parts)
     except UserError as error:

@@ -17,8 +17,9 @@ from clouds.d2 import CfgNode, build_model
 from clouds.data.datasets.catalog import register_datasets
 from clouds.engine.checkpointing.checkpoint import has_reloadable_backbone
 from clouds.engine.checkpointing.files import write_checkpoint
-from clouds.engine.checkpointing.weights import BACKBONE, StateDict, frozen_keys, some_keys
+from clouds.engine.checkpointing.weights import StateDict, frozen_keys, some_keys
 from clouds.errors import UserError
+from clouds.modeling.frozen import BACKBONE
 from clouds.utils.downloads import local_file
 from clouds.utils.open_clip import without_warnings
 from clouds.utils.tensors import find_unusable

@@ -20,7 +20,9 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from clouds.self_training.teacher import Teacher
+from clouds.modeling.frozen import BACKBONE
+from clouds.modeling.moving_average import MovingAverage
+from clouds.self_training.teacher import HEAD, Teacher
 from clouds.utils.tensors import unusable
 from clouds.utils.values import is_integer, is_number
 
@@ -80,7 +82,8 @@ def fitted_state(part: Any, state: Any, name: str, model: nn.Module | None = Non
         part: object with ``state_dict`` and ``load_state_dict``.
         state: its state in the file.
         name: name of the part, for messages.
-        model: model that is trained; needed for a `Teacher` only.
+        model: model that is trained; needed for a `MovingAverage` only, which gets its structure from there when the
+            training starts.
 
     Raises:
         ValueError: `part` cannot load the state.
@@ -101,10 +104,17 @@ def _(part: GradScaler, state: Any, name: str, model: nn.Module | None = None) -
 
 
 @fitted_state.register
+def _(part: MovingAverage, state: Any, name: str, model: nn.Module | None = None) -> Any:
+    return fitted(state, part.state_of(model) if model else part.state_dict(), name)
+
+
+@fitted_state.register
 def _(part: Teacher, state: Any, name: str, model: nn.Module | None = None) -> Any:
-    # The teacher is a copy of the student's head, and gets its structure from there when the training starts.
-    head: nn.Module = dict(model.named_children())["sem_seg_head"] if model else part.head
-    return fitted(state, head.state_dict(), name)
+    own = part.state_of(model) if model else part.state_dict()
+    if isinstance(state, Mapping) and not any(str(key).startswith(BACKBONE) for key in state):
+        # The teacher of an older training is a copy of the head, whatever is trained: the rest starts as the student's.
+        own = {key: value for key, value in own.items() if model is None or f"{HEAD}{key}" in model.state_dict()}
+    return fitted(state, own, name)
 
 
 @fitted_state.register

@@ -9,31 +9,18 @@ from torch import Tensor, nn
 
 from clouds.engine.checkpointing.entries import find_wrong_entry
 from clouds.errors import UserError
+from clouds.modeling.frozen import BACKBONE, frozen_names
 from clouds.utils.tensors import find_unusable
 from clouds.utils.torch_files import read_tensors
 
 StateDict = dict[str, Tensor]
 
-BACKBONE = "backbone."  # prefix of the backbone's keys
 _SHOWN = 3  # keys in a message
 
 
 def frozen_keys(model: nn.Module, prefix: str = BACKBONE) -> set[str]:
-    """Return the keys of ``model.state_dict()`` below `prefix` that training cannot change.
-
-    These are parameters without gradient, and buffers, such as running statistics, of modules that own parameters but
-    no trainable one. A module that owns buffers only counts as frozen if everything below `prefix` is.
-    """
-    all_frozen = not any(p.requires_grad for name, p in model.named_parameters() if name.startswith(prefix))
-    keys: set[str] = set()
-    for module_name, module in model.named_modules():
-        own = list(module.named_parameters(recurse=False))
-        keeps_buffers = any(p.requires_grad for _, p in own) if own else not all_frozen
-        names = [name for name, parameter in own if not parameter.requires_grad]
-        if not keeps_buffers:
-            names += [name for name, _ in module.named_buffers(recurse=False)]
-        keys.update(f"{module_name}.{name}" for name in names if f"{module_name}.{name}".startswith(prefix))
-    return keys & model.state_dict().keys()
+    """Return the keys of ``model.state_dict()`` below `prefix` that training cannot change, see `frozen_names`."""
+    return frozen_names(model, prefix) & model.state_dict().keys()
 
 
 def sampled_digest(weights: StateDict, samples: int = 1024) -> str:

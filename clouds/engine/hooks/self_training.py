@@ -25,8 +25,8 @@ class SelfTrainingHook(HookBase):
     """Holds the teacher and labels batches with it (CLOUDS, section 3.3).
 
     The trainer calls `label` between the loader and the network. Before the first step, the teacher becomes a copy of
-    the student's head, unless a checkpoint has restored it. Before every iteration that is a multiple of
-    `update_period`, it moves towards the student's head; at iteration 0 this changes nothing.
+    the student, unless a checkpoint has restored it. Before every iteration that is a multiple of `update_period`, it
+    moves towards the student; at iteration 0 this changes nothing.
 
     With `ahead`, the next batch is labelled beside the student's step, wherever no update of teacher or student can
     change its labels: not before an update of the teacher, and not where labelling reads trained weights of the
@@ -34,7 +34,7 @@ class SelfTrainingHook(HookBase):
     labelled in turn: modules may keep tensors from their first call, which the streams must not both make.
 
     Attributes:
-        teacher: exponential moving average of the student's head; its state belongs in checkpoints.
+        teacher: exponential moving average of the student; its state belongs in checkpoints.
         labeller: turns the teacher's label maps into pseudo-labels.
         latest: pseudo-labels of the last labelled batch in this process.
     """
@@ -72,7 +72,7 @@ class SelfTrainingHook(HookBase):
 
     def before_train(self) -> None:
         model = self.trainer.model
-        self.teacher.start(model.sem_seg_head)
+        self.teacher.start(model)
         if self.ahead:
             device = next(model.parameters()).device
             self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -80,7 +80,7 @@ class SelfTrainingHook(HookBase):
 
     def before_step(self) -> None:
         if self.trainer.iter % self.update_period == 0:
-            self.teacher.update(self.trainer.model.sem_seg_head)
+            self.teacher.update(self.trainer.model)
 
     def label(self, batch: Sequence[ImageDict]) -> list[ImageDict]:
         """Return the batch with `instances` for each generated image (see `label_batch`)."""
@@ -166,7 +166,7 @@ def check_student(model: nn.Module) -> None:
     Raises:
         UserError: it lacks one.
     """
-    missing = [name for name in ("sem_seg_head", *STUDENT) if not hasattr(model, name)]
+    missing = [name for name in STUDENT if not hasattr(model, name)]
     if missing:
         raise UserError(
             f"{type(model).__name__} (MODEL.META_ARCHITECTURE) has no {', '.join(missing)}, which self-training uses: "

@@ -92,6 +92,10 @@ class SegmentationBackbone(Backbone):
     Subclasses define `forward`, `output_shape` and `size_divisibility`. One that can be adapted also defines `tower`,
     `blocks`, `adapter_patterns` and, for a transformer, `tokens`.
 
+    A trained one is copied by `copy.deepcopy` for moving averages, such as the teacher, with frozen tensors shared. So
+    hooks are bound methods of its modules, or `functools.partial` of these, not closures, which would stay bound to the
+    original; and between two calls no attribute holds a tensor with a gradient function.
+
     Attributes:
         pixel_mean: mean of R, G and B that images are normalized with, in 0..255.
         pixel_std: standard deviation of R, G and B, in 0..255.

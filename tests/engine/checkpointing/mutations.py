@@ -57,7 +57,7 @@ class Training:
         self.optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=True)
         schedule = Schedule(self.optimizer, lambda iteration: 1 / max(iteration, 1))
         self.teacher = Teacher(0.9)
-        self.teacher.start(head)
+        self.teacher.start(self.model)
         self.parts = {
             "optimizer": self.optimizer,
             "scheduler": schedule,
@@ -92,7 +92,7 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """Return the states of the model and of all parts."""
-        self.teacher.start(self.model.sem_seg_head) if self.teacher._restored else None
+        self.teacher.start(self.model) if self.teacher._restored else None
         return {"model": self.model.state_dict(), **{key: part.state_dict() for key, part in self.parts.items()}}
 
 

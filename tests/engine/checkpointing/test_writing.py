@@ -59,7 +59,7 @@ def test_the_file_holds_the_moment_of_the_call(tmp_path: Path, gate: Gate) -> No
     assert gate.reached.acquire(timeout=TIMEOUT)
     for _ in range(3):  # the training goes on
         training.step()
-        training.teacher.update(training.model.sem_seg_head)
+        training.teacher.update(training.model)
     training.parts["counts"].state["fates"] += 1
     training.parts["data"].state["position"] = 99
     assert not (tmp_path / "model_0000001.pth").exists()
