@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--crops", type=positive_int, default=24, metavar="N", help=f"number of crops per scene {DEFAULT}")
     add("--steps", type=positive_int, default=12000, metavar="N", help=f"number of updates {DEFAULT}")
     add("--batch-size", type=positive_int, default=64, metavar="N", help=f"full-size crops per update {DEFAULT}")
+    add("--bfloat16", action="store_true", help="train the image tower in bfloat16, which is faster on some processors")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.model_config.suffix != ".json" or not args.model_config.is_file():

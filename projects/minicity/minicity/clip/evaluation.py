@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from clouds.data.classes import CITYSCAPES_CLASSES, short_name
 from clouds.evaluation.confusion import Scores, confusion_matrix, score
-from clouds.modeling.backbone.clip import CLIP
 from clouds.modeling.text_classifier import TextClassifier
 from minicity.clip.pool import CaptionedImages
 from minicity.clip.regions import VIEW
 from minicity.training.embedding import Floats, embed
 from minicity.training.images import clip_input
+from minicity.training.towers import Towers
 from minicity.world.pool import Pixels, draw_scene
 from minicity.world.style import Style
 
@@ -72,7 +72,7 @@ class CropAccuracy:
         return sum(self.classes.values()) / len(self.classes)
 
 
-def crop_accuracy(clip: CLIP, crops: CaptionedImages) -> CropAccuracy:
+def crop_accuracy(clip: Towers, crops: CaptionedImages) -> CropAccuracy:
     """Measure how many crops get their class, with the text classifier that segmentation uses."""
 
     def encode_image(images: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def retrieval(queries: Floats, candidates: Floats, texts: Sequence[str]) -> Reca
 
 
 @torch.inference_mode()
-def dense_scores(clip: CLIP, classifier: TextClassifier, images: Pixels, labels: Pixels) -> Scores:
+def dense_scores(clip: Towers, classifier: TextClassifier, images: Pixels, labels: Pixels) -> Scores:
     """Classify pixels without a segmenter: each element of the last feature map is embedded and classified alone.
 
     Args:
@@ -159,7 +159,7 @@ class SceneScores:
     pixels: Scores
 
 
-def measure_scenes(clip: CLIP, styles: Sequence[Style], num_scenes: int, seed: int) -> SceneScores:
+def measure_scenes(clip: Towers, styles: Sequence[Style], num_scenes: int, seed: int) -> SceneScores:
     """Draw new scenes and measure retrieval, at `VIEW` pixels, and classes of pixels, at full size.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch import nn
 
 from clouds.generation.device import resolve_device
 from clouds.modeling.backbone.clip import CLIP
@@ -21,6 +22,7 @@ from minicity.clip.evaluation import CropAccuracy, crop_accuracy, measure_scenes
 from minicity.clip.pool import CROP_SIZE, STORED_SIZE, draw_pool
 from minicity.clip.regions import VIEW
 from minicity.clip.training import ClipTraining, train_clip
+from minicity.training.towers import Towers, ViTClip, has_vit
 from minicity.world.pool import SCENE
 from minicity.world.wide import EVALUATION_STYLES, WIDE_STYLES
 
@@ -41,10 +43,11 @@ def run(
     crops: int,
     steps: int,
     batch_size: int,
+    bfloat16: bool,
     workers: int,
     device: str,
 ) -> None:
-    """Train a CLIP and write it, with its card, as a folder that open_clip loads.
+    """Train a CLIP and write it, with its card, as a folder that open_clip loads; if it has a ViT, the ViT for timm.
 
     Args:
         output: folder to write.
@@ -54,6 +57,7 @@ def run(
         crops: number of crops per scene.
         steps: number of updates.
         batch_size: number of full-size crops per update.
+        bfloat16: whether the image tower computes in bfloat16.
         workers: number of processes that draw scenes.
         device: cpu, cuda or auto.
 
@@ -67,6 +71,7 @@ def run(
         "crops": crops,
         "steps": steps,
         "batch_size": batch_size,
+        "bfloat16": bfloat16,
     }
     device = resolve_device(device)
     torch.manual_seed(TRAIN_SEED)
@@ -74,17 +79,24 @@ def run(
     tokenize = open_clip.get_tokenizer(model_config.stem)
     whole, cropped = draw_pool(cache / "pool", WIDE_STYLES, TRAIN_SEED, scenes, crops, workers)
     logger.info("%d scenes, %d crops, %d different captions of crops", scenes, len(cropped), len(set(cropped.captions)))
-    settings = ClipTraining(steps=steps, batch_size=batch_size, warmup=min(100, steps))
+    settings = ClipTraining(steps=steps, batch_size=batch_size, warmup=min(100, steps), bfloat16=bfloat16)
     seconds = train_clip(model, tokenize, whole, cropped, settings, cache / f"{model_config.stem}.pt")
-    write_folder(model, model_config, output)
-
     vision = read_json(model_config, dict, _REMEDY)["vision_cfg"]
+    round_to_half(model)
+    vit = has_vit(model)
+    if vit:
+        write_vit(model, Path(vision["timm_model_name"].removeprefix("local-dir:")), output)
+    else:
+        write_folder(model, model_config, output)
+
+    kind = "ConvNeXt" if "timm_model_name" in vision else "ResNet (ModifiedResNet of CLIP)"
     write_card(
         output,
         "clip.md.jinja",
-        library="open_clip",
-        task="zero-shot-image-classification",
-        tower="ConvNeXt" if "timm_model_name" in vision else "ResNet (ModifiedResNet of CLIP)",
+        library="timm" if vit else "open_clip",
+        task="image-feature-extraction" if vit else "zero-shot-image-classification",
+        tower="ViT (of DINOv3's architecture)" if vit else kind,
+        is_vit=vit,
         image_parameters=sum(p.numel() for p in model.visual.parameters()),
         text_parameters=sum(p.numel() for name, p in model.named_parameters() if not name.startswith("visual.")),
         command=command_line("train_clip.py", flags),
@@ -95,12 +107,14 @@ def run(
         settings=settings,
         seconds=seconds,
         environment=environment_of(device),
-        **_measure(CLIP.from_folder(output), crops, cache, workers),
+        **_measure(
+            ViTClip(clip_model=model, tokenize=tokenize) if vit else CLIP.from_folder(output), crops, cache, workers
+        ),
     )
     logger.info("Written to %s", output)
 
 
-def _measure(clip: CLIP, crops_per_scene: int, cache: Path, workers: int) -> dict[str, Any]:
+def _measure(clip: Towers, crops_per_scene: int, cache: Path, workers: int) -> dict[str, Any]:
     """Measure a CLIP on crops and on whole scenes; return the values of the card's tables."""
     accuracies: dict[str, CropAccuracy] = {}
     for name, styles in EVALUATION_STYLES.items():
@@ -128,7 +142,7 @@ def scene_tables(folder: Path, num_scenes: int) -> str:
     return render("clip_scenes.md.jinja", **scene_values(CLIP.from_folder(folder), num_scenes, TEST_SEED))
 
 
-def scene_values(clip: CLIP, num_scenes: int, seed: int) -> dict[str, Any]:
+def scene_values(clip: Towers, num_scenes: int, seed: int) -> dict[str, Any]:
     """Measure a CLIP on new scenes and return the values of the template `clip_scenes.md.jinja`."""
     scores = {name: measure_scenes(clip, styles, num_scenes, seed) for name, styles in EVALUATION_STYLES.items()}
     return {"scenes": scores, "num_test_scenes": num_scenes, "view": VIEW, "size": SCENE}
@@ -151,6 +165,34 @@ def write_folder(model: Any, model_config: Path, folder: Path) -> None:
         },
     }
     write_atomically(folder / "open_clip_config.json", json.dumps(config, indent=4) + "\n")
+    _write_weights(model, folder / "open_clip_model.safetensors")
+
+
+def write_vit(model: Any, architecture: Path, folder: Path) -> None:
+    """Write the image tower of a model, a ViT, in timm's layout: `config.json`, `model.safetensors` with its record.
+
+    Args:
+        model: open_clip model.
+        architecture: folder with the `config.json` that the tower was built from.
+        folder: folder to write.
+
+    Raises:
+        WriteError: the folder cannot be written.
+    """
+    make_folder(folder)
+    write_atomically(folder / "config.json", (architecture / "config.json").read_text(encoding="utf-8"))
+    _write_weights(model.visual.trunk, folder / "model.safetensors")
+
+
+@torch.no_grad()
+def round_to_half(model: nn.Module) -> None:
+    """Round the weights in place to the values that fp16 files hold, so that what is measured is what is stored."""
+    for value in model.state_dict().values():
+        value.copy_(value.half())
+
+
+def _write_weights(model: nn.Module, file: Path) -> None:
+    """Write the weights of a model in fp16, with their record."""
     weights = {name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()}
-    write_atomically(folder / "open_clip_model.safetensors", save(weights))
-    write_sha256(folder / "open_clip_model.safetensors")
+    write_atomically(file, save(weights))
+    write_sha256(file)

@@ -5,14 +5,14 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from clouds.modeling.backbone.clip import CLIP
 from minicity.training.images import clip_input
+from minicity.training.towers import Towers
 
 Floats = npt.NDArray[np.float32]
 
 
 @torch.inference_mode()
-def embed(clip: CLIP, images: npt.NDArray[np.uint8], texts: list[str]) -> tuple[Floats, Floats]:
+def embed(clip: Towers, images: npt.NDArray[np.uint8], texts: list[str]) -> tuple[Floats, Floats]:
     """Embed N images and N texts in the space of width D that they share.
 
     Args:

@@ -17,6 +17,7 @@ from minicity.clip.regions import VIEW, RegionReader, random_view
 from minicity.clip.training import ClipObjective, ClipTraining, train_clip, trim_kernels
 from minicity.paths import PROJECT
 from minicity.training.images import augment
+from minicity.training.towers import ViTClip
 from minicity.world.styles import STYLES
 from minicity.world.wide import WIDE_STYLES
 from torch.nn import functional as F
@@ -32,14 +33,32 @@ TOWERS = {
     "convnext": {"timm_model_name": "test_convnext2", "timm_pool": "", "timm_proj": "linear", "image_size": 64},
     "resnet": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64},
 }
+VIT = {
+    "architecture": "vit_small_patch16_dinov3",
+    "model_args": {"embed_dim": 32, "depth": 4, "num_heads": 1, "num_classes": 0, "global_pool": "avg"},
+    "pretrained_cfg": {"input_size": [3, 64, 64]},
+}
 TEXT = {"context_length": 24, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}
+
+
+def write_config(folder, name, vision):
+    file = folder / f"tiny_{name}.json"
+    file.write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT}))
+    return file
 
 
 @pytest.fixture(params=TOWERS)
 def tiny_config(tmp_path, request):
-    file = tmp_path / f"tiny_{request.param}.json"
-    file.write_text(json.dumps({"embed_dim": 16, "vision_cfg": TOWERS[request.param], "text_cfg": TEXT}))
-    return file
+    return write_config(tmp_path, request.param, TOWERS[request.param])
+
+
+@pytest.fixture
+def tiny_vit(tmp_path):
+    folder = tmp_path / "architecture"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(VIT))
+    vision = {"timm_model_name": f"local-dir:{folder}", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64}
+    return write_config(tmp_path, "vit", vision)
 
 
 def features(count=6):
@@ -207,6 +226,30 @@ def test_the_command_writes_a_folder_that_open_clip_loads(tiny_config, tmp_path,
     assert "--scenes 2 --crops 6 --steps 2 --batch-size 4" in card.text
     for name in STYLES:
         assert card.text.count(f"\n| {name} |") == 3
+
+
+def test_with_a_vit_the_command_writes_a_folder_that_timm_loads(tiny_vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "TEST_SCENES", 1)
+    flags = ["--model-config", str(tiny_vit), "--scenes", "2", "--crops", "6", "--batch-size", "4", "--workers", "1"]
+    folder = tmp_path / "vit"
+    cache = ["--cache", str(tmp_path / "cache"), "--steps", "2", "--bfloat16"]
+    assert command.main(["--output", str(folder), *cache, *flags]) == 0
+    tower = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    trained = torch.load(tmp_path / "cache/tiny_vit.pt")["modules"]
+    for name, value in tower.state_dict().items():
+        assert value.equal(trained[f"model.visual.trunk.{name}"].half().float())
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.library_name == "timm"
+    assert "--batch-size 4 --bfloat16" in card.text
+
+
+def test_a_vit_embeds_the_whole_image_like_open_clip(tiny_vit):
+    model = load_open_clip(str(tiny_vit)).eval()
+    towers = ViTClip(clip_model=model, tokenize=open_clip.get_tokenizer(tiny_vit.stem))
+    images = torch.randn(2, 3, 32, 64)
+    features = towers(images)
+    assert {value.shape for value in features.values()} == {(2, 32, 2, 4)}
+    torch.testing.assert_close(towers.embed_whole(features["clip_vis_dense"]), model.encode_image(images))
 
 
 @pytest.mark.parametrize(
