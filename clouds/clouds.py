@@ -23,6 +23,7 @@ from clouds.d2 import (
 from clouds.data.classes import CITYSCAPES_CLASSES
 from clouds.errors import UserError, check_name
 from clouds.modeling import backbone as _backbone  # noqa: F401  (registers the backbones)
+from clouds.modeling.backbone.adapters import build_adapter
 from clouds.modeling.backbone.base import SegmentationBackbone, TextTower
 from clouds.modeling.compilation import compile_forward
 from clouds.modeling.criterion import SetCriterion
@@ -94,6 +95,9 @@ class CLOUDS(nn.Module):
         if compiled:
             compile_forward(backbone)
             compile_forward(sem_seg_head)
+        if backbone.queries is not None:
+            # Nothing reads the decoder's own embedding then, see `void_embedding`.
+            sem_seg_head.predictor.query_embed.requires_grad_(False)
         if backbone.text_tower is not None:
             self.void_embedding = nn.Embedding(1, backbone.text_tower.embed_dim)
             # Without a text head it gets no gradient, and data-parallel training waits for every trained parameter.
@@ -138,6 +142,8 @@ class CLOUDS(nn.Module):
                 "derive the head from CLOUDSHead and the predictor from MaskedTransformerDecoder."
             )
         check_backbone(cfg, backbone, uses_text=uses_text)
+        assert isinstance(backbone, SegmentationBackbone)
+        build_adapter(cfg, backbone)
         matcher = HungarianMatcher(
             cost_class=former.CLASS_WEIGHT,
             cost_mask=former.MASK_WEIGHT,
@@ -210,7 +216,8 @@ class CLOUDS(nn.Module):
             scores = image_scores(prediction, canvas, image_sizes(batched_inputs), output_sizes(batched_inputs))
             return [{"sem_seg": each} for each in scores]
         features = self.features(batched_inputs, canvas)
-        predictions = self.sem_seg_head(features, self.text_classifier(self.train_classes), self.void)
+        text = self.text_classifier(self.train_classes)
+        predictions = self.sem_seg_head(features, text, self.void, self.backbone.queries)
         targets = batch_targets(batched_inputs, canvas, self.device)
         return self.criterion(predictions, targets, self.points(batched_inputs))
 
@@ -235,7 +242,8 @@ class CLOUDS(nn.Module):
         # The ensemble reads one map again.
         again = (self.text_tower.dense_feature,) if self.geometric_ensemble else ()
         kept = {name: x for name, x in features.items() if name in again}
-        prediction = self.sem_seg_head(features, self.text_classifier(classes), self.void)[-1]
+        text = self.text_classifier(classes)
+        prediction = self.sem_seg_head(features, text, self.void, self.backbone.queries)[-1]
         return self.ensemble(prediction, kept, classes) if self.geometric_ensemble else prediction
 
     def canvas(self, batched_inputs: Sequence[ImageDict], group: Any = None) -> tuple[int, int]:

@@ -32,6 +32,18 @@ DEFAULTS: dict[str, Any] = {
         "BACKBONE": {
             "NAME": "CLIP",  # name in the registry of backbones; "CLIP": frozen towers, "TrainableCLIP": trained ones
         },
+        # A few trained parameters that change the features of a frozen tower.
+        "ADAPTER": {
+            "NAME": "",  # name in the registry of adapters: "LoRA", "SoMA" or "Rein"; "": none
+            "RANK": 16,  # rank of each matrix that the adapter learns
+            "ALPHA": 16.0,  # the difference of LoRA has the factor ALPHA / RANK
+            # Regular expressions for names of linear layers inside a block, such as "mlp\.fc[12]", which LoRA and SoMA
+            # adapt; empty: those of the tower.
+            "PATTERNS": (),
+            "SKIP_BLOCKS": 0,  # number of blocks at the beginning of the tower that are not adapted
+            "TOKENS": 100,  # number of Rein's tokens
+            "LINK_QUERIES": True,  # Rein's tokens give the queries their position embeddings; as many as queries
+        },
         "SEM_SEG_HEAD": {
             "NAME": "CLOUDSHead",  # name in the registry of heads
             "IN_FEATURES": ["res2", "res3", "res4", "res5"],  # feature maps of the backbone for the pixel decoder
@@ -164,7 +176,10 @@ DEFAULTS: dict[str, Any] = {
         "MAX_ITER": 40000,  # number of iterations
         "OPTIMIZER": "ADAMW",  # or "SGD"
         "BASE_LR": 1e-5,  # learning rate after the warm-up
-        "BACKBONE_MULTIPLIER": 0.1,  # factor on the learning rate of the backbone
+        "BACKBONE_MULTIPLIER": 0.1,  # factor on the learning rate of a trained backbone
+        "ADAPTER_MULTIPLIER": 1.0,  # factor on the learning rate of an adapter
+        # Weight decay of an adapter: "constant": WEIGHT_DECAY; "cosine": from there to 0 at MAX_ITER.
+        "ADAPTER_DECAY": "constant",
         "MOMENTUM": 0.9,  # momentum of SGD
         "WEIGHT_DECAY": 0.05,  # weight decay
         "WEIGHT_DECAY_NORM": 0.0,  # weight decay of normalization layers

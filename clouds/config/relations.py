@@ -91,8 +91,24 @@ def _reasons(cfg: CfgNode) -> dict[str, str]:
     name = clouds.CLIP_MODEL_NAME
     own_weights = of_clip and (name.startswith(("local-dir:", "hf-hub:")) or Path(name).is_dir())
     no_ensemble = not clouds.GEOMETRIC_ENSEMBLE and not clouds.GEOMETRIC_ENSEMBLE_EMA
+    adapter = cfg.MODEL.ADAPTER
     table = (
         (own_weights, "MODEL.CLOUDS.CLIP_MODEL_NAME has its own weights", "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS"),
+        (
+            not adapter.NAME,
+            "MODEL.ADAPTER.NAME is empty",
+            *(f"MODEL.ADAPTER.{key}" for key in adapter if key != "NAME"),
+            *("SOLVER.ADAPTER_MULTIPLIER", "SOLVER.ADAPTER_DECAY"),
+        ),
+        (adapter.NAME in ("SoMA", "Rein"), "only LoRA has it", "MODEL.ADAPTER.ALPHA"),
+        (adapter.NAME == "Rein", "Rein adapts whole blocks", "MODEL.ADAPTER.PATTERNS"),
+        (
+            adapter.NAME in ("LoRA", "SoMA"),
+            "only Rein has tokens",
+            "MODEL.ADAPTER.TOKENS",
+            "MODEL.ADAPTER.LINK_QUERIES",
+        ),
+        (bool(adapter.NAME), "MODEL.ADAPTER.NAME is set: the tower is not trained", "SOLVER.BACKBONE_MULTIPLIER"),
         (
             no_ensemble,
             "MODEL.CLOUDS.GEOMETRIC_ENSEMBLE is False",

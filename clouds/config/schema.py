@@ -73,9 +73,10 @@ def names(what: str, accepts: Callable[[str], bool], *, least: int = 0) -> Rule:
     )
 
 
-def registered(what: str) -> Rule:
-    """Accept a name; the registry of `what` checks that it exists."""
-    return Rule(f"a name in the registry of {what}", _is_name)
+def registered(what: str, *, optional: bool = False) -> Rule:
+    """Accept a name, or with `optional` an empty text; the registry of `what` checks that it exists."""
+    empty = "empty or " if optional else ""
+    return Rule(f"{empty}a name in the registry of {what}", _is_text if optional else _is_name)
 
 
 def _is_text(text: str) -> bool:
@@ -84,6 +85,14 @@ def _is_text(text: str) -> bool:
 
 def _is_name(text: str) -> bool:
     return bool(text) and _is_text(text)
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return _is_name(text)
 
 
 def _is_path_or_url(text: str) -> bool:
@@ -117,6 +126,12 @@ RULES: dict[str, Rule] = {
     "MODEL.PIXEL_MEAN": numbers(within(-1000, 1000), 0, 3),
     "MODEL.PIXEL_STD": numbers(above(0, 1000), 0, 3),
     "MODEL.BACKBONE.NAME": registered("backbones"),
+    "MODEL.ADAPTER.NAME": registered("adapters", optional=True),
+    "MODEL.ADAPTER.RANK": within(1, 4096),
+    "MODEL.ADAPTER.ALPHA": above(0, 1_000_000),
+    "MODEL.ADAPTER.PATTERNS": names("regular expressions", _is_pattern),
+    "MODEL.ADAPTER.SKIP_BLOCKS": within(0, 1000),
+    "MODEL.ADAPTER.TOKENS": within(2, 10_000),
     "MODEL.SEM_SEG_HEAD.NAME": registered("heads"),
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": names("feature maps", _is_name, least=1),
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": Rule("255, as in every label map", lambda label: label == 255),
@@ -203,6 +218,8 @@ RULES: dict[str, Rule] = {
     "SOLVER.OPTIMIZER": one_of("ADAMW", "SGD"),
     "SOLVER.BASE_LR": above(0, 1000),
     "SOLVER.BACKBONE_MULTIPLIER": within(0, 1000),
+    "SOLVER.ADAPTER_MULTIPLIER": within(0, 1000),
+    "SOLVER.ADAPTER_DECAY": one_of("constant", "cosine"),
     "SOLVER.MOMENTUM": SHARE,
     "SOLVER.WEIGHT_DECAY": within(0, 1000),
     "SOLVER.WEIGHT_DECAY_NORM": within(0, 1000),

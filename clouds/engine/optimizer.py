@@ -5,6 +5,7 @@ that a resumed run needs to restore the iteration only.
 """
 
 import bisect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from clouds.d2 import CfgNode
 from clouds.errors import UserError
+from clouds.modeling.backbone import Adapter
 
 GradientClipper = Callable[[Iterable[nn.Parameter]], None]
 
@@ -31,17 +33,24 @@ def parameter_groups(
     weight_decay_norm: float,
     weight_decay_embed: float,
     backbone_multiplier: float,
+    adapter_multiplier: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters into optimizer groups, one per distinct (lr, weight_decay).
 
     The module that directly owns a parameter decides: norms and embeddings have their own decay, position tables have
-    none, and everything whose module path contains ``backbone`` learns at ``base_lr * backbone_multiplier``. Few large
-    groups let the optimizer update many tensors in one call. A parameter used twice is listed once, under its first
-    owner.
+    none, and everything whose module path contains ``backbone`` learns at ``base_lr * backbone_multiplier``, or at
+    ``base_lr * adapter_multiplier`` if the backbone has an adapter, which is then all that it trains. Few large groups
+    let the optimizer update many tensors in one call. A parameter used twice is listed once, under its first owner.
+
+    Returns:
+        The groups; those of an adapter have the entry ``"adapter": True``.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
+    adapted = any(isinstance(module, Adapter) for module in model.modules())
+    multiplier = adapter_multiplier if adapted else backbone_multiplier
     for module_name, module in model.named_modules():
+        in_backbone = "backbone" in module_name
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or parameter in seen:
                 continue
@@ -54,9 +63,12 @@ def parameter_groups(
                 decay = 0.0
             else:
                 decay = weight_decay
-            lr = base_lr * backbone_multiplier if "backbone" in module_name else base_lr
-            groups.setdefault((lr, decay), []).append(parameter)
-    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+            lr = base_lr * multiplier if in_backbone else base_lr
+            groups.setdefault((lr, decay, adapted and in_backbone), []).append(parameter)
+    return [
+        {"params": params, "lr": lr, "weight_decay": decay, **({"adapter": True} if of_adapter else {})}
+        for (lr, decay, of_adapter), params in groups.items()
+    ]
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -73,6 +85,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
         backbone_multiplier=solver.BACKBONE_MULTIPLIER,
+        adapter_multiplier=solver.ADAPTER_MULTIPLIER,
     )
     if not groups:
         raise UserError("The model has no trainable parameter: check what MODEL.* freezes.")
@@ -162,20 +175,59 @@ def learning_rate_factor(cfg: CfgNode) -> Callable[[int], float]:
     return lambda iteration: warmup(iteration) * schedule(iteration)
 
 
-class Schedule(LambdaLR):
-    """Scheduler that also sets the learning rates when its state is loaded. Load it after the optimizer.
+def cosine_factor(iteration: int, *, max_iter: int) -> float:
+    """Return half a cosine wave from 1 at iteration 0 to 0 from `max_iter` on."""
+    return (1 + math.cos(math.pi * min(iteration / max_iter, 1))) / 2
 
-    The base rates and the schedule are those of this training, not those in the state: a run may continue under others,
-    for example with a larger ``MAX_ITER``.
+
+class Schedule(LambdaLR):
+    """Scheduler of learning rates, and of the weight decay of adapters. Load its state after that of the optimizer.
+
+    The base values and the schedules are those of this training, not those in the state: a run may continue under
+    others, for example with a larger ``MAX_ITER``. Loading the state also sets the values.
     """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        factor: Callable[[int], float],
+        adapter_decay: Callable[[int], float] | None = None,
+    ) -> None:
+        """
+        Args:
+            optimizer: optimizer of `parameter_groups`.
+            factor: factor on the base rates as a function of the iteration.
+            adapter_decay: factor on the weight decay of adapters as a function of the iteration; None keeps it.
+        """
+        self._adapter_decay = adapter_decay
+        self._base_decays = [group["weight_decay"] for group in optimizer.param_groups]
+        super().__init__(optimizer, factor)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go on to the next iteration."""
+        super().step(epoch)
+        self._set_decays()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, of which `load_state_dict` uses the iteration."""
+        own = ("_adapter_decay", "_base_decays")
+        return {key: value for key, value in super().state_dict().items() if key not in own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue on this schedule at the iteration in `state_dict`."""
         super().load_state_dict({**state_dict, "base_lrs": self.base_lrs})
         for group, rate, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
             group["lr"] = rate * factor(self.last_epoch)
+        self._set_decays()
+
+    def _set_decays(self) -> None:
+        for group, decay in zip(self.optimizer.param_groups, self._base_decays, strict=True):
+            if self._adapter_decay and group.get("adapter"):
+                group["weight_decay"] = decay * self._adapter_decay(self.last_epoch)
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
     """Build the scheduler of ``SOLVER.LR_SCHEDULER_NAME``, which is stepped once after every iteration."""
-    return Schedule(optimizer, learning_rate_factor(cfg))
+    annealed = cfg.SOLVER.ADAPTER_DECAY == "cosine"
+    decay = partial(cosine_factor, max_iter=cfg.SOLVER.MAX_ITER) if annealed else None
+    return Schedule(optimizer, learning_rate_factor(cfg), decay)

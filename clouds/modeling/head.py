@@ -37,7 +37,11 @@ class CLOUDSHead(nn.Module):
         return self.predictor.uses_text
 
     def forward(
-        self, features: dict[str, Tensor], text: TextClassifier | None, void: Tensor | None
+        self,
+        features: dict[str, Tensor],
+        text: TextClassifier | None,
+        void: Tensor | None,
+        query_position: Tensor | None = None,
     ) -> list[Prediction]:
         """Predict classes and masks.
 
@@ -45,10 +49,11 @@ class CLOUDSHead(nn.Module):
             features: the backbone's maps (B, C, h, w) by name.
             text: embeddings of the class names; only a text head uses them.
             void: (1, D) learnt embedding of "no object"; only a text head uses it.
+            query_position: (Q, C) position embeddings of the decoder's queries; default: its own.
 
         Returns:
             The last prediction is the result. In training, those before it serve deep supervision; in evaluation,
             there are no others.
         """
         mask_features, maps = self.pixel_decoder(features)
-        return self.predictor(maps, mask_features, text, void)
+        return self.predictor(maps, mask_features, text, void, query_position)

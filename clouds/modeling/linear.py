@@ -7,21 +7,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 
 class OneDNNLinear(nn.Linear):
     """Linear layer whose products of float32 numbers on a CPU are those of oneDNN; equal up to rounding.
 
     Under autocast, on other devices and while it is compiled, it is torch's own layer. It has no second derivative.
+
+    Attributes:
+        uses_onednn: whether oneDNN computes the products. A subclass may start with False; `use_onednn` sets True.
     """
+
+    uses_onednn = True
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        own = input.device.type != "cpu" or input.dtype is not torch.float32 or not input.numel()
+        return self.product(input, self.weight, self.bias)
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Compute ``x @ weight.T + bias`` for (..., C) and (D, C); returns (..., D)."""
+        own = not self.uses_onednn or x.device.type != "cpu" or x.dtype is not torch.float32 or not x.numel()
         if own or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
-            return super().forward(input)
-        rows: Tensor = _Linear.apply(input.reshape(-1, self.in_features), self.weight, self.bias)
-        return rows.unflatten(0, input.shape[:-1]) if input.dim() > 1 else rows[0]
+            return F.linear(x, weight, bias)
+        rows: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+        return rows.unflatten(0, x.shape[:-1]) if x.dim() > 1 else rows[0]
 
 
 class _Linear(torch.autograd.Function):
@@ -60,6 +70,8 @@ def use_onednn(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Linear:  # a subclass may compute something else
             module.__class__ = OneDNNLinear
+        elif isinstance(module, OneDNNLinear):
+            module.uses_onednn = True
 
 
 def onednn_is_faster() -> bool:

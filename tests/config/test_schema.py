@@ -35,7 +35,7 @@ SHARES = """
 """
 FACTORS = """
     SOLVER.BACKBONE_MULTIPLIER SOLVER.WEIGHT_DECAY SOLVER.WEIGHT_DECAY_NORM SOLVER.WEIGHT_DECAY_EMBED
-    SOLVER.POLY_LR_POWER
+    SOLVER.POLY_LR_POWER SOLVER.ADAPTER_MULTIPLIER MODEL.ADAPTER.SKIP_BLOCKS
 """
 PERIODS = """
     MODEL.CLOUDS.PANEL_PERIOD MODEL.CLOUDS.SAM.SIZE_THRESHOLD SOLVER.WARMUP_ITERS SOLVER.CHECKPOINT_PERIOD
@@ -52,7 +52,7 @@ FROM_1 = {
     254: "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
     100: "MODEL.MASK_FORMER.DEC_LAYERS MODEL.MASK_FORMER.OVERSAMPLE_RATIO",
     1024: HEADS,
-    4096: CHANNELS,
+    4096: f"{CHANNELS} MODEL.ADAPTER.RANK",
     10_000: "MODEL.CLOUDS.SAM.NUM_POINTS MODEL.MASK_FORMER.NUM_OBJECT_QUERIES SOLVER.IMS_PER_BATCH",
     16_384: "INPUT.INITIAL_HEIGHT INPUT.INITIAL_WIDTH",
     65_536: WIDE,
@@ -62,12 +62,13 @@ FROM_1 = {
 ABOVE_0 = {
     1: "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA",
     1000: "DATASETS.SOURCE_FACTOR DATASETS.TARGET_FACTOR SOLVER.BASE_LR SOLVER.GAMMA",
-    1_000_000: "MODEL.CLOUDS.SAM.CACHE_SIZE DATALOADER.RARE_CLASS.TEMPERATURE",
+    1_000_000: "MODEL.CLOUDS.SAM.CACHE_SIZE DATALOADER.RARE_CLASS.TEMPERATURE MODEL.ADAPTER.ALPHA",
 }
 RANGES = {
     **{key: lambda value, high=high: 0 <= value <= high for high, keys in FROM_0.items() for key in keys.split()},
     **{key: lambda value, high=high: 1 <= value <= high for high, keys in FROM_1.items() for key in keys.split()},
     **{key: lambda value, high=high: 0 < value <= high for high, keys in ABOVE_0.items() for key in keys.split()},
+    "MODEL.ADAPTER.TOKENS": lambda value: 2 <= value <= 10_000,
     "DATALOADER.NUM_WORKERS": lambda value: -1 <= value <= 256,
     "SEED": lambda value: -(2**31) <= value < 2**31,
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": lambda value: value == 255,
@@ -82,6 +83,7 @@ CHOICES = {
     "MODEL.CLOUDS.SAM.SELECTION_MODE": {"random", "center", "largest_component"},
     "MODEL.CLOUDS.SAM.DTYPE": {"auto", "float32", "bfloat16"},
     "DATALOADER.ON_ERROR": {"raise", "skip"},
+    "SOLVER.ADAPTER_DECAY": {"constant", "cosine"},
     "SOLVER.OPTIMIZER": {"ADAMW", "SGD"},
     "SOLVER.LR_SCHEDULER_NAME": {"WarmupMultiStepLR", "WarmupPolyLR"},
     "SOLVER.WARMUP_METHOD": {"linear", "constant"},
@@ -107,6 +109,7 @@ LISTS = {
         ([["res5"], ["a", "b"]], [[], [""], ["res5", "res5"], ["a\0"]]),
     ),
     **dict.fromkeys(("DATASETS.TRAIN", "DATASETS.TEST"), ([(), ("a", "b")], [("",), ("a", "a"), ("a\n",)])),
+    "MODEL.ADAPTER.PATTERNS": ([(), (r"mlp\.fc[12]", "a|b")], [("",), ("a", "a"), ("(",), ("a\n",)]),
     "DATASETS.CUSTOM": ([(), ("a/b.yaml",)], [("",), ("a", "a"), ("a\0",), ("x" * 256,)]),
     "DATASETS.MODULES": ([(), ("a.b",)], [("",), ("a/b.py",), ("a.",), ("a", "a")]),
 }
@@ -124,6 +127,7 @@ TEXTS = {
         (["", "a/b", "laion2b_s29b"], ["https://a.b/c", *LONG]),
     ),
     **dict.fromkeys(("WANDB.PROJECT", "WANDB.NAME"), (["", "a b"], ["a\0", "a\nb", "x" * 5000])),
+    "MODEL.ADAPTER.NAME": (["", "Mine"], ["a\0", "a\nb"]),
     "TEST.SELECT_ON": (["", "gta5_val"], ["a\0", "a\nb"]),
     # The registry checks that the name exists.
     **dict.fromkeys(

@@ -32,6 +32,10 @@ def logged(caplog, *opts, file=None):
         ("MODEL.CLOUDS.SAM.ENABLED", "True", ("MODEL.CLOUDS.SAM.MINIBATCH", "True")),
         ("SOLVER.CLIP_GRADIENTS.NORM_TYPE", "1", ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm")),
         ("SOLVER.AMP.DTYPE", "bfloat16", ("TEST.AMP", "True")),
+        ("MODEL.ADAPTER.RANK", "4", ("MODEL.ADAPTER.NAME", "SoMA")),
+        ("MODEL.ADAPTER.ALPHA", "4", ("MODEL.ADAPTER.NAME", "LoRA")),
+        ("MODEL.ADAPTER.TOKENS", "4", ("MODEL.ADAPTER.NAME", "Rein")),
+        ("SOLVER.ADAPTER_DECAY", "cosine", ("MODEL.ADAPTER.NAME", "Mine")),
         ("WANDB.NAME", "mine", ("WANDB.PROJECT", "ours")),
         ("CUDNN_BENCHMARK", "True", ("INPUT.CROP.ENABLED", "True")),
         ("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", "0.75", ("INPUT.CROP.ENABLED", "True")),
@@ -77,3 +81,17 @@ def test_the_table_names_keys_that_exist():
         named |= set(relations._reasons(load_config(None, [*opts, "SOLVER.LR_SCHEDULER_NAME", scheduler])))
     assert len(named) > 30
     assert not [name for name in named if not any(f"{key}.".startswith(f"{name}.") for key in KNOWN)]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "key", "value"),
+    [
+        ("SoMA", "MODEL.ADAPTER.ALPHA", "8"),
+        ("Rein", "MODEL.ADAPTER.PATTERNS", "('a',)"),
+        ("LoRA", "MODEL.ADAPTER.LINK_QUERIES", "True"),
+        ("LoRA", "SOLVER.BACKBONE_MULTIPLIER", "0.5"),
+    ],
+)
+def test_keys_of_another_adapter(caplog, adapter, key, value):
+    [line] = logged(caplog, "MODEL.ADAPTER.NAME", adapter, key, value)
+    assert f"no effect in this config: {key} (" in line

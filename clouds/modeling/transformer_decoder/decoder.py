@@ -139,7 +139,12 @@ class MaskedTransformerDecoder(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, maps: Sequence[Tensor], mask_features: Tensor, text: TextClassifier | None, void: Tensor | None
+        self,
+        maps: Sequence[Tensor],
+        mask_features: Tensor,
+        text: TextClassifier | None,
+        void: Tensor | None,
+        query_position: Tensor | None = None,
     ) -> list[Prediction]:
         """Predict classes and masks.
 
@@ -148,6 +153,7 @@ class MaskedTransformerDecoder(nn.Module):
             mask_features: (B, E, h, w).
             text: text classifier; only a text head uses it.
             void: (1, D) learnt embedding of "no object"; only a text head uses it.
+            query_position: (Q, C) position embeddings of the queries; default: `query_embed`, the decoder's own.
 
         Returns:
             In training, the prediction of the learnt queries and one after each layer; the last is the result. In
@@ -166,7 +172,7 @@ class MaskedTransformerDecoder(nn.Module):
         # are resized once instead of the masks in every layer.
         coarse = [] if self.training else [resized(mask_features, size) for size in sizes]
         queries = self.query_feat.weight.expand(batch, -1, -1)
-        query_position = self.query_embed.weight
+        query_position = self.query_embed.weight if query_position is None else query_position
         predictions: list[Prediction] = []
         layers = zip(
             self.transformer_cross_attention_layers,

@@ -1,0 +1,142 @@
+"""LoRA: a trained difference of low rank for the linear layers of a frozen tower.
+
+Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, ICLR 2022, section 4.1.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from clouds.d2 import CfgNode, configurable
+from clouds.modeling.backbone.adapters.base import ADAPTER_REGISTRY, adapted_layers
+from clouds.modeling.backbone.base import Adapter, SegmentationBackbone
+from clouds.modeling.linear import OneDNNLinear
+
+
+class LoRALinear(OneDNNLinear):
+    """Frozen linear layer with a trained difference of rank r: ``W x + b + scale * B (A x)``.
+
+    An existing layer becomes one by `adapt`: its weight and bias stay the same objects under the same names.
+
+    Attributes:
+        lora_A: A, (r, in_features).
+        lora_B: B, (out_features, r).
+        scale: factor on B A.
+    """
+
+    uses_onednn = False
+    lora_A: nn.Parameter
+    lora_B: nn.Parameter
+    scale: float
+
+    @classmethod
+    def adapt(cls, layer: nn.Linear, rank: int, scale: float) -> Self:
+        """Change a linear layer in place into one with a difference, which is 0, and return it."""
+        uses_onednn = isinstance(layer, OneDNNLinear)
+        layer.__class__ = cls
+        assert isinstance(layer, cls)
+        layer.uses_onednn, layer.scale = uses_onednn, scale
+        layer.start(rank)
+        return layer
+
+    def start(self, rank: int) -> None:
+        """Create the factors: A random, Kaiming-uniform as in peft, and B zero."""
+        self.lora_A = nn.Parameter(self.weight.new_empty(rank, self.in_features))
+        self.lora_B = nn.Parameter(self.weight.new_zeros(self.out_features, rank))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        return super().forward(input) + self.difference(input)
+
+    def difference(self, x: Tensor) -> Tensor:
+        """Return what the adapter adds to the output for an input (..., in_features)."""
+        return self.product(self.product(x, self.lora_A), self.lora_B) * self.scale
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return (B, A), whose product is the difference of the weights; B contains the scale."""
+        return self.lora_B.detach() * self.scale, self.lora_A.detach()
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add the difference to the weight, as a new tensor, and become an ordinary linear layer."""
+        b, a = self.factors()
+        merged = (self.weight.double() + b.double() @ a.double()).to(self.weight.dtype)
+        self.weight = nn.Parameter(merged, requires_grad=False)
+        self.remove()
+        layer: nn.Linear = self
+        layer.__class__ = OneDNNLinear if self.uses_onednn else nn.Linear
+        del self.uses_onednn, self.scale
+
+    def remove(self) -> None:
+        """Delete the factors."""
+        del self.lora_A, self.lora_B
+
+
+@ADAPTER_REGISTRY.register()
+class LoRA(Adapter):
+    """LoRA in the linear layers of a tower's blocks.
+
+    Attributes:
+        layers: adapted layers by their names in the tower.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: SegmentationBackbone,
+        rank: int,
+        alpha: float,
+        patterns: Sequence[str] = (),
+        skip_blocks: int = 0,
+    ) -> None:
+        """
+        Args:
+            backbone: frozen backbone, whose layers are changed in place.
+            rank: r, rank of each difference.
+            alpha: numerator of the scale alpha / r.
+            patterns: regular expressions for the names of layers inside a block; default: the backbone's own.
+            skip_blocks: number of blocks at the tower's beginning that stay as they are.
+
+        Raises:
+            ValueError: a pattern matches no layer, or the rank is larger than a side of a layer.
+        """
+        super().__init__()
+        self.rank = rank
+        patterns = tuple(patterns) or backbone.adapter_patterns
+        if not patterns:
+            kind = type(backbone.tower).__name__
+            raise ValueError(f"patterns is empty, and a {kind} declares no layers that can be adapted")
+        layers = adapted_layers(backbone, patterns, skip_blocks)
+        for name, layer in layers.items():
+            if rank > min(layer.weight.shape):
+                raise ValueError(
+                    f"rank is {rank}, but {name} maps {layer.in_features} to {layer.out_features} channels, and a rank "
+                    f"is at most {min(layer.weight.shape)} there"
+                )
+        # A dict of modules registers none of them: their tensors have their places in the tower.
+        self.layers = {name: self.adapted(layer, alpha) for name, layer in layers.items()}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, backbone: SegmentationBackbone) -> dict[str, Any]:
+        adapter = cfg.MODEL.ADAPTER
+        return {
+            "backbone": backbone,
+            "rank": adapter.RANK,
+            "alpha": adapter.ALPHA,
+            "patterns": adapter.PATTERNS,
+            "skip_blocks": adapter.SKIP_BLOCKS,
+        }
+
+    def adapted(self, layer: nn.Linear, alpha: float) -> LoRALinear:
+        """Change a layer in place, and return it."""
+        return LoRALinear.adapt(layer, self.rank, alpha / self.rank)
+
+    def merge(self) -> None:
+        """Add the differences to the weights of the tower, whose layers become ordinary ones."""
+        for layer in self.layers.values():
+            layer.merge()

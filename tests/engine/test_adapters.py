@@ -1,0 +1,70 @@
+"""Adapters in the real loop, through the config: training, checkpoints, resuming, evaluation, loading, saving."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import clouds
+from clouds.commands import train
+from clouds.modeling.backbone.open_clip_models import load_open_clip
+from tests.engine.test_end_to_end import config, last_table, scores  # noqa: F401  (config is a fixture)
+from tests.engine.test_resume import same, trained
+
+ADAPTED = ("MODEL.ADAPTER.RANK", "4", "SOLVER.ADAPTER_DECAY", "cosine", "SOLVER.CHECKPOINT_PERIOD", "10")
+
+
+@pytest.fixture
+def file(config: Callable[..., str], tmp_path: Path) -> str:  # noqa: F811
+    """The config of a small frozen CLIP that has its weights from a file."""
+    config()
+    weights = tmp_path / "clip.pt"
+    torch.save(load_open_clip(str(tmp_path / "clip.json")).state_dict(), weights)
+    return config(backbone="CLIP", weights=str(weights))
+
+
+@pytest.mark.parametrize("name", ["LoRA", "SoMA"])
+def test_train_resume_evaluate_load_and_save(
+    file: str, tmp_path: Path, tiny_root: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    words = ["--config-file", file, "MODEL.ADAPTER.NAME", name, *ADAPTED, "OUTPUT_DIR"]
+    run, resumed = tmp_path / "run", tmp_path / "resumed"
+    assert train.main([*words, str(run)]) == 0
+    assert scores(run)[-1] > scores(run)[0] + 20
+
+    # The factors alone are stored, and the tower is recognized as that of a frozen training.
+    content = trained(run / "model_final.pth")
+    stored = [key for key in content["model"] if key.startswith("backbone.")]
+    copies = {"initial_A", "initial_B"} if name == "SoMA" else set()
+    assert {key.rpartition(".")[2] for key in stored} == {"lora_A", "lora_B"} | copies
+    frozen = ["--config-file", file, "OUTPUT_DIR", str(tmp_path / "frozen"), "SOLVER.MAX_ITER", "1"]
+    assert train.main(frozen) == 0
+    assert content["tower_sha256"] == trained(tmp_path / "frozen" / "model_final.pth")["tower_sha256"]
+
+    # A resumed training has the bits of an uninterrupted one.
+    shutil.copytree(run, resumed)
+    for later in ("model_final.pth", "model_0000019.pth"):
+        (resumed / later).unlink()
+    (resumed / "last_checkpoint").write_text("model_0000009.pth")
+    assert train.main(["--resume", *words, str(resumed)]) == 0
+    assert "Starting training from iteration 10" in (resumed / "log.txt").read_text()
+    assert same(trained(resumed / "model_final.pth"), content)
+
+    weights = str(run / "model_final.pth")
+    assert train.main(["--eval-only", *words, str(tmp_path / "eval"), "MODEL.WEIGHTS", weights]) == 0
+    assert last_table(tmp_path / "eval") == last_table(run)
+
+    # The adapter of a checkpoint replaces the one that the network was built with.
+    model = clouds.load(run, device="cpu")
+    image = tiny_root / "val" / "images" / "0.png"
+    assert all(torch.equal(model.network.state_dict()[key], content["model"][key]) for key in stored)
+    model.save_pretrained(tmp_path / "saved")
+    again = clouds.load(tmp_path / "saved", device="cpu")
+    assert (again(image).labels == model(image).labels).all()
+
+    capsys.readouterr()
+    without = ["--config-file", file, "--eval-only", "OUTPUT_DIR", str(tmp_path / "eval"), "MODEL.WEIGHTS", weights]
+    assert train.main(without) == 2
+    assert "MODEL.ADAPTER" in capsys.readouterr().err
