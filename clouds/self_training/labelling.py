@@ -87,7 +87,8 @@ def label_batch(
         shared = model.backbone(student.preprocess([x["image"] for x in batch], canvas))
         batch = [{**x, "features": shared} for x in batch]
         features = {name: maps[generated] for name, maps in shared.items()}
-    prediction = model.sem_seg_head(features, model.text_classifier(model.train_classes), model.void)[-1]
+    text = model.text_classifier(model.train_classes)
+    prediction = model.sem_seg_head(features, text, model.void, model.backbone.queries)[-1]
     if geometric_ensemble:
         prediction = model.ensemble(prediction, features, model.train_classes)
 

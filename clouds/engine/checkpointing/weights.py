@@ -1,7 +1,7 @@
 """State dicts: reading them from files, finding what training cannot change, and loading with a short report."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,12 @@ def load_weights(
     if complete and absent:
         raise UserError(f"{source} lacks {some_keys(absent)} of this model, which cannot be left untrained; {advice}.")
 
+    if complete and (extra := _of_an_adapter(unexpected, own)):
+        raise UserError(
+            f"{source} has {some_keys(extra)} of an adapter that this model lacks: set MODEL.ADAPTER.* as in the config "
+            "it was trained with."
+        )
+
     model.load_state_dict(known, strict=False)
     kept = len(frozen - weights.keys())
     aside = f" ({kept} of the frozen backbone are not in the file and keep their values)" if kept else ""
@@ -140,6 +146,16 @@ def load_weights(
         f"Loaded {len(known)} tensors from {source}{aside}",
         f"Missing: {some_keys(missing)}",
         f"Unexpected: {some_keys(unexpected)}",
+    ]
+
+
+def _of_an_adapter(unexpected: Sequence[str], own: Collection[str]) -> list[str]:
+    """Return the keys of an adapter's own tensors, and of those it adds to layers that the backbone has."""
+    layers = {key.rpartition(".")[0] for key in own}
+    return [
+        key
+        for key in unexpected
+        if key.startswith(f"{BACKBONE}adapter.") or (key.startswith(BACKBONE) and key.rpartition(".")[0] in layers)
     ]
 
 
