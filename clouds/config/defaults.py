@@ -30,7 +30,16 @@ DEFAULTS: dict[str, Any] = {
         "PIXEL_MEAN": [],  # mean of the input in RGB, 0..255; empty: the backbone's own
         "PIXEL_STD": [],  # standard deviation of the input in RGB, 0..255; empty: the backbone's own
         "BACKBONE": {
-            "NAME": "CLIP",  # name in the registry of backbones; "CLIP": frozen towers, "TrainableCLIP": trained ones
+            # Name in the registry of backbones: "CLIP" has frozen towers, "TimmTower" a frozen image tower of timm;
+            # that of "TrainableCLIP" or "TrainableTimmTower" is trained.
+            "NAME": "CLIP",
+            "CHECKPOINTING": False,  # recompute the activations of a trained or adapted tower: less memory, more time
+            "TIMM": {
+                # timm name with the tag of its weights, "hf-hub:" name, or folder with config.json and weights.
+                "MODEL_NAME": "convnext_large.dinov3_lvd1689m",
+                "WEIGHTS": "pretrained",  # or a file (.safetensors, .pth); "": random
+                "PATCH_SIZE": 16,  # pixels to which the patches of a plain transformer are resampled; 0: its own size
+            },
         },
         # A few trained parameters that change the features of a frozen tower.
         "ADAPTER": {

@@ -87,12 +87,24 @@ def _reasons(cfg: CfgNode) -> dict[str, str]:
     Keys of a backbone or a sampler that is not of this package are left to it.
     """
     clouds, sam, data, solver = cfg.MODEL.CLOUDS, cfg.MODEL.CLOUDS.SAM, cfg.DATALOADER, cfg.SOLVER
-    of_clip = cfg.MODEL.BACKBONE.NAME in ("CLIP", "TrainableCLIP")
+    backbone = cfg.MODEL.BACKBONE.NAME
+    of_clip, of_timm = backbone in ("CLIP", "TrainableCLIP"), backbone in ("TimmTower", "TrainableTimmTower")
     name = clouds.CLIP_MODEL_NAME
     own_weights = of_clip and (name.startswith(("local-dir:", "hf-hub:")) or Path(name).is_dir())
     no_ensemble = not clouds.GEOMETRIC_ENSEMBLE and not clouds.GEOMETRIC_ENSEMBLE_EMA
     adapter = cfg.MODEL.ADAPTER
     table = (
+        (of_clip, f"MODEL.BACKBONE.NAME is {backbone}", "MODEL.BACKBONE.TIMM"),
+        (
+            of_timm,
+            f"MODEL.BACKBONE.NAME is {backbone}",
+            *("MODEL.CLOUDS.CLIP_MODEL_NAME", "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS", "MODEL.CLOUDS.EMBED_DIM"),
+        ),
+        (
+            backbone in ("CLIP", "TimmTower") and not adapter.NAME,
+            "the backbone is frozen",
+            "MODEL.BACKBONE.CHECKPOINTING",
+        ),
         (own_weights, "MODEL.CLOUDS.CLIP_MODEL_NAME has its own weights", "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS"),
         (
             not adapter.NAME,

@@ -13,13 +13,26 @@ processes. The average is the gradient of the whole batch under three conditions
 All processes must call each function together. With a single process, nothing is exchanged.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clouds.d2 import comm
+from clouds.d2.groups import wait_for_all
 from clouds.utils.transfer import download
+
+
+@contextmanager
+def first_of_machine_first() -> Iterator[None]:
+    """Context that the first process of each machine leaves before the others enter it, to fill a download cache."""
+    if comm.get_local_rank() > 0:
+        wait_for_all()
+    yield
+    if comm.get_local_rank() == 0:
+        wait_for_all()
 
 
 def largest_over_processes(size: tuple[int, int], group: Any = None) -> tuple[int, int]:

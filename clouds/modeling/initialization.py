@@ -1,4 +1,4 @@
-"""Construction of modules whose weights are loaded right afterwards."""
+"""Construction of modules whose weights are loaded right afterwards, and of those without weights."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -30,3 +30,14 @@ class NoRandomInitialization(TorchFunctionMode):
         if func in _RANDOM:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
+
+
+def open_residual_branches(model: nn.Module) -> None:
+    """Set the layer scales of a model of timm without weights to 1.
+
+    timm initializes them with 1e-6, for trainings of hundred thousands of iterations; in a short training they would
+    hardly grow, and the blocks would stay without effect.
+    """
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] in ("gamma", "gamma_1", "gamma_2"):
+            nn.init.ones_(parameter)

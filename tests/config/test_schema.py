@@ -43,6 +43,7 @@ PERIODS = """
 """
 FROM_0 = {1: SHARES, 1000: FACTORS, 1_000_000: LOSS_WEIGHTS, 10**9: PERIODS} | {
     100: "INPUT.COLOR_AUG_STRENGTH MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS",
+    64: "MODEL.BACKBONE.TIMM.PATCH_SIZE",
     128: "MODEL.MASK_FORMER.SIZE_DIVISIBILITY",
     16_384: "INPUT.TEST_SHORT_EDGE",
 }
@@ -121,7 +122,11 @@ TEXTS = {
         ["gpu", "cuda:", "cpu:x", "Cuda", "", "cuda:9999"],
     ),
     "MODEL.WEIGHTS": (["", "a.pth", f"https://a.b/{'x' * 999}"], LONG),
-    "MODEL.CLOUDS.CLIP_MODEL_NAME": (["RN50", "hf-hub:a/b", "a/b"], ["", *LONG]),
+    **dict.fromkeys(
+        ("MODEL.CLOUDS.CLIP_MODEL_NAME", "MODEL.BACKBONE.TIMM.MODEL_NAME"),
+        (["RN50", "hf-hub:a/b", "a/b"], ["", *LONG]),
+    ),
+    "MODEL.BACKBONE.TIMM.WEIGHTS": (["", "pretrained", "a/b.pth"], ["https://a.b/c", *LONG]),
     **dict.fromkeys(
         ("MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS", "MODEL.CLOUDS.SAM.WEIGHTS", "MODEL.CLOUDS.SAM.CACHE_DIR"),
         (["", "a/b", "laion2b_s29b"], ["https://a.b/c", *LONG]),

@@ -38,6 +38,8 @@ def logged(caplog, *opts, file=None):
         ("SOLVER.ADAPTER_DECAY", "cosine", ("MODEL.ADAPTER.NAME", "Mine")),
         ("WANDB.NAME", "mine", ("WANDB.PROJECT", "ours")),
         ("CUDNN_BENCHMARK", "True", ("INPUT.CROP.ENABLED", "True")),
+        ("MODEL.BACKBONE.TIMM.PATCH_SIZE", "8", ("MODEL.BACKBONE.NAME", "TimmTower")),
+        ("MODEL.BACKBONE.CHECKPOINTING", "True", ("MODEL.BACKBONE.NAME", "TrainableCLIP")),
         ("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", "0.75", ("INPUT.CROP.ENABLED", "True")),
     ],
 )
@@ -54,6 +56,11 @@ def test_other_keys_are_not_named(caplog, tmp_path):
     assert logged(caplog, "MODEL.CLOUDS.SAM.ENABLED", "False", "WANDB.NAME", "", "MODEL.CLOUDS.PANEL_PERIOD", "0") == []
     (tmp_path / "a.yaml").write_text("SOLVER: {MOMENTUM: 0.5}\n")  # as a base of several configs may have it
     assert logged(caplog, file=tmp_path / "a.yaml") == []
+
+
+def test_the_keys_of_clip_have_no_effect_on_a_tower_of_timm(caplog):
+    [line] = logged(caplog, "MODEL.BACKBONE.NAME", "TimmTower", "MODEL.CLOUDS.CLIP_MODEL_NAME", "RN50")
+    assert line.endswith("MODEL.CLOUDS.CLIP_MODEL_NAME (MODEL.BACKBONE.NAME is TimmTower)")
 
 
 def test_clip_with_its_own_weights(caplog, tmp_path):

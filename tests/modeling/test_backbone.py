@@ -188,7 +188,7 @@ def test_the_blocks_of_clip_are_those_that_the_maps_pass(name: str) -> None:
     backbone(torch.zeros(1, 3, 64, 64))
     assert passed == backbone.blocks
     layers = [[n for n, _ in block.named_modules() if re.fullmatch(r"mlp\.fc[12]", n)] for block in backbone.blocks]
-    assert backbone.adapter_patterns == ((r"mlp\.fc[12]",) if backbone.is_convnext else ())
+    assert backbone.adapter_patterns == ((r"mlp\.(fc[12]|fc1_[gx])",) if backbone.is_convnext else ())
     assert all(layers) is backbone.is_convnext
     assert backbone.tokens is None
 

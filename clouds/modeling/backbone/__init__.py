@@ -2,5 +2,15 @@
 
 from clouds.modeling.backbone.base import Adapter, SegmentationBackbone, TextTower, TokenLayout
 from clouds.modeling.backbone.clip import CLIP, TrainableCLIP
+from clouds.modeling.backbone.timm_towers import TimmTower, TrainableTimmTower
 
-__all__ = ["CLIP", "Adapter", "SegmentationBackbone", "TextTower", "TokenLayout", "TrainableCLIP"]
+__all__ = [
+    "CLIP",
+    "Adapter",
+    "SegmentationBackbone",
+    "TextTower",
+    "TimmTower",
+    "TokenLayout",
+    "TrainableCLIP",
+    "TrainableTimmTower",
+]

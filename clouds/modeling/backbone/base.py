@@ -18,7 +18,7 @@ Letters: B images, H x W network input, h x w feature map, Q masks, C channels, 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -103,6 +103,8 @@ class SegmentationBackbone(Backbone):
             backbone gives features without gradient, which student and teacher share.
         reloadable: whether the backbone loads its frozen weights from their source when it is built. If not,
             checkpoints must contain them.
+        checkpointing: whether the activations of a trained or adapted tower are recomputed in the backward pass, block
+            by block, which takes less memory and more time. `tower` then has timm's method `set_grad_checkpointing`.
         adapter: trained change of the frozen tower, see `adapt`; None without one.
     """
 
@@ -113,12 +115,14 @@ class SegmentationBackbone(Backbone):
         pixel_std: Sequence[float],
         trainable: bool,
         reloadable: bool,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.pixel_mean = tuple(pixel_mean)
         self.pixel_std = tuple(pixel_std)
         self.trainable = trainable
         self.reloadable = reloadable
+        self.checkpointing = checkpointing
         self.adapter: Adapter | None = None
 
     @abstractmethod
@@ -190,4 +194,7 @@ class SegmentationBackbone(Backbone):
         super().train(mode and self.trainable and self.adapter is None)
         if self.adapter is not None:
             self.adapter.train(mode)
+        if self.checkpointing:
+            tower: Any = self.tower
+            tower.set_grad_checkpointing(mode and self.trainable)
         return self

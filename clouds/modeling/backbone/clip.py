@@ -23,13 +23,14 @@ from clouds.modeling.backbone.open_clip_models import (
     normalization,
     resolve_model_name,
 )
+from clouds.modeling.backbone.timm_models import known_models
 from clouds.modeling.backbone.towers import (
-    CONVNEXT_PATTERNS,
     SUPPORTED,
     Stages,
     bfloat16_copy,
     feature_maps,
     image_tower,
+    layer_patterns,
     tower_blocks,
     tower_stages,
 )
@@ -57,6 +58,7 @@ class CLIP(SegmentationBackbone, TextTower):
         trainable: bool = False,
         reloadable: bool = True,
         out_features: Collection[str] | None = None,
+        checkpointing: bool = False,
     ) -> None:
         """
         Args:
@@ -67,12 +69,15 @@ class CLIP(SegmentationBackbone, TextTower):
             reloadable: whether the weights of `clip_model` come from a file or from the hub, not from a random
                 initialization.
             out_features: names of the maps that `forward` returns; default: all in `output_shape`.
+            checkpointing: whether to recompute the activations of a trained or adapted ConvNeXt in the backward pass.
 
         Raises:
             ValueError: an image tower of another type.
         """
         mean, std = normalization(clip_model)
-        super().__init__(pixel_mean=mean, pixel_std=std, trainable=trainable, reloadable=reloadable)
+        super().__init__(
+            pixel_mean=mean, pixel_std=std, trainable=trainable, reloadable=reloadable, checkpointing=checkpointing
+        )
         tower = image_tower(clip_model)
         if not isinstance(tower, SUPPORTED):
             raise ValueError(f"clip_model has a {type(tower).__name__}; it must have a ConvNeXt or a ModifiedResNet")
@@ -97,6 +102,11 @@ class CLIP(SegmentationBackbone, TextTower):
         # Built on the CPU and moved later; on "meta" at once, where a full-size model must not take memory first.
         device = "meta" if cfg.MODEL.DEVICE == "meta" else "cpu"
         if not has_own_weights(name) and not name.endswith(".json"):
+            if name not in open_clip.list_models() and name in known_models():
+                raise UserError(
+                    f"MODEL.CLOUDS.CLIP_MODEL_NAME is {name}, a model of timm: set MODEL.BACKBONE.TIMM.MODEL_NAME to "
+                    "it and MODEL.BACKBONE.NAME to TimmTower, or choose a model of open_clip."
+                )
             check_name("MODEL.CLOUDS.CLIP_MODEL_NAME", name, open_clip.list_models())
         keys = "check MODEL.CLOUDS.CLIP_MODEL_NAME and MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS"
         try:
@@ -109,12 +119,18 @@ class CLIP(SegmentationBackbone, TextTower):
                 f"CLIP model {name!r} has a {type(tower).__name__} as image tower; set MODEL.CLOUDS.CLIP_MODEL_NAME to "
                 "a model with a ConvNeXt of timm or a CLIP ResNet, such as convnext_large_d_320 or RN50."
             )
+        if cfg.MODEL.BACKBONE.CHECKPOINTING and not isinstance(tower, ConvNeXt):
+            raise UserError(
+                f"MODEL.BACKBONE.CHECKPOINTING is True, but CLIP model {name!r} has a {type(tower).__name__}, which "
+                "cannot recompute its activations: set it to False, or choose a ConvNeXt."
+            )
         return {
             "clip_model": clip_model,
             "model_name": resolve_model_name(name),
             "reloadable": bool(pretrained) or has_own_weights(name),
             # The last map serves the geometric ensemble; it is the last of the pyramid, so that it takes no memory.
             "out_features": {*cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, "clip_vis_dense"},
+            "checkpointing": cfg.MODEL.BACKBONE.CHECKPOINTING,
         }
 
     @classmethod
@@ -150,7 +166,7 @@ class CLIP(SegmentationBackbone, TextTower):
 
     @property
     def adapter_patterns(self) -> tuple[str, ...]:
-        return CONVNEXT_PATTERNS if self.is_convnext else ()
+        return layer_patterns(self.blocks)
 
     @property
     def _projection(self) -> Any:

@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from clouds.d2 import comm
-from clouds.d2.groups import wait_for_all
 from clouds.errors import UserError
-from clouds.modeling.initialization import NoRandomInitialization
+from clouds.modeling.distributed import first_of_machine_first
+from clouds.modeling.initialization import NoRandomInitialization, open_residual_branches
 from clouds.utils.open_clip import open_clip
 from clouds.utils.tensors import find_unusable
 from clouds.utils.torch_files import verify_model
@@ -91,28 +90,24 @@ def load_open_clip(name: str, pretrained: str = "", device: str = "cpu") -> nn.M
         options |= {"load_weights": False}
     else:
         options |= {"pretrained": pretrained or None, "require_pretrained": bool(pretrained) or has_own_weights(name)}
-    # The first process of each machine fills the download cache before the others read it.
-    if comm.get_local_rank() > 0:
-        wait_for_all()
     try:
-        # open_clip loads every parameter or fails: with weights, a random initialization would be overwritten.
-        with NoRandomInitialization() if options.get("require_pretrained") else nullcontext():
-            model = open_clip.create_model(model_name, **options)
-        if options.get("require_pretrained"):
-            for source in _weight_sources(model_name, pretrained):
-                verify_model(source)
-            if problem := find_unusable(model.state_dict()):
-                raise ValueError(problem)
+        with first_of_machine_first():
+            # open_clip loads every parameter or fails: with weights, a random initialization would be overwritten.
+            with NoRandomInitialization() if options.get("require_pretrained") else nullcontext():
+                model = open_clip.create_model(model_name, **options)
+            if options.get("require_pretrained"):
+                for source in _weight_sources(model_name, pretrained):
+                    verify_model(source)
+                if problem := find_unusable(model.state_dict()):
+                    raise ValueError(problem)
     except Exception as error:  # open_clip raises exceptions of many types on files that do not fit
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 240)
         raise UserError(
             f"CLIP model {name!r} with weights {pretrained!r} could not be loaded ({reason}): use an open_clip name "
             "with a tag (needs a network or a filled cache) or a weight file, or a folder with both."
         ) from error
-    if comm.get_local_rank() == 0:
-        wait_for_all()
     if not options.get("require_pretrained"):
-        _open_residual_branches(model)
+        open_residual_branches(model)
     return model
 
 
@@ -130,17 +125,6 @@ def _weight_sources(model_name: str, pretrained: str) -> list[str]:
         return [open_clip.pretrained.download_pretrained_from_hf(place)]
     tagged = open_clip.get_pretrained_cfg(model_name, pretrained)
     return [open_clip.download_pretrained(tagged) if tagged else pretrained]  # downloaded before: read from the cache
-
-
-def _open_residual_branches(model: nn.Module) -> None:
-    """Set the layer scales of a ConvNeXt without weights to 1.
-
-    timm initializes them with 1e-6, for trainings of hundred thousands of iterations; in a short training they would
-    hardly grow, and the blocks would stay without effect.
-    """
-    for name, parameter in model.named_parameters():
-        if name.endswith(".gamma"):
-            nn.init.ones_(parameter)
 
 
 def normalization(clip_model: nn.Module) -> tuple[list[float], list[float]]:

@@ -4,6 +4,7 @@ Letters: B images, C channels, H x W network input, h x w feature map.
 """
 
 import copy
+import re
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
@@ -17,8 +18,8 @@ from clouds.utils.open_clip import open_clip
 
 SUPPORTED = (ConvNeXt, open_clip.modified_resnet.ModifiedResNet)
 
-CONVNEXT_PATTERNS = (r"mlp\.fc[12]",)
-"""Names of a ConvNeXt's pointwise convolutions in a block, which timm computes as linear layers."""
+_BLOCKS = re.compile("blocks|layer[1-4]")  # names of lists of blocks in towers of timm and in a ResNet
+_LINEAR = (r"attn\.(qkv|[qkv]_proj|proj)", r"mlp\.(fc[12]|fc1_[gx])")
 
 Stages = dict[str, Sequence[nn.Module] | nn.Sequential]
 """Modules by name of the feature map that they compute from the map before it; the first take the images."""
@@ -49,11 +50,20 @@ def tower_stages(tower: Any) -> Stages:
     }
 
 
-def tower_blocks(tower: Any) -> list[nn.Module]:
-    """Return the residual blocks of a ConvNeXt or ModifiedResNet in the order in which they compute."""
-    if isinstance(tower, ConvNeXt):
-        return [block for stage in tower.stages for block in stage.blocks]
-    return [block for stage in (tower.layer1, tower.layer2, tower.layer3, tower.layer4) for block in stage]
+def tower_blocks(tower: nn.Module) -> list[nn.Module]:
+    """Return the residual blocks of a tower of timm or of a ModifiedResNet in the order in which they compute."""
+    lists = [part for name, part in tower.named_modules() if _BLOCKS.fullmatch(name.rpartition(".")[2])]
+    return [block for part in lists for block in part.children()]
+
+
+def layer_patterns(blocks: Collection[nn.Module]) -> tuple[str, ...]:
+    """Return those of the patterns of linear layers, see `SegmentationBackbone.adapter_patterns`, that blocks have.
+
+    These are the pointwise convolutions of a ConvNeXt, which timm computes as linear layers, or the projections of
+    attention and MLP in a transformer, with one or several layers for queries, keys and values.
+    """
+    names = {name for block in blocks for name, part in block.named_modules() if isinstance(part, nn.Linear)}
+    return tuple(pattern for pattern in _LINEAR if any(re.fullmatch(pattern, name) for name in names))
 
 
 def feature_maps(stages: Stages, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
