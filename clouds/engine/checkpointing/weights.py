@@ -135,7 +135,7 @@ def load_weights(
 
     if complete and (extra := _of_an_adapter(unexpected, own)):
         raise UserError(
-            f"{source} has {some_keys(extra)} of an adapter that this model lacks: set MODEL.ADAPTER.* as in the config "
+            f"{source} has {some_keys(extra)} of an adapter that this model lacks: set MODEL.ADAPTER as in the config "
             "it was trained with."
         )
 
