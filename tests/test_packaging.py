@@ -95,7 +95,7 @@ def test_the_metadata(metadata: email.message.Message) -> None:
     versions = {each.removeprefix(python) for each in metadata.get_all("Classifier", []) if each.startswith(python)}
     assert versions == {"3 :: Only", "3.11", "3.12", "3.13"}
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
-    assert set(metadata.get_all("Provides-Extra", [])) == {"export", "web", "wandb", "docs", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"export", "wandb", "dev"}
     assert 'clouds-dgss[export]; extra == "dev"' in metadata.get_all("Requires-Dist", [])
 
 

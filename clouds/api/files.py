@@ -12,7 +12,7 @@ from clouds.data.datasets.custom import read_custom
 from clouds.engine.checkpointing.origin import CLASSES_REMEDY, differing_classes, has_text_head
 from clouds.engine.log import start_log
 from clouds.engine.predictor import predict_each
-from clouds.engine.setup import config_with_dataset, resolve_device, set_up_libraries
+from clouds.engine.setup import config_with_dataset, set_up_libraries
 from clouds.errors import UserError
 from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.failures import raise_failures
@@ -23,8 +23,9 @@ logger = logging.getLogger(__name__)
 
 def write_predictions(
     jobs: Mapping[Path, Path],
-    cfg: CfgNode,
-    config_file: str | Path,
+    source: str | Path,
+    cfg: CfgNode | None = None,
+    config_file: str | Path | None = None,
     opts: Sequence[str] = (),
     *,
     dataset: str | Path | None = None,
@@ -33,22 +34,25 @@ def write_predictions(
 
     Args:
         jobs: path of each image, mapped to its target.
-        cfg: config that was read from `config_file` and `opts`.
-        config_file: YAML config.
-        opts: alternating config keys and values, among them ``MODEL.WEIGHTS``.
+        source: trained network, see `load`.
+        cfg: config that was read from `config_file` and `opts`; None without a `config_file`.
+        config_file: YAML config; None for that beside the weights.
+        opts: alternating config keys and values.
         dataset: YAML file that describes the data set whose classes are predicted.
 
     Raises:
-        UserError: some images cannot be read. All others are predicted first.
+        UserError: the network cannot be loaded, or some images cannot be read. All others are predicted first.
         WriteError: a result cannot be written. The same call predicts the images anew.
     """
     for folder in {target.parent for target in jobs.values()}:
         make_folder(folder)
-    cfg = config_with_dataset(cfg, config_file, opts, dataset)
     start_log(None)
-    resolve_device(cfg)
-    set_up_libraries(cfg)
-    model = load(cfg.MODEL.WEIGHTS, config=cfg, device=cfg.MODEL.DEVICE)
+    if cfg is None or config_file is None:
+        model = load(source, options=opts)
+    else:
+        cfg = config_with_dataset(cfg, config_file, opts, dataset)
+        model = load(source, config=cfg, device=cfg.MODEL.DEVICE)
+    set_up_libraries(model.cfg)
     if dataset:
         model = _for_dataset(model, dataset)
 

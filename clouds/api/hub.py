@@ -33,6 +33,7 @@ class SharedNetwork(ModelHubMixin, library_name=LIBRARY, tags=[*TAGS], pipeline_
     cfg: CfgNode
     classes: tuple[str, ...]
     colors: tuple[Color, ...]
+    iterations: int
 
     def save_pretrained(
         self,
@@ -77,6 +78,7 @@ class SharedNetwork(ModelHubMixin, library_name=LIBRARY, tags=[*TAGS], pipeline_
             self.cfg,
             classes=self.classes,
             colors=self.colors,
+            iterations=self.iterations,
             name=name or save_directory.name,
             license=license,
             include_backbone=include_backbone,
@@ -197,7 +199,9 @@ class SharedNetwork(ModelHubMixin, library_name=LIBRARY, tags=[*TAGS], pipeline_
         cfg = read_network_config(files, config, options, device)
         trained = load_trained(files, cfg)
         construct: Callable[..., Self] = cls
-        return construct(trained.network, cfg, classes=trained.classes, colors=trained.colors)
+        return construct(
+            trained.network, cfg, classes=trained.classes, colors=trained.colors, iterations=trained.iterations
+        )
 
 
 def _names_on_hub(model_id: str, folder: Path, revision: str | None, token: str | bool | None) -> list[str]:

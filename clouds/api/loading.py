@@ -100,7 +100,7 @@ def read_network_config(
         files: files of the network.
         config: YAML file or config that replaces the one beside the weights.
         options: alternating config keys and values.
-        device: device of torch, or "auto" for a GPU if there is one.
+        device: device of torch; "auto" for ``MODEL.DEVICE`` of `options`, by default a GPU if there is one.
 
     Returns:
         A frozen config, whose ``MODEL.WEIGHTS`` is the file of the weights.
@@ -108,8 +108,10 @@ def read_network_config(
     Raises:
         UserError: there is no config, a key or a value is wrong, or there is no such device.
     """
-    for key, argument in (("MODEL.WEIGHTS", "source"), ("MODEL.DEVICE", "device")):
-        if key in options[::2]:
+    keys = options[::2]
+    wrong = {"MODEL.WEIGHTS": "source"} if device == "auto" else {"MODEL.WEIGHTS": "source", "MODEL.DEVICE": "device"}
+    for key, argument in wrong.items():
+        if key in keys:
             raise UserError(f"options has {key}, which would have no effect: give its value as {argument}.")
     config = config if config is not None else files.config
     if config is None:
@@ -121,7 +123,9 @@ def read_network_config(
     tower = files.weights.parent / cfg.MODEL.CLOUDS.CLIP_MODEL_NAME
     if files.description and tower.is_file():
         cfg.MODEL.CLOUDS.CLIP_MODEL_NAME = str(tower)
-    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = str(files.weights), str(device)
+    cfg.MODEL.WEIGHTS = str(files.weights)
+    if "MODEL.DEVICE" not in keys:
+        cfg.MODEL.DEVICE = str(device)
     resolve_device(cfg)
     _find_tower(cfg, files)
     cfg.freeze()

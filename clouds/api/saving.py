@@ -24,7 +24,7 @@ from clouds.config.settings import PATHS, evaluated_sets, plain_settings
 from clouds.d2 import CfgNode
 from clouds.engine.checkpointing.checkpoint import has_reloadable_backbone
 from clouds.engine.checkpointing.origin import normalization
-from clouds.engine.checkpointing.weights import frozen_keys, read_checkpoint
+from clouds.engine.checkpointing.weights import frozen_keys
 from clouds.engine.run.metrics import read_scores
 from clouds.engine.run.record import code_version, read_record
 from clouds.errors import UserError
@@ -57,6 +57,7 @@ def write_folder(
     *,
     classes: Sequence[str],
     colors: Sequence[Sequence[int]],
+    iterations: int,
     name: str,
     license: str,
     include_backbone: bool,
@@ -69,6 +70,7 @@ def write_folder(
         cfg: its config; ``MODEL.WEIGHTS`` is the file that it was loaded from, whose folder knows its training.
         classes: names of the classes that it predicts.
         colors: RGB of each class, 0..255.
+        iterations: number of iterations of its training; 0 if it is not known.
         name: id on the hub or name of the folder, for the card.
         license: license of the weights, as the hub names it.
         include_backbone: whether to store a frozen tower that anybody can load by its name, too.
@@ -102,7 +104,7 @@ def write_folder(
             "weights_sha256": file_sha256(part / WEIGHTS),
             "license": license,
             "version": __version__,
-            **_about_training(cfg),
+            **_about_training(cfg, iterations),
         }
         write_atomically(part / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
         write_atomically(part / CONFIG, _yaml(settings))
@@ -144,8 +146,8 @@ def _yaml(settings: Mapping[str, Any]) -> str:
     return text
 
 
-def _about_training(cfg: CfgNode) -> dict[str, Any]:
-    """Return the entries `_OF_THE_TRAINING` that the folder of the loaded weights knows."""
+def _about_training(cfg: CfgNode, iterations: int) -> dict[str, Any]:
+    """Return the entries `_OF_THE_TRAINING` of a network, with those that the folder of its weights knows."""
     weights = Path(cfg.MODEL.WEIGHTS)
     known: dict[str, Any] = {
         "commit": code_version(),
@@ -159,9 +161,7 @@ def _about_training(cfg: CfgNode) -> dict[str, Any]:
     trainings = [entry for entry in read_record(weights.parent) if entry.get("run")]
     if trainings:
         known["commit"] = trainings[-1]["code"].get("commit", known["commit"])
-    if weights.suffix == ".pth" and weights.is_file():
-        iterations = read_checkpoint(weights).get("iteration", -1) + 1
+    if iterations:
         scores = read_scores(weights.parent / "metrics.json", iterations)
-        known |= {"iterations": iterations} if iterations else {}
-        known |= {"scores": scores} if scores else {}
+        known |= {"iterations": iterations, **({"scores": scores} if scores else {})}
     return known

@@ -40,10 +40,17 @@ class Segmenter(SharedNetwork):
         cfg: its config, frozen, with a resolved device.
         classes: names of the K classes that it predicts, synonyms separated by commas.
         colors: RGB of each class, 0..255.
+        iterations: number of iterations of its training; 0 if it is not known.
     """
 
     def __init__(
-        self, network: nn.Module, cfg: CfgNode, *, classes: Sequence[str], colors: Sequence[Color] | None = None
+        self,
+        network: nn.Module,
+        cfg: CfgNode,
+        *,
+        classes: Sequence[str],
+        colors: Sequence[Color] | None = None,
+        iterations: int = 0,
     ) -> None:
         """
         Args:
@@ -51,11 +58,13 @@ class Segmenter(SharedNetwork):
             cfg: its config, with a resolved device.
             classes: names of the classes that it predicts.
             colors: RGB of each class, 0..255; default: see `colors_of`.
+            iterations: number of iterations of its training; 0 if it is not known.
         """
         self.network = network
         self.cfg = cfg
         self.classes = tuple(classes)
         self.colors = colors_of(classes) if colors is None else tuple(colors)
+        self.iterations = iterations
         self._predictor = Predictor(network, cfg)
 
     # A text is an iterable of texts, too, and an array one of arrays.
@@ -235,8 +244,8 @@ def load(
             `Segmenter.save_pretrained`; or its id on a hub, owner/name.
         config: YAML file or config of the network; default: ``config.yaml`` beside the weights.
         options: alternating config keys and values that replace those of `config`, as on a command line.
-        device: device of torch, such as "cuda:1"; "auto" is a GPU if there is one, otherwise the CPU. The device in the
-            config is not used.
+        device: device of torch, such as "cuda:1"; "auto" is ``MODEL.DEVICE`` of `options`, by default a GPU if there is
+            one, otherwise the CPU. The device in the config is not used.
 
     Raises:
         UserError: there are no weights or there is no config, they do not fit each other, the device does not exist, or

@@ -29,7 +29,7 @@ DEPENDENCIES = frozenset((
 ))  # fmt: skip
 
 # Import names of optional packages, and the extras that install them.
-EXTRAS = {"gradio": "web", "onnx": "export", "onnxruntime": "export", "onnxscript": "export", "wandb": "wandb"}
+EXTRAS = {"onnx": "export", "onnxruntime": "export", "onnxscript": "export", "wandb": "wandb"}
 
 
 def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Predict the label maps of images.
 
+    %(prog)s --model SOURCE INPUT... --output DIR
     %(prog)s --config-file FILE INPUT... --output DIR MODEL.WEIGHTS model_final.pth
+
+SOURCE is the output folder of a training, a folder that save_pretrained wrote, its id on a hub (owner/name), a
+checkpoint, or its URL. With --config-file, its config is FILE instead of the config.yaml beside the weights.
 
 INPUT is an image or a folder, which is searched with its sub-folders. For each image two files are written to the same
 sub-folder of DIR: NAME_labels.png (8-bit train ids) and NAME_overlay.jpg (the image with the colors of its classes).
@@ -45,35 +49,47 @@ def main(argv: list[str] | None = None) -> int:
         The exit code.
     """
     args, opts = parse_arguments(argv)
-    cfg = load_config(args.config_file, opts)
-    check_weights(cfg.MODEL.WEIGHTS)
+    source, cfg = args.model, None
+    if source and "MODEL.WEIGHTS" in opts[::2]:
+        raise UserError("--model and MODEL.WEIGHTS both name a network: leave out one of them.")
+    if args.config_file:
+        cfg = load_config(args.config_file, opts)
+        if not source:
+            check_weights(source := cfg.MODEL.WEIGHTS)
     jobs = plan(args.inputs, args.output)
-    if not cfg.MODEL.WEIGHTS:
-        raise UserError("A prediction needs a trained network: give MODEL.WEIGHTS model_final.pth.")
+    if not source:
+        raise UserError("A prediction needs a trained network: give --model, or --config-file with MODEL.WEIGHTS.")
     make_folder(args.output)
-    run(jobs, cfg, args.config_file, opts, dataset=args.dataset)
+    run(jobs, source, cfg, args.config_file, opts, dataset=args.dataset)
     return 0
 
 
 def run(
-    jobs: Mapping[Path, Path], cfg: "CfgNode", config_file: str, opts: Sequence[str], *, dataset: str | None
+    jobs: Mapping[Path, Path],
+    source: str,
+    cfg: "CfgNode | None",
+    config_file: str | None,
+    opts: Sequence[str],
+    *,
+    dataset: str | None,
 ) -> None:
     """Predict and write the label map and the overlay of every image.
 
     Args:
         jobs: path of each image, mapped to the path of its results without ``_labels.png`` and ``_overlay.jpg``.
+        source: trained network, see `clouds.load`.
         cfg: config that was read from `config_file` and `opts`, not frozen yet.
-        config_file: YAML config.
-        opts: alternating config keys and values, among them ``MODEL.WEIGHTS``.
+        config_file: YAML config; None for that beside the weights.
+        opts: alternating config keys and values.
         dataset: YAML file that describes the data set whose classes are predicted.
 
     Raises:
-        UserError: some images cannot be read. All others are predicted first.
+        UserError: the network cannot be loaded, or some images cannot be read. All others are predicted first.
     """
     from clouds.api.files import write_predictions
 
     with stop_on_signals():
-        write_predictions(jobs, cfg, config_file, opts, dataset=dataset)
+        write_predictions(jobs, source, cfg, config_file, opts, dataset=dataset)
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -83,7 +99,8 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[st
         The flags with ``inputs``, a list of paths; and the KEY VALUE pairs.
     """
     parser = CommandParser(DESCRIPTION)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config")
+    parser.add_argument("--model", metavar="SOURCE", help="trained network")
+    parser.add_argument("--config-file", metavar="FILE", help="YAML config (default: config.yaml beside the weights)")
     parser.add_argument("--dataset", metavar="FILE", help="YAML file that describes your own data set and its classes")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder")
     parser.add_argument("words", nargs="*", metavar="INPUT | KEY VALUE", help="images and folders, then config keys")

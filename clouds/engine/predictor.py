@@ -49,11 +49,13 @@ class Trained:
         network: the network in evaluation mode, with its weights.
         classes: names of the K classes that it predicts, synonyms separated by commas.
         colors: RGB of each class, 0..255.
+        iterations: number of iterations of its training; 0 if its file does not record it.
     """
 
     network: nn.Module
     classes: tuple[str, ...]
     colors: tuple[Color, ...]
+    iterations: int = 0
 
 
 def load_network(
@@ -103,8 +105,8 @@ def load_network(
         complete=True,
         evaluated={name: class_names((name,)) for name in sets},
     )
-    checkpointer.restore(content, source)
-    return Trained(network.eval(), tuple(classes), _colors(sets, classes))
+    rest = checkpointer.restore(content, source)
+    return Trained(network.eval(), tuple(classes), _colors(sets, classes), rest.get("iteration", -1) + 1)
 
 
 def _register(cfg: CfgNode, *, required: bool) -> str:

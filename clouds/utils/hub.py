@@ -137,7 +137,7 @@ def upload(
             **options,
         )
     except Exception as error:  # see `download`
-        raise UserError(f"{folder} cannot be uploaded to {name!r}: {_upload_advice(error)}.") from error
+        raise UserError(f"The files cannot be uploaded to {name!r}: {_upload_advice(error)}.") from error
     return commit.commit_url
 
 

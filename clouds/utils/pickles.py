@@ -22,15 +22,16 @@ class RefusedPickle(ValueError):
     """A pickle that holds more than plain values and NumPy arrays. The message names what it asks for."""
 
 
-def read_pickle(path: Path) -> Any:
+def read_pickle(path: Path, convert: Callable[[Array], Any] = np.asarray) -> Any:
     """Read a pickle of any protocol, also one of Python 2.
 
     Args:
         path: path of the file.
+        convert: function of a NumPy array of numbers, whose result takes its place.
 
     Returns:
-        Its value: dicts, lists, tuples, numbers, texts, bytes and None. Dicts, and dicts in them, may hold NumPy
-        arrays of numbers.
+        Its value: dicts, lists, tuples, numbers, texts, bytes and None. Dicts, and dicts in them, may hold the results
+        of `convert`.
 
     Raises:
         RefusedPickle: the pickle asks for anything else.
@@ -39,7 +40,7 @@ def read_pickle(path: Path) -> Any:
     """
     with path.open("rb") as file:
         try:
-            return plain(_Unpickler(file, encoding="latin1").load())
+            return plain(_Unpickler(file, encoding="latin1").load(), convert)
         except (RefusedPickle, OSError, MemoryError):
             raise
         except Exception as error:  # a damaged pickle can raise almost any exception
@@ -124,10 +125,10 @@ NUMPY_NAMES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 them; `plain` then gives the arrays."""
 
 
-def plain(value: Any, depth: int = 2) -> Any:
-    """Return a value from a pickle with its arrays as NumPy arrays, those in dicts up to this depth."""
+def plain(value: Any, convert: Callable[[Array], Any], depth: int = 2) -> Any:
+    """Return a value from a pickle in which `convert` has replaced the arrays, those in dicts up to this depth."""
     if isinstance(value, _PickledArray):
-        return value.array
+        return None if value.array is None else convert(value.array)
     if isinstance(value, dict) and depth:
-        return {key: plain(each, depth - 1) for key, each in value.items()}
+        return {key: plain(each, convert, depth - 1) for key, each in value.items()}
     return value

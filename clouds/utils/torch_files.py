@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -58,10 +57,10 @@ def read_tensors(path: Path, sha256: str = "") -> Any:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         elif path.suffix == ".pkl" and not _is_zip(path):
-            content = _with_tensors(read_pickle(path))
+            content = read_pickle(path, torch.from_numpy)
         else:
             with torch.serialization.safe_globals(NUMPY_NAMES):
-                content = _with_tensors(plain(torch.load(path, map_location="cpu", weights_only=True)))
+                content = plain(torch.load(path, map_location="cpu", weights_only=True), torch.from_numpy)
     except RefusedPickle:
         raise
     except _DAMAGED as error:
@@ -80,14 +79,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     copies = {name: each.detach().to("cpu", copy=True).contiguous() for name, each in tensors.items()}
     write_atomically(path, save(copies, metadata={"format": "pt"}))
-
-
-def _with_tensors(value: Any, depth: int = 2) -> Any:
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
-    if isinstance(value, dict) and depth:
-        return {key: _with_tensors(each, depth - 1) for key, each in value.items()}
-    return value
 
 
 def verify(path: Path, sha256: str = "") -> None:

@@ -21,23 +21,27 @@ encoding: ids
 
 
 @pytest.mark.parametrize("head", ["closed", "text"])
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("place", ["run", "shared", "shared, without --config-file"])
 def test_the_classes_of_a_file(
     request: pytest.FixtureRequest,
     head: str,
-    shared: bool,
+    place: str,
     images: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A folder of save_pretrained records its classes; those of the file take their place."""
     folder, weights = request.getfixturevalue(head), "model_final.pth"
-    if shared:
+    if place != "run":
         clouds.load(folder, device="cpu").save_pretrained(tmp_path / "shared")
         folder, weights = tmp_path / "shared", "model.safetensors"
     (tmp_path / "mine.yaml").write_text(DATASET.format("highway"))
-    words = ["--config-file", str(folder / "config.yaml"), "--dataset", str(tmp_path / "mine.yaml"), str(images[0])]
-    words += ["--output", str(tmp_path / "out"), "MODEL.WEIGHTS", str(folder / weights), "MODEL.DEVICE", "cpu"]
+    words = ["--dataset", str(tmp_path / "mine.yaml"), str(images[0]), "--output", str(tmp_path / "out")]
+    words += ["MODEL.DEVICE", "cpu"]
+    if place.endswith("without --config-file"):
+        words = ["--model", str(folder), *words]
+    else:
+        words = ["--config-file", str(folder / "config.yaml"), *words, "MODEL.WEIGHTS", str(folder / weights)]
     code = predict.main(words)
     if head == "closed":
         assert code == 2

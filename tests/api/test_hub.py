@@ -1,6 +1,7 @@
 """Networks that are saved for others: they predict the same, their towers are found again, and errors are sentences."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,10 +107,20 @@ def test_the_config_is_complete_and_of_no_machine(closed: Path, tmp_path: Path) 
 
 
 def test_the_command_of_the_card(saved: Path, images: list[Path], tmp_path: Path) -> None:
-    flags = ["--config-file", str(saved / "config.yaml"), str(images[0]), "--output", str(tmp_path / "out")]
-    assert predict.main([*flags, "MODEL.WEIGHTS", str(saved / "model.safetensors"), "MODEL.DEVICE", "cpu"]) == 0
-    labels = np.asarray(Image.open(tmp_path / "out/0_labels.png"))
-    assert np.array_equal(labels, clouds.load(saved, device="cpu").predict(images[0]).labels)
+    [command] = re.findall(r"^clouds predict .*$", (saved / "README.md").read_text(), re.MULTILINE)
+    assert command == f"clouds predict --model {saved.name} street.jpg --output out"
+    expected = clouds.load(saved, device="cpu").predict(images[0]).labels
+    config = ["--config-file", str(saved / "config.yaml")]
+    for number, network in enumerate(
+        (
+            ["--model", str(saved)],
+            ["--model", str(saved / "model.safetensors"), *config],
+            [*config, "MODEL.WEIGHTS", str(saved / "model.safetensors")],
+        )
+    ):
+        output = tmp_path / str(number)
+        assert predict.main([str(images[0]), "--output", str(output), *network, "MODEL.DEVICE", "cpu"]) == 0
+        assert np.array_equal(np.asarray(Image.open(output / "0_labels.png")), expected)
 
 
 @pytest.fixture

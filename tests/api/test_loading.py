@@ -101,6 +101,8 @@ def test_options_replace_values_of_the_config(closed: Path) -> None:
     assert (model.cfg.INPUT.TEST_SHORT_EDGE, model.cfg.TEST.AMP) == (24, True)
     again = clouds.load(closed, config=model.cfg, options=["INPUT.TEST_SHORT_EDGE", "32"])
     assert (again.cfg.INPUT.TEST_SHORT_EDGE, again.cfg.TEST.AMP) == (32, True)
+    with pytest.raises(UserError, match=r"MODEL\.DEVICE is cuda:77, but torch finds no such GPU"):
+        clouds.load(closed, options=["MODEL.DEVICE", "cuda:77"])
     with pytest.raises(UserError, match=r"Unknown config key INPUT\.TEST_SHORT_EGDE on the command line"):
         clouds.load(closed, options=["INPUT.TEST_SHORT_EGDE", 24])
 
@@ -215,7 +217,7 @@ def test_what_does_not_fit(closed: Path, closed_copy: Path) -> None:
             clouds.load(closed, device=device)
     for key, argument in (("MODEL.DEVICE", "device"), ("MODEL.WEIGHTS", "source")):
         with pytest.raises(UserError, match=f"options has {key}, which would have no effect: .* value as {argument}"):
-            clouds.load(closed, options=[key, "cpu"])
+            clouds.load(closed, options=[key, "cpu"], device="cpu")
     with pytest.raises(UserError, match=r"Config file .*/no\.yaml does not exist"):
         clouds.load(closed, config=closed / "no.yaml")
     (closed_copy / "config.yaml").unlink()

@@ -15,7 +15,13 @@ def test_predict_into_a_file(sentence: Callable[..., str], tmp_path: Path) -> No
     for name in ("a.png", "w.pth", "out"):
         (tmp_path / name).touch()
     flags = ("--config-file", GTA, str(tmp_path / "a.png"), "--output", str(tmp_path / "out"))
-    assert sentence(predict.main, *flags) == "A prediction needs a trained network: give MODEL.WEIGHTS model_final.pth."
+    assert sentence(predict.main, *flags) == (
+        "A prediction needs a trained network: give --model, or --config-file with MODEL.WEIGHTS."
+    )
+    assert sentence(predict.main, *flags[2:]) == sentence(predict.main, *flags)
+    assert sentence(predict.main, "--model", "output/gta", *flags, "MODEL.WEIGHTS", "w.pth") == (
+        "--model and MODEL.WEIGHTS both name a network: leave out one of them."
+    )
     message = sentence(predict.main, *flags, "MODEL.WEIGHTS", str(tmp_path / "w.pth"))
     assert message == (
         f"{tmp_path}/out cannot be written (another file has its name): move that file away, or give another name."

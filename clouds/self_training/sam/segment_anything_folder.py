@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling import Sam as SamModules
 from torch import nn
@@ -27,6 +26,7 @@ from clouds.self_training.sam.weights import read_weights
 from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.hashing import write_sha256
 from clouds.utils.json_files import read_json
+from clouds.utils.torch_files import write_tensors
 
 DESCRIPTION = "segment_anything.json"
 WEIGHTS = "model.safetensors"
@@ -206,6 +206,5 @@ def save_folder(network: SamModules, architecture: SamArchitecture, folder: Path
     """Write `DESCRIPTION` and, in float16, `WEIGHTS` with its record to a folder, created if it does not exist."""
     make_folder(folder)
     write_atomically(folder / DESCRIPTION, json.dumps(dataclasses.asdict(architecture), indent=4) + "\n")
-    weights = {name: value.detach().half().cpu().contiguous() for name, value in network.state_dict().items()}
-    write_atomically(folder / WEIGHTS, save(weights))
+    write_tensors(folder / WEIGHTS, {name: value.half() for name, value in network.state_dict().items()})
     write_sha256(folder / WEIGHTS)
