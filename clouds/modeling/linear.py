@@ -34,6 +34,13 @@ class OneDNNLinear(nn.Linear):
         return rows.unflatten(0, x.shape[:-1]) if x.dim() > 1 else rows[0]
 
 
+def maps_channels(module: nn.Module) -> bool:
+    """Return whether a module is a linear layer or a pointwise convolution, and no subclass of them."""
+    if type(module) is nn.Conv2d:
+        return (module.kernel_size, module.stride, module.padding, module.groups) == ((1, 1), (1, 1), (0, 0), 1)
+    return type(module) in (nn.Linear, OneDNNLinear)  # another subclass may compute something else
+
+
 class _Linear(torch.autograd.Function):
     """Linear map of (N, in_features) that saves its inputs as they are.
 

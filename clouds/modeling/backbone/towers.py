@@ -14,6 +14,7 @@ from timm.models import ConvNeXt
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from clouds.modeling.linear import maps_channels
 from clouds.utils.open_clip import open_clip
 
 SUPPORTED = (ConvNeXt, open_clip.modified_resnet.ModifiedResNet)
@@ -59,10 +60,12 @@ def tower_blocks(tower: nn.Module) -> list[nn.Module]:
 def layer_patterns(blocks: Collection[nn.Module]) -> tuple[str, ...]:
     """Return those of the patterns of linear layers, see `SegmentationBackbone.adapter_patterns`, that blocks have.
 
-    These are the pointwise convolutions of a ConvNeXt, which timm computes as linear layers, or the projections of
-    attention and MLP in a transformer, with one or several layers for queries, keys and values.
+    These are the pointwise convolutions of a ConvNeXt, which timm computes as linear layers, or as convolutions in the
+    smallest models, or the projections of attention and MLP in a transformer, with one or several layers for queries,
+    keys and values.
     """
-    names = {name for block in blocks for name, part in block.named_modules() if isinstance(part, nn.Linear)}
+    parts = [item for block in blocks for item in block.named_modules()]
+    names = {name for name, part in parts if isinstance(part, nn.Linear) or maps_channels(part)}
     return tuple(pattern for pattern in _LINEAR if any(re.fullmatch(pattern, name) for name in names))
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from clouds.d2 import CfgNode, Registry
 from clouds.errors import UserError, check_name
 from clouds.modeling.backbone.base import SegmentationBackbone
-from clouds.modeling.linear import OneDNNLinear
+from clouds.modeling.linear import maps_channels
 
 ADAPTER_REGISTRY = Registry("ADAPTER")
 """Adapters by `MODEL.ADAPTER.NAME`, called with (cfg, backbone)."""
@@ -60,8 +60,8 @@ def adapted_blocks(backbone: SegmentationBackbone, skip_blocks: int) -> list[nn.
     return blocks[skip_blocks:]
 
 
-def adapted_layers(backbone: SegmentationBackbone, patterns: Sequence[str], skip_blocks: int) -> dict[str, nn.Linear]:
-    """Find the linear layers that an adapter changes.
+def adapted_layers(backbone: SegmentationBackbone, patterns: Sequence[str], skip_blocks: int) -> dict[str, nn.Module]:
+    """Find the linear layers, pointwise convolutions among them, that an adapter changes.
 
     Args:
         backbone: backbone with blocks.
@@ -76,12 +76,7 @@ def adapted_layers(backbone: SegmentationBackbone, patterns: Sequence[str], skip
     """
     names = {module: name for name, module in backbone.tower.named_modules()}
     blocks = adapted_blocks(backbone, skip_blocks)
-    inside = {
-        layer: name
-        for block in blocks
-        for name, layer in block.named_modules()
-        if type(layer) in (nn.Linear, OneDNNLinear)  # a subclass may compute something else
-    }
+    inside = {layer: name for block in blocks for name, layer in block.named_modules() if maps_channels(layer)}
     for pattern in patterns:
         if not any(re.fullmatch(pattern, name) for name in inside.values()):
             known = ", ".join(list(dict.fromkeys(inside.values()))[:_SHOWN]) or "none"

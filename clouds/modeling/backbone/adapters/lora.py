@@ -5,10 +5,11 @@ Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, ICLR 2022, sect
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clouds.d2 import CfgNode, configurable
 from clouds.modeling.backbone.adapters.base import ADAPTER_REGISTRY, adapted_layers
@@ -33,7 +34,7 @@ class LoRALinear(OneDNNLinear):
     scale: float
 
     @classmethod
-    def adapt(cls, layer: nn.Linear, rank: int, scale: float) -> Self:
+    def adapt(cls, layer: nn.Module, rank: int, scale: float) -> Self:
         """Change a linear layer in place into one with a difference, which is 0, and return it."""
         uses_onednn = isinstance(layer, OneDNNLinear)
         layer.__class__ = cls
@@ -42,10 +43,15 @@ class LoRALinear(OneDNNLinear):
         layer.start(rank)
         return layer
 
+    @property
+    def ordinary(self) -> type[nn.Module]:
+        """Class of the layer without a difference."""
+        return OneDNNLinear if self.uses_onednn else nn.Linear
+
     def start(self, rank: int) -> None:
         """Create the factors: A random, Kaiming-uniform as in peft, and B zero."""
-        self.lora_A = nn.Parameter(self.weight.new_empty(rank, self.in_features))
-        self.lora_B = nn.Parameter(self.weight.new_zeros(self.out_features, rank))
+        self.lora_A = nn.Parameter(self.weight.new_empty(rank, self.weight.shape[1]))
+        self.lora_B = nn.Parameter(self.weight.new_zeros(self.weight.shape[0], rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, input: Tensor) -> Tensor:
@@ -64,16 +70,31 @@ class LoRALinear(OneDNNLinear):
     def merge(self) -> None:
         """Add the difference to the weight, as a new tensor, and become an ordinary linear layer."""
         b, a = self.factors()
-        merged = (self.weight.double() + b.double() @ a.double()).to(self.weight.dtype)
-        self.weight = nn.Parameter(merged, requires_grad=False)
+        merged = self.weight.double() + (b.double() @ a.double()).view_as(self.weight)
+        self.weight = nn.Parameter(merged.to(self.weight.dtype), requires_grad=False)
         self.remove()
-        layer: nn.Linear = self
-        layer.__class__ = OneDNNLinear if self.uses_onednn else nn.Linear
+        layer: nn.Module = self
+        layer.__class__ = self.ordinary
         del self.uses_onednn, self.scale
 
     def remove(self) -> None:
         """Delete the factors."""
         del self.lora_A, self.lora_B
+
+
+class LoRAPointwise(LoRALinear):
+    """Frozen pointwise convolution, a linear layer of (B, in, H, W), with a trained difference."""
+
+    @property
+    def ordinary(self) -> type[nn.Module]:
+        return nn.Conv2d
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Map (B, C, H, W) by (D, C) or (D, C, 1, 1) to (B, D, H, W)."""
+        return F.conv2d(x, weight.view(*weight.shape[:2], 1, 1), bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, rank={len(self.lora_A)}"
 
 
 @ADAPTER_REGISTRY.register()
@@ -83,6 +104,9 @@ class LoRA(Adapter):
     Attributes:
         layers: adapted layers by their names in the tower.
     """
+
+    LINEAR: ClassVar[type[LoRALinear]] = LoRALinear
+    POINTWISE: ClassVar[type[LoRALinear]] = LoRAPointwise
 
     @configurable
     def __init__(
@@ -113,10 +137,11 @@ class LoRA(Adapter):
             raise ValueError(f"patterns is empty, and a {kind} declares no layers that can be adapted")
         layers = adapted_layers(backbone, patterns, skip_blocks)
         for name, layer in layers.items():
-            if rank > min(layer.weight.shape):
+            channels_out, channels_in = layer.get_parameter("weight").shape[:2]
+            if rank > min(channels_in, channels_out):
                 raise ValueError(
-                    f"rank is {rank}, but {name} maps {layer.in_features} to {layer.out_features} channels, and a rank "
-                    f"is at most {min(layer.weight.shape)} there"
+                    f"rank is {rank}, but {name} maps {channels_in} to {channels_out} channels, and a rank is at most "
+                    f"{min(channels_in, channels_out)} there"
                 )
         # A dict of modules registers none of them: their tensors have their places in the tower.
         self.layers = {name: self.adapted(layer, alpha) for name, layer in layers.items()}
@@ -132,9 +157,10 @@ class LoRA(Adapter):
             "skip_blocks": adapter.SKIP_BLOCKS,
         }
 
-    def adapted(self, layer: nn.Linear, alpha: float) -> LoRALinear:
+    def adapted(self, layer: nn.Module, alpha: float) -> LoRALinear:
         """Change a layer in place, and return it."""
-        return LoRALinear.adapt(layer, self.rank, alpha / self.rank)
+        kind = self.POINTWISE if isinstance(layer, nn.Conv2d) else self.LINEAR
+        return kind.adapt(layer, self.rank, alpha / self.rank)
 
     def merge(self) -> None:
         """Add the differences to the weights of the tower, whose layers become ordinary ones."""

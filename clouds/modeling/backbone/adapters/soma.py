@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clouds.d2 import CfgNode, configurable
 from clouds.modeling.backbone.adapters.base import ADAPTER_REGISTRY
-from clouds.modeling.backbone.adapters.lora import LoRA, LoRALinear
+from clouds.modeling.backbone.adapters.lora import LoRA, LoRALinear, LoRAPointwise
 from clouds.modeling.backbone.base import SegmentationBackbone
 
 
@@ -32,7 +32,7 @@ class SoMALinear(LoRALinear):
 
     def start(self, rank: int) -> None:
         """Create the factors B = U sqrt(S) and A = sqrt(S) V^T of the r smallest singular values, and their copies."""
-        b, a = smallest_singular_parts(self.weight.detach(), rank)
+        b, a = smallest_singular_parts(self.weight.detach().flatten(1), rank)
         self.lora_A, self.lora_B = nn.Parameter(a), nn.Parameter(b)
         self.register_buffer("initial_A", a.clone())
         self.register_buffer("initial_B", b.clone())
@@ -53,9 +53,16 @@ class SoMALinear(LoRALinear):
         del self.initial_A, self.initial_B
 
 
+class SoMAPointwise(SoMALinear, LoRAPointwise):
+    """Frozen pointwise convolution whose r smallest singular parts are trained."""
+
+
 @ADAPTER_REGISTRY.register()
 class SoMA(LoRA):
     """SoMA in the linear layers of a tower's blocks."""
+
+    LINEAR = SoMALinear
+    POINTWISE = SoMAPointwise
 
     @configurable
     def __init__(
@@ -81,10 +88,6 @@ class SoMA(LoRA):
     @classmethod
     def from_config(cls, cfg: CfgNode, backbone: SegmentationBackbone) -> dict[str, Any]:
         return {key: value for key, value in super().from_config(cfg, backbone).items() if key != "alpha"}
-
-    def adapted(self, layer: nn.Linear, alpha: float) -> SoMALinear:
-        """Change a layer in place, and return it."""
-        return SoMALinear.adapt(layer, self.rank, 1.0)
 
 
 def smallest_singular_parts(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
