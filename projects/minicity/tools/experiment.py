@@ -1,7 +1,9 @@
 """The whole experiment in small: three miniature foundation models, a drawn world, the paper's ablation, one report.
 
     python projects/minicity/tools/experiment.py minicity           one seed, four rows: what `make demo` runs
-    python projects/minicity/tools/experiment.py minicity --full    all rows, three seeds, and paired differences
+    python projects/minicity/tools/experiment.py minicity --full    all its rows, three seeds, and paired differences
+    python projects/minicity/tools/experiment.py minicity --adapters
+                                                                    towers frozen, adapted and trained, three seeds
 
 Warm-up on labelled streets of one style; generation of images by the miniature Stable Diffusion; joint training with
 pseudo-labels of the teacher and SAM; evaluation on that world and on five unseen ones. All of it is the code that
@@ -34,10 +36,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser(__doc__)
     add = parser.add_argument
     add("world", choices=["minicity"], help="world of the experiment")
-    add("--full", action="store_true", help="all rows of the ablation, three seeds")
+    named = {"dest": "ablation", "action": "store_const"}
+    ablation = parser.add_mutually_exclusive_group()
+    ablation.add_argument("--full", const="full", help="all rows of the paper's ablation, three seeds", **named)
+    ablation.add_argument("--adapters", const="adapters", help="the ablation of adapters, three seeds", **named)
     add("--rows", metavar="KEY,KEY", help="only these rows, such as frozen,joint, and those that they start from")
-    add("--seeds", type=positive_int, help="number of seeds of each training (default: 1, with --full 3)")
-    add("--output", type=Path, help="folder of results (default: output/experiment, or output/experiment_full)")
+    add("--seeds", type=positive_int, help="number of seeds of each training (default: 1, with --full or --adapters 3)")
+    add("--output", type=Path, help="folder of results (default: output/experiment, or output/experiment_full, ...)")
     add(
         "--workers",
         type=positive_int,
@@ -65,8 +70,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("opts", nargs="*", metavar="KEY VALUE", help="config overrides for all networks")
     # Intermixed: the settings at the end belong to no flag, although the world stands before the flags.
     args = parser.parse_intermixed_args(argv)
-    args.seeds = args.seeds or (3 if args.full else 1)
-    args.output = args.output or Path("output/experiment_full" if args.full else "output/experiment")
+    args.seeds = args.seeds or (3 if args.ablation else 1)
+    args.output = args.output or Path(f"output/experiment_{args.ablation}" if args.ablation else "output/experiment")
     return args
 
 

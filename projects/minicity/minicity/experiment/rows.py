@@ -1,4 +1,4 @@
-"""Rows of the experiment: the paper's ablation in small, and the row that each is compared with."""
+"""Rows of the experiment: the paper's ablation and one of adapters, in small, and which rows are compared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +28,7 @@ _TOWER = "The tower, trained on the source alone"
 _ON = "Joint training, on from the frozen tower's weights"
 _COUNT = "Number of generated images"
 _NAMES = "Classes by their names instead of a linear layer"
+_CONVNEXT = "The ConvNeXt of the miniature CLIP, adapted"
 _PLAIN, _REFINED = "+ generated images, the teacher's labels", "+ SAM's refinement: joint training"
 
 
@@ -86,7 +87,15 @@ FULL = (
     TEXT,
     _joint("joint_text", "joint training, text head", SOME, *_TEXT, after="text", group=_NAMES),
 )
-"""All rows."""
+"""All rows of the paper's ablation."""
+
+ADAPTERS = (
+    replace(FROZEN, title="CLIP, frozen", group=_CONVNEXT),
+    Row("lora", "CLIP, LoRA", "warmup_clip_lora.yaml", group=_CONVNEXT),
+    Row("soma", "CLIP, SoMA", "warmup_clip_soma.yaml", group=_CONVNEXT),
+    replace(TUNED, group=_CONVNEXT),
+)
+"""Rows of the ablation of adapters: towers that are frozen, adapted and trained, on the source alone."""
 
 COMPARED: tuple[tuple[str, str], ...] = (
     ("frozen", "scratch"),
@@ -99,10 +108,14 @@ COMPARED: tuple[tuple[str, str], ...] = (
     ("joint_many", "joint_few"),
     ("text", "frozen"),
     ("joint_text", "text"),
+    ("lora", "frozen"),
+    ("lora", "tuned"),
+    ("soma", "frozen"),
+    ("soma", "tuned"),
 )
 """Pairs of keys: is the first row better than the second?"""
 
-SHOWN = ("scratch", "frozen", "joint")
+SHOWN = ("scratch", "frozen", "joint", "lora")
 """Keys of the rows whose class scores and predictions the report shows."""
 
 

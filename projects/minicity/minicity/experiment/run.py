@@ -24,6 +24,7 @@ from clouds.utils.atomic import write_atomically
 from clouds.utils.signals import stop_on_signals
 from minicity.experiment.baselines import baseline_scores
 from minicity.experiment.rows import (
+    ADAPTERS,
     COMPARED,
     FULL,
     SHOWN,
@@ -40,6 +41,8 @@ from minicity.experiment.rows import (
 from minicity.paths import PROJECT, REPOSITORY
 from minicity.world.writing import write_dataset
 
+ROWS = {None: SMALLEST, "full": FULL, "adapters": ADAPTERS}
+"""Rows of each ablation, by the name of its flag; None: those of `make demo`."""
 TITLE = "CLOUDS in small"
 GENERATED = (
     "{count} images from the miniature Stable Diffusion, which was trained on captioned streets of many styles, none "
@@ -70,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     start = time.perf_counter()
-    rows = choose(FULL if args.full else SMALLEST, args)
+    rows = choose(ROWS[args.ablation], args)
     variants = [as_variant(each, PROJECT / "configs") for each in rows]
     settings = [*args.opts, "MODEL.SAVE_PSEUDO_LABELS", "True"]
     configs = load_configs(variants, settings)

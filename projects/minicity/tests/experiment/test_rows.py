@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from minicity.experiment.rows import (
+    ADAPTERS,
     COMPARED,
     FULL,
     MOBILE_SAM,
@@ -26,7 +27,7 @@ from clouds.config import load_config
 from clouds.errors import UserError
 
 
-@pytest.mark.parametrize("rows", [SMALLEST, FULL], ids=["smallest", "full"])
+@pytest.mark.parametrize("rows", [SMALLEST, FULL, ADAPTERS], ids=["smallest", "full", "adapters"])
 def test_every_row_comes_after_the_one_it_starts_from(rows: tuple[Row, ...]) -> None:
     keys = [row.key for row in rows]
     assert len(set(keys)) == len(keys)
@@ -36,7 +37,21 @@ def test_every_row_comes_after_the_one_it_starts_from(rows: tuple[Row, ...]) -> 
     groups = [row.group for row in rows]
     assert all(groups)
     assert sum(one != other for one, other in itertools.pairwise(groups)) == len(set(groups)) - 1
-    assert {key for pair in COMPARED for key in pair} | set(SHOWN) <= {row.key for row in FULL}
+    assert {key for pair in COMPARED for key in pair} | set(SHOWN) <= {row.key for row in (*FULL, *ADAPTERS)}
+
+
+def test_adapted_towers_differ_from_the_frozen_one_in_the_adapter_alone() -> None:
+    configs = {row.key: load_config(PROJECT / "configs" / row.config) for row in ADAPTERS}
+    for tower, names in {"": ("lora", "soma")}.items():
+        frozen = configs[f"{tower}frozen"]
+        for name in names:
+            assert configs[name].MODEL.BACKBONE == frozen.MODEL.BACKBONE
+            assert configs[name].SOLVER.BASE_LR == frozen.SOLVER.BASE_LR
+            assert configs[name].MODEL.ADAPTER.NAME.lower() == name.removeprefix("vit_")
+        tuned = configs[f"{tower}tuned"]
+        assert tuned.MODEL.BACKBONE.NAME == f"Trainable{frozen.MODEL.BACKBONE.NAME}"
+        assert tuned.MODEL.ADAPTER.NAME == ""
+    assert len({cfg.SOLVER.MAX_ITER for cfg in configs.values()}) == 1
 
 
 def test_rows_learn_from_the_number_of_images_in_their_title() -> None:
