@@ -41,6 +41,7 @@ from tests.engine.test_official_data import (
     write_urbansyn,
 )
 from tests.generation.pipelines import write_stable_diffusion
+from tests.modeling.timm_folders import write_tower
 from tests.self_training.test_sam_from_config import TINY as SAM
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,6 +124,8 @@ def commands(script: str, answer: int = 0) -> list[list[str]]:
 _SMALL = """\
 MODEL:
   DEVICE: cpu
+  BACKBONE: {TIMM: {MODEL_NAME: weights/dinov2}}
+  ADAPTER: {RANK: 2, TOKENS: 8, SKIP_BLOCKS: 1}
   CLOUDS:
     CLIP_MODEL_NAME: weights/clip
     EMBED_DIM: 16
@@ -155,12 +158,13 @@ def write_place(place: Path, hub: Path) -> None:
     for config in (ROOT / "configs").rglob("*.yaml"):
         copied = place / config.relative_to(ROOT)
         copied.parent.mkdir(parents=True, exist_ok=True)
-        if copied.relative_to(place).parts[1] in {"warmup", "joint_training"}:
-            copied.write_text(f"_BASE_: [{config}, ../../small.yaml]\n")
+        if copied.parents[1].name in {"warmup", "joint_training"}:
+            copied.write_text(f"_BASE_: [{config}, {place / 'configs/small.yaml'}]\n")
         else:
             copied.symlink_to(config)
     (place / "configs/small.yaml").write_text(_SMALL)
     _write_clip(place / "weights/clip")
+    write_tower(place / "weights/dinov2", "dinov2")
     save_folder(build_network(SAM), SAM, place / "weights/sam")
     _write_data(place / "data")
     for name in ("street.jpg", "image.png", "photos/first.jpg", "photos/second.png"):
