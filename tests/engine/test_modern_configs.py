@@ -23,11 +23,12 @@ from tests.modeling.timm_folders import write_tower
 
 MODERN = Path(__file__).resolve().parents[2] / "configs/modern"
 
+ADVERSE = tuple(f"acdc_{weather}_val" for weather in ("night", "fog", "rain", "snow"))
 # source: training sets, test sets, repeat factor of generated images
 SOURCES = {
     "gta": (("gta5",), tuple(SEVERAL), 2.0),
     "synthia": (("synthia",), tuple(SEVERAL), 0.7),
-    "cityscapes": (("cityscapes_train",), ("bdd_val", "mapillary_val", "acdc_val", "cityscapes_val"), 0.2),
+    "cityscapes": (("cityscapes_train",), ("bdd_val", "mapillary_val", *ADVERSE, "cityscapes_val"), 0.2),
     "gta_synthia_urbansyn": (("gta5", "synthia", "urbansyn"), tuple(SEVERAL), 3.0),
 }
 DINOV3, DINOV2 = "convnext_large.dinov3_lvd1689m", "vit_large_patch14_dinov2.lvd142m"
