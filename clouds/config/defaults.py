@@ -44,6 +44,8 @@ DEFAULTS: dict[str, Any] = {
         # A few trained parameters that change the features of a frozen tower.
         "ADAPTER": {
             "NAME": "",  # name in the registry of adapters: "LoRA", "SoMA" or "Rein"; "": none
+            # Folder in peft's layout that the adapter starts from, as `clouds adapter` writes it; "": none.
+            "WEIGHTS": "",
             "RANK": 16,  # rank of each matrix that the adapter learns
             "ALPHA": 16.0,  # the difference of LoRA has the factor ALPHA / RANK
             # Regular expressions for names of linear layers inside a block, such as "mlp\.fc[12]", which LoRA and SoMA

@@ -127,6 +127,7 @@ RULES: dict[str, Rule] = {
     "MODEL.PIXEL_STD": numbers(above(0, 1000), 0, 3),
     "MODEL.BACKBONE.NAME": registered("backbones"),
     "MODEL.ADAPTER.NAME": registered("adapters", optional=True),
+    "MODEL.ADAPTER.WEIGHTS": PATH,
     "MODEL.ADAPTER.RANK": within(1, 4096),
     "MODEL.ADAPTER.ALPHA": above(0, 1_000_000),
     "MODEL.ADAPTER.PATTERNS": names("regular expressions", _is_pattern),

@@ -128,7 +128,10 @@ TEXTS = {
     ),
     "MODEL.BACKBONE.TIMM.WEIGHTS": (["", "pretrained", "a/b.pth"], ["https://a.b/c", *LONG]),
     **dict.fromkeys(
-        ("MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS", "MODEL.CLOUDS.SAM.WEIGHTS", "MODEL.CLOUDS.SAM.CACHE_DIR"),
+        (
+            *("MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS", "MODEL.CLOUDS.SAM.WEIGHTS", "MODEL.CLOUDS.SAM.CACHE_DIR"),
+            "MODEL.ADAPTER.WEIGHTS",
+        ),
         (["", "a/b", "laion2b_s29b"], ["https://a.b/c", *LONG]),
     ),
     **dict.fromkeys(("WANDB.PROJECT", "WANDB.NAME"), (["", "a b"], ["a\0", "a\nb", "x" * 5000])),

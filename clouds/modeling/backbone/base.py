@@ -85,6 +85,33 @@ class Adapter(nn.Module):
         """(m, hidden_dim) position embeddings for the queries of the transformer decoder; None if it has none."""
         return None
 
+    def merge(self) -> None:
+        """Compute the weights of the adapted tower and leave the tower; called by `SegmentationBackbone.merge`.
+
+        Raises:
+            ValueError: no weights of the tower have the effect of the adapter.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot be merged: what it adds depends on the image, so that no weights of the "
+            "tower have its effect"
+        )
+
+    def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and the plain settings of a file of the adapter alone.
+
+        Raises:
+            ValueError: the adapter has no such file.
+        """
+        raise ValueError(f"{type(self).__name__} has no file of its own")
+
+    def load_exported(self, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+        """Take the values that `exported` returned.
+
+        Raises:
+            ValueError: they are those of another adapter or tower.
+        """
+        raise ValueError(f"{type(self).__name__} has no file of its own")
+
 
 class SegmentationBackbone(Backbone):
     """Backbone that turns images into feature maps of several strides, with or without a text tower.
@@ -187,6 +214,19 @@ class SegmentationBackbone(Backbone):
         if self.trainable:
             raise ValueError("the tower is trained or adapted already; an adapter needs a frozen tower")
         self.adapter, self.trainable = adapter, True
+        self.train(self.training)
+
+    def merge(self) -> None:
+        """Replace the tower and its adapter by a frozen tower with equal features.
+
+        Raises:
+            ValueError: there is no adapter, or it cannot be merged.
+        """
+        if self.adapter is None:
+            raise ValueError("the tower has no adapter to merge")
+        self.adapter.merge()
+        self.adapter, self.trainable = None, False
+        self.load_state_dict(self.state_dict())  # what a backbone has computed from its weights is computed anew
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:

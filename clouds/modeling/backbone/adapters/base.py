@@ -2,16 +2,18 @@
 
 A new adapter is a subclass of `clouds.modeling.backbone.base.Adapter` in `ADAPTER_REGISTRY`; `MODEL.ADAPTER.NAME` names
 it. It is called with (cfg, backbone) and puts itself into the tower of the backbone: it changes layers or hooks into
-blocks. `tests/modeling/backbone/test_adapters.py` has a small example.
+blocks. `tests/modeling/test_adapters.py` has a small example.
 """
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import nn
 
 from clouds.d2 import CfgNode, Registry
 from clouds.errors import UserError, check_name
+from clouds.modeling.backbone.adapters.interchange import read_adapter
 from clouds.modeling.backbone.base import SegmentationBackbone
 from clouds.modeling.linear import maps_channels
 
@@ -38,6 +40,8 @@ def build_adapter(cfg: CfgNode, backbone: SegmentationBackbone) -> None:
         )
     try:
         adapter = ADAPTER_REGISTRY.get(name)(cfg, backbone)
+        if cfg.MODEL.ADAPTER.WEIGHTS:
+            read_adapter(backbone, adapter, Path(cfg.MODEL.ADAPTER.WEIGHTS))
     except ValueError as error:  # it begins with the name of an argument, which is that of a key in lower case
         argument, _, problem = str(error).partition(" ")
         if argument.upper() not in cfg.MODEL.ADAPTER:

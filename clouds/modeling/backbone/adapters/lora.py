@@ -13,8 +13,15 @@ from torch.nn import functional as F
 
 from clouds.d2 import CfgNode, configurable
 from clouds.modeling.backbone.adapters.base import ADAPTER_REGISTRY, adapted_layers
+from clouds.modeling.backbone.adapters.interchange import fitted
 from clouds.modeling.backbone.base import Adapter, SegmentationBackbone
 from clouds.modeling.linear import OneDNNLinear
+from clouds.utils.values import is_number
+
+_KEY = "base_model.model.{}.lora_{}.weight"  # of the factor of a layer in a file of peft
+
+# Settings of peft's variants of LoRA that compute something else.
+_VARIANTS = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out", "layer_replication")
 
 
 class LoRALinear(OneDNNLinear):
@@ -63,14 +70,20 @@ class LoRALinear(OneDNNLinear):
         return self.product(self.product(x, self.lora_A), self.lora_B) * self.scale
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Return (B, A), whose product is the difference of the weights; B contains the scale."""
-        return self.lora_B.detach() * self.scale, self.lora_A.detach()
+        """Return (B, A), whose product times the scale is the difference of the weights."""
+        return self.lora_B.detach(), self.lora_A.detach()
+
+    @torch.no_grad()
+    def set_factors(self, b: Tensor, a: Tensor) -> None:
+        """Take factors that `factors` returned."""
+        self.lora_B.copy_(b)
+        self.lora_A.copy_(a)
 
     @torch.no_grad()
     def merge(self) -> None:
         """Add the difference to the weight, as a new tensor, and become an ordinary linear layer."""
         b, a = self.factors()
-        merged = self.weight.double() + (b.double() @ a.double()).view_as(self.weight)
+        merged = self.weight.double() + self.scale * (b.double() @ a.double()).view_as(self.weight)
         self.weight = nn.Parameter(merged.to(self.weight.dtype), requires_grad=False)
         self.remove()
         layer: nn.Module = self
@@ -166,3 +179,36 @@ class LoRA(Adapter):
         """Add the differences to the weights of the tower, whose layers become ordinary ones."""
         for layer in self.layers.values():
             layer.merge()
+
+    def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the factors of all layers, and the settings with which peft adds them to the same model of timm."""
+        tensors = self._named_factors()
+        first = next(iter(self.layers.values()))
+        rank = len(first.factors()[1])
+        settings = {"peft_type": "LORA", "r": rank, "lora_alpha": first.scale * rank, "target_modules": [*self.layers]}
+        return tensors, {**settings, "lora_dropout": 0.0, "bias": "none", "inference_mode": True}
+
+    def load_exported(self, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+        """Take the factors that `exported` returned, or those of a LoRA of peft with any scale."""
+        if settings.get("peft_type") != "LORA":
+            raise ValueError(f"its peft_type is {settings.get('peft_type')!r}, not 'LORA'")
+        if variants := [key for key in _VARIANTS if settings.get(key)]:
+            raise ValueError(f"it is a LoRA with {variants[0]}, which is not known here")
+        rank: Any = settings.get("r")
+        alpha: Any = settings.get("lora_alpha")
+        wanted = len(next(iter(self.layers.values())).factors()[1])
+        if rank != wanted or not is_number(alpha):
+            raise ValueError(f"its rank is {rank}, and {wanted} here")
+        scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+        found = fitted(tensors, {name: tuple(each.shape) for name, each in self._named_factors().items()})
+        for name, layer in self.layers.items():
+            b, a = (found[_KEY.format(name, factor)].flatten(1) for factor in ("B", "A"))
+            layer.set_factors(b * (scale / layer.scale), a)
+
+    def _named_factors(self) -> dict[str, Tensor]:
+        """Return all factors by their names in a file of peft, those of a convolution as kernels."""
+        return {
+            _KEY.format(name, factor): values.unflatten(1, (-1, *layer.weight.shape[2:]))
+            for name, layer in self.layers.items()
+            for factor, values in zip("BA", layer.factors(), strict=True)
+        }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from clouds.d2 import CfgNode, configurable
 from clouds.errors import UserError
 from clouds.modeling.backbone.adapters.base import ADAPTER_REGISTRY, adapted_blocks
+from clouds.modeling.backbone.adapters.interchange import fitted
 from clouds.modeling.backbone.base import Adapter, SegmentationBackbone
 from clouds.modeling.layers import full_precision
 
@@ -108,6 +109,18 @@ class Rein(Adapter):
     def _behind(self, index: int, block: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         prefix, patches = output.split([self.prefix, output.shape[1] - self.prefix], dim=1)
         return torch.cat([prefix, self(patches, index)], dim=1)
+
+    def exported(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all parameters, and the settings that they depend on."""
+        return {name: each.detach() for name, each in self.state_dict().items()}, {"adapter_type": "Rein"}
+
+    @torch.no_grad()
+    def load_exported(self, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+        """Take the parameters that `exported` returned."""
+        if settings.get("adapter_type") != "Rein":
+            raise ValueError("its adapter_type is not 'Rein'")
+        own = {name: tuple(each.shape) for name, each in self.state_dict().items()}
+        self.load_state_dict(fitted(tensors, own))
 
     @property
     def queries(self) -> Tensor | None:

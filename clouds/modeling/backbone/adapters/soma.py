@@ -47,6 +47,14 @@ class SoMALinear(LoRALinear):
         b, a = super().factors()
         return torch.cat([b, -self.initial_B], dim=1), torch.cat([a, self.initial_A])
 
+    @torch.no_grad()
+    def set_factors(self, b: Tensor, a: Tensor) -> None:
+        """Take factors of rank 2r that `factors` returned."""
+        (trained_b, negative_b), (trained_a, initial_a) = b.chunk(2, dim=1), a.chunk(2)
+        super().set_factors(trained_b, trained_a)
+        self.initial_B.copy_(-negative_b)
+        self.initial_A.copy_(initial_a)
+
     def remove(self) -> None:
         """Delete the factors and their copies."""
         super().remove()
