@@ -199,6 +199,7 @@ class CLOUDS(nn.Module):
                 `canvas`, (H, W), the padded size of the batch, where labelling has already exchanged it.
                 `features`, the backbone's maps of the whole batch on the canvas, where labelling has already computed
                 them.
+                `other_targets`, numbers of targets of the other images, where this is a part of a larger batch.
                 `clouds.modeling.structures` lists all entries.
 
         Returns:
@@ -219,7 +220,8 @@ class CLOUDS(nn.Module):
         text = self.text_classifier(self.train_classes)
         predictions = self.sem_seg_head(features, text, self.void, self.backbone.queries)
         targets = batch_targets(batched_inputs, canvas, self.device)
-        return self.criterion(predictions, targets, self.points(batched_inputs))
+        others = batched_inputs[0].get("other_targets", ())
+        return self.criterion(predictions, targets, self.points(batched_inputs), others)
 
     @torch.no_grad()
     def predict_labels(self, batched_inputs: Sequence[ImageDict]) -> list[Tensor]:

@@ -184,6 +184,9 @@ DEFAULTS: dict[str, Any] = {
     },
     "SOLVER": {
         "IMS_PER_BATCH": 8,  # images in a batch, over all processes
+        # Parts into which each process divides its images of a batch, one forward and backward pass each: less memory,
+        # and the result of the whole batch but for rounding. 1: no division.
+        "ACCUMULATION": 1,
         "MAX_ITER": 40000,  # number of iterations
         "OPTIMIZER": "ADAMW",  # or "SGD"
         "BASE_LR": 1e-5,  # learning rate after the warm-up

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from typing import Any
 
@@ -27,7 +28,7 @@ def data_parallel(model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     wait_for_all()  # they may have read their weights at unequal speed
-    moving = [name for name, module in model.named_modules() if _is_trained_batch_norm(module)]
+    moving = trained_batch_norms(model)
     on_gpu = next(model.parameters()).is_cuda
     if moving and on_gpu:
         synchronize_batch_norms(model)
@@ -48,6 +49,19 @@ def data_parallel(model: nn.Module) -> nn.Module:
     sync = "forward_sync_buffers" if "forward_sync_buffers" in flags else "broadcast_buffers"
     options: dict[str, Any] = {sync: bool(moving) and not on_gpu}
     return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
+
+
+def unsynchronized(network: nn.Module) -> AbstractContextManager[None]:
+    """Return the context in which a forward and backward pass leaves gradients in the process.
+
+    The next pass outside of it averages the sum of all gradients over the processes.
+    """
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+
+
+def trained_batch_norms(model: nn.Module) -> list[str]:
+    """Return the names of the batch norms that are trained."""
+    return [name for name, module in model.named_modules() if _is_trained_batch_norm(module)]
 
 
 def synchronize_batch_norms(model: nn.Module) -> None:

@@ -108,7 +108,10 @@ def enough_memory() -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        keys = "lower SOLVER.IMS_PER_BATCH or INPUT.CROP_SIZE, in an evaluation INPUT.TEST_SHORT_EDGE"
+        keys = (
+            "lower SOLVER.IMS_PER_BATCH or INPUT.CROP_SIZE, or raise SOLVER.ACCUMULATION; in an evaluation, lower "
+            "INPUT.TEST_SHORT_EDGE"
+        )
         raise cast(UserError, machine_error(error, less_memory=keys)) from error
 
 
@@ -134,7 +137,7 @@ def verdict(needs: Sequence[Need], memory: Memory) -> tuple[str, ...]:
         warnings.append(
             f"{memory.place}: {amount(memory.used)} of {amount(memory.total or 0)} are used; an evaluation or another "
             "batch may find too little, so consider lowering SOLVER.IMS_PER_BATCH, INPUT.CROP_SIZE or "
-            "INPUT.TEST_SHORT_EDGE"
+            "INPUT.TEST_SHORT_EDGE, or raising SOLVER.ACCUMULATION"
         )
     return failure, *warnings
 

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,13 +25,14 @@ from clouds.d2.groups import wait_for_all
 from clouds.data.datasets.catalog import dataset_names, load_dataset, require_names
 from clouds.data.datasets.digest import dataset_digest
 from clouds.engine import hooks, optimizer
+from clouds.engine.accumulation import check_accumulation, divide
 from clouds.engine.amp import Precision
 from clouds.engine.checkpointing.checkpoint import checkpoint_period, load_for_inference
 from clouds.engine.checkpointing.origin import check_test_classes
 from clouds.engine.checkpointing.weights import frozen_keys
 from clouds.engine.evaluation import evaluate, report_selection
 from clouds.engine.losses import describe_failure, mean_losses, stop_training
-from clouds.engine.parallel import data_parallel
+from clouds.engine.parallel import data_parallel, unsynchronized
 from clouds.engine.parts import Parts
 from clouds.engine.preflight import Preflight
 from clouds.engine.run.metrics import record_evaluation
@@ -84,6 +86,7 @@ class Trainer(Parts, TrainerBase):
         self.optimizer = self.build_optimizer(cfg, self.model)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         self.clip_gradients = optimizer.build_gradient_clipper(cfg)
+        check_accumulation(cfg, self.model)
         self.network = data_parallel(self.model)
         self.precision = Precision.from_config(cfg, cfg.SOLVER.AMP.ENABLED)
         self.scaler = self.precision.build_scaler()
@@ -185,7 +188,7 @@ class Trainer(Parts, TrainerBase):
         return self.results
 
     def run_step(self) -> None:
-        """Run one iteration: data -> pseudo-labels -> losses -> `update`.
+        """Run one iteration: data -> pseudo-labels -> losses and their gradients -> `update`.
 
         A loss that is not finite changes neither the weights nor the optimizer: its step is skipped on the device.
 
@@ -203,12 +206,11 @@ class Trainer(Parts, TrainerBase):
         self.optimizer.zero_grad()  # here, because memory is at its peak at the end of the forward pass
         batch = self.label(batch)
         try:
-            with self.precision.autocast():
-                losses = self.network(batch)
+            losses = self.backpropagate(batch)
         except FloatingPointError as error:  # in all processes
             self.stop(batch, str(error))
         means = mean_losses(losses, stop=stop_requested() is not None)
-        self.update(torch.stack([*losses.values()]).sum(), skip=1 - means.isfinite().all().float())
+        self.update(skip=1 - means.isfinite().all().float())
         # Read after everything is queued, so that a GPU computes on meanwhile.
         *numbers, stopping, scale = torch.cat([means, self.scaler.current(means)]).tolist()
         if not all(map(math.isfinite, numbers)):
@@ -248,14 +250,33 @@ class Trainer(Parts, TrainerBase):
             raise UserError("The batch has images without labels; set MODEL.CLOUDS.SAM.MINIBATCH True to learn them.")
         return batch
 
-    def update(self, loss: Tensor, skip: Tensor) -> None:
-        """Compute, clip and apply the gradients. Under float16, a step whose gradient overflows is skipped.
+    def backpropagate(self, batch: list[ImageDict]) -> dict[str, Tensor]:
+        """Compute the losses of the batch and their gradients, in ``SOLVER.ACCUMULATION`` parts (see `divide`).
+
+        Returns:
+            Scalars by name, without gradient; their mean over the processes is the loss of the whole batch.
+
+        Raises:
+            FloatingPointError: the network's output is not finite. Raised in all processes.
+        """
+        count = self.cfg.SOLVER.ACCUMULATION
+        parts = divide(batch, count, self.model) if count > 1 else [batch]
+        found: list[Tensor] = []
+        for part in parts:
+            with nullcontext() if part is parts[-1] else unsynchronized(self.network):
+                with self.precision.autocast():
+                    losses = self.network(part)
+                values = torch.stack([*losses.values()])
+                self.scaler.scale(values.sum()).backward()
+            found.append(values.detach())
+        return dict(zip(losses, sum(found[1:], start=found[0]).unbind(), strict=True))
+
+    def update(self, skip: Tensor) -> None:
+        """Clip and apply the gradients. Under float16, a step whose gradient overflows is skipped.
 
         Args:
-            loss: scalar sum of all losses.
-            skip: scalar float on the device of the loss; 1 = weights and optimizer stay as they are, otherwise 0.
+            skip: scalar float on the device of the losses; 1 = weights and optimizer stay as they are, otherwise 0.
         """
-        self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         self.clip_gradients(parameter for group in self.optimizer.param_groups for parameter in group["params"])
         self.scaler.step(self.optimizer, skip)

@@ -30,7 +30,9 @@ class MatchedOutputs(NamedTuple):
         targets: (L, M) int64, index in `masks` of the target of each matched query.
         point_logits: (L, M, P) float, mask logits of the matched queries at sampled points.
         point_targets: (L, M, P) float in [0, 1], masks of their targets at the same points.
-        num_masks: scalar float, number of targets of all images; M is smaller if an image has more targets than Q.
+        num_masks: scalar float, number of targets of all images; M is smaller if an image has more targets than Q, or
+            if these images are a part of a batch, whose other images count, too.
+        other_weights: sum of the class weights of the queries for the other images of the batch; 0 if there are none.
     """
 
     class_logits: Tensor
@@ -42,6 +44,7 @@ class MatchedOutputs(NamedTuple):
     point_logits: Tensor
     point_targets: Tensor
     num_masks: Tensor
+    other_weights: float
 
 
 Term = tuple[Tensor, Tensor]
@@ -53,7 +56,7 @@ def class_loss(outputs: MatchedOutputs) -> Term:
     logits, classes = outputs.class_logits.flatten(0, 2), outputs.classes.flatten()
     losses = F.cross_entropy(logits, classes, outputs.class_weights, reduction="none")
     weights = outputs.class_weights[outputs.classes]
-    return losses.view_as(outputs.classes).sum(dim=(1, 2)), weights.sum(dim=(1, 2))
+    return losses.view_as(outputs.classes).sum(dim=(1, 2)), weights.sum(dim=(1, 2)) + outputs.other_weights
 
 
 def mask_loss(outputs: MatchedOutputs) -> Term:
@@ -116,6 +119,7 @@ class SetCriterion(nn.Module):
         self.num_candidates = int(num_points * oversample_ratio)
         self.num_uncertain = int(num_points * importance_sample_ratio)
         self.deep_supervision = deep_supervision
+        self.no_object_weight = no_object_weight
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
         self.empty_weight: Tensor
@@ -123,7 +127,11 @@ class SetCriterion(nn.Module):
 
     @full_precision
     def forward(
-        self, predictions: Sequence[Prediction], targets: Sequence[Target], uniform: Uniform = uniform_points
+        self,
+        predictions: Sequence[Prediction],
+        targets: Sequence[Target],
+        uniform: Uniform = uniform_points,
+        others: Sequence[int] = (),
     ) -> dict[str, Tensor]:
         """Compute all losses. With several processes, all must call this together.
 
@@ -131,10 +139,12 @@ class SetCriterion(nn.Module):
             predictions: the decoder's outputs, the result last.
             targets: one target per image, its masks on the canvas.
             uniform: source of the random points (see `draw_points`).
+            others: number of targets of each other image of the batch in this process, if it is computed in parts.
 
         Returns:
             Weighted scalars `loss_{ce,mask,dice}` of the result and `loss_*_<i>` of the i-th output before it. Their
-            mean over the processes is the loss of the whole batch (see `clouds.modeling.distributed`).
+            mean over the processes, of their sums over the parts, is the loss of the whole batch (see
+            `clouds.modeling.distributed`).
 
         Raises:
             FloatingPointError: a prediction is not finite, in this process or in another one.
@@ -156,7 +166,7 @@ class SetCriterion(nn.Module):
         mask_logits = matched_masks(outputs, matching)
         chosen = self.choose_points(mask_logits, points)
         del points  # the candidates are larger than what the losses keep for the backward pass
-        matched = self.matched(outputs, padded, matching, mask_logits, chosen)
+        matched = self.matched(outputs, padded, matching, mask_logits, chosen, others)
         terms = {name: LOSSES[name](matched) for name in self.weights}
         normalizers = mean_over_processes(
             torch.stack([normalizer.expand(len(outputs)) for _, normalizer in terms.values()])
@@ -182,13 +192,20 @@ class SetCriterion(nn.Module):
         matching: Matching,
         mask_logits: Tensor,
         points: Tensor,
+        others: Sequence[int],
     ) -> MatchedOutputs:
-        """Put each query's prediction beside its target, with masks at points (L * M, P, 2)."""
+        """Put each query's prediction beside its target, with masks at points (L * M, P, 2).
+
+        Of the images with `others` targets, only what normalizes the losses is known before their forward pass: each
+        has min(Q, number of targets) queries with a class, whose weight is 1, and the rest with void.
+        """
         class_logits = torch.stack([output.class_logits for output in outputs]).float()
         labels = targets.labels.flatten()[matching.targets]
         classes = torch.full(class_logits.shape[:3], self.num_classes, dtype=torch.int64, device=labels.device)
         classes.flatten(1).scatter_(1, matching.queries, labels)
         point_logits = sample_points(mask_logits.flatten(0, 1)[:, None], points)
+        queries = class_logits.shape[2]
+        pairs = [min(queries, count) for count in others]
         return MatchedOutputs(
             class_logits=class_logits,
             classes=classes,
@@ -198,7 +215,8 @@ class SetCriterion(nn.Module):
             targets=matching.targets,
             point_logits=point_logits.view(*matching.queries.shape, self.num_points),
             point_targets=sample_targets(targets, matching, points),
-            num_masks=labels.new_full((), sum(targets.counts), dtype=torch.float32),
+            num_masks=labels.new_full((), sum(targets.counts) + sum(others), dtype=torch.float32),
+            other_weights=sum(paired + (queries - paired) * self.no_object_weight for paired in pairs),
         )
 
 

@@ -1,6 +1,7 @@
 """The exponential moving average of a model: one mechanism for the teacher and for evaluation with averaged weights."""
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from clouds.modeling.compilation import compile_forward
 from clouds.modeling.frozen import BACKBONE, frozen_names, named_tensors
 
 StateDict = dict[str, Tensor]
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class MovingAverage:
@@ -65,6 +68,8 @@ class MovingAverage:
         if not any(name.startswith(BACKBONE) for name in self._names):
             # With what it has cached, such as its copy for mixed precision.
             shared |= {id(child): child for name, child in model.named_children() if f"{name}." == BACKBONE}
+        # Hooks of the model itself belong to its observers; those of its parts are how they compute.
+        shared |= {id(getattr(model, name)): OrderedDict() for name in _HOOKS}
         copied = copy.deepcopy(model, shared).eval()
         for name, parameter in copied.named_parameters():
             if name in self._names:

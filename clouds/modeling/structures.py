@@ -18,6 +18,8 @@ The labelling stage of joint training adds
     `canvas`: (H, W), the padded size of the batch, equal in all dicts; default: the model computes it;
     `features`: the backbone's maps (B, C, H / stride, W / stride) of the whole batch by name, the same dict of tensors
         in every image's dict; default: the model computes them.
+Gradient accumulation, which divides a batch into parts, adds the `canvas` of the whole batch and
+    `other_targets`: numbers of targets of the images in the other parts, equal in all dicts; default: none.
 A mapper may also write `instances` itself, as detectron2's do; they then take the place of `sem_seg`.
 The canvas is the largest height and width over all images of all processes, rounded up to the model's
 `size_divisibility`; an image lies in its upper left corner.
@@ -119,7 +121,7 @@ def targets_from_label_maps(batch: Sequence[ImageDict], canvas: tuple[int, int],
     """
     if not batch:
         return []
-    classes = [x["sem_seg_classes"] if "sem_seg_classes" in x else classes_in(x["sem_seg"]) for x in batch]
+    classes = [present_classes(x) for x in batch]
     most = max(map(len, classes))
     # Rows are filled up with ids that no class has; the masks of these are never looked at.
     table = torch.tensor(
@@ -137,6 +139,16 @@ def targets_from_label_maps(batch: Sequence[ImageDict], canvas: tuple[int, int],
 def _rows(values: Tensor, classes: Sequence[Sequence[int]]) -> list[Tensor]:
     """Return the first N entries of each row of (B, most, ...), N being the number of the row's classes."""
     return [row[: len(present)] for row, present in zip(values, classes, strict=True)]
+
+
+def present_classes(x: ImageDict) -> Sequence[int]:
+    """Return the train ids in the label map of an image, ascending, without 255."""
+    return x["sem_seg_classes"] if "sem_seg_classes" in x else classes_in(x["sem_seg"])
+
+
+def count_targets(batch: Sequence[ImageDict]) -> list[int]:
+    """Return the number of targets of each image, see `batch_targets`."""
+    return [len(x["instances"].gt_classes) if "instances" in x else len(present_classes(x)) for x in batch]
 
 
 def classes_in(label_map: Tensor) -> list[int]:

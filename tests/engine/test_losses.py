@@ -97,8 +97,8 @@ def test_losses_are_read_once_after_the_update(
             events.clear()  # the loader's
             return super().label(batch)
 
-        def update(self, loss: Tensor, skip: Tensor) -> None:
-            super().update(loss, skip)
+        def update(self, skip: Tensor) -> None:
+            super().update(skip)
             events.append("update")
 
     steps: list[list[str]] = []

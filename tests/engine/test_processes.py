@@ -59,6 +59,8 @@ CASES: dict[str, list] = {
     # The second batch is labelled ahead, the third after an update of the teacher.
     "joint training": [*JOINT, "MODEL.CLOUDS.ITERATION_UPDATE", 2],
 }
+# Two processes of two parts each compute what one process computes at once.
+ACCUMULATED = ("text head", "joint training")
 
 
 @pytest.fixture
@@ -100,9 +102,15 @@ class Watched(JointTrainer):
 
     def see(self, network: nn.Module, inputs: tuple[list[dict]]) -> None:
         if self.model.training:
-            self.seen.append([sample["image_id"] for sample in inputs[0]])
+            self.parts.append([sample["image_id"] for sample in inputs[0]])
+
+    def before_step(self) -> None:
+        super().before_step()
+        self.parts: list[list[str]] = []
 
     def after_step(self) -> None:
+        assert len(self.parts) == self.cfg.SOLVER.ACCUMULATION
+        self.seen.append([image for part in self.parts for image in part])
         latest = self.storage.latest()
         self.losses.append({name: value for name, (value, _) in latest.items() if name.startswith("loss_")})
         super().after_step()
@@ -110,8 +118,8 @@ class Watched(JointTrainer):
     def build_writers(self) -> list:
         return []
 
-    def update(self, loss: torch.Tensor, skip: torch.Tensor) -> None:
-        super().update(loss, skip)
+    def update(self, skip: torch.Tensor) -> None:
+        super().update(skip)
         self.gradients.append({n: p.grad.clone() for n, p in self.model.named_parameters() if p.requires_grad})
 
 
@@ -178,6 +186,9 @@ def all_cases(folder: Path, name: str) -> None:
     for case, opts in CASES.items():
         out = folder / name / case
         torch.save(train(folder, out, opts), out / f"{comm.get_rank()}.pt")
+    for case in ACCUMULATED if name == "two" else ():
+        out = folder / name / f"{case} in parts"
+        torch.save(train(folder, out, [*CASES[case], "SOLVER.ACCUMULATION", 2]), out / f"{comm.get_rank()}.pt")
     (folder / name / f"nan{comm.get_rank()}.txt").write_text(break_half(folder, folder / name / "nan"))
 
 
@@ -223,8 +234,8 @@ def test_two_processes_are_one(
     finally:
         torch.set_num_threads(threads)
 
-    for case in CASES:
-        one = torch.load(folder / "one" / case / "0.pt")
+    for case in [*CASES, *(f"{case} in parts" for case in ACCUMULATED)]:
+        one = torch.load(folder / "one" / case.removesuffix(" in parts") / "0.pt")
         first, second = (torch.load(folder / "two" / case / f"{rank}.pt") for rank in (0, 1))
         steps = zip(first["seen"], second["seen"], strict=True)
         together = [[image for pair in zip(*halves, strict=True) for image in pair] for halves in steps]
@@ -240,7 +251,7 @@ def test_two_processes_are_one(
         assert all(torch.equal(first["weights"][key], second["weights"][key]) for key in one["weights"])
         assert all(torch.equal(first["teacher"][key], second["teacher"][key]) for key in one["teacher"])
         assert first["labels"] == second["labels"] == pytest.approx(one["labels"], abs=0.5)
-        if case == "joint training":
+        if case.startswith("joint training"):
             assert distance(first["teacher"], one["teacher"]) < 1e-5
             assert one["labels"].keys() >= {"pseudo_labels/kept", "pseudo_labels/agreement"}
 

@@ -1,5 +1,6 @@
 """The moving average, number by number, and its state in a checkpoint."""
 
+import functools
 import math
 
 import pytest
@@ -193,6 +194,15 @@ def test_an_adapted_backbone_is_averaged_and_shares_what_is_frozen() -> None:
     torch.testing.assert_close(copied.backbone(x), (before + student.backbone(x)) / 2)
     torch.testing.assert_close(copied.void_embedding.weight, old + 0.5)
     assert not any(p.requires_grad for p in copied.parameters())
+
+
+def test_who_observes_the_student_is_not_copied() -> None:
+    student, teacher = Student(head(), Tower(adapted=False)), Teacher(0.5)
+    loader = iter(torch.utils.data.DataLoader([1]))  # cannot be copied
+    student.register_forward_hook(functools.partial(print, loader))
+    teacher.start(student)
+    assert not teacher.model._forward_hooks
+    assert len(student._forward_hooks) == 1
 
 
 @pytest.mark.parametrize("adapted", [False, True])
