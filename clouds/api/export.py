@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.nn import functional as F
+from torch.torch_version import TorchVersion
 
 from clouds import __version__
 from clouds.clouds import CLOUDS
@@ -40,6 +41,7 @@ METADATA = "clouds.json"
 SCORE_TOLERANCE, LABEL_AGREEMENT = 1e-3, 0.999
 CHECKED_SIZES = ((2, 161, 227), (1, 160, 96))
 """Number, height and width of the images that a file is checked with."""
+OLDEST_TORCH = "2.14"  # torch.export of older ones takes no sizes of which it must not assume anything
 LARGEST_ONNX = 2**31 - 1  # bytes, a limit of its format
 
 Run: TypeAlias = Callable[[Tensor], Tensor]
@@ -192,11 +194,16 @@ def prepare_target(path: Path, opset: int = OPSET) -> None:
         opset: version of ONNX's operators.
 
     Raises:
-        UserError: its ending is neither ``.onnx`` nor ``.pt2``, or a package or the version for ONNX does not exist.
+        UserError: its ending is neither ``.onnx`` nor ``.pt2``, torch is too old, or a package or the version for ONNX
+            does not exist.
         WriteError: the folder cannot be created.
     """
     if path.suffix not in (".onnx", ".pt2"):
         raise UserError(f"The file {path} must end in .onnx, or in .pt2 for a program of torch.export.")
+    if TorchVersion(torch.__version__) < OLDEST_TORCH:
+        raise UserError(
+            f"This is torch {torch.__version__}, and an export needs torch {OLDEST_TORCH} or newer: update it."
+        )
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if path.suffix == ".onnx" and missing:
         raise UserError(f"An ONNX file needs {' and '.join(missing)}: pip install 'clouds-dgss[export]'.")
@@ -206,15 +213,9 @@ def prepare_target(path: Path, opset: int = OPSET) -> None:
 
 
 def trace(network: CLOUDS, classes: Sequence[str], *, labels: bool) -> ExportedProgram:
-    """Return the program of `Exportable`, for batches of any number and size.
+    """Return the program of `Exportable`, for batches of any number and size."""
+    from torch.fx.experimental.dynamic_spec import ParamsSpec, ShapeVar, TensorSpec
 
-    Raises:
-        UserError: this version of torch is too old.
-    """
-    try:
-        from torch.fx.experimental.dynamic_spec import ParamsSpec, ShapeVar, TensorSpec
-    except ImportError as error:
-        raise UserError(f"This is torch {torch.__version__}, and an export needs torch 2.15: update it.") from error
     if network.sem_seg_head.uses_text or network.geometric_ensemble:
         network.text_tower.text_classifier(classes)  # the tower keeps it: the program does not encode text
     # Unbacked sizes: the program has no branch for 0 or 1, nor for one layout in memory.

@@ -19,7 +19,7 @@ from torch import nn
 from clouds.api.card import model_card
 from clouds.api.loading import CONFIG, DESCRIPTION, WEIGHTS
 from clouds.config.defaults import DEFAULTS
-from clouds.config.keys import leaves
+from clouds.config.keys import leaves, value_of
 from clouds.config.settings import PATHS, evaluated_sets, plain_settings
 from clouds.d2 import CfgNode
 from clouds.engine.checkpointing.checkpoint import has_reloadable_backbone
@@ -28,8 +28,9 @@ from clouds.engine.checkpointing.weights import frozen_keys
 from clouds.engine.run.metrics import read_scores
 from clouds.engine.run.record import code_version, read_record
 from clouds.errors import UserError
+from clouds.modeling.backbone import open_clip_models, timm_models
 from clouds.modeling.backbone.clip import CLIP
-from clouds.modeling.backbone.open_clip_models import is_published, model_config
+from clouds.modeling.backbone.timm_towers import TimmTower
 from clouds.utils.atomic import atomic_folder, write_atomically
 from clouds.utils.folders import is_hidden
 from clouds.utils.hashing import file_sha256
@@ -40,7 +41,9 @@ from clouds.version import __version__
 
 CARD, TOWER = "README.md", "clip_*.json"
 
-_NAME, _PRETRAINED = "MODEL.CLOUDS.CLIP_MODEL_NAME", "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS"
+# Keys of the name and the weights of a tower.
+_CLIP = ("MODEL.CLOUDS.CLIP_MODEL_NAME", "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS")
+_TIMM = ("MODEL.BACKBONE.TIMM.MODEL_NAME", "MODEL.BACKBONE.TIMM.WEIGHTS")
 # Keys that a reader has to find at their defaults: what they name is on the machine of the writer.
 _OF_A_MACHINE = (
     *(*PATHS, "DATASETS.MODULES", "DATALOADER.NUM_WORKERS", "WANDB.PROJECT", "WANDB.NAME"),
@@ -76,30 +79,34 @@ def write_folder(
         include_backbone: whether to store a frozen tower that anybody can load by its name, too.
 
     Raises:
-        UserError: the folder holds other files.
+        UserError: the folder holds other files, or the architecture of the tower is known on this machine only.
         WriteError: the folder cannot be written.
     """
     _refuse_other_files(folder)
     state = network.state_dict()
     backbone = dict(network.named_children()).get("backbone")
-    is_named = isinstance(backbone, CLIP) and _is_loaded_by_name(network, cfg) and not include_backbone
+    name_key, weights_key = _TIMM if isinstance(backbone, TimmTower) else _CLIP
+    tower, pretrained = value_of(cfg, name_key), value_of(cfg, weights_key)
+    if isinstance(backbone, TimmTower):
+        _refuse_timm_folder(tower)
+    is_named = has_reloadable_backbone(network) and _is_published(backbone, tower, pretrained) and not include_backbone
     left_out = {key: state.pop(key) for key in frozen_keys(network)} if is_named else {}
     settings = _portable_settings(network, cfg)
     with atomic_folder(folder) as part:
         write_tensors(part / WEIGHTS, state)
-        if isinstance(backbone, CLIP):
-            settings |= {_NAME: cfg.MODEL.CLOUDS.CLIP_MODEL_NAME, _PRETRAINED: cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS}
-            if not is_named:
-                architecture = json.dumps(model_config(settings[_NAME], settings[_PRETRAINED]), indent=2) + "\n"
-                digest = hashlib.sha256(architecture.encode()).hexdigest()
-                settings |= {_NAME: TOWER.replace("*", digest[:8]), _PRETRAINED: ""}
-                write_atomically(part / settings[_NAME], architecture)
+        if isinstance(backbone, CLIP) and not is_named:
+            architecture = json.dumps(open_clip_models.model_config(tower, pretrained), indent=2) + "\n"
+            tower = TOWER.replace("*", hashlib.sha256(architecture.encode()).hexdigest()[:8])
+            write_atomically(part / tower, architecture)
+        pretrained = pretrained if is_named else ""
+        if isinstance(backbone, CLIP | TimmTower):
+            settings |= {name_key: tower, weights_key: pretrained}
         description = {
             "classes": list(classes),
             "train_classes": list(getattr(network, "train_classes", classes)),
             "colors": [list(color) for color in colors],
             **normalization(network),
-            "backbone": {"name": settings[_NAME], "pretrained": settings[_PRETRAINED], "stored": not is_named},
+            "backbone": {"name": settings[name_key], "pretrained": settings[weights_key], "stored": not is_named},
             **({"tower_sha256": tensors_sha256(left_out)} if is_named else {}),
             "weights_sha256": file_sha256(part / WEIGHTS),
             "license": license,
@@ -122,9 +129,18 @@ def _refuse_other_files(folder: Path) -> None:
         )
 
 
-def _is_loaded_by_name(network: nn.Module, cfg: CfgNode) -> bool:
-    names = cfg.MODEL.CLOUDS.CLIP_MODEL_NAME, cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS
-    return has_reloadable_backbone(network) and is_published(*names)
+def _is_published(backbone: nn.Module | None, name: str, weights: str) -> bool:
+    if isinstance(backbone, CLIP):
+        return open_clip_models.is_published(name, weights)
+    return isinstance(backbone, TimmTower) and timm_models.is_published(name, weights)
+
+
+def _refuse_timm_folder(name: str) -> None:
+    if name.startswith("local-dir:") or Path(name).is_dir():
+        raise UserError(
+            f"The tower is from a folder of this machine, {name}: to share it, load the network with the name of the "
+            "architecture as MODEL.BACKBONE.TIMM.MODEL_NAME and the weight file as MODEL.BACKBONE.TIMM.WEIGHTS."
+        )
 
 
 def _portable_settings(network: nn.Module, cfg: CfgNode) -> dict[str, Any]:

@@ -14,9 +14,10 @@ Write a trained network as an ONNX file or as a program of torch.export.
     clouds export output/gta/warmup street.onnx
     clouds export model.pth street.pt2 --config-file FILE --labels --device cuda
 
-SOURCE is a checkpoint, its URL, the output folder of a training, or a folder that save_pretrained wrote. The file takes
-uint8 RGB images of any number and size and returns scores or label maps of their size. What will be written is first
-compared with the network on batches of several sizes. The exit code is 1 if they differ; then nothing is written.
+SOURCE is the output folder of a training, a folder that save_pretrained wrote, its id on a hub (owner/name), a
+checkpoint, or its URL. The file takes uint8 RGB images of any number and size and returns scores or label maps of their
+size. It is compared with the network on batches of two sizes before it is written; if they differ, nothing is written,
+and the exit code is 1. An export takes a minute or more.
 """
 
 

@@ -252,9 +252,14 @@ def test_an_old_torch_and_other_architectures(tmp_path: Path, monkeypatch: pytes
     arguments = {"classes": ("a",), "colors": ((1, 2, 3),)}
     with pytest.raises(UserError, match=r"^The network is a Linear, and only the architecture CLOUDS can be exported"):
         export.export_network(nn.Linear(1, 1), tmp_path / "a.pt2", **arguments)
-    monkeypatch.setitem(sys.modules, "torch.fx.experimental.dynamic_spec", None)
-    with pytest.raises(UserError, match=r"^This is torch .*, and an export needs torch 2\.15: update it\.$"):
-        export.export_network(small(), tmp_path / "a.pt2", **arguments)
+    for version in ("2.9.1", "2.13.0+cpu"):
+        monkeypatch.setattr(torch, "__version__", version)
+        with pytest.raises(UserError) as caught:
+            export.export_network(nn.Linear(1, 1), tmp_path / "new/a.pt2", **arguments)
+        assert str(caught.value) == f"This is torch {version}, and an export needs torch 2.14 or newer: update it."
+    for version in ("2.14.1+cu130", "2.15.0"):
+        monkeypatch.setattr(torch, "__version__", version)
+        export.prepare_target(tmp_path / "a.pt2")
     assert not [*tmp_path.iterdir()]
 
 

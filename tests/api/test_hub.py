@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 import yaml
 from PIL import Image
@@ -94,6 +95,40 @@ def test_a_folder_predicts_the_same(
     loaded[0].save_pretrained(moved)
     assert {name: (moved / name).read_bytes() for name in before} == before
     assert {path.name for path in moved.iterdir()} == names
+
+
+def test_a_tower_of_timm(save_run: Callable[..., Path], images: list[Path], tmp_path: Path) -> None:
+    weights = tmp_path / "tower.safetensors"
+    torch.manual_seed(3)
+    tower = timm.create_model("test_vit")
+    save_file(tower.state_dict(), weights)
+    opts = ["MODEL.BACKBONE.NAME", "TimmTower", "MODEL.ADAPTER.NAME", "LoRA", "MODEL.ADAPTER.RANK", 2]
+    opts += ["MODEL.BACKBONE.TIMM.MODEL_NAME", "test_vit", "MODEL.BACKBONE.TIMM.WEIGHTS", weights]
+    model = clouds.load(save_run(*opts), device="cpu")
+    model.save_pretrained(tmp_path / "saved")
+    timm.models.save_for_hf(tower, tmp_path / "folder")
+    local = clouds.load(
+        save_run(
+            *opts, "MODEL.BACKBONE.TIMM.MODEL_NAME", tmp_path / "folder", "MODEL.BACKBONE.TIMM.WEIGHTS", "pretrained"
+        ),
+        device="cpu",
+    )
+    with pytest.raises(
+        UserError, match=r"^The tower is from a folder of this machine, .*/folder: to share it, load the"
+    ):
+        local.save_pretrained(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    weights.unlink()
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {
+        *("model.safetensors", "config.yaml", "clouds.json", "README.md")
+    }
+    assert str(tmp_path) not in (tmp_path / "saved/config.yaml").read_text()
+    assert json.loads((tmp_path / "saved/clouds.json").read_text())["backbone"] == {
+        "name": "test_vit",
+        "pretrained": "",
+        "stored": True,
+    }
+    assert same(model, clouds.load(tmp_path / "saved", device="cpu"), images[0])
 
 
 def test_the_config_is_complete_and_of_no_machine(closed: Path, tmp_path: Path) -> None:
