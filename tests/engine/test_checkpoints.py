@@ -213,7 +213,8 @@ def test_of_two_failures_the_first_is_reported(tiny_cfg: CfgNode, monkeypatch: p
 
 
 def test_every_config_saves_by_the_clock() -> None:
-    files = [*CONFIGS.glob("warmup/*/*.yaml"), *CONFIGS.glob("joint_training/*/*.yaml")]
+    files = [*CONFIGS.glob("**/warmup/*/*.yaml"), *CONFIGS.glob("**/joint_training/*/*.yaml")]
+    assert len(files) == 18 + 48
     for cfg in map(load_config, files):
         assert (cfg.SOLVER.CHECKPOINT_MINUTES, cfg.SOLVER.CHECKPOINTS_KEPT, cfg.TEST.SELECT_ON) == (10, 3, "")
         assert checkpoint_period(cfg) == 5 * cfg.TEST.EVAL_PERIOD, "as published"
