@@ -35,7 +35,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> Done:
         env={**inherited, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
 
