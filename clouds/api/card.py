@@ -13,8 +13,8 @@ TAGS = ["semantic-segmentation", "domain-generalization", "open-vocabulary", "ma
 
 _TEMPLATE = Path(__file__).parent / "templates/model_card.md"
 _METRIC = "mIoU"
-# Source of the tower's weights -> license in its own card or repository.
-_TOWER_LICENSES = {"openai": "MIT", "laion": "MIT"}
+# Part of the name of a tower or its weights -> license in its own card or repository.
+_TOWER_LICENSES = {"openai": "MIT", "laion": "MIT", "dinov2": "Apache-2.0", "dinov3": "DINOv3 License"}
 
 
 def model_card(name: str, description: Mapping[str, Any], settings: Mapping[str, Any]) -> ModelCard:
@@ -83,7 +83,8 @@ def _facts(description: Mapping[str, Any], settings: Mapping[str, Any]) -> list[
 
 
 def _tower_license(tower: Mapping[str, Any]) -> str:
-    known = [license for start, license in _TOWER_LICENSES.items() if tower["pretrained"].startswith(start)]
+    names = f"{tower['name']} {tower['pretrained']}"
+    known = [license for part, license in _TOWER_LICENSES.items() if part in names]
     return known[0] if known else "that of its source"
 
 

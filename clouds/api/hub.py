@@ -11,14 +11,14 @@ from torch import nn
 
 from clouds.api.card import LIBRARY, TAGS
 from clouds.api.loading import CONFIG, DESCRIPTION, WEIGHTS, Files, find_files, load_trained, read_network_config
-from clouds.api.saving import CARD, TOWER, write_folder
+from clouds.api.saving import CARD, TOWERS, write_folder
 from clouds.d2 import CfgNode
 from clouds.errors import UserError
 from clouds.utils.hub import download, upload
 from clouds.utils.paths import user_path
 from clouds.visualization.palette import Color
 
-FILES = (WEIGHTS, CONFIG, DESCRIPTION, CARD, TOWER)
+FILES = (WEIGHTS, CONFIG, DESCRIPTION, CARD, *TOWERS)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 

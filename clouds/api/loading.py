@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from clouds.config import load_config
+from clouds.config.keys import value_of
+from clouds.config.settings import TOWERS
 from clouds.d2 import CfgNode
 from clouds.engine.checkpointing.entries import ENTRIES, find_wrong_entry
 from clouds.engine.checkpointing.files import numbered
@@ -120,9 +122,10 @@ def read_network_config(
             "config."
         )
     cfg = load_config(config, [*map(str, options)])
-    tower = files.weights.parent / cfg.MODEL.CLOUDS.CLIP_MODEL_NAME
-    if files.description and tower.is_file():
-        cfg.MODEL.CLOUDS.CLIP_MODEL_NAME = str(tower)
+    for key in TOWERS if files.description else ():
+        name = value_of(cfg, key)
+        if name and (tower := files.weights.parent / name).exists():
+            cfg.merge_from_list([key, str(tower)])
     cfg.MODEL.WEIGHTS = str(files.weights)
     if "MODEL.DEVICE" not in keys:
         cfg.MODEL.DEVICE = str(device)
@@ -137,11 +140,11 @@ def _find_tower(cfg: CfgNode, files: Files) -> None:
     run = current_run(files.weights.parent)
     if run is None:
         return
-    for key in ("CLIP_MODEL_NAME", "CLIP_PRETRAINED_WEIGHTS"):
-        name = cfg.MODEL.CLOUDS[key]
+    for key in TOWERS:
+        name = value_of(cfg, key)
         path = Path(run.folder) / name
         if name and not Path(name).exists() and path.is_absolute() and path.exists():
-            cfg.MODEL.CLOUDS[key] = str(path)
+            cfg.merge_from_list([key, str(path)])
 
 
 def load_trained(files: Files, cfg: CfgNode) -> Trained:

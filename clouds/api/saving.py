@@ -4,7 +4,7 @@ model.safetensors   weights, without the frozen tower if anybody can load it by 
 config.yaml         every config key, without names of files, folders and devices of this machine
 clouds.json         classes, colors, normalization, tower, digests, version, data, scores
 README.md           card
-clip_<digest>.json  architecture of a tower that is in model.safetensors
+clip_<digest>.json, timm_<digest>/config.json  architecture of a tower that is in model.safetensors
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from torch import nn
 from clouds.api.card import model_card
 from clouds.api.loading import CONFIG, DESCRIPTION, WEIGHTS
 from clouds.config.defaults import DEFAULTS
-from clouds.config.keys import leaves, value_of
+from clouds.config.keys import leaves
 from clouds.config.settings import PATHS, evaluated_sets, plain_settings
 from clouds.d2 import CfgNode
 from clouds.engine.checkpointing.checkpoint import has_reloadable_backbone
@@ -28,10 +28,9 @@ from clouds.engine.checkpointing.weights import frozen_keys
 from clouds.engine.run.metrics import read_scores
 from clouds.engine.run.record import code_version, read_record
 from clouds.errors import UserError
-from clouds.modeling.backbone import open_clip_models, timm_models
-from clouds.modeling.backbone.clip import CLIP
-from clouds.modeling.backbone.timm_towers import TimmTower
-from clouds.utils.atomic import atomic_folder, write_atomically
+from clouds.modeling.backbone import SegmentationBackbone
+from clouds.modeling.backbone.base import TowerSource
+from clouds.utils.atomic import atomic_folder, make_folder, write_atomically
 from clouds.utils.folders import is_hidden
 from clouds.utils.hashing import file_sha256
 from clouds.utils.json_files import read_json
@@ -39,11 +38,10 @@ from clouds.utils.tensors import tensors_sha256
 from clouds.utils.torch_files import write_tensors
 from clouds.version import __version__
 
-CARD, TOWER = "README.md", "clip_*.json"
+CARD = "README.md"
+TOWERS = ("clip_*.json", "timm_*/config.json")
+"""Patterns of the files of towers, see `TowerSource.file`."""
 
-# Keys of the name and the weights of a tower.
-_CLIP = ("MODEL.CLOUDS.CLIP_MODEL_NAME", "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS")
-_TIMM = ("MODEL.BACKBONE.TIMM.MODEL_NAME", "MODEL.BACKBONE.TIMM.WEIGHTS")
 # Keys that a reader has to find at their defaults: what they name is on the machine of the writer.
 _OF_A_MACHINE = (
     *(*PATHS, "DATASETS.MODULES", "DATALOADER.NUM_WORKERS", "WANDB.PROJECT", "WANDB.NAME"),
@@ -79,34 +77,27 @@ def write_folder(
         include_backbone: whether to store a frozen tower that anybody can load by its name, too.
 
     Raises:
-        UserError: the folder holds other files, or the architecture of the tower is known on this machine only.
+        UserError: the folder holds other files.
         WriteError: the folder cannot be written.
     """
     _refuse_other_files(folder)
     state = network.state_dict()
     backbone = dict(network.named_children()).get("backbone")
-    name_key, weights_key = _TIMM if isinstance(backbone, TimmTower) else _CLIP
-    tower, pretrained = value_of(cfg, name_key), value_of(cfg, weights_key)
-    if isinstance(backbone, TimmTower):
-        _refuse_timm_folder(tower)
-    is_named = has_reloadable_backbone(network) and _is_published(backbone, tower, pretrained) and not include_backbone
+    source = backbone.source(cfg) if isinstance(backbone, SegmentationBackbone) else None
+    by_name = source is not None and source.is_published and has_reloadable_backbone(network)
+    is_named = by_name and not include_backbone
     left_out = {key: state.pop(key) for key in frozen_keys(network)} if is_named else {}
     settings = _portable_settings(network, cfg)
     with atomic_folder(folder) as part:
         write_tensors(part / WEIGHTS, state)
-        if isinstance(backbone, CLIP) and not is_named:
-            architecture = json.dumps(open_clip_models.model_config(tower, pretrained), indent=2) + "\n"
-            tower = TOWER.replace("*", hashlib.sha256(architecture.encode()).hexdigest()[:8])
-            write_atomically(part / tower, architecture)
-        pretrained = pretrained if is_named else ""
-        if isinstance(backbone, CLIP | TimmTower):
-            settings |= {name_key: tower, weights_key: pretrained}
+        if source is not None:
+            settings |= dict([source.model, source.weights] if is_named else _stored_tower(part, source))
         description = {
             "classes": list(classes),
             "train_classes": list(getattr(network, "train_classes", classes)),
             "colors": [list(color) for color in colors],
             **normalization(network),
-            "backbone": {"name": settings[name_key], "pretrained": settings[weights_key], "stored": not is_named},
+            "backbone": {**_names(settings, source), "stored": not is_named},
             **({"tower_sha256": tensors_sha256(left_out)} if is_named else {}),
             "weights_sha256": file_sha256(part / WEIGHTS),
             "license": license,
@@ -129,18 +120,19 @@ def _refuse_other_files(folder: Path) -> None:
         )
 
 
-def _is_published(backbone: nn.Module | None, name: str, weights: str) -> bool:
-    if isinstance(backbone, CLIP):
-        return open_clip_models.is_published(name, weights)
-    return isinstance(backbone, TimmTower) and timm_models.is_published(name, weights)
+def _stored_tower(folder: Path, source: TowerSource) -> list[tuple[str, str]]:
+    """Write the architecture of a tower into a folder, and return the config keys that name it, with their values."""
+    architecture = json.dumps(source.architecture, indent=2) + "\n"
+    name = source.file.replace("*", hashlib.sha256(architecture.encode()).hexdigest()[:8])
+    make_folder((folder / name).parent)
+    write_atomically(folder / name, architecture)
+    return [(source.model[0], name.removesuffix("/config.json")), (source.weights[0], "")]
 
 
-def _refuse_timm_folder(name: str) -> None:
-    if name.startswith("local-dir:") or Path(name).is_dir():
-        raise UserError(
-            f"The tower is from a folder of this machine, {name}: to share it, load the network with the name of the "
-            "architecture as MODEL.BACKBONE.TIMM.MODEL_NAME and the weight file as MODEL.BACKBONE.TIMM.WEIGHTS."
-        )
+def _names(settings: Mapping[str, Any], source: TowerSource | None) -> dict[str, str]:
+    if source is None:
+        return {"name": settings["MODEL.BACKBONE.NAME"], "pretrained": ""}
+    return {"name": settings[source.model[0]], "pretrained": settings[source.weights[0]]}
 
 
 def _portable_settings(network: nn.Module, cfg: CfgNode) -> dict[str, Any]:

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 Settings = dict[str, Any]
 """Dotted config key -> number, text, boolean, or list of these."""
 
-PATHS = (
-    *("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.ADAPTER.WEIGHTS", "DATASETS.CUSTOM"),
+TOWERS = (
     *("MODEL.CLOUDS.CLIP_MODEL_NAME", "MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS"),
     *("MODEL.BACKBONE.TIMM.MODEL_NAME", "MODEL.BACKBONE.TIMM.WEIGHTS"),
+)
+"""Keys whose values name towers and their weights."""
+
+PATHS = (
+    *("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.ADAPTER.WEIGHTS", "DATASETS.CUSTOM", *TOWERS),
     *("MODEL.CLOUDS.SAM.WEIGHTS", "MODEL.CLOUDS.SAM.CACHE_DIR"),
 )
 """Keys whose values are, or may be, names of files or folders."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clouds.config import load_config
+from clouds.config.keys import value_of
+from clouds.config.settings import TOWERS
 from clouds.d2 import CfgNode
 from clouds.experiments.runner import Job, digest
 
@@ -107,5 +109,5 @@ def run_folder(output: Path, key: str, seed: int) -> Path:
 
 def _local_weights(cfg: CfgNode, root: Path) -> list[Path]:
     """Weights that a config names and that exist here; names on a hub say everything themselves."""
-    names = (cfg.MODEL.CLOUDS.CLIP_MODEL_NAME, cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS, cfg.MODEL.CLOUDS.SAM.WEIGHTS)
+    names = [value_of(cfg, key) for key in (*TOWERS, "MODEL.CLOUDS.SAM.WEIGHTS")]
     return [root / name for name in names if name and (root / name).exists()]

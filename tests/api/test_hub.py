@@ -106,25 +106,15 @@ def test_a_tower_of_timm(save_run: Callable[..., Path], images: list[Path], tmp_
     opts += ["MODEL.BACKBONE.TIMM.MODEL_NAME", "test_vit", "MODEL.BACKBONE.TIMM.WEIGHTS", weights]
     model = clouds.load(save_run(*opts), device="cpu")
     model.save_pretrained(tmp_path / "saved")
-    timm.models.save_for_hf(tower, tmp_path / "folder")
-    local = clouds.load(
-        save_run(
-            *opts, "MODEL.BACKBONE.TIMM.MODEL_NAME", tmp_path / "folder", "MODEL.BACKBONE.TIMM.WEIGHTS", "pretrained"
-        ),
-        device="cpu",
-    )
-    with pytest.raises(
-        UserError, match=r"^The tower is from a folder of this machine, .*/folder: to share it, load the"
-    ):
-        local.save_pretrained(tmp_path / "other")
-    assert not (tmp_path / "other").exists()
     weights.unlink()
+    [described] = (tmp_path / "saved").glob("timm_*")
+    assert [path.name for path in described.iterdir()] == ["config.json"]
     assert {path.name for path in (tmp_path / "saved").iterdir()} == {
-        *("model.safetensors", "config.yaml", "clouds.json", "README.md")
+        *("model.safetensors", "config.yaml", "clouds.json", "README.md", described.name)
     }
     assert str(tmp_path) not in (tmp_path / "saved/config.yaml").read_text()
     assert json.loads((tmp_path / "saved/clouds.json").read_text())["backbone"] == {
-        "name": "test_vit",
+        "name": described.name,
         "pretrained": "",
         "stored": True,
     }

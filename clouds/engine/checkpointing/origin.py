@@ -119,7 +119,7 @@ class Origin:
             return None
         return _Difference(
             "on other frozen backbone weights than this model has",
-            "set MODEL.BACKBONE and MODEL.CLOUDS.CLIP_* as in the config.yaml beside the file, and check their files",
+            "set MODEL.BACKBONE.* and MODEL.CLOUDS.CLIP_* as in the config.yaml beside the file, and check their files",
             ": its head has to learn their features again",
         )
 

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from clouds.d2 import Backbone, ShapeSpec
+from clouds.d2 import Backbone, CfgNode, ShapeSpec
 from clouds.modeling.text_classifier import TextClassifier
 
 
@@ -113,6 +113,26 @@ class Adapter(nn.Module):
         raise ValueError(f"{type(self).__name__} has no file of its own")
 
 
+@dataclass(frozen=True)
+class TowerSource:
+    """Names by which a config builds a tower and finds its weights.
+
+    Attributes:
+        model: config key with the name of the model, and this name.
+        weights: config key with the tag or file of the weights, and its value; "" if the model's name stands for them.
+        is_published: whether these are names of a hub, and of no file of this machine.
+        file: place of `architecture` beside the weights of a saved network, with a `*` for its digest. Its name, or for
+            a `config.json` that of its folder, can be the name of the model.
+        architecture: content of a JSON file that describes the model without its weights.
+    """
+
+    model: tuple[str, str]
+    weights: tuple[str, str]
+    is_published: bool
+    file: str
+    architecture: dict[str, Any]
+
+
 class SegmentationBackbone(Backbone):
     """Backbone that turns images into feature maps of several strides, with or without a text tower.
 
@@ -171,6 +191,10 @@ class SegmentationBackbone(Backbone):
     @abstractmethod
     def size_divisibility(self) -> int:
         """Number that height and width of the input must be multiples of; 0 or 1 = any size."""
+
+    def source(self, cfg: CfgNode) -> TowerSource | None:
+        """Return the source that a config names for the tower, for saved networks; None if it has none."""
+        return None
 
     @property
     def text_tower(self) -> TextTower | None:

@@ -16,10 +16,12 @@ from torch.nn import functional as F
 
 from clouds.d2 import BACKBONE_REGISTRY, CfgNode, ShapeSpec, configurable
 from clouds.errors import UserError, check_name
-from clouds.modeling.backbone.base import SegmentationBackbone, TextTower
+from clouds.modeling.backbone.base import SegmentationBackbone, TextTower, TowerSource
 from clouds.modeling.backbone.open_clip_models import (
     has_own_weights,
+    is_published,
     load_open_clip,
+    model_config,
     normalization,
     resolve_model_name,
 )
@@ -172,6 +174,16 @@ class CLIP(SegmentationBackbone, TextTower):
     def _projection(self) -> Any:
         """The tower's own pooling head, which only the open-vocabulary classifier uses."""
         return self.tower.head if self.is_convnext else self.tower.attnpool
+
+    def source(self, cfg: CfgNode) -> TowerSource:
+        name, pretrained = cfg.MODEL.CLOUDS.CLIP_MODEL_NAME, cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS
+        return TowerSource(
+            model=("MODEL.CLOUDS.CLIP_MODEL_NAME", name),
+            weights=("MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS", pretrained),
+            is_published=is_published(name, pretrained),
+            file="clip_*.json",
+            architecture=model_config(name, pretrained),
+        )
 
     @property
     def text_tower(self) -> TextTower:

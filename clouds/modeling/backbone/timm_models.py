@@ -23,6 +23,8 @@ from clouds.utils.torch_files import verify_model
 PRETRAINED = "pretrained"
 """Name of the weights that a model's own name stands for."""
 
+# With these arguments, a transformer resizes its positions, and a window transformer pads its windows.
+_ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}
 _SOURCES = ("hf-hub:", "local-dir:")
 
 
@@ -44,6 +46,18 @@ def is_published(name: str, weights: str) -> bool:
         weights: its weights, see `load_timm`.
     """
     return weights == PRETRAINED and not name.startswith("local-dir:") and not Path(name).is_dir()
+
+
+def architecture(model: Any) -> dict[str, Any]:
+    """Return the content of a `config.json` in timm's layout, for a model of `load_timm`."""
+    settings = model.pretrained_cfg
+    kept = ("mean", "std", "input_size", "fixed_input_size", "num_classes")
+    arguments = {name: value for name, value in model._model_args.items() if name not in _ANY_SIZE}
+    return {
+        "architecture": settings["architecture"],
+        "model_args": arguments,
+        "pretrained_cfg": {name: settings[name] for name in kept},
+    }
 
 
 def load_timm(name: str, weights: str = PRETRAINED, device: str = "cpu") -> nn.Module:
@@ -99,9 +113,7 @@ def _build(model_name: str, weights: str, device: str) -> nn.Module:
 def _any_size(model: nn.Module) -> dict[str, bool]:
     """Return the arguments with which a model's class takes images of any size."""
     arguments = inspect.signature(type(model).__init__).parameters
-    # A transformer resizes its positions, or a window transformer pads its windows.
-    sizes = {"dynamic_img_size": True, "strict_img_size": False}
-    return {name: value for name, value in sizes.items() if name in arguments}
+    return {name: value for name, value in _ANY_SIZE.items() if name in arguments}
 
 
 def _weight_files(model: Any, weights: str) -> Iterator[str]:

@@ -16,8 +16,15 @@ from torch.nn import functional as F
 
 from clouds.d2 import BACKBONE_REGISTRY, CfgNode, ShapeSpec, configurable
 from clouds.errors import UserError, check_name
-from clouds.modeling.backbone.base import SegmentationBackbone, TokenLayout
-from clouds.modeling.backbone.timm_models import is_known, known_models, load_timm, resample_patches
+from clouds.modeling.backbone.base import SegmentationBackbone, TokenLayout, TowerSource
+from clouds.modeling.backbone.timm_models import (
+    architecture,
+    is_known,
+    is_published,
+    known_models,
+    load_timm,
+    resample_patches,
+)
 from clouds.modeling.backbone.towers import layer_patterns, tower_blocks
 from clouds.utils.open_clip import open_clip
 
@@ -69,7 +76,7 @@ class TimmTower(SegmentationBackbone):
         super().__init__(
             pixel_mean=mean, pixel_std=std, trainable=trainable, reloadable=reloadable, checkpointing=checkpointing
         )
-        self._tower = model
+        self._tower, self._architecture = model, architecture(model)
         self._channels: dict[str, int] = {name: model.feature_info[i]["num_chs"] for name, i in levels.items()}
         self._levels = {name: level for name, level in levels.items() if name in out_features}
         model.prune_intermediate_layers(sorted({*self._levels.values()}), prune_norm=True, prune_head=True)
@@ -118,6 +125,16 @@ class TimmTower(SegmentationBackbone):
     def tower(self) -> nn.Module:
         """The model of timm, without its head."""
         return self._tower
+
+    def source(self, cfg: CfgNode) -> TowerSource:
+        settings = cfg.MODEL.BACKBONE.TIMM
+        return TowerSource(
+            model=("MODEL.BACKBONE.TIMM.MODEL_NAME", settings.MODEL_NAME),
+            weights=("MODEL.BACKBONE.TIMM.WEIGHTS", settings.WEIGHTS),
+            is_published=is_published(settings.MODEL_NAME, settings.WEIGHTS),
+            file="timm_*/config.json",
+            architecture=self._architecture,
+        )
 
     @property
     def is_plain(self) -> bool:
