@@ -213,6 +213,9 @@ DEFAULTS: dict[str, Any] = {
             "CLIP_VALUE": 0.01,  # largest norm or absolute value; 0: no clipping
             "NORM_TYPE": 2.0,  # p of the p-norm
         },
+        # Decay of a moving average of the trained weights, which moves after each iteration; evaluations, and whatever
+        # loads a checkpoint but --resume, take it instead of the weights of the last iteration. 0: none.
+        "EMA_DECAY": 0.0,
         "CHECKPOINT_PERIOD": 0,  # iterations between two checkpoints; 0: at every fifth evaluation
         "CHECKPOINT_MINUTES": 10.0,  # a further checkpoint once the newest one is this old; 0: none
         # Number of the newest checkpoints on disk, and of the newest at CHECKPOINT_PERIOD, besides the final and the

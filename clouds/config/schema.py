@@ -219,6 +219,7 @@ RULES: dict[str, Rule] = {
     "DATALOADER.RARE_CLASS.MIN_CROP_RATIO": within(0, 1_000_000, of_low="the first crop is taken"),
     "SOLVER.IMS_PER_BATCH": within(1, 10_000),
     "SOLVER.ACCUMULATION": within(1, 10_000),
+    "SOLVER.EMA_DECAY": Rule("from 0 (no average) to less than 1", lambda decay: 0 <= decay < 1),
     "SOLVER.MAX_ITER": within(1, COUNT),
     "SOLVER.OPTIMIZER": one_of("ADAMW", "SGD"),
     "SOLVER.BASE_LR": above(0, 1000),

@@ -170,8 +170,8 @@ def checkpoint_need(cfg: CfgNode, checkpointer: Checkpointer, done: int, seconds
         here = len(numbered(Path(checkpointer.save_dir), up_to=""))
         fewest, most = (max(0, min(here + count, kept) - here) for count, kept in ((fewest, keep), (most, 2 * keep)))
     others, content = size, f"checkpoints: {f'up to {most} and ' if most else ''}the final one, {amount(size)} each"
-    if cfg.TEST.SELECT_ON:
-        others, content = size + best, f"{content}; the best weights, {amount(best)}"
+    for kind in ["best"] * bool(cfg.TEST.SELECT_ON) + ["averaged"] * bool(cfg.SOLVER.EMA_DECAY):
+        others, content = others + best, f"{content}; the {kind} weights, {amount(best)}"
     return Need(Path(cfg.OUTPUT_DIR), content, most * size + others, fewest * size + others)
 
 

@@ -59,6 +59,7 @@ class Trainer(Parts, TrainerBase):
         model: the model, which is optimized, saved and evaluated.
         network: the model as it is called in training; with several processes, it averages the gradients.
         self_training: the hook that labels generated images; None without self-training.
+        averaging: the hook that averages the weights; None without ``SOLVER.EMA_DECAY``.
         batches: batches of the loader; only during `train`.
         results: results of the last evaluation.
         preflight: the hook that stops a training which cannot end well.
@@ -288,9 +289,14 @@ class Trainer(Parts, TrainerBase):
         remedy += " or set SOLVER.AMP.ENABLED False" if self.scaler.is_enabled() else ""
         stop_training(batch, failure, iteration=self.iter, remedy=remedy)
 
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model that evaluations use: its moving average with ``SOLVER.EMA_DECAY``."""
+        return self.averaging.average.model if self.averaging else self.model
+
     def evaluate(self) -> hooks.Results:
-        """Evaluate the current model on all test sets (see `test`)."""
-        self.results = self.test(self.cfg, self.model, seed=self.seed)
+        """Evaluate the current weights, or their moving average, on all test sets (see `test`)."""
+        self.results = self.test(self.cfg, self.evaluated_model, seed=self.seed)
         return self.results
 
     @classmethod
@@ -347,12 +353,12 @@ class Trainer(Parts, TrainerBase):
         cfg = self.cfg
         writers = self.build_writers() if comm.is_main_process() else []
         recorders = [writer for writer in writers if not isinstance(writer, CommonMetricPrinter)]
-        best = hooks.BestCheckpoint(self.checkpointer, cfg.TEST.SELECT_ON) if cfg.TEST.SELECT_ON else None
-        evaluation = hooks.PeriodicEvaluation(
-            cfg.TEST.EVAL_PERIOD, self.evaluate, recorders, best.update if best else None
-        )
+        best = hooks.BestCheckpoint(self.checkpointer, cfg.TEST.SELECT_ON, lambda: self.evaluated_model)
+        keep_best = best.update if cfg.TEST.SELECT_ON else None
+        evaluation = hooks.PeriodicEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate, recorders, keep_best)
         record = hooks.PeriodicWriter(writers)
         metrics = Path(cfg.OUTPUT_DIR) / "metrics.json" if comm.is_main_process() else None
+        self.averaging = hooks.build_weight_average(cfg, self.checkpointer)
         self.preflight = Preflight()
         self.checkpoints = hooks.PeriodicCheckpoint(
             self.checkpointer, checkpoint_period(cfg), cfg.SOLVER.CHECKPOINT_MINUTES
@@ -362,6 +368,7 @@ class Trainer(Parts, TrainerBase):
         return [
             hooks.IterationTimer(),
             hooks.LearningRate(self.scheduler),
+            *([self.averaging] if self.averaging else []),
             hooks.Continuation(metrics, evaluated_sets(cfg), evaluation, record),
             *self.build_self_training_hooks(),
             *skipped,

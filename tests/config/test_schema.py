@@ -75,6 +75,7 @@ RANGES = {
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": lambda value: value == 255,
     "MODEL.CLOUDS.SAM.IMAGE_SIZE": lambda value: value in range(64, 4097, 64),
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": lambda value: 1 <= value <= 1000 or value == math.inf,
+    "SOLVER.EMA_DECAY": lambda value: 0 <= value < 1,
     "VERSION": lambda value: value == 2,
 }
 CHOICES = {

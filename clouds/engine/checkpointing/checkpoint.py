@@ -15,8 +15,8 @@ from clouds.config.settings import Settings, evaluated_sets, plain_settings
 from clouds.d2 import CfgNode, comm
 from clouds.engine.checkpointing.files import delete_outdated, numbered, write_checkpoint
 from clouds.engine.checkpointing.origin import Origin, check_test_classes
-from clouds.engine.checkpointing.states import fitted_state
-from clouds.engine.checkpointing.weights import frozen_keys, load_weights, read_checkpoint
+from clouds.engine.checkpointing.states import fitted, fitted_state
+from clouds.engine.checkpointing.weights import StateDict, frozen_keys, load_weights, read_checkpoint
 from clouds.engine.run.record import Run, shared_run
 from clouds.errors import UserError
 from clouds.modeling.backbone import SegmentationBackbone
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_NAME = 255  # bytes, of a file
 _BEST = "model_best"
+_AVERAGE = "ema"  # entry of the moving average of the weights
 
 
 class Checkpointer(FvcoreCheckpointer):
@@ -109,18 +110,29 @@ class Checkpointer(FvcoreCheckpointer):
             states = {key: part.state_dict() for key, part in self.checkpointables.items()}
             self._write_beside(name, states | extra, self._complete)
 
-    def save_best(self, score: float, data_set: str, **extra: Any) -> None:
-        """Copy the weights alone, as `save` does; a thread replaces ``<save_dir>/model_best.pth`` with them.
+    def save_weights(self, name: str, model: nn.Module, **extra: Any) -> None:
+        """Copy weights alone, as `save` does; a thread replaces ``<save_dir>/<name>.pth`` with them.
 
         The file is for evaluation and fine-tuning: no training resumes from it, and it is never deleted.
 
         Args:
-            score: score of the weights, in percent; the entry ``score``.
-            data_set: name of the data set that it was measured on; the entry ``selected_on``.
+            name: name of the file without its suffix.
+            model: the model, or a moving average of it.
             extra: further entries.
         """
-        if self._begin(_BEST):
-            self._write_beside(_BEST, {"score": score, "selected_on": data_set, **extra})
+        if self._begin(name):
+            self._write_beside(name, extra, weights=model)
+
+    def save_best(self, score: float, data_set: str, model: nn.Module, **extra: Any) -> None:
+        """Replace ``<save_dir>/model_best.pth`` as `save_weights` does.
+
+        Args:
+            score: score of the weights, in percent; the entry ``score``.
+            data_set: name of the data set that it was measured on; the entry ``selected_on``.
+            model: the model that has this score.
+            extra: further entries.
+        """
+        self.save_weights(_BEST, model, score=score, selected_on=data_set, **extra)
 
     def read_best(self) -> dict[str, Any]:
         """Return the entries of the run's ``model_best.pth``; {} if there is none that can be read."""
@@ -159,10 +171,16 @@ class Checkpointer(FvcoreCheckpointer):
                 raise UserError(f"{path} cannot be written, a folder has its name: move it away.")
         return True
 
-    def _write_beside(self, name: str, entries: dict[str, Any], then: Callable[[Path], None] | None = None) -> None:
+    def _write_beside(
+        self,
+        name: str,
+        entries: dict[str, Any],
+        then: Callable[[Path], None] | None = None,
+        weights: nn.Module | None = None,
+    ) -> None:
         target = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {target}")
-        state = self.model.state_dict()
+        state = (weights or self.model).state_dict()
         # Training does not change these: they are read while they are written, and need no copy.
         frozen = {key: state.pop(key) for key in frozen_keys(self.model)}
         copied = snapshot({"model": state, **entries}) | self.identity
@@ -282,6 +300,9 @@ class Checkpointer(FvcoreCheckpointer):
     def restore(self, content: dict[str, Any], source: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load weights and checkpointables from the content of a file.
 
+        Where the training of the file does not go on, its moving average of the weights takes their place, if it has
+        one: these weights were evaluated.
+
         Args:
             content: result of `read_checkpoint`; what is loaded is removed.
             source: path or URL of the file.
@@ -295,6 +316,8 @@ class Checkpointer(FvcoreCheckpointer):
         """
         weights, trained = content.pop("model"), content.get("classes")
         continues = checkpointables is None and bool(self.checkpointables)
+        if not continues and _AVERAGE in content:
+            weights = _with_average(weights, content.pop(_AVERAGE), source)
         self.origin.check(content, weights, source, evaluates=self.complete, continues=continues)
         states: dict[str, Any] = {}
         for key in self.checkpointables if checkpointables is None else checkpointables:
@@ -316,6 +339,15 @@ class Checkpointer(FvcoreCheckpointer):
             self.checkpointables[key].load_state_dict(state)
         self.source = source
         return content
+
+
+def _with_average(weights: StateDict, average: Any, source: str) -> StateDict:
+    """Return weights with those of a moving average in the place of the trained ones."""
+    named = {key: value for key, value in weights.items() if not isinstance(average, Mapping) or key in average}
+    try:
+        return weights | fitted(average, named, _AVERAGE)
+    except ValueError as error:
+        raise UserError(f"{source} cannot be used: {error}; take another checkpoint.") from error
 
 
 def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:

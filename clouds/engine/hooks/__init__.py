@@ -8,6 +8,7 @@ from clouds.engine.hooks.pseudo_label_monitor import PseudoLabelMonitor, build_p
 from clouds.engine.hooks.self_training import SelfTrainingHook, build_self_training_hook, check_student
 from clouds.engine.hooks.skipped_images import SkippedImages
 from clouds.engine.hooks.timing import IterationTimer
+from clouds.engine.hooks.weight_average import WeightAverage, build_weight_average
 from clouds.engine.hooks.writing import PeriodicWriter
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "Results",
     "SelfTrainingHook",
     "SkippedImages",
+    "WeightAverage",
     "build_pseudo_label_monitor",
     "build_self_training_hook",
+    "build_weight_average",
     "check_student",
 ]

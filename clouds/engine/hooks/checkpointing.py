@@ -3,6 +3,9 @@
 import logging
 import math
 import time
+from collections.abc import Callable
+
+from torch import nn
 
 from clouds.d2 import EventStorage, HookBase
 from clouds.engine.checkpointing.checkpoint import Checkpointer
@@ -82,11 +85,13 @@ class BestCheckpoint:
     Args:
         checkpointer: writes the file, and knows that of the run before a resume.
         data_set: name of the data set.
+        evaluated: returns the model that is evaluated.
     """
 
-    def __init__(self, checkpointer: Checkpointer, data_set: str) -> None:
+    def __init__(self, checkpointer: Checkpointer, data_set: str, evaluated: Callable[[], nn.Module]) -> None:
         self.checkpointer = checkpointer
         self.data_set = data_set
+        self.evaluated = evaluated
         self._best: float | None = None
 
     def update(self, results: Results, done: int, seed: int) -> None:
@@ -106,7 +111,7 @@ class BestCheckpoint:
         if self._best is None:
             self._best = self._best_of_run()
         if score > self._best:
-            self.checkpointer.save_best(score, self.data_set, iteration=done - 1, seed=seed)
+            self.checkpointer.save_best(score, self.data_set, self.evaluated(), iteration=done - 1, seed=seed)
             self.checkpointer.wait()
             self._best = score
             logger.info(f"mIoU of {score:.2f} on {self.data_set}, the best so far: the weights are in model_best.pth")

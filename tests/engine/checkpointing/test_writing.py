@@ -166,7 +166,7 @@ class TestBest:
         training.checkpointer.identity = {"run": "20261128-000000-0001", "settings": {}}
         training.checkpointer.run = Run("20261128-000000-0001")
         training.save("model_0000001", iteration=1)
-        training.checkpointer.save_best(61.5, "val", iteration=1)
+        training.checkpointer.save_best(61.5, "val", training.model, iteration=1)
         training.checkpointer.wait()
         return training
 
