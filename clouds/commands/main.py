@@ -36,6 +36,7 @@ COMMANDS = {
     "generate": Command("generate", "generate images without labels from prompts"),
     "convert": Command("convert_weights", "convert weights of other code"),
     "export": Command("export", "export a network to ONNX or torch.export"),
+    "adapter": Command("adapter", "write the adapter of a network, or merge it into the tower"),
 }
 
 
