@@ -12,6 +12,7 @@ from clouds.commands import train
 from clouds.modeling.backbone.open_clip_models import load_open_clip
 from tests.engine.test_end_to_end import config, last_table, scores  # noqa: F401  (config is a fixture)
 from tests.engine.test_resume import same, trained
+from tests.modeling.timm_folders import write_tower
 
 ADAPTED = ("MODEL.ADAPTER.RANK", "4", "SOLVER.ADAPTER_DECAY", "cosine", "SOLVER.CHECKPOINT_PERIOD", "10")
 
@@ -43,6 +44,11 @@ def test_train_resume_evaluate_load_and_save(
     assert train.main(frozen) == 0
     assert content["tower_sha256"] == trained(tmp_path / "frozen" / "model_final.pth")["tower_sha256"]
 
+    # It is the start of an adapted training, too.
+    start = ["MODEL.WEIGHTS", str(tmp_path / "frozen" / "model_final.pth"), "SOLVER.MAX_ITER", "1"]
+    assert train.main([*words, str(tmp_path / "warm"), *start]) == 0
+    assert "other frozen backbone weights" not in (tmp_path / "warm" / "log.txt").read_text()
+
     # A resumed training has the bits of an uninterrupted one.
     shutil.copytree(run, resumed)
     for later in ("model_final.pth", "model_0000019.pth"):
@@ -68,3 +74,30 @@ def test_train_resume_evaluate_load_and_save(
     without = ["--config-file", file, "--eval-only", "OUTPUT_DIR", str(tmp_path / "eval"), "MODEL.WEIGHTS", weights]
     assert train.main(without) == 2
     assert "MODEL.ADAPTER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["SoMA", "Rein"])
+def test_a_transformer_of_timm(
+    config: Callable[..., str],  # noqa: F811
+    tmp_path: Path,
+    name: str,
+) -> None:
+    tower = (
+        "MODEL.BACKBONE.NAME",
+        "TimmTower",
+        "MODEL.BACKBONE.TIMM.MODEL_NAME",
+        str(write_tower(tmp_path / "t", "dinov3")),
+    )
+    linked = ("MODEL.ADAPTER.NAME", name, "MODEL.ADAPTER.TOKENS", "8", "SOLVER.MAX_ITER", "12", *ADAPTED)
+    words, run = ["--config-file", config(backbone="CLIP"), *tower, *linked, "OUTPUT_DIR"], tmp_path / "run"
+    assert train.main([*words, str(run)]) == 0
+    content = trained(run / "model_final.pth")
+    stored = [key for key in content["model"] if key.startswith("backbone.")]
+    assert all(key.startswith("backbone.adapter.") or "lora_" in key or "initial_" in key for key in stored)
+    (run / "model_final.pth").unlink()
+    (run / "last_checkpoint").write_text("model_0000009.pth")
+    assert train.main(["--resume", *words, str(run)]) == 0
+    assert same(trained(run / "model_final.pth"), content)
+    opts = ("MODEL.WEIGHTS", str(run / "model_final.pth"))
+    assert train.main(["--eval-only", *words, str(tmp_path / "eval"), *opts]) == 0
+    assert last_table(tmp_path / "eval") == last_table(run)

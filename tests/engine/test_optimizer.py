@@ -1,5 +1,8 @@
 """Parameter groups, clipping and schedules, compared with the published rules and closed formulas."""
 
+import copy
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from clouds.config import get_config
+from clouds.engine.checkpointing.states import fitted_state
 from clouds.engine.optimizer import (
     build_gradient_clipper,
     build_lr_scheduler,
@@ -18,6 +22,7 @@ from clouds.engine.optimizer import (
     warmup_factor,
 )
 from clouds.errors import UserError
+from clouds.modeling.backbone import Adapter
 
 
 class Block(nn.Module):
@@ -200,3 +205,57 @@ def test_warmup_and_schedule_multiply_and_groups_keep_their_ratio() -> None:
 def test_an_unknown_warmup_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^method is 'cubic'"):
         warmup_factor(0, iters=10, factor=0.5, method="cubic")
+
+
+class Adapted(nn.Module):
+    """A backbone with an adapter, as far as the optimizer sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Block().requires_grad_(False)
+        self.backbone.adapter = Adapter()
+        self.backbone.adapter.factor = nn.Parameter(torch.ones(2))
+        self.head = nn.Linear(2, 2)
+
+
+def adapted_training(*opts: object) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    cfg = get_config()
+    cfg.merge_from_list(["SOLVER.MAX_ITER", 8, "SOLVER.WARMUP_ITERS", 0, "SOLVER.BASE_LR", 0.5, *opts])
+    built = build_optimizer(cfg, Adapted())
+    return built, build_lr_scheduler(cfg, built)
+
+
+def test_an_adapter_has_a_rate_of_its_own() -> None:
+    model = Adapted()
+    settings = {"base_lr": 1.0, "weight_decay": 0.05, "weight_decay_norm": 0.0, "weight_decay_embed": 0.0}
+    groups = parameter_groups(model, **settings, backbone_multiplier=0.1, adapter_multiplier=0.5)
+    assert rules(model, groups)["backbone.adapter.factor"] == (0.5, 0.05)
+    assert [group.get("adapter", False) for group in groups] == [True, False]
+    # A rate that is equal to the head's does not make them one group.
+    assert len(parameter_groups(model, **settings, backbone_multiplier=0.1)) == 2
+
+
+def test_the_weight_decay_of_an_adapter_is_annealed_and_resumes_to_the_bit() -> None:
+    optimizer, scheduler = adapted_training("SOLVER.ADAPTER_DECAY", "cosine")
+    decays = []
+    for iteration in range(9):
+        assert optimizer.param_groups[1]["weight_decay"] == 0.05, "the head keeps its own"
+        decays.append(optimizer.param_groups[0]["weight_decay"])
+        if iteration == 3:
+            stored = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
+        optimizer.step()
+        scheduler.step()
+    assert decays == [pytest.approx(0.05 * (1 + math.cos(math.pi * i / 8)) / 2) for i in range(9)]
+    assert decays[0] == 0.05
+    assert decays[-1] == 0
+
+    resumed, later = adapted_training("SOLVER.ADAPTER_DECAY", "cosine")
+    resumed.load_state_dict(fitted_state(resumed, stored[0], "optimizer"))
+    later.load_state_dict(fitted_state(later, stored[1], "scheduler"))
+    for decay in decays[3:]:
+        assert resumed.param_groups[0]["weight_decay"] == decay
+        resumed.step()
+        later.step()
+    constant, scheduler = adapted_training()
+    scheduler.step()
+    assert [group["weight_decay"] for group in constant.param_groups] == [0.05, 0.05]

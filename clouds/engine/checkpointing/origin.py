@@ -12,6 +12,7 @@ from clouds.d2 import CfgNode
 from clouds.data.classes import split_synonyms
 from clouds.engine.checkpointing.weights import StateDict, frozen_keys, sampled_digest
 from clouds.errors import UserError
+from clouds.modeling.backbone import SegmentationBackbone
 from clouds.modeling.frozen import BACKBONE
 from clouds.utils.tensors import tensors_sha256
 
@@ -112,7 +113,9 @@ class Origin:
         sampled, full = entries.pop("tower", ""), entries.pop("tower_sha256", "")
         if not self.reloadable or (not full and not sampled and frozen_keys(self.model) <= weights.keys()):
             return None
-        here = {k: v for k, v in self.model.state_dict().items() if k.startswith(BACKBONE) and k not in weights}
+        # An adapter that the file does not have is no part of the tower that the file was trained on.
+        left_out = weights.keys() | _adapter_keys(self.model)
+        here = {k: v for k, v in self.model.state_dict().items() if k.startswith(BACKBONE) and k not in left_out}
         if not full:
             unknown.append("all values of the frozen backbone" if sampled else "the frozen backbone")
         if self.tower_digest(here) == full if full else not sampled or sampled_digest(here) == sampled:
@@ -183,6 +186,13 @@ def check_test_classes(cfg: CfgNode, model: nn.Module) -> None:
             first, its_key = next(iter(predicted.items()))
             remedy = "evaluate it alone" if has_text_head(model) else CLASSES_REMEDY
             raise UserError(f"{name} ({key}) has other classes than {first} ({its_key}), {difference}: {remedy}.")
+
+
+def _adapter_keys(model: nn.Module) -> set[str]:
+    backbone = dict(model.named_children()).get("backbone")
+    if not isinstance(backbone, SegmentationBackbone) or backbone.adapter is None:
+        return set()
+    return {key for key in model.state_dict() if key.startswith(BACKBONE)} - frozen_keys(model)
 
 
 def has_text_head(model: nn.Module) -> bool:
