@@ -11,13 +11,17 @@ import torch
 
 import clouds
 from clouds.commands import predict, train
+from clouds.d2 import build_model
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from tests.engine.test_end_to_end import config, last_table  # noqa: F401  (config is a fixture)
+from tests.engine.test_parallel import process_group, wrapped
 from tests.engine.test_resume import same, trained
 from tests.engine.test_self_training import Config, joint  # noqa: F401  (joint is a fixture)
 from tests.engine.test_self_training import train as train_jointly
+from tests.modeling.test_timm_towers import config as tower_config
 from tests.modeling.timm_folders import write_tower
+from tests.parity import golden
 
 
 def options(folder: Path, name: str = "TimmTower") -> list[str]:
@@ -96,3 +100,14 @@ def test_joint_training(joint: Config, tmp_path: Path, kind: str, name: str, ada
     cfg = joint("eval", *opts, "MODEL.WEIGHTS", str(tmp_path / "run/model_final.pth"))
     default_setup(cfg, Namespace(eval_only=True))
     assert Trainer.test_weights(cfg) == trainer.results
+
+
+@pytest.mark.parametrize("kind", ["convnext", "dinov2_reg"])
+def test_data_parallel_training_waits_for_no_parameter(tmp_path: Path, kind: str) -> None:
+    folder = write_tower(tmp_path / "tower", kind)
+    model = build_model(tower_config(folder, "MODEL.BACKBONE.CHECKPOINTING", True, backbone="TrainableTimmTower"))
+    with process_group(tmp_path):
+        network = wrapped(model.train())
+        for _ in range(2):  # a parameter without gradient is an error in the second step
+            sum(network(golden.batch()).values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)

@@ -18,6 +18,7 @@ from clouds.d2 import CfgNode, build_backbone, build_model
 from clouds.errors import UserError
 from clouds.modeling.backbone import CLIP, SegmentationBackbone, TimmTower, TokenLayout
 from clouds.modeling.backbone.timm_models import load_timm
+from clouds.modeling.compilation import compile_forward
 from tests.modeling.timm_folders import TOWERS, write_tower
 from tests.parity import golden
 
@@ -349,3 +350,15 @@ def test_a_name_of_timm_in_the_key_of_clip() -> None:
         build_backbone(
             golden.golden_config("convnext_closed", "MODEL.CLOUDS.CLIP_MODEL_NAME", "vit_large_patch14_dinov2")
         )
+
+
+@pytest.mark.parametrize("kind", ["dinov2_reg"])
+def test_a_compiled_tower_has_the_same_maps_at_all_sizes(folders: dict[str, Path], kind: str) -> None:
+    torch.compiler.reset()
+    plain = tower(folders[kind], trainable=True).train()
+    compiled = tower(folders[kind], trainable=True, checkpointing=True).train()
+    compile_forward(compiled, backend="eager")
+    for batch, height, width in ((2, 64, 96), (3, 96, 160)):
+        images = torch.rand(batch, 3, height, width)
+        torch.testing.assert_close(compiled(images), plain(images))
+    assert [*compiled.state_dict()] == [*plain.state_dict()]
