@@ -79,17 +79,11 @@ def run(
     tokenize = open_clip.get_tokenizer(model_config.stem)
     whole, cropped = draw_pool(cache / "pool", WIDE_STYLES, TRAIN_SEED, scenes, crops, workers)
     logger.info("%d scenes, %d crops, %d different captions of crops", scenes, len(cropped), len(set(cropped.captions)))
-    vit = has_vit(model)
-    settings = ClipTraining(
-        steps=steps,
-        batch_size=batch_size,
-        warmup=min(100, steps),
-        small=0.0 if vit else ClipTraining.small,  # a crop at half the size has no more than 2 x 2 patches of a ViT
-        bfloat16=bfloat16,
-    )
+    settings = ClipTraining(steps=steps, batch_size=batch_size, warmup=min(100, steps), bfloat16=bfloat16)
     seconds = train_clip(model, tokenize, whole, cropped, settings, cache / f"{model_config.stem}.pt")
     vision = read_json(model_config, dict, _REMEDY)["vision_cfg"]
     round_to_half(model)
+    vit = has_vit(model)
     if vit:
         write_vit(model, Path(vision["timm_model_name"].removeprefix("local-dir:")), output)
     else:
