@@ -22,13 +22,14 @@ labelled ones, which teach more: with 300 the student is worse than its warm-up.
 MOBILE_SAM = ("MODEL.CLOUDS.SAM.MOBILE", "True", "MODEL.CLOUDS.SAM.WEIGHTS", "", "MODEL.CLOUDS.SAM.IMAGE_SIZE", "384")
 """Settings of MobileSAM with its published weights, in place of the miniature SAM."""
 _NO_SAM = ("MODEL.CLOUDS.SAM.ENABLED", "False")
+_LOW = ("SOLVER.BACKBONE_MULTIPLIER", "0.01")  # better than the published 0.1 in the wide styles
 _TEXT = ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "MultiScaleMaskedTransformerDecoder")
 
 _TOWER = "The tower, trained on the source alone"
 _ON = "Joint training, on from the frozen tower's weights"
 _COUNT = "Number of generated images"
 _NAMES = "Classes by their names instead of a linear layer"
-_CONVNEXT = "The ConvNeXt of the miniature CLIP, adapted"
+_CONVNEXT, _VIT = "The ConvNeXt of the miniature CLIP, adapted", "A ViT, adapted"
 _PLAIN, _REFINED = "+ generated images, the teacher's labels", "+ SAM's refinement: joint training"
 
 
@@ -93,7 +94,11 @@ ADAPTERS = (
     replace(FROZEN, title="CLIP, frozen", group=_CONVNEXT),
     Row("lora", "CLIP, LoRA", "warmup_clip_lora.yaml", group=_CONVNEXT),
     Row("soma", "CLIP, SoMA", "warmup_clip_soma.yaml", group=_CONVNEXT),
-    replace(TUNED, group=_CONVNEXT),
+    Row("trained", "CLIP, trained", "warmup_tuned.yaml", _LOW, group=_CONVNEXT),
+    Row("vit_frozen", "ViT, frozen", "warmup_vit.yaml", group=_VIT),
+    Row("vit_lora", "ViT, LoRA", "warmup_vit_lora.yaml", group=_VIT),
+    Row("vit_rein", "ViT, Rein", "warmup_vit_rein.yaml", group=_VIT),
+    Row("vit_trained", "ViT, trained", "warmup_vit_tuned.yaml", group=_VIT),
 )
 """Rows of the ablation of adapters: towers that are frozen, adapted and trained, on the source alone."""
 
@@ -109,13 +114,17 @@ COMPARED: tuple[tuple[str, str], ...] = (
     ("text", "frozen"),
     ("joint_text", "text"),
     ("lora", "frozen"),
-    ("lora", "tuned"),
     ("soma", "frozen"),
-    ("soma", "tuned"),
+    ("lora", "trained"),
+    ("soma", "trained"),
+    ("vit_lora", "vit_frozen"),
+    ("vit_rein", "vit_frozen"),
+    ("vit_lora", "vit_trained"),
+    ("vit_rein", "vit_trained"),
 )
 """Pairs of keys: is the first row better than the second?"""
 
-SHOWN = ("scratch", "frozen", "joint", "lora")
+SHOWN = ("scratch", "frozen", "joint", "lora", "vit_frozen", "vit_lora")
 """Keys of the rows whose class scores and predictions the report shows."""
 
 
