@@ -52,7 +52,9 @@ LATE_IMPORTS = {
         "onnx": "optional dependency",
         "onnxruntime": "optional dependency",
         "torch.fx.experimental.dynamic_spec": "older versions of torch lack it",
+        "torch.fx.experimental.symbolic_shapes": "takes seconds, and only an export needs it",
     },
+    "clouds.commands.train": {"clouds.api.evaluation": "the Python API, of which a training needs nothing"},
     "clouds.engine.writers": {"wandb": "optional dependency"},
     "clouds.modeling.matcher": {"scipy.optimize": "takes most of a second, and only training matches"},
     "clouds.self_training.regions": {

@@ -58,6 +58,7 @@ def model_card(name: str, description: Mapping[str, Any], settings: Mapping[str,
         tower_license=_tower_license(description["backbone"]),
         protocol=description.get("protocol", "unknown"),
         metrics=shown,
+        test_sets=tuple(description.get("test_sets", ())),
         scores={data_set: [_percent(each.get(metric)) for metric in shown] for data_set, each in scores.items()},
     )
 

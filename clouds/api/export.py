@@ -6,6 +6,8 @@ its classes as constants, and scores or label maps at the size of the images. It
 Letters: B images, K classes, Q queries, H x W images.
 """
 
+import contextlib
+import io
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -213,18 +215,30 @@ def prepare_target(path: Path, opset: int = OPSET) -> None:
 
 
 def trace(network: CLOUDS, classes: Sequence[str], *, labels: bool) -> ExportedProgram:
-    """Return the program of `Exportable`, for batches of any number and size."""
+    """Return the program of `Exportable`, for batches of any number and size.
+
+    Raises:
+        UserError: the tower does something with the size of an image that `torch.export` cannot trace.
+    """
     from torch.fx.experimental.dynamic_spec import ParamsSpec, ShapeVar, TensorSpec
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
     if network.sem_seg_head.uses_text or network.geometric_ensemble:
         network.text_tower.text_classifier(classes)  # the tower keeps it: the program does not encode text
     # Unbacked sizes: the program has no branch for 0 or 1, nor for one layout in memory.
     batch, height, width = (ShapeVar(name, min=1) for name in ("batch", "height", "width"))
-    program = torch.export.export(
-        Exportable(network, classes, labels=labels),
-        (torch.zeros(2, 3, 70, 101, dtype=torch.uint8, device=network.device),),
-        dynamic_shapes=ParamsSpec({"images": TensorSpec([batch, 3, height, width])}),
-    )
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # torch prints the whole program before it raises
+            program = torch.export.export(
+                Exportable(network, classes, labels=labels),
+                (torch.zeros(2, 3, 70, 101, dtype=torch.uint8, device=network.device),),
+                dynamic_shapes=ParamsSpec({"images": TensorSpec([batch, 3, height, width])}),
+            )
+    except GuardOnDataDependentSymNode as error:
+        raise UserError(
+            "torch.export cannot trace the image tower of this network for images of any size, so that it cannot be "
+            "exported: GETTING_STARTED.md lists the towers that can."
+        ) from error
     for part in program.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, GraphModule) else ():
             node.meta.pop("stack_trace", None)  # it holds paths of this machine

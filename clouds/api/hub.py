@@ -10,7 +10,16 @@ from huggingface_hub import HfApi, ModelHubMixin
 from torch import nn
 
 from clouds.api.card import LIBRARY, TAGS
-from clouds.api.loading import CONFIG, DESCRIPTION, WEIGHTS, Files, find_files, load_trained, read_network_config
+from clouds.api.loading import (
+    CONFIG,
+    DESCRIPTION,
+    WEIGHTS,
+    Files,
+    find_files,
+    is_hub_id,
+    load_trained,
+    read_network_config,
+)
 from clouds.api.saving import CARD, TOWERS, write_folder
 from clouds.d2 import CfgNode
 from clouds.errors import UserError
@@ -169,23 +178,15 @@ class SharedNetwork(ModelHubMixin, library_name=LIBRARY, tags=[*TAGS], pipeline_
         token: str | bool | None,
         **model_kwargs: Any,
     ) -> Self:
-        folder = user_path(model_id)
-        if folder.is_dir():
-            names = sorted(path.name for path in folder.iterdir())
-        else:
-            folder = download(
-                model_id,
-                f"There is no folder {model_id}, and a network of this name cannot be loaded from the hub",
-                FILES,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
-            names = _names_on_hub(model_id, folder, revision, token)
-        _check_files(folder, names, model_id)
-        return cls.from_files(find_files(folder), **model_kwargs)
+        files = shared_files(
+            model_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return cls.from_files(files, **model_kwargs)
 
     @classmethod
     def from_files(
@@ -195,13 +196,50 @@ class SharedNetwork(ModelHubMixin, library_name=LIBRARY, tags=[*TAGS], pipeline_
         options: Sequence[Any] = (),
         device: str | torch.device = "auto",
     ) -> Self:
-        """Load a network from its files; see `load`, which finds them, for the other arguments and the errors."""
+        """Load a network from its files, see `files_of`; see `load` for the other arguments and the errors."""
         cfg = read_network_config(files, config, options, device)
         trained = load_trained(files, cfg)
         construct: Callable[..., Self] = cls
         return construct(
             trained.network, cfg, classes=trained.classes, colors=trained.colors, iterations=trained.iterations
         )
+
+
+def files_of(source: str | Path) -> Files:
+    """Find the files of a network, and download those on a hub.
+
+    Args:
+        source: see `clouds.load`.
+
+    Raises:
+        UserError: there is no such network.
+    """
+    return shared_files(str(source)) if is_hub_id(source) else find_files(source)
+
+
+def shared_files(
+    model_id: str, *, revision: str | None = None, token: str | bool | None = None, **options: Any
+) -> Files:
+    """Find the files of `SharedNetwork.save_pretrained` in a folder or on a hub, from which they are downloaded.
+
+    Args:
+        model_id: folder, or id on the hub, owner/name.
+        revision: branch, tag or commit on the hub; None for the newest.
+        token: token of the hub; None for that of `hf auth login`.
+        options: further arguments of `huggingface_hub.snapshot_download`.
+
+    Raises:
+        UserError: there is no such network, or it is incomplete.
+    """
+    folder = user_path(model_id)
+    if folder.is_dir():
+        names = sorted(path.name for path in folder.iterdir())
+    else:
+        what = f"There is no folder {model_id}, and a network of this name cannot be loaded from the hub"
+        folder = download(model_id, what, FILES, revision=revision, token=token, **options)
+        names = _names_on_hub(model_id, folder, revision, token)
+    _check_files(folder, names, model_id)
+    return find_files(folder)
 
 
 def _names_on_hub(model_id: str, folder: Path, revision: str | None, token: str | bool | None) -> list[str]:

@@ -13,9 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clouds.api.export import OPSET, Difference, export_network
-from clouds.api.hub import SharedNetwork
+from clouds.api.hub import SharedNetwork, files_of
 from clouds.api.inputs import ImageLike, is_one, rgb_image
-from clouds.api.loading import find_files, is_hub_id
 from clouds.api.results import Segmentation
 from clouds.d2 import CfgNode
 from clouds.data.classes import IGNORE_LABEL, short_name, split_synonyms
@@ -251,9 +250,7 @@ def load(
         UserError: there are no weights or there is no config, they do not fit each other, the device does not exist, or
             the memory is not sufficient.
     """
-    if is_hub_id(source):
-        return Segmenter.from_pretrained(source, config=config, options=options, device=device)
-    return Segmenter.from_files(find_files(source), config=config, options=options, device=device)
+    return Segmenter.from_files(files_of(source), config=config, options=options, device=device)
 
 
 def _shares(scores: Tensor) -> npt.NDArray[np.float32]:

@@ -335,13 +335,18 @@ class Trainer(Parts, TrainerBase):
 
     @classmethod
     def load_model(cls, cfg: CfgNode, *, resume: bool = False) -> tuple[nn.Module, dict[str, Any]]:
-        """Check the test sets, then build the model that `test_weights` evaluates.
+        """Check the test sets, then load the model that `test_weights` evaluates, see `read_model`."""
+        require_names("DATASETS.TEST", cfg.DATASETS.TEST, cfg.DATASETS.CUSTOM)
+        cls.check_test_sets(cfg)
+        return cls.read_model(cfg, resume=resume)
+
+    @classmethod
+    def read_model(cls, cfg: CfgNode, *, resume: bool = False) -> tuple[nn.Module, dict[str, Any]]:
+        """Build a model and load its weights.
 
         Returns:
             The model, and the other entries of its checkpoint, see `load_for_inference`.
         """
-        require_names("DATASETS.TEST", cfg.DATASETS.TEST, cfg.DATASETS.CUSTOM)
-        cls.check_test_sets(cfg)
         model = cls.build_model(cfg)
         return model, load_for_inference(cfg, model, resume=resume)
 

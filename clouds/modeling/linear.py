@@ -27,8 +27,8 @@ class OneDNNLinear(nn.Linear):
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Compute ``x @ weight.T + bias`` for (..., C) and (D, C); returns (..., D)."""
-        own = not self.uses_onednn or x.device.type != "cpu" or x.dtype is not torch.float32 or not x.numel()
-        if own or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        own = not self.uses_onednn or x.device.type != "cpu" or x.dtype is not torch.float32
+        if own or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or not x.numel():
             return F.linear(x, weight, bias)
         rows: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
         return rows.unflatten(0, x.shape[:-1]) if x.dim() > 1 else rows[0]

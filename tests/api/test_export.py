@@ -29,6 +29,7 @@ from clouds.commands.main import main
 from clouds.d2 import build_model
 from clouds.errors import UserError
 from tests.api.conftest import TEXT_HEAD
+from tests.modeling.timm_folders import write_tower
 from tests.parity import golden
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -272,3 +273,31 @@ def test_a_network_that_an_onnx_file_cannot_hold(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(export, "LARGEST_ONNX", 100)
     with pytest.raises(UserError, match=r"an ONNX file at most 2: give the file the ending \.pt2\.$"):
         export.write_onnx(program, io.BytesIO(), {"output": "scores"}, opset=20)
+
+
+@pytest.mark.parametrize(("kind", "adapter"), [("convnext", ""), ("dinov2_reg", "Rein"), ("eva02", "LoRA")])
+def test_towers_of_timm(save_run: Callable[..., Path], tmp_path: Path, kind: str, adapter: str) -> None:
+    adapted = ("MODEL.ADAPTER.NAME", adapter, "MODEL.ADAPTER.RANK", 2, "MODEL.ADAPTER.TOKENS", 8)
+    source = save_run(*ONE_LAYER, *timm_tower(tmp_path, kind), *adapted, noise=0.1)
+    network = clouds.load(source, device="cpu").network
+    with torch.no_grad():
+        for parameter in network.backbone.parameters():
+            if parameter.requires_grad:  # of the adapter, which starts as if it were not there
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        program = export.trace(network, network.test_classes, labels=False)
+    agree(program.module(), network, network.test_classes, labels=False)
+
+
+def timm_tower(folder: Path, kind: str) -> tuple[object, ...]:
+    """Write a tower, and return the config keys that name it."""
+    written = write_tower(folder / "tower", kind)
+    return ("MODEL.BACKBONE.NAME", "TimmTower", "MODEL.BACKBONE.TIMM.MODEL_NAME", written)
+
+
+def test_a_tower_that_cannot_be_traced(
+    save_run: Callable[..., Path], tmp_path: Path, sentence: Callable[..., str]
+) -> None:
+    source = save_run(*ONE_LAYER, *timm_tower(tmp_path, "dinov3"))
+    said = sentence(main, "export", str(source), str(tmp_path / "network.pt2"))
+    assert said.startswith("torch.export cannot trace the image tower of this network for images of any size")
+    assert not (tmp_path / "network.pt2").exists()
