@@ -98,7 +98,7 @@ ADAPTERS = (
     Row("vit_frozen", "ViT, frozen", "warmup_vit.yaml", group=_VIT),
     Row("vit_lora", "ViT, LoRA", "warmup_vit_lora.yaml", group=_VIT),
     Row("vit_rein", "ViT, Rein", "warmup_vit_rein.yaml", group=_VIT),
-    Row("vit_trained", "ViT, trained", "warmup_vit_tuned.yaml", group=_VIT),
+    Row("vit_trained", "ViT, trained", "warmup_vit_tuned.yaml", _LOW, group=_VIT),
 )
 """Rows of the ablation of adapters: towers that are frozen, adapted and trained, on the source alone."""
 
@@ -117,10 +117,12 @@ COMPARED: tuple[tuple[str, str], ...] = (
     ("soma", "frozen"),
     ("lora", "trained"),
     ("soma", "trained"),
+    ("frozen", "trained"),
     ("vit_lora", "vit_frozen"),
     ("vit_rein", "vit_frozen"),
     ("vit_lora", "vit_trained"),
     ("vit_rein", "vit_trained"),
+    ("vit_frozen", "vit_trained"),
 )
 """Pairs of keys: is the first row better than the second?"""
 
