@@ -72,6 +72,7 @@ LATE_IMPORTS = {
 # Calls that write a file or make a folder, outside `clouds.utils.atomic`: module -> {call: reason}.
 WRITERS = {
     "clouds.api.files": {"result.save": "writes through `clouds.utils.atomic`"},
+    "clouds.commands.adapter": {"model.merge().save_pretrained": "writes through `clouds.utils.atomic`"},
     "clouds.commands.entry": {"Path(os.devnull).open": "the null device"},
     "clouds.commands.get_weights": {
         "backend.mkdir": "in a temporary folder",

@@ -4,7 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, Self, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from clouds.api.adapters import merged_network
 from clouds.api.export import OPSET, Difference, export_network
 from clouds.api.hub import SharedNetwork, files_of
 from clouds.api.inputs import ImageLike, is_one, rgb_image
@@ -192,6 +193,21 @@ class Segmenter(SharedNetwork):
         return export_network(
             self.network, path, classes=names, colors=colors, short_edge=short_edge, labels=labels, opset=opset
         )
+
+    def merge(self) -> Self:
+        """Return this network with its adapter merged into the weights of its tower, for `save_pretrained` or `export`.
+
+        Its scores are equal up to rounding, and it computes them without the products of the adapter. This object does
+        not change.
+
+        Raises:
+            UserError: the network has no adapter, or one that cannot be merged, such as Rein.
+        """
+        network, cfg = merged_network(self.network), self.cfg.clone()
+        cfg.defrost()
+        cfg.merge_from_list(["MODEL.ADAPTER.NAME", "", "MODEL.ADAPTER.WEIGHTS", ""])
+        cfg.freeze()
+        return type(self)(network, cfg, classes=self.classes, colors=self.colors, iterations=self.iterations)
 
     def _named(self, names: tuple[str, ...] | None) -> tuple[tuple[str, ...], tuple[Color, ...]]:
         """Return classes and their colors: those with these names, or those of this object."""

@@ -1,4 +1,4 @@
-"""The command ``clouds adapter``: write the adapter of a network, or its tower with the adapter merged."""
+"""The command ``clouds adapter``: write the adapter of a network, or the network with the adapter merged."""
 
 import argparse
 import sys
@@ -9,21 +9,21 @@ from clouds.commands.entry import user_errors
 from clouds.utils.arguments import CommandParser
 
 DESCRIPTION = """\
-Write the adapter of a trained network, or its tower with the adapter merged into the weights.
+Write the adapter of a trained network, or the network with the adapter merged into the weights of its tower.
 
     clouds adapter output/gta/warmup lora
-    clouds adapter output/gta/warmup tower.safetensors --merge
+    clouds adapter output/gta/warmup merged --merge
 
 SOURCE is a checkpoint, its URL, the output folder of a training, or a folder that save_pretrained wrote. OUT is a
 folder in the layout of peft, which MODEL.ADAPTER.WEIGHTS starts a training from; peft reads LoRA and SoMA from it onto
-the same model of timm. With --merge, OUT is a file that MODEL.BACKBONE.TIMM.WEIGHTS or
-MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS loads; Rein depends on the image and cannot be merged.
+the same model of timm. With --merge, OUT is a folder as save_pretrained writes it, of a network without adapter that
+clouds.load and clouds predict take; Rein depends on the image and cannot be merged.
 """
 
 
 @user_errors
 def main(argv: list[str] | None = None) -> int:
-    """Load a network, and write its adapter or its merged tower.
+    """Load a network, and write its adapter, or the network with its adapter merged.
 
     Args:
         argv: command line without the program's name; default `sys.argv`.
@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> None:
 
     model = segmenter.load(args.source, config=args.config_file, options=args.options, device="cpu")
     if args.merge:
-        adapters.save_merged_tower(model, args.output)
+        model.merge().save_pretrained(args.output)
     else:
-        adapters.save_adapter(model, args.output)
+        adapters.save_adapter(model.network, args.output)
     sys.stdout.write(f"Written: {args.output}\n")
 
 
@@ -51,10 +51,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = CommandParser(DESCRIPTION)
     parser.add_argument("source", metavar="SOURCE", help="trained network")
-    parser.add_argument("output", type=Path, metavar="OUT", help="folder, or with --merge file, to write")
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write")
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="config keys that replace those of the config")
     parser.add_argument("--config-file", metavar="FILE", help="YAML config (default: config.yaml beside the weights)")
     parser.add_argument(
-        "--merge", action="store_true", help="write the tower, with the adapter merged into its weights"
+        "--merge", action="store_true", help="write the network, with the adapter merged into its tower"
     )
     return parser.parse_intermixed_args(argv)

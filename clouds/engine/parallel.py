@@ -6,12 +6,13 @@ from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from typing import Any
 
-from torch import nn
+from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from clouds.d2 import comm
 from clouds.d2.groups import wait_for_all
+from clouds.modeling.frozen import frozen_names, named_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,22 @@ def data_parallel(model: nn.Module) -> nn.Module:
     sync = "forward_sync_buffers" if "forward_sync_buffers" in flags else "broadcast_buffers"
     options: dict[str, Any] = {sync: bool(moving) and not on_gpu}
     return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
+
+
+def share_weights(model: nn.Module) -> None:
+    """Give all processes, which call this together, the trained tensors of the first.
+
+    What each of them has computed, such as the start of an adapter, may differ by the rounding of their machines.
+    """
+    if comm.get_world_size() == 1:
+        return
+    wait_for_all()
+    frozen = frozen_names(model)
+    for name, tensor in named_tensors(model):
+        if name not in frozen:
+            values = tensor.detach().contiguous()
+            distributed.broadcast(values, 0)
+            tensor.detach().copy_(values)
 
 
 def unsynchronized(network: nn.Module) -> AbstractContextManager[None]:

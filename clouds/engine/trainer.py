@@ -32,7 +32,7 @@ from clouds.engine.checkpointing.origin import check_test_classes
 from clouds.engine.checkpointing.weights import frozen_keys
 from clouds.engine.evaluation import evaluate, report_selection
 from clouds.engine.losses import describe_failure, mean_losses, stop_training
-from clouds.engine.parallel import data_parallel, unsynchronized
+from clouds.engine.parallel import data_parallel, share_weights, unsynchronized
 from clouds.engine.parts import Parts
 from clouds.engine.preflight import Preflight
 from clouds.engine.run.metrics import record_evaluation
@@ -173,7 +173,8 @@ class Trainer(Parts, TrainerBase):
         logger.info(f"Weights after {self.iter} iterations with the seed {self.seed}: sha256 {digest}")
 
     def _train(self) -> hooks.Results:
-        self.model.train()
+        self.model.train()  # an adapter that no weights were loaded into may compute its start
+        share_weights(self.model)
         if self.start_iter >= self.max_iter:
             logger.info(f"Nothing left to train: iteration {self.start_iter} of {self.max_iter} is reached")
             self.iter = self.max_iter = self.start_iter

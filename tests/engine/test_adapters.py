@@ -9,9 +9,14 @@ import torch
 
 import clouds
 from clouds.commands import train
+from clouds.d2 import comm
+from clouds.engine.launch import launch
 from clouds.modeling.backbone.open_clip_models import load_open_clip
 from tests.engine.test_end_to_end import config, last_table, scores  # noqa: F401  (config is a fixture)
+from tests.engine.test_processes import flags, folder  # noqa: F401  (folder is a fixture)
+from tests.engine.test_processes import train as train_in_process
 from tests.engine.test_resume import same, trained
+from tests.modeling.test_adapters import decompositions  # noqa: F401  (a fixture)
 from tests.modeling.timm_folders import write_tower
 
 ADAPTED = ("MODEL.ADAPTER.RANK", "4", "SOLVER.ADAPTER_DECAY", "cosine", "SOLVER.CHECKPOINT_PERIOD", "10")
@@ -28,7 +33,12 @@ def file(config: Callable[..., str], tmp_path: Path) -> str:  # noqa: F811
 
 @pytest.mark.parametrize("name", ["LoRA", "SoMA"])
 def test_train_resume_evaluate_load_and_save(
-    file: str, tmp_path: Path, tiny_root: Path, capsys: pytest.CaptureFixture[str], name: str
+    file: str,
+    tmp_path: Path,
+    tiny_root: Path,
+    capsys: pytest.CaptureFixture[str],
+    decompositions: list[tuple[int, ...]],  # noqa: F811
+    name: str,
 ) -> None:
     words = ["--config-file", file, "MODEL.ADAPTER.NAME", name, *ADAPTED, "OUTPUT_DIR"]
     run, resumed = tmp_path / "run", tmp_path / "resumed"
@@ -40,6 +50,12 @@ def test_train_resume_evaluate_load_and_save(
     stored = [key for key in content["model"] if key.startswith("backbone.")]
     copies = {"initial_A", "initial_B"} if name == "SoMA" else set()
     assert {key.rpartition(".")[2] for key in stored} == {"lora_A", "lora_B"} | copies
+    layers = sum(key.endswith("lora_A") for key in stored)
+    assert len(decompositions) == (layers if name == "SoMA" else 0)
+    # A file has the size of head and adapter, each number with two of the optimizer; names take some 150 KB.
+    size, tower = (path.stat().st_size for path in (run / "model_final.pth", tmp_path / "clip.pt"))
+    assert size < 3 * sum(value.nbytes for value in content["model"].values()) + 200_000
+    assert tower > 200_000
     frozen = ["--config-file", file, "OUTPUT_DIR", str(tmp_path / "frozen"), "SOLVER.MAX_ITER", "1"]
     assert train.main(frozen) == 0
     assert content["tower_sha256"] == trained(tmp_path / "frozen" / "model_final.pth")["tower_sha256"]
@@ -48,6 +64,8 @@ def test_train_resume_evaluate_load_and_save(
     start = ["MODEL.WEIGHTS", str(tmp_path / "frozen" / "model_final.pth"), "SOLVER.MAX_ITER", "1"]
     assert train.main([*words, str(tmp_path / "warm"), *start]) == 0
     assert "other frozen backbone weights" not in (tmp_path / "warm" / "log.txt").read_text()
+    assert len(decompositions) == (2 * layers if name == "SoMA" else 0)
+    decompositions.clear()
 
     # A resumed training has the bits of an uninterrupted one.
     shutil.copytree(run, resumed)
@@ -69,6 +87,10 @@ def test_train_resume_evaluate_load_and_save(
     model.save_pretrained(tmp_path / "saved")
     again = clouds.load(tmp_path / "saved", device="cpu")
     assert (again.predict(image).labels == model.predict(image).labels).all()
+
+    # Nor does a training that starts from it decompose a weight; see also what follows the warm start.
+    assert train.main([*words, str(tmp_path / "fine"), "MODEL.WEIGHTS", weights, "SOLVER.MAX_ITER", "1"]) == 0
+    assert decompositions == []
 
     capsys.readouterr()
     without = ["--config-file", file, "--eval-only", "OUTPUT_DIR", str(tmp_path / "eval"), "MODEL.WEIGHTS", weights]
@@ -101,3 +123,22 @@ def test_a_transformer_of_timm(
     opts = ("MODEL.WEIGHTS", str(run / "model_final.pth"))
     assert train.main(["--eval-only", *words, str(tmp_path / "eval"), *opts]) == 0
     assert last_table(tmp_path / "eval") == last_table(run)
+
+
+def train_soma(folder: Path) -> None:  # noqa: F811
+    """Work of each process: the second finds other singular vectors, as another machine may."""
+    if comm.get_rank() == 1:
+        eigh = torch.linalg.eigh
+        torch.linalg.eigh = lambda matrix: eigh(matrix + 0.1 * torch.eye(len(matrix)) * torch.arange(len(matrix)))
+    out = folder / "run"
+    opts = ["MODEL.BACKBONE.NAME", "CLIP", "MODEL.ADAPTER.NAME", "SoMA", "MODEL.ADAPTER.RANK", 4, "SOLVER.MAX_ITER", 1]
+    torch.save(train_in_process(folder, out, opts)["weights"], out / f"{comm.get_rank()}.pt")
+
+
+def test_two_processes_have_the_factors_of_the_first(folder: Path) -> None:  # noqa: F811
+    launch(train_soma, flags(2), "cpu", (folder,))
+    first, second = (torch.load(folder / "run" / f"{rank}.pt") for rank in (0, 1))
+    copies = [key for key in first if key.endswith("initial_B")]
+    assert copies
+    assert all(first[key].any() for key in copies)
+    assert all(torch.equal(value, second[key]) for key, value in first.items())

@@ -38,7 +38,7 @@ def adapted(cfg: CfgNode) -> SegmentationBackbone:
     backbone = build_backbone(cfg)
     assert isinstance(backbone, SegmentationBackbone)
     build_adapter(cfg, backbone)
-    return backbone.eval()
+    return backbone.train().eval()
 
 
 def options(name: str, *opts: object, rank: int = 4) -> tuple[object, ...]:
@@ -151,6 +151,64 @@ def test_soma_starts_from_the_smallest_singular_values(shape: tuple[int, int]) -
     assert all(torch.equal(x, y) for x, y in zip((b, a), smallest_singular_parts(weight, 2), strict=True))
     singular = torch.zeros(4, 5)
     assert all(x.isfinite().all() for x in smallest_singular_parts(singular, 2))
+
+
+@pytest.fixture
+def decompositions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of the matrices that have been decomposed."""
+    shapes, eigh = [], torch.linalg.eigh
+
+    def counted(matrix: Tensor) -> Any:
+        shapes.append(tuple(matrix.shape))
+        return eigh(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", counted)
+    return shapes
+
+
+def test_soma_decomposes_weights_for_a_training_that_loads_no_factors(
+    folders: dict[str, Path], decompositions: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    def built(*opts: object) -> SegmentationBackbone:
+        backbone = build_backbone(cfg := config(folders["dinov3"], *options("SoMA", *opts)))
+        build_adapter(cfg, backbone)
+        return backbone
+
+    # Features need no factors, and those of a new adapter are those of the tower.
+    plain, backbone = build_backbone(config(folders["dinov3"])), built()
+    layers = len(backbone.adapter.layers)
+    assert largest_difference(maps(backbone.eval()), maps(plain.eval())) == 0
+    unstarted = copy.deepcopy(backbone)
+    assert decompositions == []
+    # The training does, once, as does that of a copy.
+    backbone.train().eval().train()
+    assert len(decompositions) == layers
+    assert all(layer.initial_B.any() for layer in backbone.adapter.layers.values())
+    unstarted.train()
+    assert all(torch.equal(value, backbone.state_dict()[name]) for name, value in unstarted.state_dict().items())
+    # Without a call of train(), the first pass with a gradient does.
+    free = built()
+    sum(x.square().mean() for x in free(torch.randn(1, 3, 64, 64)).values()).backward()
+    assert all(p.grad.any() for name, p in free.named_parameters() if name.endswith("lora_A"))
+    assert len(decompositions) == 3 * layers
+
+    # Loaded factors stay, whether they are those of a checkpoint or of a folder of the adapter.
+    change(backbone)
+    write_adapter(backbone, tmp_path / "adapter")
+    loaded = built()
+    loaded.load_state_dict(backbone.state_dict())
+    for other in (loaded, built("MODEL.ADAPTER.WEIGHTS", str(tmp_path / "adapter")), copy.deepcopy(loaded)):
+        assert largest_difference(maps(other.train().eval()), maps(backbone.eval())) < 1e-6
+    assert len(decompositions) == 3 * layers
+
+    # Weights of a tower that are loaded later are those that are decomposed.
+    other = build_backbone(config(folders["dinov3"], "MODEL.BACKBONE.TIMM.WEIGHTS", ""))
+    late = built()
+    late.load_state_dict(other.state_dict(), strict=False)
+    layer = next(iter(late.train().adapter.layers.values()))
+    b, a = smallest_singular_parts(layer.weight.detach(), 4)
+    assert torch.equal(layer.initial_B, b)
+    assert torch.equal(layer.initial_A, a)
 
 
 def test_rein_leaves_prefix_tokens_alone_and_computes_the_paper_s_equations(folders: dict[str, Path]) -> None:

@@ -241,7 +241,7 @@ class SegmentationBackbone(Backbone):
         self.train(self.training)
 
     def merge(self) -> None:
-        """Replace the tower and its adapter by a frozen tower with equal features.
+        """Replace the tower and its adapter by a frozen tower with equal features, whose weights have no other source.
 
         Raises:
             ValueError: there is no adapter, or it cannot be merged.
@@ -249,7 +249,7 @@ class SegmentationBackbone(Backbone):
         if self.adapter is None:
             raise ValueError("the tower has no adapter to merge")
         self.adapter.merge()
-        self.adapter, self.trainable = None, False
+        self.adapter, self.trainable, self.reloadable = None, False, False
         self.load_state_dict(self.state_dict())  # what a backbone has computed from its weights is computed anew
         self.train(self.training)
 

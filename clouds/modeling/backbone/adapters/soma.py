@@ -5,7 +5,7 @@ Learning*, CVPR 2025, section 4.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,23 +22,41 @@ class SoMALinear(LoRALinear):
     B A starts as B0 A0, the sum of these parts, so that W - B0 A0 is the frozen residual. W itself stays as it is. The
     frozen copies are buffers that checkpoints hold, because another machine could find other singular vectors.
 
+    A decomposition takes seconds, and often a checkpoint follows. So all factors are 0, which gives equal outputs,
+    until weights are loaded or the training starts, see `decompose`.
+
     Attributes:
         initial_A: A0, (r, in_features).
         initial_B: B0, (out_features, r).
+        is_started: whether `decompose` has been called.
     """
 
     initial_A: Tensor
     initial_B: Tensor
+    is_started: bool
 
     def start(self, rank: int) -> None:
-        """Create the factors B = U sqrt(S) and A = sqrt(S) V^T of the r smallest singular values, and their copies."""
-        b, a = smallest_singular_parts(self.weight.detach().flatten(1), rank)
-        self.lora_A, self.lora_B = nn.Parameter(a), nn.Parameter(b)
-        self.register_buffer("initial_A", a.clone())
-        self.register_buffer("initial_B", b.clone())
+        """Create the factors, which are 0."""
+        self.is_started = False
+        self.lora_A = nn.Parameter(self.weight.new_zeros(rank, self.weight.shape[1]))
+        self.lora_B = nn.Parameter(self.weight.new_zeros(self.weight.shape[0], rank))
+        self.register_buffer("initial_A", torch.zeros_like(self.lora_A))
+        self.register_buffer("initial_B", torch.zeros_like(self.lora_B))
+
+    @torch.no_grad()
+    def decompose(self) -> None:
+        """Compute B = U sqrt(S) and A = sqrt(S) V^T of the r smallest singular values, unless there are factors."""
+        self.is_started = True
+        if self.weight.is_meta or self.initial_B.any():
+            return
+        b, a = smallest_singular_parts(self.weight.flatten(1), len(self.initial_A))
+        for own, values in ((self.lora_B, b), (self.initial_B, b), (self.lora_A, a), (self.initial_A, a)):
+            own.copy_(values)
 
     def difference(self, x: Tensor) -> Tensor:
         """Return what the adapter adds to the output for an input (..., in_features)."""
+        if not self.is_started and torch.is_grad_enabled():  # the gradient of factors that are 0 is 0
+            self.decompose()
         # Subtracted from one another before they meet W x: at the start they cancel exactly, in any precision.
         return super().difference(x) - self.product(self.product(x, self.initial_A), self.initial_B)
 
@@ -58,7 +76,7 @@ class SoMALinear(LoRALinear):
     def remove(self) -> None:
         """Delete the factors and their copies."""
         super().remove()
-        del self.initial_A, self.initial_B
+        del self.initial_A, self.initial_B, self.is_started
 
 
 class SoMAPointwise(SoMALinear, LoRAPointwise):
@@ -97,19 +115,24 @@ class SoMA(LoRA):
     def from_config(cls, cfg: CfgNode, backbone: SegmentationBackbone) -> dict[str, Any]:
         return {key: value for key, value in super().from_config(cfg, backbone).items() if key != "alpha"}
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode. The training mode computes the factors, unless they have been loaded."""
+        for layer in self.layers.values() if mode else ():
+            assert isinstance(layer, SoMALinear)
+            layer.decompose()
+        return super().train(mode)
+
 
 def smallest_singular_parts(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return the factors of the smallest singular parts of a matrix W = U S V^T.
 
     Args:
-        weight: W, (out, in). Of a matrix on the meta device, the factors have shapes alone.
+        weight: W, (out, in).
         rank: r, number of singular values.
 
     Returns:
         B = U sqrt(S), (out, r), and A = sqrt(S) V^T, (r, in), with the dtype of the matrix.
     """
-    if weight.is_meta:
-        return weight.new_empty(len(weight), rank), weight.new_empty(rank, weight.shape[1])
     wide = weight.double() if weight.shape[0] <= weight.shape[1] else weight.double().T
     # The eigenvectors of W W^T are U, in ascending order of S^2. In float64 the squares lose nothing of a float32
     # matrix, and this takes a tenth of the time of a singular value decomposition.
