@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clouds.config.classes import check_registered, class_names, train_class_names
 from clouds.config.detectron2_keys import report_detectron2_keys
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import (
@@ -14,13 +15,11 @@ from clouds.d2 import (
     META_ARCH_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,
     CfgNode,
-    MetadataCatalog,
     ShapeSpec,
     build_backbone,
     build_sem_seg_head,
     configurable,
 )
-from clouds.data.classes import CITYSCAPES_CLASSES
 from clouds.errors import UserError, check_name
 from clouds.modeling import backbone as _backbone  # noqa: F401  (registers the backbones)
 from clouds.modeling.backbone.adapters import build_adapter
@@ -34,7 +33,7 @@ from clouds.modeling.matcher import HungarianMatcher
 from clouds.modeling.open_vocabulary import ensemble_with_clip
 from clouds.modeling.points import Uniform, seeded_points, uniform_points
 from clouds.modeling.preprocessing import canvas_size, normalize_and_pad
-from clouds.modeling.structures import HandedOut, ImageDict, Prediction, batch_targets
+from clouds.modeling.structures import HandedOut, ImageDict, Prediction, batch_targets, image_sizes, output_sizes
 from clouds.modeling.text_classifier import TextClassifier
 from clouds.modeling.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 
@@ -310,17 +309,6 @@ class CLOUDS(nn.Module):
         return seeded_points(seeds, self.device) if len(seeds) == len(batched_inputs) else uniform_points
 
 
-def image_sizes(batched_inputs: Sequence[ImageDict]) -> list[tuple[int, int]]:
-    """Return (h, w) of each image."""
-    return [(x["image"].shape[-2], x["image"].shape[-1]) for x in batched_inputs]
-
-
-def output_sizes(batched_inputs: Sequence[ImageDict]) -> list[tuple[int, int]]:
-    """Return (height, width) of each result: the entries of these names, by default the size of the image."""
-    sizes = zip(batched_inputs, image_sizes(batched_inputs), strict=True)
-    return [(x.get("height", h), x.get("width", w)) for x, (h, w) in sizes]
-
-
 def check_backbone(cfg: CfgNode, backbone: nn.Module, *, uses_text: bool) -> None:
     """Raise `UserError` if a backbone does not keep the contract or lacks a text tower that the config needs.
 
@@ -352,42 +340,3 @@ def check_backbone(cfg: CfgNode, backbone: nn.Module, *, uses_text: bool) -> Non
             f"MODEL.CLOUDS.EMBED_DIM is {clouds.EMBED_DIM}, but {clouds.CLIP_MODEL_NAME} embeds into "
             f"{tower.embed_dim} dimensions; set MODEL.CLOUDS.EMBED_DIM {tower.embed_dim}."
         )
-
-
-def check_registered(cfg: CfgNode) -> None:
-    """Raise `UserError` if a config describes data sets of its own and the classes of those it names are not known.
-
-    Their model would otherwise predict the classes of Cityscapes.
-    """
-    if not cfg.DATASETS.CUSTOM and not cfg.DATASETS.MODULES:
-        return
-    for key in ("TRAIN", "TEST"):
-        for name in cfg.DATASETS[key][:1]:
-            if not hasattr(MetadataCatalog.get(name), "stuff_classes"):
-                raise UserError(
-                    f"DATASETS.{key} names {name!r}, which is not registered, so its classes are not known: correct "
-                    "the name, or call clouds.data.datasets.catalog.register_datasets before build_model."
-                )
-
-
-def class_names(datasets: Sequence[str]) -> Sequence[str]:
-    """Return the class names of the first data set, or the 19 of Cityscapes if none is registered under its name."""
-    if not datasets:
-        return CITYSCAPES_CLASSES
-    names: Sequence[str] = getattr(MetadataCatalog.get(datasets[0]), "stuff_classes", CITYSCAPES_CLASSES)
-    return names
-
-
-def train_class_names(cfg: CfgNode) -> Sequence[str]:
-    """Return the class names of the training sets.
-
-    Raises:
-        UserError: their number is not ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``.
-    """
-    names = class_names(cfg.DATASETS.TRAIN)
-    if len(names) != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
-        raise UserError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}, but DATASETS.TRAIN "
-            f"{tuple(cfg.DATASETS.TRAIN)} has {len(names)} classes; set MODEL.SEM_SEG_HEAD.NUM_CLASSES {len(names)}."
-        )
-    return names

@@ -8,7 +8,8 @@ from torch import nn
 
 from clouds.api.hub import files_of
 from clouds.api.loading import find_files, load_trained, read_network_config
-from clouds.clouds import CLOUDS, class_names
+from clouds.clouds import CLOUDS
+from clouds.config.classes import class_names
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import CfgNode
 from clouds.data.datasets.custom import dataset_settings

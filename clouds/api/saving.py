@@ -22,9 +22,8 @@ from clouds.config.defaults import DEFAULTS
 from clouds.config.keys import leaves
 from clouds.config.settings import PATHS, evaluated_sets, plain_settings
 from clouds.d2 import CfgNode
-from clouds.engine.checkpointing.checkpoint import has_reloadable_backbone
 from clouds.engine.checkpointing.origin import normalization
-from clouds.engine.checkpointing.weights import frozen_keys
+from clouds.engine.checkpointing.weights import frozen_keys, has_reloadable_backbone
 from clouds.engine.run.metrics import read_scores
 from clouds.engine.run.record import code_version, read_record
 from clouds.errors import UserError

@@ -1,7 +1,7 @@
-"""Evaluation of a model on the test sets of a config."""
+"""Evaluation of a model, or of a file with weights, on the test sets of a config."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -9,10 +9,13 @@ from torch import nn
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import CfgNode, DatasetEvaluator, comm, inference_on_dataset
 from clouds.d2.groups import wait_for_all
-from clouds.data.datasets.catalog import dataset_names, domain
+from clouds.data.datasets.catalog import dataset_names, domain, require_names
 from clouds.data.loading.loaders import TestLoader
 from clouds.engine.amp import Precision
+from clouds.engine.checkpointing.build import load_for_inference
 from clouds.engine.hooks import Results
+from clouds.engine.parts import Parts
+from clouds.engine.run.metrics import record_evaluation
 from clouds.engine.run.record import code_version
 from clouds.evaluation.label_maps import for_labels
 from clouds.evaluation.sem_seg import SemSegEvaluator
@@ -23,37 +26,71 @@ from clouds.utils.signals import Stopped, stop_requested
 logger = logging.getLogger(__name__)
 
 
-def evaluate(
-    cfg: CfgNode, model: nn.Module, build: Callable[[str], tuple[TestLoader, DatasetEvaluator]], *, seed: int
-) -> Results:
-    """Evaluate a model on every set of `evaluated_sets` and log one table; all processes call it together.
+class Evaluation(Parts):
+    """Evaluates models on the test sets of a config, with loaders and evaluators that a subclass can override."""
 
-    Args:
-        cfg: final config.
-        model: predicts the scores of test images; its training mode is restored.
-        build: returns loader and evaluator of the set with a name.
-        seed: the model's seed, for the table.
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, *, seed: int | None = None) -> Results:
+        """Evaluate a model on every set of `evaluated_sets` and log one table; all processes call it together.
 
-    Returns:
-        ``{dataset: {"sem_seg": {metric: percent}}}`` in the order of the config.
+        Evaluation uses full precision unless ``TEST.AMP`` is set, also during a training in mixed precision, so that
+        the score of a checkpoint does not depend on where it is measured.
 
-    Raises:
-        Stopped: a signal has asked some process to stop; raised in all.
-    """
-    results: Results = {}
-    counts: dict[str, int] = {}
-    precision = Precision.from_config(cfg, cfg.TEST.AMP)
-    for name in evaluated_sets(cfg):
-        loader, evaluator = build(name)
-        counts[name] = sum(comm.all_gather(len(loader)))
-        with precision.autocast(), cudnn_benchmark(False):  # images have many sizes
-            results[name] = inference_on_dataset(for_evaluator(model, evaluator), _Stoppable(loader, name), evaluator)
-    if not results:
-        logger.warning("DATASETS.TEST is empty: nothing is evaluated")
-    elif comm.is_main_process():
-        source = Provenance(cfg.TEST.PROTOCOL, code_version(), seed, counts)
-        logger.info("Results\n" + format_table(results, source))
-    return results
+        Args:
+            cfg: final config.
+            model: predicts the scores of test images; its training mode is restored.
+            seed: the model's seed, for the table; default ``cfg.SEED``.
+
+        Returns:
+            ``{dataset: {"sem_seg": {metric: percent}}}`` in the order of the config.
+
+        Raises:
+            Stopped: a signal has asked some process to stop; raised in all.
+        """
+        results: Results = {}
+        counts: dict[str, int] = {}
+        precision = Precision.from_config(cfg, cfg.TEST.AMP)
+        for name in evaluated_sets(cfg):
+            loader, evaluator = cls.build_test_loader(cfg, name), cls.build_evaluator(cfg, name)
+            counts[name] = sum(comm.all_gather(len(loader)))
+            predicting = for_evaluator(model, evaluator)
+            with precision.autocast(), cudnn_benchmark(False):  # images have many sizes
+                results[name] = inference_on_dataset(predicting, _Stoppable(loader, name), evaluator)
+        if not results:
+            logger.warning("DATASETS.TEST is empty: nothing is evaluated")
+        elif comm.is_main_process():
+            source = Provenance(cfg.TEST.PROTOCOL, code_version(), cfg.SEED if seed is None else seed, counts)
+            logger.info("Results\n" + format_table(results, source))
+        return results
+
+    @classmethod
+    def test_weights(cls, cfg: CfgNode, *, resume: bool = False) -> Results:
+        """Evaluate ``MODEL.WEIGHTS``, or with `resume` the newest checkpoint in ``OUTPUT_DIR`` (see `test`).
+
+        The main process adds the results to ``OUTPUT_DIR/metrics_eval.json``.
+        """
+        model, rest = cls.load_model(cfg, resume=resume)
+        results = cls.test(cfg, model, seed=rest.get("seed"))
+        if comm.is_main_process():
+            record_evaluation(cfg, results, rest["weights"], rest.get("iteration"))
+        return results
+
+    @classmethod
+    def load_model(cls, cfg: CfgNode, *, resume: bool = False) -> tuple[nn.Module, dict[str, Any]]:
+        """Check the test sets, then load the model that `test_weights` evaluates, see `read_model`."""
+        require_names("DATASETS.TEST", cfg.DATASETS.TEST, cfg.DATASETS.CUSTOM)
+        cls.check_test_sets(cfg)
+        return cls.read_model(cfg, resume=resume)
+
+    @classmethod
+    def read_model(cls, cfg: CfgNode, *, resume: bool = False) -> tuple[nn.Module, dict[str, Any]]:
+        """Build a model and load its weights.
+
+        Returns:
+            The model, and the other entries of its checkpoint, see `load_for_inference`.
+        """
+        model = cls.build_model(cfg)
+        return model, load_for_inference(cfg, model, resume=resume)
 
 
 def for_evaluator(model: nn.Module, evaluator: DatasetEvaluator) -> nn.Module:

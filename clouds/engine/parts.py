@@ -13,7 +13,8 @@ from clouds.data.classes import SYNTHIA_MEANS
 from clouds.data.datasets.catalog import dataset_names
 from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from clouds.engine import hooks, optimizer
-from clouds.engine.checkpointing.checkpoint import Checkpointer, build_checkpointer
+from clouds.engine.checkpointing.build import build_checkpointer
+from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.errors import check_name
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.modeling.linear import onednn_is_faster, use_onednn

@@ -16,14 +16,16 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from clouds.clouds import CLOUDS, class_names, train_class_names
+from clouds.clouds import CLOUDS
+from clouds.config.classes import class_names, train_class_names
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, MetadataCatalog
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.loading.mappers import network_input, short_edge_size
 from clouds.engine.amp import Precision
-from clouds.engine.checkpointing.checkpoint import Checkpointer, has_reloadable_backbone
+from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.checkpointing.origin import check_test_classes, differing_classes, has_text_head
+from clouds.engine.checkpointing.weights import has_reloadable_backbone
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.evaluation.label_maps import predict_labels

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from clouds.d2 import CfgNode, HookBase, comm
 from clouds.data.datasets.record import is_generated
-from clouds.engine.checkpointing.checkpoint import Checkpointer, checkpoint_period
+from clouds.engine.checkpointing.build import checkpoint_period
+from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.checkpointing.files import numbered
 from clouds.engine.checkpointing.weights import frozen_keys
 from clouds.engine.hooks.writing import SMOOTHED
@@ -161,7 +162,7 @@ def disk_needs(cfg: CfgNode, checkpointer: Checkpointer, loader: Any, *, done: i
 
 def checkpoint_need(cfg: CfgNode, checkpointer: Checkpointer, done: int, seconds: float) -> Need:
     """Return the space for the checkpoints, besides those that are there; see `disk_needs` for the arguments."""
-    size, best = checkpoint_sizes(checkpointer)
+    size, weights = checkpoint_sizes(checkpointer)
     keep, period, minutes = cfg.SOLVER.CHECKPOINTS_KEPT, checkpoint_period(cfg), cfg.SOLVER.CHECKPOINT_MINUTES
     last = cfg.SOLVER.MAX_ITER - 1  # saved as model_final
     fewest = multiples(period, done, last)
@@ -170,8 +171,9 @@ def checkpoint_need(cfg: CfgNode, checkpointer: Checkpointer, done: int, seconds
         here = len(numbered(Path(checkpointer.save_dir), up_to=""))
         fewest, most = (max(0, min(here + count, kept) - here) for count, kept in ((fewest, keep), (most, 2 * keep)))
     others, content = size, f"checkpoints: {f'up to {most} and ' if most else ''}the final one, {amount(size)} each"
-    for kind in ["best"] * bool(cfg.TEST.SELECT_ON) + ["averaged"] * bool(cfg.SOLVER.EMA_DECAY):
-        others, content = others + best, f"{content}; the {kind} weights, {amount(best)}"
+    for kind, written in (("best", cfg.TEST.SELECT_ON), ("averaged", cfg.SOLVER.EMA_DECAY)):
+        if written:
+            others, content = others + weights, f"{content}; the {kind} weights, {amount(weights)}"
     return Need(Path(cfg.OUTPUT_DIR), content, most * size + others, fewest * size + others)
 
 

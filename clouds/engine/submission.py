@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clouds.clouds import class_names
+from clouds.config.classes import class_names
 from clouds.config.keys import leaves
 from clouds.d2 import CfgNode
 from clouds.data.classes import CITYSCAPES_CLASSES, short_name

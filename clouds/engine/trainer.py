@@ -1,4 +1,4 @@
-"""The training step and its hooks, and the evaluation of all test sets."""
+"""The training step and its hooks."""
 
 import logging
 import math
@@ -17,28 +17,25 @@ from clouds.d2 import (
     CommonMetricPrinter,
     EventStorage,
     HookBase,
-    TensorboardXWriter,
     TrainerBase,
     comm,
 )
 from clouds.d2.groups import wait_for_all
-from clouds.data.datasets.catalog import dataset_names, load_dataset, require_names
+from clouds.data.datasets.catalog import dataset_names, load_dataset
 from clouds.data.datasets.digest import dataset_digest
 from clouds.engine import hooks, optimizer
 from clouds.engine.accumulation import check_accumulation, divide
 from clouds.engine.amp import Precision
-from clouds.engine.checkpointing.checkpoint import checkpoint_period, load_for_inference
+from clouds.engine.checkpointing.build import checkpoint_period
 from clouds.engine.checkpointing.origin import check_test_classes
 from clouds.engine.checkpointing.weights import frozen_keys
-from clouds.engine.evaluation import evaluate, report_selection
+from clouds.engine.evaluation import Evaluation, report_selection
 from clouds.engine.losses import describe_failure, mean_losses, stop_training
 from clouds.engine.parallel import data_parallel, share_weights, unsynchronized
-from clouds.engine.parts import Parts
 from clouds.engine.preflight import Preflight
-from clouds.engine.run.metrics import record_evaluation
 from clouds.engine.run.record import amend_record
 from clouds.engine.setup import seed_everything
-from clouds.engine.writers import MetricsWriter, OptionalWriter, build_wandb_writer
+from clouds.engine.writers import build_writers
 from clouds.errors import UserError
 from clouds.modeling.structures import ImageDict
 from clouds.utils.devices import cudnn_benchmark
@@ -48,7 +45,7 @@ from clouds.utils.tensors import exact_sha256
 logger = logging.getLogger(__name__)
 
 
-class Trainer(Parts, TrainerBase):
+class Trainer(Evaluation, TrainerBase):
     """Trains the model that a config describes. Every part has an overridable ``build_*`` method, see `Parts`.
 
     ``trainer = Trainer(cfg); trainer.resume_or_load(resume); trainer.train()`` with a frozen ``cfg`` that
@@ -300,57 +297,6 @@ class Trainer(Parts, TrainerBase):
         self.results = self.test(self.cfg, self.evaluated_model, seed=self.seed)
         return self.results
 
-    @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, *, seed: int | None = None) -> hooks.Results:
-        """Evaluate a model on every set of `evaluated_sets` and log one table.
-
-        Evaluation uses full precision unless ``TEST.AMP`` is set, also during a training in mixed precision, so that
-        the score of a checkpoint does not depend on where it is measured.
-
-        Args:
-            cfg: final config.
-            model: predicts the scores of test images; its training mode is restored.
-            seed: the model's seed, for the table; default ``cfg.SEED``.
-
-        Returns:
-            ``{dataset: {"sem_seg": {metric: percent}}}`` in the order of the config.
-        """
-        return evaluate(
-            cfg,
-            model,
-            lambda name: (cls.build_test_loader(cfg, name), cls.build_evaluator(cfg, name)),
-            seed=cfg.SEED if seed is None else seed,
-        )
-
-    @classmethod
-    def test_weights(cls, cfg: CfgNode, *, resume: bool = False) -> hooks.Results:
-        """Evaluate ``MODEL.WEIGHTS``, or with `resume` the newest checkpoint in ``OUTPUT_DIR`` (see `test`).
-
-        The main process adds the results to ``OUTPUT_DIR/metrics_eval.json``.
-        """
-        model, rest = cls.load_model(cfg, resume=resume)
-        results = cls.test(cfg, model, seed=rest.get("seed"))
-        if comm.is_main_process():
-            record_evaluation(cfg, results, rest["weights"], rest.get("iteration"))
-        return results
-
-    @classmethod
-    def load_model(cls, cfg: CfgNode, *, resume: bool = False) -> tuple[nn.Module, dict[str, Any]]:
-        """Check the test sets, then load the model that `test_weights` evaluates, see `read_model`."""
-        require_names("DATASETS.TEST", cfg.DATASETS.TEST, cfg.DATASETS.CUSTOM)
-        cls.check_test_sets(cfg)
-        return cls.read_model(cfg, resume=resume)
-
-    @classmethod
-    def read_model(cls, cfg: CfgNode, *, resume: bool = False) -> tuple[nn.Module, dict[str, Any]]:
-        """Build a model and load its weights.
-
-        Returns:
-            The model, and the other entries of its checkpoint, see `load_for_inference`.
-        """
-        model = cls.build_model(cfg)
-        return model, load_for_inference(cfg, model, resume=resume)
-
     def build_hooks(self) -> list[HookBase]:
         """Build the hooks, in the order in which they run.
 
@@ -395,10 +341,4 @@ class Trainer(Parts, TrainerBase):
 
     def build_writers(self) -> Sequence[Any]:
         """Build the writers: console, ``metrics.json``, TensorBoard and, if ``WANDB.PROJECT`` is set, W&B."""
-        output = Path(self.cfg.OUTPUT_DIR)
-        metrics = MetricsWriter(output / "metrics.json")
-        curves = OptionalWriter(TensorboardXWriter(str(output)), f"The TensorBoard file in {output}")
-        writers = [CommonMetricPrinter(self.max_iter), metrics, curves]
-        if self.cfg.WANDB.PROJECT:
-            writers.append(OptionalWriter(build_wandb_writer(self.cfg), f"The W&B folder in {output}"))
-        return writers
+        return build_writers(self.cfg, self.max_iter)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from clouds.d2 import CfgNode, get_event_storage
+from clouds.d2 import CfgNode, CommonMetricPrinter, TensorboardXWriter, get_event_storage
 from clouds.engine.run.metrics import LOSS
 from clouds.engine.run.record import current_run
 from clouds.errors import UserError
@@ -170,3 +170,19 @@ def build_wandb_writer(cfg: CfgNode) -> WandbWriter:
         folder=cfg.OUTPUT_DIR,
         run_id=run.id if run else None,
     )
+
+
+def build_writers(cfg: CfgNode, max_iter: int) -> list[Any]:
+    """Build the writers of a training: console, ``metrics.json``, TensorBoard and W&B if ``WANDB.PROJECT`` is set.
+
+    Args:
+        cfg: final config.
+        max_iter: last iteration of the training, from which the console estimates the time that is left.
+    """
+    output = Path(cfg.OUTPUT_DIR)
+    metrics = MetricsWriter(output / "metrics.json")
+    curves = OptionalWriter(TensorboardXWriter(str(output)), f"The TensorBoard file in {output}")
+    writers = [CommonMetricPrinter(max_iter), metrics, curves]
+    if cfg.WANDB.PROJECT:
+        writers.append(OptionalWriter(build_wandb_writer(cfg), f"The W&B folder in {output}"))
+    return writers

@@ -1,4 +1,4 @@
-"""Which tensors of a model training changes, and which are frozen."""
+"""The tensors of a model, and which of them are frozen: training does not change those."""
 
 from collections.abc import Iterator
 

@@ -86,6 +86,17 @@ class Target(NamedTuple):
     masks: Tensor
 
 
+def image_sizes(batched_inputs: Sequence[ImageDict]) -> list[tuple[int, int]]:
+    """Return (h, w) of each image."""
+    return [(x["image"].shape[-2], x["image"].shape[-1]) for x in batched_inputs]
+
+
+def output_sizes(batched_inputs: Sequence[ImageDict]) -> list[tuple[int, int]]:
+    """Return (height, width) of each result: the entries of these names, by default the size of the image."""
+    sizes = zip(batched_inputs, image_sizes(batched_inputs), strict=True)
+    return [(x.get("height", h), x.get("width", w)) for x, (h, w) in sizes]
+
+
 def pad_target(target: Target, canvas: tuple[int, int]) -> Target:
     """Pad the masks (N, h, w) of a target to (N, H, W) with False, at the bottom and on the right."""
     return Target(target.labels, _pad(target.masks, canvas, False))

@@ -10,7 +10,8 @@ from PIL import Image
 
 import clouds
 from clouds.config import load_config
-from clouds.engine.checkpointing.checkpoint import Checkpointer, has_reloadable_backbone
+from clouds.engine.checkpointing.checkpoint import Checkpointer
+from clouds.engine.checkpointing.weights import has_reloadable_backbone
 from clouds.engine.trainer import Trainer
 from tests.data.conftest import catalogs  # noqa: F401  (an autouse fixture)
 from tests.engine.conftest import CLASSES

@@ -15,7 +15,8 @@ from clouds.config import load_config
 from clouds.d2 import CfgNode, EventStorage, HookBase
 from clouds.data.datasets import catalog
 from clouds.data.datasets.catalog import domain
-from clouds.engine.checkpointing.checkpoint import Checkpointer, checkpoint_period
+from clouds.engine.checkpointing.build import checkpoint_period
+from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.evaluation import report_selection
 from clouds.engine.hooks import PeriodicCheckpoint, checkpointing
 from clouds.engine.setup import default_setup

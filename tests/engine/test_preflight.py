@@ -13,7 +13,7 @@ from filelock import FileLock
 from clouds.commands import train
 from clouds.config import load_config
 from clouds.engine import dry_run, preflight, trainer, training
-from clouds.engine.dry_run import count_evaluations
+from clouds.engine.measurement import count_evaluations
 from clouds.engine.preflight import Memory, Need, amount, verdict
 from clouds.engine.run import record
 from clouds.engine.run.output_folder import LOCKS

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from clouds.engine.checkpointing.checkpoint import build_checkpointer, load_for_inference
+from clouds.engine.checkpointing.build import build_checkpointer, load_for_inference
 from clouds.engine.optimizer import build_lr_scheduler, build_optimizer
 from clouds.errors import UserError
 from clouds.self_training.teacher import Teacher

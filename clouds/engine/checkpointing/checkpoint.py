@@ -9,17 +9,15 @@ import torch
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 from torch import nn
 
-from clouds.clouds import CLOUDS, class_names
+from clouds.clouds import CLOUDS
 from clouds.config import check_weights
-from clouds.config.settings import Settings, evaluated_sets, plain_settings
-from clouds.d2 import CfgNode, comm
-from clouds.engine.checkpointing.files import delete_outdated, numbered, write_checkpoint
-from clouds.engine.checkpointing.origin import Origin, check_test_classes
+from clouds.config.settings import Settings
+from clouds.engine.checkpointing.files import delete_outdated, named, resumable, write_checkpoint
+from clouds.engine.checkpointing.origin import Origin
 from clouds.engine.checkpointing.states import fitted, fitted_state
 from clouds.engine.checkpointing.weights import StateDict, frozen_keys, load_weights, read_checkpoint
-from clouds.engine.run.record import Run, shared_run
+from clouds.engine.run.record import Run
 from clouds.errors import UserError
-from clouds.modeling.backbone import SegmentationBackbone
 from clouds.utils.atomic import write_atomically
 from clouds.utils.beside import Beside
 from clouds.utils.downloads import local_file
@@ -27,7 +25,6 @@ from clouds.utils.transfer import snapshot
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_NAME = 255  # bytes, of a file
 _BEST = "model_best"
 _AVERAGE = "ema"  # entry of the moving average of the weights
 
@@ -205,15 +202,7 @@ class Checkpointer(FvcoreCheckpointer):
 
     def get_checkpoint_file(self) -> str:
         """Return the path of the checkpoint that ``last_checkpoint`` names; "" if it names no file of the folder."""
-        note = Path(self.save_dir) / "last_checkpoint"
-        try:
-            with note.open("rb") as file:
-                name = file.read(_LONGEST_NAME + 1).decode().strip()
-        except (OSError, UnicodeDecodeError):
-            return ""
-        whole = len(name.encode()) <= _LONGEST_NAME and name.isprintable()
-        path = Path(self.save_dir) / name
-        return str(path) if whole and path.name == name and path.suffix == ".pth" else ""
+        return str(named(Path(self.save_dir)) or "")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of a checkpoint to ``last_checkpoint``."""
@@ -238,16 +227,14 @@ class Checkpointer(FvcoreCheckpointer):
         self.wait()
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
-        newest = self.get_checkpoint_file()
-        candidates = [Path(newest)] if newest else []
-        candidates += numbered(Path(self.save_dir), up_to=Path(newest).name)
+        folder, newest = Path(self.save_dir), named(Path(self.save_dir))
         if not newest:
-            candidates += [final for final in Path(self.save_dir).glob("model_final.pth") if final.is_file()]
             self.logger.warning(
-                f"{self.save_dir}/last_checkpoint is damaged: it names no checkpoint. The newest one is tried."
+                f"{folder}/last_checkpoint is damaged: it names no checkpoint. The newest one is tried."
             )
+        candidates = resumable(folder, newest)
         tried = others = 0
-        for candidate in dict.fromkeys(candidates):
+        for candidate in candidates:
             tried += 1
             try:
                 content = read_checkpoint(candidate)
@@ -348,70 +335,3 @@ def _with_average(weights: StateDict, average: Any, source: str) -> StateDict:
         return weights | fitted(average, named, _AVERAGE)
     except ValueError as error:
         raise UserError(f"{source} cannot be used: {error}; take another checkpoint.") from error
-
-
-def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:
-    """Build the checkpointer of a training, which writes to ``OUTPUT_DIR`` and resumes from there."""
-    return Checkpointer(
-        model,
-        cfg.OUTPUT_DIR,
-        save_frozen=cfg.SOLVER.CHECKPOINT_FROZEN,
-        reloadable=has_reloadable_backbone(model),
-        keep=cfg.SOLVER.CHECKPOINTS_KEPT,
-        period=checkpoint_period(cfg),
-        classes=class_names(cfg.DATASETS.TRAIN) if cfg.DATASETS.TRAIN else (),
-        run=shared_run(Path(cfg.OUTPUT_DIR)),
-        settings=plain_settings(cfg),
-        save_to_disk=comm.is_main_process(),
-        **checkpointables,
-    )
-
-
-def checkpoint_period(cfg: CfgNode) -> int:
-    """Return the iterations between two checkpoints, whatever the clock says; 0 = there are none before the end."""
-    period: int = cfg.SOLVER.CHECKPOINT_PERIOD or 5 * cfg.TEST.EVAL_PERIOD
-    return period
-
-
-def load_for_inference(cfg: CfgNode, model: nn.Module, *, resume: bool = False) -> dict[str, Any]:
-    """Load ``MODEL.WEIGHTS`` completely into a model; if it is empty, log a warning.
-
-    Args:
-        cfg: final config.
-        model: model to change in place.
-        resume: whether to load the newest checkpoint in ``OUTPUT_DIR`` instead, if there is one.
-
-    Returns:
-        The other entries of the file, and its path or URL as ``weights``, "" for no file.
-
-    Raises:
-        UserError: the weights cannot be used, or there is neither a checkpoint nor ``MODEL.WEIGHTS`` with `resume`.
-    """
-    check_test_classes(cfg, model)
-    checkpointer = Checkpointer(
-        model,
-        cfg.OUTPUT_DIR,
-        reloadable=has_reloadable_backbone(model),
-        complete=True,
-        evaluated={name: class_names((name,)) for name in evaluated_sets(cfg) or cfg.DATASETS.TRAIN},
-        run=shared_run(Path(cfg.OUTPUT_DIR)) if resume else None,
-    )
-    rest = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    if resume and not checkpointer.resumed:
-        missing = f"No checkpoint in {cfg.OUTPUT_DIR} belongs to its current run"
-        if not cfg.MODEL.WEIGHTS:
-            raise UserError(f"{missing}, and MODEL.WEIGHTS is empty: give the checkpoint to evaluate as MODEL.WEIGHTS.")
-        logger.warning(f"{missing}: MODEL.WEIGHTS is loaded, {cfg.MODEL.WEIGHTS}")
-    if not checkpointer.source:
-        logger.warning("MODEL.WEIGHTS is empty: the head is untrained and its predictions are meaningless")
-    return rest | {"weights": checkpointer.source}
-
-
-def has_reloadable_backbone(model: nn.Module) -> bool:
-    """Return whether the frozen backbone of a model can be loaded again from its own source.
-
-    An architecture without a `SegmentationBackbone` as its attribute ``backbone`` has no such source: its checkpoints
-    hold the whole model.
-    """
-    backbone = dict(model.named_children()).get("backbone")
-    return isinstance(backbone, SegmentationBackbone) and backbone.reloadable

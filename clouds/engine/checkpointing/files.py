@@ -9,6 +9,8 @@ import torch
 
 from clouds.utils.atomic import atomic_file
 
+_LONGEST_NAME = 255  # bytes, of a file
+
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
     """Write a torch file atomically; it is on disk on return.
@@ -32,6 +34,30 @@ def numbered(folder: Path, up_to: str) -> list[Path]:
     last = _iteration(up_to)
     known = {path: n for path, n in numbers.items() if n >= 0 and not 0 <= last < n and path.is_file()}
     return sorted(known, key=known.__getitem__, reverse=True)
+
+
+def named(folder: Path) -> Path | None:
+    """Return the path of the checkpoint that ``last_checkpoint`` names; None if it names no file of the folder."""
+    try:
+        with (folder / "last_checkpoint").open("rb") as file:
+            name = file.read(_LONGEST_NAME + 1).decode().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    whole = len(name.encode()) <= _LONGEST_NAME and name.isprintable()
+    path = folder / name
+    return path if whole and path.name == name and path.suffix == ".pth" else None
+
+
+def resumable(folder: Path, newest: Path | None) -> list[Path]:
+    """Return the checkpoints that a run in a folder may resume from, in the order in which they are tried.
+
+    Args:
+        folder: output folder of the run.
+        newest: result of `named`. Without it, every checkpoint of the folder is returned, the final one last.
+    """
+    if newest:
+        return list(dict.fromkeys([newest, *numbered(folder, up_to=newest.name)]))
+    return numbered(folder, up_to="") + [final for final in folder.glob("model_final.pth") if final.is_file()]
 
 
 def delete_outdated(newest: Path, *, keep: int, period: int) -> None:

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from clouds.d2 import CfgNode, build_model
 from clouds.data.datasets.catalog import register_datasets
-from clouds.engine.checkpointing.checkpoint import has_reloadable_backbone
 from clouds.engine.checkpointing.files import write_checkpoint
-from clouds.engine.checkpointing.weights import StateDict, frozen_keys, some_keys
+from clouds.engine.checkpointing.weights import StateDict, frozen_keys, has_reloadable_backbone, some_keys
 from clouds.errors import UserError
 from clouds.modeling.frozen import BACKBONE
 from clouds.utils.downloads import local_file

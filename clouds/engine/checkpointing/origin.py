@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from clouds.clouds import class_names
+from clouds.config.classes import class_names
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import CfgNode
 from clouds.data.classes import split_synonyms

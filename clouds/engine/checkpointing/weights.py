@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from clouds.engine.checkpointing.entries import find_wrong_entry
 from clouds.errors import UserError
+from clouds.modeling.backbone import SegmentationBackbone
 from clouds.modeling.frozen import BACKBONE, frozen_names
 from clouds.utils.tensors import find_unusable
 from clouds.utils.torch_files import read_tensors
@@ -21,6 +22,16 @@ _SHOWN = 3  # keys in a message
 def frozen_keys(model: nn.Module, prefix: str = BACKBONE) -> set[str]:
     """Return the keys of ``model.state_dict()`` below `prefix` that training cannot change, see `frozen_names`."""
     return frozen_names(model, prefix) & model.state_dict().keys()
+
+
+def has_reloadable_backbone(model: nn.Module) -> bool:
+    """Return whether the frozen backbone of a model can be loaded again from its own source.
+
+    An architecture without a `SegmentationBackbone` as its attribute ``backbone`` has no such source: its checkpoints
+    hold the whole model.
+    """
+    backbone = dict(model.named_children()).get("backbone")
+    return isinstance(backbone, SegmentationBackbone) and backbone.reloadable
 
 
 def sampled_digest(weights: StateDict, samples: int = 1024) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clouds.clouds import class_names, train_class_names
+from clouds.config.classes import class_names, train_class_names
 from clouds.d2 import CfgNode, HookBase, MetadataCatalog, comm
 from clouds.data.classes import CITYSCAPES_COLORS, IGNORE_LABEL
 from clouds.engine.hooks.label_counts import Counts, count, no_counts, painted, scalars, sum_over_processes, total
