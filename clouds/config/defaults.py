@@ -53,7 +53,7 @@ DEFAULTS: dict[str, Any] = {
             "PATTERNS": (),
             "SKIP_BLOCKS": 0,  # number of blocks at the beginning of the tower that are not adapted
             "TOKENS": 100,  # number of Rein's tokens
-            "LINK_QUERIES": True,  # Rein's tokens give the queries their position embeddings; as many as queries
+            "LINK_QUERIES": True,  # Rein's tokens, as many as queries, give the queries their position embeddings
         },
         "SEM_SEG_HEAD": {
             "NAME": "CLOUDSHead",  # name in the registry of heads
@@ -150,7 +150,7 @@ DEFAULTS: dict[str, Any] = {
         "CROP": {
             "ENABLED": True,  # take a random crop of CROP_SIZE
             # Share of the labeled pixels, 0..1: a crop in which one class has as much or more is drawn again, at most
-            # ten crops in all; 1: no limit. Known as cat_max_ratio, too.
+            # ten crops in all; 1: no limit. It is cat_max_ratio of mmsegmentation.
             "SINGLE_CATEGORY_MAX_AREA": 1.0,
         },
         "CROP_SIZE": (768, 768),  # [height, width] in pixels; smaller images are padded

@@ -1,8 +1,8 @@
 """Gradient accumulation: a batch in several parts, one forward and backward pass each, with the result of the batch.
 
 The losses of a part are sums over its images divided by the normalizers of the whole batch, so that the losses, and the
-gradients, of all parts add up to those of the batch. For this, each image brings the canvas of the batch and the
-numbers of targets of the images in the other parts.
+gradients, of all parts add up to those of the batch. For this, the dict of each image holds the canvas of the batch and
+the numbers of targets of the images in the other parts.
 """
 
 import logging

@@ -197,7 +197,7 @@ class Schedule(LambdaLR):
         Args:
             optimizer: optimizer of `parameter_groups`.
             factor: factor on the base rates as a function of the iteration.
-            adapter_decay: factor on the weight decay of adapters as a function of the iteration; None keeps it.
+            adapter_decay: factor on the weight decay of adapters as a function of the iteration; None = constant.
         """
         self._adapter_decay = adapter_decay
         self._base_decays = [group["weight_decay"] for group in optimizer.param_groups]

@@ -268,7 +268,7 @@ class Trainer(Evaluation, TrainerBase):
                 values = torch.stack([*losses.values()])
                 self.scaler.scale(values.sum()).backward()
             found.append(values.detach())
-        return dict(zip(losses, sum(found[1:], start=found[0]).unbind(), strict=True))
+        return dict(zip(losses, torch.stack(found).sum(dim=0).unbind(), strict=True))
 
     def update(self, skip: Tensor) -> None:
         """Clip and apply the gradients. Under float16, a step whose gradient overflows is skipped.

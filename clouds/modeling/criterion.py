@@ -196,8 +196,8 @@ class SetCriterion(nn.Module):
     ) -> MatchedOutputs:
         """Put each query's prediction beside its target, with masks at points (L * M, P, 2).
 
-        Of the images with `others` targets, only what normalizes the losses is known before their forward pass: each
-        has min(Q, number of targets) queries with a class, whose weight is 1, and the rest with void.
+        The other images of the batch need no forward pass for what normalizes the losses: each of them has min(Q,
+        number of targets) queries with a class, whose weight is 1; its other queries have void.
         """
         class_logits = torch.stack([output.class_logits for output in outputs]).float()
         labels = targets.labels.flatten()[matching.targets]

@@ -35,8 +35,8 @@ class NoRandomInitialization(TorchFunctionMode):
 def open_residual_branches(model: nn.Module) -> None:
     """Set the layer scales of a model of timm without weights to 1.
 
-    timm initializes them with 1e-6, for trainings of hundred thousands of iterations; in a short training they would
-    hardly grow, and the blocks would stay without effect.
+    timm initializes them with 1e-6, for trainings of hundreds of thousands of iterations; in a short training they
+    would hardly grow, and the blocks would stay without effect.
     """
     for name, parameter in model.named_parameters():
         if name.rpartition(".")[2] in ("gamma", "gamma_1", "gamma_2"):

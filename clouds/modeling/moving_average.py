@@ -17,12 +17,11 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 class MovingAverage:
-    """Copy of a model whose trained tensors follow those of the model: each update sets average <- decay * average +
-    (1 - decay) * model.
+    """Copy of a model whose trained tensors are moving averages of the model's.
 
-    The copy shares all other tensors with the model, and a frozen backbone as a whole. It is not a submodule, so that
-    it enters neither the state dict of the model nor its optimizer nor data-parallel training. A checkpoint stores it
-    under a key of its own.
+    Each update sets average <- decay * average + (1 - decay) * model. The copy shares all other tensors with the model,
+    and a frozen backbone as a whole. It is not a submodule, so that it enters neither the state dict of the model nor
+    its optimizer nor data-parallel training. A checkpoint stores it under a key of its own.
     """
 
     def __init__(self, decay: float, *, compiled: bool = False) -> None:

@@ -25,12 +25,13 @@ class Teacher(MovingAverage):
 
     def state_of(self, model: nn.Module) -> StateDict:
         """Return the state that a teacher of a student has at its start, with the tensors of the student."""
-        return _short(super().state_of(model))
+        return _relative(super().state_of(model))
 
     def state_dict(self) -> StateDict:
         """Return the averaged tensors by name; names of the head's are relative to it, as in published trainings."""
-        return _short(super().state_dict())
+        return _relative(super().state_dict())
 
 
-def _short(state: StateDict) -> StateDict:
+def _relative(state: StateDict) -> StateDict:
+    """Return a state with the names of the head's tensors relative to the head."""
     return {name.removeprefix(HEAD): value for name, value in state.items()}

@@ -1,6 +1,7 @@
 """A small joint training: a set of generated images beside the labelled one, and a SAM without a network."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from clouds.d2 import CfgNode
 from clouds.engine.trainer import Trainer
 from clouds.self_training.sam import Embedding, Sam
+from tests.engine.conftest import write_images
 from tests.engine.test_end_to_end import MODULE
 
 # Appended to `MODULE`. The generated images have label maps, used for measurements only.
@@ -28,6 +30,13 @@ JOINT = [
     *("MODEL.CLOUDS.SAM.ALPHA_EMA", 0.5, "MODEL.CLOUDS.ITERATION_UPDATE", 3),
     *("SEED", 7),  # with this seed, the head of `JointTrainer` initially predicts two classes in every image
 ]
+
+
+def write_joint_images(root: Path, *, train: int, val: int) -> None:
+    """Write the images of `JOINT_MODULE`: a number of labelled ones and of test images, and three generated ones."""
+    write_images(root / "train", train)
+    write_images(root / "val", val, seed=1)
+    write_images(root / "generated", 3, size=(28, 40), seed=2)
 
 
 class BoxSam(Sam):

@@ -14,8 +14,7 @@ from clouds.d2 import CfgNode
 from clouds.engine.losses import NonFiniteLoss
 from clouds.engine.setup import default_setup
 from clouds.errors import UserError
-from tests.engine.conftest import write_images
-from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer
+from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer, write_joint_images
 from tests.engine.test_end_to_end import write_config
 from tests.engine.test_processes import HEAD, SGD, change, distance
 
@@ -39,9 +38,7 @@ CASES: dict[str, list] = {
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     data = tmp_path / "data"
-    write_images(data / "train", 6)
-    write_images(data / "val", 2, seed=1)
-    write_images(data / "generated", 3, size=(28, 40), seed=2)
+    write_joint_images(data, train=6, val=2)
     file = write_config(tmp_path / "c.yaml", plugin="plugin_for_accumulation", module=JOINT_MODULE)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
     monkeypatch.syspath_prepend(tmp_path)

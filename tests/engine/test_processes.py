@@ -33,7 +33,7 @@ from clouds.modeling.points import seeded_points
 from clouds.modeling.structures import Prediction, Target
 from tests.engine.conftest import write_images
 from tests.engine.failing import fail_in_the_second
-from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer
+from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer, write_joint_images
 from tests.engine.test_end_to_end import last_table, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,10 +66,8 @@ ACCUMULATED = ("text head", "joint training")
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder with `c.yaml`, the config of a small CLOUDS, and images under `data`; one thread per process."""
-    write_images(tmp_path / "data/train", 6)
-    write_images(tmp_path / "data/val", 3, seed=1)
+    write_joint_images(tmp_path / "data", train=6, val=3)
     write_images(tmp_path / "data/void", 6)
-    write_images(tmp_path / "data/generated", 3, size=(28, 40), seed=2)
     for label in sorted((tmp_path / "data/void/labels").iterdir())[::2]:
         from PIL import Image
 

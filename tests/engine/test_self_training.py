@@ -22,8 +22,7 @@ from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.self_training.pseudo_labels import PseudoLabeller
 from clouds.self_training.teacher import Teacher
-from tests.engine.conftest import write_images
-from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer
+from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer, write_joint_images
 from tests.engine.test_end_to_end import last_table, write_config
 from tests.engine.test_resume import Killed, rows, same, trained
 
@@ -35,9 +34,7 @@ MONITOR = {"MODEL.CLOUDS.PANEL_PERIOD": 2, "TEST.EVAL_PERIOD": 0, "SOLVER.IMS_PE
 def joint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """Return a function that builds the config of a small joint training whose output goes to the given folder."""
     data = tmp_path / "data"
-    write_images(data / "train", 4)
-    write_images(data / "val", 2, seed=1)
-    write_images(data / "generated", 3, size=(28, 40), seed=2)
+    write_joint_images(data, train=4, val=2)
     config = write_config(tmp_path / "c.yaml", backbone="CLIP", plugin="plugin_for_joint", module=JOINT_MODULE)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
     monkeypatch.syspath_prepend(tmp_path)

@@ -15,7 +15,7 @@ from clouds.commands import convert_datasets, generate, predict, train
 from clouds.engine import training
 from tests.data.official import blocks, palette_png
 from tests.engine.conftest import write_images
-from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer
+from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer, write_joint_images
 from tests.engine.test_end_to_end import write_config
 from tests.faults.processes import ROOT, Main
 from tests.generation.pipelines import write_stable_diffusion
@@ -86,9 +86,7 @@ def write_jobs(folder: Path) -> tuple[dict[str, Job], dict[str, str]]:
         The jobs by name and the environment variables that their commands need. The prediction needs
         ``warm-up.pth`` in `folder`, a copy of the result of the warm-up.
     """
-    write_images(folder / "data/train", 4)
-    write_images(folder / "data/val", 2, seed=1)
-    write_images(folder / "data/generated", 3, size=(28, 40), seed=2)
+    write_joint_images(folder / "data", train=4, val=2)
     write_images(folder / "images", 8, seed=3)
     write_config(folder / "c.yaml", plugin="plugin_of_faults", module=JOINT_MODULE)
     (folder / "train_jointly.py").write_text(

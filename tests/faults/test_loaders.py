@@ -15,8 +15,7 @@ from clouds.config import load_config
 from clouds.data.loading.loaders import TrainLoader
 from clouds.data.loading.samplers import TrainingSampler
 from clouds.engine.setup import default_setup
-from tests.engine.conftest import write_images
-from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer
+from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer, write_joint_images
 from tests.engine.test_end_to_end import write_config
 from tests.faults.processes import Line, Processes
 
@@ -91,9 +90,7 @@ def train_jointly(argv: list[str]) -> int:
 
 
 def test_a_joint_training_labelled_ahead_goes_on(processes: Processes, tmp_path: Path) -> None:
-    write_images(tmp_path / "data/train", 6)
-    write_images(tmp_path / "data/val", 1, seed=1)
-    write_images(tmp_path / "data/generated", 3, size=(28, 40), seed=2)
+    write_joint_images(tmp_path / "data", train=6, val=1)
     write_config(tmp_path / "c.yaml", backbone="CLIP", plugin="plugin_for_loaders", module=JOINT_MODULE)
     environment = {"DETECTRON2_DATASETS": str(tmp_path / "data"), "PYTHONPATH": str(tmp_path)}
     runs: dict[str, dict] = {}

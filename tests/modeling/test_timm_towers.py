@@ -45,18 +45,12 @@ def tower(folder: Path, **options: Any) -> TimmTower:
 # Parameters of a tower without head and final norm, and its channels.
 FULL_SIZE = {
     "convnext_tiny.dinov3_lvd1689m": (27_818_592, (96, 192, 384, 768)),
-    "convnext_small.dinov3_lvd1689m": (49_453_152, (96, 192, 384, 768)),
-    "convnext_base.dinov3_lvd1689m": (87_564_416, (128, 256, 512, 1024)),
     "convnext_large.dinov3_lvd1689m": (196_227_264, (192, 384, 768, 1536)),
     "convnextv2_tiny.fcmae_ft_in22k_in1k": (27_864_960, (96, 192, 384, 768)),
     "swin_tiny_patch4_window7_224.ms_in1k": (27_517_818, (96, 192, 384, 768)),
     "vit_small_patch14_dinov2.lvd142m": (22_055_424, (384,) * 4),
-    "vit_base_patch14_dinov2.lvd142m": (86_578_176, (768,) * 4),
     "vit_large_patch14_dinov2.lvd142m": (304_365_568, (1024,) * 4),
-    "vit_small_patch14_reg4_dinov2.lvd142m": (22_056_576, (384,) * 4),
-    "vit_base_patch14_reg4_dinov2.lvd142m": (86_580_480, (768,) * 4),
     "vit_large_patch14_reg4_dinov2.lvd142m": (304_368_640, (1024,) * 4),
-    "vit_small_patch16_dinov3.lvd1689m": (21_586_176, (384,) * 4),
     "vit_base_patch16_dinov3.lvd1689m": (85_639_680, (768,) * 4),
     "vit_large_patch16_dinov3.lvd1689m": (303_077_376, (1024,) * 4),
     "eva02_large_patch14_clip_336.merged2b": (303_643_584, (1024,) * 4),
@@ -355,8 +349,9 @@ def test_a_name_of_timm_in_the_key_of_clip() -> None:
 @pytest.mark.parametrize("kind", ["dinov2_reg"])
 def test_a_compiled_tower_has_the_same_maps_at_all_sizes(folders: dict[str, Path], kind: str) -> None:
     torch.compiler.reset()
-    plain = tower(folders[kind], trainable=True).train()
-    compiled = tower(folders[kind], trainable=True, checkpointing=True).train()
+    names = ("res2", "res3")  # maps of the first two blocks; the others are removed
+    plain = tower(folders[kind], trainable=True, out_features=names).train()
+    compiled = tower(folders[kind], trainable=True, out_features=names, checkpointing=True).train()
     compile_forward(compiled, backend="eager")
     for batch, height, width in ((2, 64, 96), (3, 96, 160)):
         images = torch.rand(batch, 3, height, width)

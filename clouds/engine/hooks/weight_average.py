@@ -6,7 +6,7 @@ from clouds.modeling.moving_average import MovingAverage
 
 
 class WeightAverage(HookBase):
-    """Averages the trained weights after each step, and writes ``model_ema`` at the end.
+    """Averages the trained weights after each step, and writes ``model_ema.pth`` at the end.
 
     It must precede all hooks that evaluate or save.
 

@@ -86,7 +86,7 @@ class Adapter(nn.Module):
         return None
 
     def merge(self) -> None:
-        """Compute the weights of the adapted tower and leave the tower; called by `SegmentationBackbone.merge`.
+        """Add the change to the weights of the tower and remove the adapter; called by `SegmentationBackbone.merge`.
 
         Raises:
             ValueError: no weights of the tower have the effect of the adapter.
@@ -121,8 +121,8 @@ class TowerSource:
         model: config key with the name of the model, and this name.
         weights: config key with the tag or file of the weights, and its value; "" if the model's name stands for them.
         is_published: whether these are names of a hub, and of no file of this machine.
-        file: place of `architecture` beside the weights of a saved network, with a `*` for its digest. Its name, or for
-            a `config.json` that of its folder, can be the name of the model.
+        file: path of the file of `architecture` in the folder of a saved network, with a `*` for its digest. The config
+            there names the model by this path, without ``/config.json``.
         architecture: content of a JSON file that describes the model without its weights.
     """
 
@@ -139,9 +139,9 @@ class SegmentationBackbone(Backbone):
     Subclasses define `forward`, `output_shape` and `size_divisibility`. One that can be adapted also defines `tower`,
     `blocks`, `adapter_patterns` and, for a transformer, `tokens`.
 
-    A trained one is copied by `copy.deepcopy` for moving averages, such as the teacher, with frozen tensors shared. So
-    hooks are bound methods of its modules, or `functools.partial` of these, not closures, which would stay bound to the
-    original; and between two calls no attribute holds a tensor with a gradient function.
+    For moving averages, such as the teacher, a trained backbone is copied by `copy.deepcopy`, with frozen tensors
+    shared. So hooks are bound methods of its modules, or `functools.partial` of these, not closures, which would stay
+    bound to the original; and between two calls no attribute holds a tensor with a gradient function.
 
     Attributes:
         pixel_mean: mean of R, G and B that images are normalized with, in 0..255.

@@ -94,7 +94,7 @@ def load_timm(name: str, weights: str = PRETRAINED, device: str = "cpu") -> nn.M
 
 
 def _build(model_name: str, weights: str, device: str) -> nn.Module:
-    # The first model takes no memory. It knows what the second one needs.
+    # A model without memory, which shows the arguments of its class and its number of classes.
     outline = timm.create_model(model_name, device="meta")
     options: dict[str, Any] = _any_size(outline)
     if device == "meta" or not weights:
@@ -167,7 +167,7 @@ class ResampledPatches(nn.Conv2d):
 
 
 def resample_patches(model: Any, size: int) -> None:
-    """Let a vision transformer of timm cut images into patches of another size, in place; its state dict stays.
+    """Change the patch size of a vision transformer of timm in place; its state dict stays the same.
 
     The grid of its position embeddings stays the stored one: it is resized to the grid of each image.
 

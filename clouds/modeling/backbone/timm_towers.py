@@ -154,7 +154,8 @@ class TimmTower(SegmentationBackbone):
         return TokenLayout(self._tower.embed_dim, self._tower.num_prefix_tokens) if self.is_plain else None
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """
+        """Compute the feature maps of images.
+
         Args:
             images: (B, 3, H, W) float, normalized; H and W are multiples of `size_divisibility`.
 
@@ -221,7 +222,7 @@ def check_pyramid(tower: Any) -> None:
     """Check that a model of timm has the feature maps that `TimmTower` needs, for images that are not square.
 
     Raises:
-        ValueError: it has not. The message is the reason, in a few words.
+        ValueError: it lacks them, or fails for such images. The message gives the reason in a few words.
     """
     levels, plain = pyramid_levels(tower), is_plain(tower)
     side = max(tower.patch_embed.patch_size) if plain else 32
