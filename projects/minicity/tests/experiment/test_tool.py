@@ -19,7 +19,8 @@ from tests.commands import ROOT, script
 
 write_stable_diffusion = script("tests/generation/pipelines.py").write_stable_diffusion
 
-main = script("projects/minicity/tools/experiment.py").main
+command = script("projects/minicity/tools/experiment.py")
+main = command.main
 SMALL = ["INPUT.CROP_SIZE", "(64,64)", "INPUT.TEST_SHORT_EDGE", "64", "DATALOADER.NUM_WORKERS", "0"]
 SMALL += ["MODEL.CLOUDS.SAM.SIZE_THRESHOLD", "50", "MODEL.CLOUDS.PANEL_PERIOD", "1"]
 SMALL += ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"]
@@ -90,6 +91,21 @@ def test_experiment(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(weights) == 2
     assert main(argv) == 0
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
+
+
+@pytest.mark.parametrize(
+    ("flags", "ablation", "seeds", "output"),
+    [
+        ([], None, 1, "output/experiment"),
+        (["--full"], "full", 3, "output/experiment_full"),
+        (["--adapters"], "adapters", 3, "output/experiment_adapters"),
+        (["--adapters", "--seeds", "2", "--output", "x"], "adapters", 2, "x"),
+    ],
+)
+def test_each_ablation_has_its_seeds_and_folder(flags: list[str], ablation: str, seeds: int, output: str) -> None:
+    args = command.parse_arguments(["minicity", *flags])
+    assert (args.ablation, args.seeds, args.output) == (ablation, seeds, Path(output))
+    assert args.ablation in experiment.ROWS
 
 
 @pytest.mark.parametrize(
