@@ -19,7 +19,7 @@ from tests.engine.test_parallel import process_group, wrapped
 from tests.engine.test_resume import same, trained
 from tests.engine.test_self_training import Config, joint  # noqa: F401  (joint is a fixture)
 from tests.engine.test_self_training import train as train_jointly
-from tests.modeling.test_timm_towers import config as tower_config
+from tests.modeling.timm_folders import config as tower_config
 from tests.modeling.timm_folders import write_tower
 from tests.parity import golden
 

@@ -1,12 +1,10 @@
-"""Adapters: they start without an effect, have the published sizes, merge, and pass to peft and back."""
+"""Adapters: they start without an effect, have the published sizes, and merge."""
 
 import copy
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -20,51 +18,11 @@ from clouds.modeling.backbone.adapters.interchange import TENSORS, write_adapter
 from clouds.modeling.backbone.adapters.lora import LoRALinear
 from clouds.modeling.backbone.adapters.soma import smallest_singular_parts
 from clouds.modeling.linear import OneDNNLinear, use_onednn
-from tests.modeling.test_timm_towers import PLAIN, config
-from tests.modeling.timm_folders import TOWERS, write_tower
+from tests.modeling.adapted_towers import adapted, change, largest_difference, maps, options
+from tests.modeling.timm_folders import PLAIN, TOWERS, config
 from tests.parity import golden
 
-ANY_SIZE = {"dynamic_img_size": True}
 FULL_REIN = ("MODEL.MASK_FORMER.HIDDEN_DIM", 256, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 100)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("towers")
-    return {kind: write_tower(root / kind, kind) for kind in TOWERS}
-
-
-def adapted(cfg: CfgNode) -> SegmentationBackbone:
-    backbone = build_backbone(cfg)
-    assert isinstance(backbone, SegmentationBackbone)
-    build_adapter(cfg, backbone)
-    return backbone.train().eval()
-
-
-def options(name: str, *opts: object, rank: int = 4) -> tuple[object, ...]:
-    queries = ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 10, "MODEL.ADAPTER.TOKENS", 10)
-    return ("MODEL.ADAPTER.NAME", name, "MODEL.ADAPTER.RANK", rank, *queries, *opts)
-
-
-def change(backbone: SegmentationBackbone, seed: int = 0) -> None:
-    """Give an adapter other values, as a training does."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in backbone.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-
-
-def maps(backbone: nn.Module, size: tuple[int, int] = (64, 96)) -> dict[str, Tensor]:
-    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(7))
-    with torch.no_grad():
-        found: dict[str, Tensor] = backbone(images)
-    return found
-
-
-def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """The largest relative difference of two sets of feature maps."""
-    return max(((one[name] - x).norm() / x.norm()).item() for name, x in other.items())
 
 
 @pytest.mark.parametrize(
@@ -273,89 +231,6 @@ def test_onednn_computes_adapted_layers(folders: dict[str, Path]) -> None:
     backbone.merge()
     assert type(layer) is OneDNNLinear
     assert largest_difference(maps(backbone), before) < 1e-5
-
-
-@pytest.mark.parametrize("adapter", ["LoRA", "SoMA"])
-@pytest.mark.parametrize(("kind", "sizes"), [("convnext", {}), ("dinov2", ANY_SIZE), ("dinov3", ANY_SIZE)])
-def test_peft_reads_what_we_write(
-    folders: dict[str, Path], tmp_path: Path, kind: str, sizes: dict[str, bool], adapter: str
-) -> None:
-    own = ("MODEL.ADAPTER.ALPHA", 6.0, "MODEL.ADAPTER.SKIP_BLOCKS", 1, "MODEL.BACKBONE.TIMM.PATCH_SIZE", 0)
-    opts = options(adapter, *own)
-    backbone = adapted(config(folders[kind], *opts))
-    change(backbone)
-    write_adapter(backbone, tmp_path / "adapter")
-    model = timm.create_model(f"local-dir:{folders[kind]}", pretrained=True, **sizes)
-    for module in model.modules():
-        if hasattr(module, "qkv_bias_separate"):  # otherwise timm reads the weights without calling the layer
-            module.qkv_bias_separate = True
-    theirs = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
-    images = torch.randn(2, 3, 112, 112)
-    with torch.no_grad():
-        ours = backbone.tower.forward_intermediates(images, intermediates_only=True)[-1]
-        other = theirs.base_model.model.forward_intermediates(images, intermediates_only=True)[-1]
-    torch.testing.assert_close(other, ours, rtol=1e-5, atol=1e-5)
-
-    # And back, into an adapter that started elsewhere.
-    again = adapted(config(folders[kind], *opts, "MODEL.ADAPTER.WEIGHTS", str(tmp_path / "adapter")))
-    assert largest_difference(maps(again, (112, 112)), maps(backbone, (112, 112))) < 1e-6
-
-
-def test_we_read_what_peft_writes(folders: dict[str, Path], tmp_path: Path) -> None:
-    model = timm.create_model(f"local-dir:{folders['dinov2']}", pretrained=True, **ANY_SIZE)
-    settings = peft.LoraConfig(r=4, lora_alpha=7, target_modules=r".*\.(qkv|proj|fc1|fc2)", use_rslora=True)
-    settings.target_modules = r"blocks\..*\.(qkv|proj|fc1|fc2)"
-    theirs = peft.get_peft_model(model, settings, adapter_name="default").eval()
-    with torch.no_grad():
-        for name, parameter in theirs.named_parameters():
-            if "lora_" in name:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    theirs.save_pretrained(tmp_path)
-    opts = options("LoRA", "MODEL.ADAPTER.WEIGHTS", str(tmp_path), "MODEL.BACKBONE.TIMM.PATCH_SIZE", 0)
-    backbone = adapted(config(folders["dinov2"], *opts))
-    images = torch.randn(2, 3, 70, 70)
-    with torch.no_grad():
-        ours = backbone.tower.forward_intermediates(images, intermediates_only=True)[-1]
-        other = theirs.base_model.model.forward_intermediates(images, intermediates_only=True)[-1]
-    torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-5)
-
-
-def test_rein_has_a_file_of_its_own(folders: dict[str, Path], tmp_path: Path) -> None:
-    backbone = adapted(config(folders["eva02"], *options("Rein")))
-    change(backbone)
-    write_adapter(backbone, tmp_path)
-    again = adapted(config(folders["eva02"], *options("Rein", "MODEL.ADAPTER.WEIGHTS", str(tmp_path))))
-    assert largest_difference(maps(again), maps(backbone)) == 0
-    assert torch.equal(again.queries, backbone.queries)
-
-
-@pytest.mark.parametrize(
-    ("written", "opts", "message"),
-    [
-        ("convnext", options("LoRA", rank=3), r"which does not fit: its rank is 4, and 3 here"),
-        ("convnext", options("SoMA"), r"its rank is 4, and 8 here"),
-        ("convnext", options("LoRA", "MODEL.ADAPTER.SKIP_BLOCKS", 2), r"it has base_model.model.stages.0.blocks.0.mlp"),
-        ("convnext", options("LoRA", "MODEL.BACKBONE.TIMM.WEIGHTS", ""), r"trained on other weights of the tower"),
-        ("dinov2", options("LoRA"), r"trained on other weights of the tower"),
-        (
-            "nothing",
-            options("LoRA"),
-            r"adapter_config.json cannot be read .*: give a folder that clouds adapter or peft",
-        ),
-    ],
-)
-def test_an_adapter_of_another_tower_or_rank_is_refused(
-    folders: dict[str, Path],
-    tmp_path: Path,
-    written: str,
-    opts: tuple[object, ...],
-    message: str,
-) -> None:
-    if written in folders:
-        write_adapter(adapted(config(folders[written], *options("LoRA"))), tmp_path)
-    with pytest.raises(UserError, match=message) as error:
-        adapted(config(folders["convnext"], *opts, "MODEL.ADAPTER.WEIGHTS", str(tmp_path)))
-    assert written == "nothing" or str(error.value).startswith(f"MODEL.ADAPTER.WEIGHTS is {tmp_path}, ")
 
 
 @pytest.mark.parametrize(

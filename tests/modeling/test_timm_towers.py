@@ -14,28 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.clouds import CLOUDS
-from clouds.d2 import CfgNode, build_backbone, build_model
+from clouds.d2 import build_backbone, build_model
 from clouds.errors import UserError
 from clouds.modeling.backbone import CLIP, SegmentationBackbone, TimmTower, TokenLayout
 from clouds.modeling.backbone.timm_models import load_timm
 from clouds.modeling.compilation import compile_forward
-from tests.modeling.timm_folders import TOWERS, write_tower
+from tests.modeling.timm_folders import PLAIN, TOWERS, config
 from tests.parity import golden
 
 LEVELS = ("res2", "res3", "res4", "res5")
-PLAIN = ("dinov2", "dinov2_reg", "dinov3", "eva02", "siglip")
-
-
-def config(name: object, *opts: object, backbone: str = "TimmTower") -> CfgNode:
-    """Return the config of a small network on a tower of timm."""
-    timm_name = ("MODEL.BACKBONE.NAME", backbone, "MODEL.BACKBONE.TIMM.MODEL_NAME", str(name))
-    return golden.golden_config("convnext_closed", *timm_name, *opts)
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("towers")
-    return {kind: write_tower(root / kind, kind) for kind in TOWERS}
 
 
 def tower(folder: Path, **options: Any) -> TimmTower:

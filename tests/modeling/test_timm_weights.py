@@ -17,8 +17,7 @@ from clouds.d2 import build_backbone
 from clouds.errors import UserError
 from clouds.modeling.backbone.timm_models import architecture, is_published, load_timm
 from clouds.modeling.initialization import open_residual_branches
-from tests.modeling.test_timm_towers import config
-from tests.modeling.timm_folders import write_tower
+from tests.modeling.timm_folders import config, write_tower
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from clouds.d2 import CfgNode
 from clouds.modeling.initialization import open_residual_branches
+from tests.parity import golden
 
 _SMALL = {"embed_dim": 32, "depth": 4, "num_heads": 2}
 
@@ -27,6 +29,15 @@ TOWERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "siglip": ("vit_base_patch16_siglip_512", {**_SMALL, "img_size": 64}),
 }
 """Kind of a tower -> its architecture in timm, and arguments that make it small."""
+
+PLAIN = ("dinov2", "dinov2_reg", "dinov3", "eva02", "siglip")
+"""Kinds of plain transformers."""
+
+
+def config(name: object, *opts: object, backbone: str = "TimmTower") -> CfgNode:
+    """Return the config of a small network on a tower of timm."""
+    timm_name = ("MODEL.BACKBONE.NAME", backbone, "MODEL.BACKBONE.TIMM.MODEL_NAME", str(name))
+    return golden.golden_config("convnext_closed", *timm_name, *opts)
 
 
 def write_tower(folder: Path, kind: str, *, seed: int = 0) -> Path:
