@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from clouds.errors import UserError
-from clouds.modeling.backbone import SegmentationBackbone
+from clouds.modeling.backbone import SegmentationBackbone, backbone_of
 from clouds.modeling.backbone.adapters.interchange import write_adapter
 
 
@@ -48,7 +48,7 @@ def adapted_backbone(network: nn.Module) -> SegmentationBackbone:
     Raises:
         UserError: it has no adapter.
     """
-    backbone = dict(network.named_children()).get("backbone")
-    if not isinstance(backbone, SegmentationBackbone) or backbone.adapter is None:
+    backbone = backbone_of(network)
+    if backbone is None or backbone.adapter is None:
         raise UserError("The network has no adapter: give one that was trained with MODEL.ADAPTER.NAME.")
     return backbone

@@ -20,14 +20,14 @@ from clouds.api.loading import (
     load_trained,
     read_network_config,
 )
-from clouds.api.saving import CARD, TOWERS, write_folder
+from clouds.api.saving import CARD, TOWER_FILES, write_folder
 from clouds.d2 import CfgNode
 from clouds.errors import UserError
 from clouds.utils.hub import download, upload
 from clouds.utils.paths import user_path
 from clouds.visualization.palette import Color
 
-FILES = (WEIGHTS, CONFIG, DESCRIPTION, CARD, *TOWERS)
+FILES = (WEIGHTS, CONFIG, DESCRIPTION, CARD, *TOWER_FILES)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 

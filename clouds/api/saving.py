@@ -23,11 +23,11 @@ from clouds.config.keys import leaves
 from clouds.config.settings import PATHS, evaluated_sets, plain_settings
 from clouds.d2 import CfgNode
 from clouds.engine.checkpointing.origin import normalization
-from clouds.engine.checkpointing.weights import frozen_keys, has_reloadable_backbone
+from clouds.engine.checkpointing.weights import frozen_keys
 from clouds.engine.run.metrics import read_scores
 from clouds.engine.run.record import code_version, read_record
 from clouds.errors import UserError
-from clouds.modeling.backbone import SegmentationBackbone
+from clouds.modeling.backbone import backbone_of
 from clouds.modeling.backbone.base import TowerSource
 from clouds.utils.atomic import atomic_folder, make_folder, write_atomically
 from clouds.utils.folders import is_hidden
@@ -38,7 +38,7 @@ from clouds.utils.torch_files import write_tensors
 from clouds.version import __version__
 
 CARD = "README.md"
-TOWERS = ("clip_*.json", "timm_*/config.json")
+TOWER_FILES = ("clip_*.json", "timm_*/config.json")
 """Patterns of the files of towers, see `TowerSource.file`."""
 
 # Keys that a reader has to find at their defaults: what they name is on the machine of the writer.
@@ -81,9 +81,9 @@ def write_folder(
     """
     _refuse_other_files(folder)
     state = network.state_dict()
-    backbone = dict(network.named_children()).get("backbone")
-    source = backbone.source(cfg) if isinstance(backbone, SegmentationBackbone) else None
-    by_name = source is not None and source.is_published and has_reloadable_backbone(network)
+    backbone = backbone_of(network)
+    source = None if backbone is None else backbone.source(cfg)
+    by_name = backbone is not None and backbone.reloadable and source is not None and source.is_published
     is_named = by_name and not include_backbone
     left_out = {key: state.pop(key) for key in frozen_keys(network)} if is_named else {}
     settings = _portable_settings(network, cfg)

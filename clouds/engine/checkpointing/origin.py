@@ -12,7 +12,7 @@ from clouds.d2 import CfgNode
 from clouds.data.classes import split_synonyms
 from clouds.engine.checkpointing.weights import StateDict, frozen_keys, sampled_digest
 from clouds.errors import UserError
-from clouds.modeling.backbone import SegmentationBackbone
+from clouds.modeling.backbone import backbone_of
 from clouds.modeling.frozen import BACKBONE
 from clouds.utils.tensors import tensors_sha256
 
@@ -189,8 +189,8 @@ def check_test_classes(cfg: CfgNode, model: nn.Module) -> None:
 
 
 def _adapter_keys(model: nn.Module) -> set[str]:
-    backbone = dict(model.named_children()).get("backbone")
-    if not isinstance(backbone, SegmentationBackbone) or backbone.adapter is None:
+    backbone = backbone_of(model)
+    if backbone is None or backbone.adapter is None:
         return set()
     return {key for key in model.state_dict() if key.startswith(BACKBONE)} - frozen_keys(model)
 

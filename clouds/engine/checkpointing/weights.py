@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from clouds.engine.checkpointing.entries import find_wrong_entry
 from clouds.errors import UserError
-from clouds.modeling.backbone import SegmentationBackbone
+from clouds.modeling.backbone import backbone_of
 from clouds.modeling.frozen import BACKBONE, frozen_names
 from clouds.utils.tensors import find_unusable
 from clouds.utils.torch_files import read_tensors
@@ -30,8 +30,8 @@ def has_reloadable_backbone(model: nn.Module) -> bool:
     An architecture without a `SegmentationBackbone` as its attribute ``backbone`` has no such source: its checkpoints
     hold the whole model.
     """
-    backbone = dict(model.named_children()).get("backbone")
-    return isinstance(backbone, SegmentationBackbone) and backbone.reloadable
+    backbone = backbone_of(model)
+    return backbone is not None and backbone.reloadable
 
 
 def sampled_digest(weights: StateDict, samples: int = 1024) -> str:

@@ -1,6 +1,6 @@
 """Backbones, registered by their published names, and their contract."""
 
-from clouds.modeling.backbone.base import Adapter, SegmentationBackbone, TextTower, TokenLayout
+from clouds.modeling.backbone.base import Adapter, SegmentationBackbone, TextTower, TokenLayout, backbone_of
 from clouds.modeling.backbone.clip import CLIP, TrainableCLIP
 from clouds.modeling.backbone.timm_towers import TimmTower, TrainableTimmTower
 
@@ -13,4 +13,5 @@ __all__ = [
     "TokenLayout",
     "TrainableCLIP",
     "TrainableTimmTower",
+    "backbone_of",
 ]

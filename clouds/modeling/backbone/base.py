@@ -23,6 +23,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from clouds.d2 import Backbone, CfgNode, ShapeSpec
+from clouds.modeling.backbone.towers import layer_patterns, tower_blocks
 from clouds.modeling.text_classifier import TextClassifier
 
 
@@ -136,8 +137,9 @@ class TowerSource:
 class SegmentationBackbone(Backbone):
     """Backbone that turns images into feature maps of several strides, with or without a text tower.
 
-    Subclasses define `forward`, `output_shape` and `size_divisibility`. One that can be adapted also defines `tower`,
-    `blocks`, `adapter_patterns` and, for a transformer, `tokens`.
+    Subclasses define `forward`, `output_shape` and `size_divisibility`. One that can be adapted also defines `tower`
+    and, for a transformer, `tokens`; if its blocks or linear layers have other names than those of timm, also `blocks`
+    and `adapter_patterns`.
 
     For moving averages, such as the teacher, a trained backbone is copied by `copy.deepcopy`, with frozen tensors
     shared. So hooks are bound methods of its modules, or `functools.partial` of these, not closures, which would stay
@@ -209,7 +211,7 @@ class SegmentationBackbone(Backbone):
     @property
     def blocks(self) -> list[nn.Module]:
         """The tower's residual blocks in the order in which they compute; empty if it has none."""
-        return []
+        return tower_blocks(self.tower)
 
     @property
     def adapter_patterns(self) -> tuple[str, ...]:
@@ -217,7 +219,7 @@ class SegmentationBackbone(Backbone):
 
         A name must match one of them completely. Empty: the tower cannot be adapted.
         """
-        return ()
+        return layer_patterns(self.blocks)
 
     @property
     def tokens(self) -> TokenLayout | None:
@@ -262,3 +264,9 @@ class SegmentationBackbone(Backbone):
             tower: Any = self.tower
             tower.set_grad_checkpointing(mode and self.trainable)
         return self
+
+
+def backbone_of(model: nn.Module) -> SegmentationBackbone | None:
+    """Return the attribute ``backbone`` of a model; None if it is no `SegmentationBackbone`."""
+    backbone = dict(model.named_children()).get("backbone")
+    return backbone if isinstance(backbone, SegmentationBackbone) else None

@@ -32,8 +32,6 @@ from clouds.modeling.backbone.towers import (
     bfloat16_copy,
     feature_maps,
     image_tower,
-    layer_patterns,
-    tower_blocks,
     tower_stages,
 )
 from clouds.modeling.layers import autocast_dtype, full_precision, mask_pool
@@ -161,14 +159,6 @@ class CLIP(SegmentationBackbone, TextTower):
     def tower(self) -> Any:
         """The image tower, a ConvNeXt or a ModifiedResNet."""
         return image_tower(self.clip_model)
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        return tower_blocks(self.tower)
-
-    @property
-    def adapter_patterns(self) -> tuple[str, ...]:
-        return layer_patterns(self.blocks)
 
     @property
     def _projection(self) -> Any:

@@ -25,7 +25,6 @@ from clouds.modeling.backbone.timm_models import (
     load_timm,
     resample_patches,
 )
-from clouds.modeling.backbone.towers import layer_patterns, tower_blocks
 from clouds.utils.open_clip import open_clip
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -44,7 +43,7 @@ class TimmTower(SegmentationBackbone):
     trained for the last block alone.
     """
 
-    _tower: Any
+    timm_model: Any
 
     @configurable
     def __init__(
@@ -76,7 +75,7 @@ class TimmTower(SegmentationBackbone):
         super().__init__(
             pixel_mean=mean, pixel_std=std, trainable=trainable, reloadable=reloadable, checkpointing=checkpointing
         )
-        self._tower, self._architecture = model, architecture(model)
+        self.timm_model, self._architecture = model, architecture(model)
         self._channels: dict[str, int] = {name: model.feature_info[i]["num_chs"] for name, i in levels.items()}
         self._levels = {name: level for name, level in levels.items() if name in out_features}
         model.prune_intermediate_layers(sorted({*self._levels.values()}), prune_norm=True, prune_head=True)
@@ -124,7 +123,7 @@ class TimmTower(SegmentationBackbone):
     @property
     def tower(self) -> nn.Module:
         """The model of timm, without its head."""
-        return self._tower
+        return self.timm_model
 
     def source(self, cfg: CfgNode) -> TowerSource:
         settings = cfg.MODEL.BACKBONE.TIMM
@@ -139,19 +138,11 @@ class TimmTower(SegmentationBackbone):
     @property
     def is_plain(self) -> bool:
         """Whether the tower is a plain transformer, whose blocks have one stride; otherwise it is a pyramid."""
-        return is_plain(self._tower)
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        return tower_blocks(self.tower)
-
-    @property
-    def adapter_patterns(self) -> tuple[str, ...]:
-        return layer_patterns(self.blocks)
+        return is_plain(self.timm_model)
 
     @property
     def tokens(self) -> TokenLayout | None:
-        return TokenLayout(self._tower.embed_dim, self._tower.num_prefix_tokens) if self.is_plain else None
+        return TokenLayout(self.timm_model.embed_dim, self.timm_model.num_prefix_tokens) if self.is_plain else None
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Compute the feature maps of images.
@@ -163,7 +154,7 @@ class TimmTower(SegmentationBackbone):
             The maps (B, C, H / stride, W / stride) of `out_features`.
         """
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
-            return self._maps(self._tower, images, self._levels, self.is_plain)
+            return self._maps(self.timm_model, images, self._levels, self.is_plain)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the tower with `torch.compile`, which takes the arguments."""
@@ -178,7 +169,7 @@ class TimmTower(SegmentationBackbone):
 
     @property
     def _patch_size(self) -> int:
-        return max(self._tower.patch_embed.patch_size)
+        return max(self.timm_model.patch_embed.patch_size)
 
 
 @BACKBONE_REGISTRY.register()

@@ -21,6 +21,7 @@ from clouds.utils.tensors import find_unusable, tensors_sha256
 from clouds.utils.torch_files import read_tensors, write_tensors
 
 TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_DIGEST_LENGTH = 64  # of `tensors_sha256`, in hexadecimal digits
 _REMEDY = "give a folder that clouds adapter or peft wrote"
 
 
@@ -52,14 +53,11 @@ def read_adapter(backbone: SegmentationBackbone, adapter: Adapter, folder: Path)
         tensors = read_tensors(folder / TENSORS)
     except ValueError as error:
         raise UserError(f"{folder / TENSORS} cannot be read ({error}): {_REMEDY}.") from error
-    if not isinstance(tensors, dict) or (problem := find_unusable(tensors)):
+    if problem := find_unusable(tensors):
         raise UserError(f"{folder / TENSORS} cannot be used ({problem}): {_REMEDY}.")
+    # peft writes the commit of a base model there, which has another length.
     recorded = config.get("revision")
-    if (
-        isinstance(recorded, str)
-        and len(recorded) == len(tower_digest(backbone))
-        and recorded != tower_digest(backbone)
-    ):
+    if isinstance(recorded, str) and len(recorded) == _DIGEST_LENGTH and recorded != tower_digest(backbone):
         raise ValueError(f"weights is {folder}, an adapter that was trained on other weights of the tower")
     try:
         adapter.load_exported(tensors, config)
