@@ -5,10 +5,10 @@
     python benchmarks/fuzz.py --only images --case 1234      # one input again, with its message
 
 An input is a mutated config, data set, prompt file, manifest, image, label map, checkpoint, record, or environment.
-The public functions of CLOUDS read it in a worker process. It may be accepted, or refused by a `UserError` whose
-message is one printable line of at most 500 characters that names a file or a key. Failures are any other exception, a
-hang, a crash, a write outside the folder of the input, a program that is started, and a connection that is opened.
-The inputs of failures are kept. The exit code is 1 if there are any.
+The public functions of CLOUDS read it in a worker process. It may be accepted, or refused by a `UserError` or a
+`WriteError` whose message is one printable line of at most 500 characters that names a file or a key. Failures are any
+other exception, a hang, a crash, a write outside the folder of the input, a program that is started, and a connection
+that is opened. The inputs of failures are kept. The exit code is 1 if there are any.
 """
 
 import argparse

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import clouds
-from clouds.errors import UserError
+from clouds.errors import UserError, WriteError, machine_error
 from fuzzing.guard import GUARD
 
 LONGEST = 500
@@ -49,6 +49,8 @@ def judge(read: Callable[[], None], folder: Path, names: re.Pattern[str]) -> Ver
             verdict = Verdict("accepted")
         except UserError as error:
             verdict = _judge_message(str(error), folder, names)
+        except WriteError as error:  # a command prints it as a sentence, too
+            verdict = _judge_message(str(machine_error(error)), folder, names)
         except SystemExit as error:  # argparse
             verdict = Verdict("refused") if error.code == 2 else Verdict("traceback", f"exit code {error.code}")
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (any exception is the finding)

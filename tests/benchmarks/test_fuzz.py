@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from clouds.errors import UserError
+from clouds.utils.atomic import write_atomically
 
 Module = Callable[[str], ModuleType]
 
@@ -79,6 +80,11 @@ def refuse(folder: Path) -> None:
     raise UserError(f"{folder / 'x.txt'} is damaged: repair it.")
 
 
+def refuse_to_write(folder: Path) -> None:
+    (folder / "x.txt").mkdir()
+    write_atomically(folder / "x.txt", "x")
+
+
 def refuse_a_key(folder: Path) -> None:
     raise UserError("SOLVER.MAX_ITER must be 1 or more, not 0.")
 
@@ -97,6 +103,7 @@ EXPECTED = {
     message_about_nothing: "message",
     accept: "accepted",
     refuse: "refused",
+    refuse_to_write: "refused",
     refuse_a_key: "refused",
 }
 
