@@ -126,6 +126,7 @@ def export_network(
     classes: Sequence[str],
     colors: Sequence[Color],
     short_edge: int = 0,
+    max_pixels: int = 0,
     labels: bool = False,
     opset: int = OPSET,
 ) -> list[Difference]:
@@ -136,7 +137,7 @@ def export_network(
 
     Its metadata are texts: `classes` and `colors` are JSON lists of K names and of K lists of R, G and B; `output` is
     "scores" or "labels"; `pixel_mean` and `pixel_std` are JSON lists of what the file normalizes R, G and B with;
-    `short_edge` is the argument; `clouds_version` is the version of this package.
+    `short_edge` and `max_pixels` are the arguments; `clouds_version` is the version of this package.
 
     Args:
         network: a CLOUDS network in evaluation mode. A program of `torch.export` stays on its device.
@@ -145,6 +146,7 @@ def export_network(
         colors: RGB of each class, 0..255.
         short_edge: length in pixels to which the shorter edge of an image is resized, before it is given to the file,
             for the results of `Segmenter.predict`; 0 = not at all.
+        max_pixels: number of pixels to which a larger image is resized after that, with its aspect ratio; 0 = no limit.
         labels: whether the file returns label maps, otherwise scores.
         opset: version of ONNX's operators, one of `OPSETS`.
 
@@ -167,6 +169,7 @@ def export_network(
         "pixel_mean": json.dumps(network.pixel_mean.flatten().tolist()),
         "pixel_std": json.dumps(network.pixel_std.flatten().tolist()),
         "short_edge": str(short_edge),
+        "max_pixels": str(max_pixels),
         "clouds_version": __version__,
     }
     write: Callable[[ExportedProgram, BinaryIO, Mapping[str, str]], None] = partial(write_onnx, opset=opset)

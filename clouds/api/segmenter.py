@@ -20,10 +20,10 @@ from clouds.api.results import Segmentation
 from clouds.d2 import CfgNode
 from clouds.data.classes import IGNORE_LABEL, short_name, split_synonyms
 from clouds.engine.checkpointing.origin import has_text_head
-from clouds.engine.predictor import Predictor
+from clouds.engine.predictor import LESS_MEMORY, Predictor
 from clouds.errors import UserError, machine_error
-from clouds.evaluation.label_maps import best_classes
-from clouds.modeling.inference import class_shares
+from clouds.modeling.inference import Size, class_shares, labels_of_scores, resized_strips
+from clouds.utils.memory import available_memory
 from clouds.utils.values import is_integer
 from clouds.visualization.palette import Color, colors_of
 
@@ -75,7 +75,7 @@ class Segmenter(SharedNetwork):
         *,
         batch_size: int = 1,
         classes: Sequence[str] | None = None,
-        tta: bool = False,
+        tta: bool | None = None,
         scores: bool = False,
     ) -> Segmentation: ...
 
@@ -86,7 +86,7 @@ class Segmenter(SharedNetwork):
         *,
         batch_size: int = 1,
         classes: Sequence[str] | None = None,
-        tta: bool = False,
+        tta: bool | None = None,
         scores: bool = False,
     ) -> list[Segmentation]: ...
 
@@ -96,7 +96,7 @@ class Segmenter(SharedNetwork):
         *,
         batch_size: int = 1,
         classes: Sequence[str] | None = None,
-        tta: bool = False,
+        tta: bool | None = None,
         scores: bool = False,
     ) -> Segmentation | list[Segmentation]:
         """Predict images, each at its own size.
@@ -108,9 +108,9 @@ class Segmenter(SharedNetwork):
                 the network do, so that a result depends on the other images by rounding at most.
             classes: names of the classes to predict, each with its synonyms after commas, for a network with a text
                 head; default: `classes` of this object.
-            tta: test-time augmentation: average the scores of three sizes, 0.75, 1 and 1.25 times the usual one, and of
-                their mirror images. It takes some seven times as long.
-            scores: whether the results hold scores, which take K times the memory of an image.
+            tta: test-time augmentation: average the scores of the sizes ``TEST.AUG.SCALES``, by default three, and of
+                their mirror images. It takes some seven times as long. Default: ``TEST.AUG.ENABLED``.
+            scores: whether the results hold scores, 4 bytes for each class and pixel.
 
         Returns:
             The result of one image, or a list with the results of several images in their order.
@@ -149,22 +149,24 @@ class Segmenter(SharedNetwork):
         return results[0] if single else [results[number] for number in sorted(results)]
 
     def _predict(
-        self, images: Sequence[Image.Image], names: tuple[str, ...] | None, *, tta: bool, scores: bool
+        self, images: Sequence[Image.Image], names: tuple[str, ...] | None, *, tta: bool | None, scores: bool
     ) -> list[Segmentation]:
         """Predict images that have the same size at the input of the network."""
+        classes, colors = self._named(names)
         try:
             shares: Sequence[npt.NDArray[np.float32] | None] = [None] * len(images)
-            if tta or scores:
+            if scores:
+                sizes = [(image.height, image.width) for image in images]
+                _check_memory(sizes, len(classes))
                 raw = self._predictor.scores(images, names, augment=tta)
-                maps = [best_classes(each) for each in raw]
-                shares = [_shares(each) for each in raw] if scores else shares
+                maps = [labels_of_scores(each, size) for each, size in zip(raw, sizes, strict=True)]
+                shares = [_shares(each, size) for each, size in zip(raw, sizes, strict=True)]
             else:
-                maps = self._predictor.labels(images, names)
+                maps = self._predictor.labels(images, names, augment=tta)
         except (RuntimeError, MemoryError) as error:
-            if (known := machine_error(error, less_memory="lower batch_size or INPUT.TEST_SHORT_EDGE")) is None:
+            if (known := machine_error(error, less_memory=LESS_MEMORY)) is None:
                 raise
             raise known from error
-        classes, colors = self._named(names)
         return [
             Segmentation(labels.cpu().numpy(), classes, colors, np.array(image), shares=share)
             for image, labels, share in zip(images, maps, shares, strict=True)
@@ -174,6 +176,8 @@ class Segmenter(SharedNetwork):
         self, path: str | Path, *, classes: Sequence[str] | None = None, labels: bool = False, opset: int = OPSET
     ) -> list[Difference]:
         """Write the network as an ONNX file or as a program of `torch.export`; see `clouds.api.export.export_network`.
+
+        The file computes one forward pass, without the windows and the augmentation of ``TEST``.
 
         Args:
             path: path of the file, which ends in ``.onnx``, or in ``.pt2`` for a program.
@@ -189,9 +193,15 @@ class Segmenter(SharedNetwork):
             ExportMismatch: the differences are too large. Nothing is written.
         """
         names, colors = self._named(None if classes is None else self._check_classes(classes))
-        short_edge = self.cfg.INPUT.TEST_SHORT_EDGE
         return export_network(
-            self.network, path, classes=names, colors=colors, short_edge=short_edge, labels=labels, opset=opset
+            self.network,
+            path,
+            classes=names,
+            colors=colors,
+            short_edge=self.cfg.INPUT.TEST_SHORT_EDGE,
+            max_pixels=self.cfg.INPUT.TEST_MAX_PIXELS,
+            labels=labels,
+            opset=opset,
         )
 
     def merge(self) -> Self:
@@ -269,13 +279,30 @@ def load(
     return Segmenter.from_files(files_of(source), config=config, options=options, device=device)
 
 
-def _shares(scores: Tensor) -> npt.NDArray[np.float32]:
-    """Divide scores (K, H, W) by their sum over the classes; returns float32.
+def _check_memory(sizes: Sequence[Size], classes: int) -> None:
+    """Check that the scores of images of some sizes can be held.
+
+    Raises:
+        UserError: they take more memory than there is.
+    """
+    needed, available = 4 * classes * sum(height * width for height, width in sizes), available_memory()
+    if available is not None and needed > available:
+        raise UserError(
+            f"The scores of {len(sizes)} images, the largest of {max(sizes)} pixels, and {classes} classes take "
+            f"{needed / 1e9:.1f} GB, but {available / 1e9:.1f} GB of memory are available: predict without scores, or "
+            "smaller images."
+        )
+
+
+def _shares(scores: Tensor, size: Size) -> npt.NDArray[np.float32]:
+    """Resize scores (K, h, w) to (K, H, W), and divide them by their sum over the classes; returns float32.
 
     Raises:
         UserError: a score is negative, as those of another architecture may be.
     """
     if scores.min() < 0:
         raise UserError("The scores of this architecture are negative at some pixels, so that they are no shares.")
-    result: npt.NDArray[np.float32] = class_shares(scores).float().cpu().numpy()
-    return result
+    shares = np.empty((len(scores), *size), dtype=np.float32)
+    for rows, strip in resized_strips(scores.float(), size):
+        shares[:, rows] = class_shares(strip).cpu().numpy()
+    return shares

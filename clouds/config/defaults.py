@@ -159,6 +159,9 @@ DEFAULTS: dict[str, Any] = {
         "FLIP": True,  # mirror images with probability 1/2
         "PL_THRESHOLD": 0.0,  # pseudo-labels with a lower confidence, 0..1, are left out
         "TEST_SHORT_EDGE": 1024,  # pixels; test images are resized to this shorter edge; 0: they keep their size
+        # Largest number of pixels of a resized test image, which limits memory and time; a larger one is resized to it.
+        # 0: no limit.
+        "TEST_MAX_PIXELS": 2**22,
     },
     "DATASETS": {
         "TRAIN": (),  # names of the training sets
@@ -237,6 +240,16 @@ DEFAULTS: dict[str, Any] = {
         # "full_resolution": predictions are compared at the size of the ground truth; "published_short_edge": at the
         # size of the network's input.
         "PROTOCOL": "full_resolution",
+        # Pixels, side of the square windows in which a resized test image is predicted; the scores are averaged where
+        # they overlap. 0: the whole image at once.
+        "WINDOW": 0,
+        "STRIDE": 0,  # pixels from one window to the next, at most WINDOW; 0: WINDOW, so that they do not overlap
+        # Test-time augmentation: the scores are averaged over several sizes of an image and their mirror images.
+        "AUG": {
+            "ENABLED": False,  # switch of test-time augmentation
+            "SCALES": (0.75, 1.0, 1.25),  # factors of the usual input size
+            "FLIP": True,  # also predict the mirror images
+        },
         "AMP": False,  # evaluate in the precision of SOLVER.AMP.DTYPE; scores then depend on the device
         "BOUNDARY_IOU": False,  # also compute boundary IoU
     },
@@ -249,7 +262,7 @@ DEFAULTS: dict[str, Any] = {
 # Keys and sections that published configs and detectron2's dumps contain and that are not used here. They are accepted
 # and reported in one line of the log.
 IGNORED_SECTIONS = (
-    *("GLOBAL", "TEST.AUG", "TEST.PRECISE_BN", "MODEL.MASK_FORMER.TEST"),
+    *("GLOBAL", "TEST.PRECISE_BN", "MODEL.MASK_FORMER.TEST"),
     *(f"MODEL.{name}" for name in ("ANCHOR_GENERATOR", "FPN", "PANOPTIC_FPN", "PROPOSAL_GENERATOR", "RESNETS")),
     *(f"MODEL.{name}" for name in ("RETINANET", "ROI_BOX_CASCADE_HEAD", "ROI_BOX_HEAD", "ROI_HEADS")),
     *(f"MODEL.{name}" for name in ("ROI_KEYPOINT_HEAD", "ROI_MASK_HEAD", "RPN", "SWIN")),
@@ -275,6 +288,7 @@ IGNORED_KEYS = frozenset(
         "SOLVER.": "BASE_LR_END BIAS_LR_FACTOR NESTEROV NUM_DECAYS REFERENCE_WORLD_SIZE RESCALE_INTERVAL "
         "WEIGHT_DECAY_BIAS",
         "TEST.": "DETECTIONS_PER_IMAGE EXPECTED_RESULTS KEYPOINT_OKS_SIGMAS",
+        "TEST.AUG.": "MAX_SIZE MIN_SIZES",
     }.items()
     for key in keys.split()
 )

@@ -25,6 +25,7 @@ def check_relations(cfg: CfgNode) -> None:
     """
     _check_decoders(cfg)
     _check_sampling(cfg)
+    _check_windows(cfg)
 
 
 def _check_decoders(cfg: CfgNode) -> None:
@@ -58,6 +59,14 @@ def _check_sampling(cfg: CfgNode) -> None:
         raise UserError(
             f"DATASETS.SOURCE_FACTOR is {source} and DATASETS.TARGET_FACTOR {target}; with "
             f"{cfg.DATALOADER.SAMPLER_TRAIN} one of them must be at least 1: multiply both, only their ratio matters."
+        )
+
+
+def _check_windows(cfg: CfgNode) -> None:
+    if cfg.TEST.STRIDE > cfg.TEST.WINDOW > 0:
+        raise UserError(
+            f"TEST.STRIDE is {cfg.TEST.STRIDE}, more than TEST.WINDOW, {cfg.TEST.WINDOW}, which leaves gaps between "
+            "windows: lower it, or set it to 0 for windows side by side."
         )
 
 
@@ -178,6 +187,8 @@ def _reasons(cfg: CfgNode) -> dict[str, str]:
             *("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", "CUDNN_BENCHMARK"),
         ),
         (cfg.DETERMINISTIC, "DETERMINISTIC is True", "CUDNN_BENCHMARK"),
+        (not cfg.TEST.WINDOW, "TEST.WINDOW is 0", "TEST.STRIDE"),
+        (not cfg.TEST.AUG.ENABLED, "TEST.AUG.ENABLED is False", *("TEST.AUG.SCALES", "TEST.AUG.FLIP")),
         (not cfg.WANDB.PROJECT, "WANDB.PROJECT is empty", "WANDB.NAME"),
     )
     return {key: reason for unused, reason, *keys in reversed(table) if unused for key in keys}

@@ -198,6 +198,7 @@ RULES: dict[str, Rule] = {
     "INPUT.COLOR_AUG_STRENGTH": within(0, 100, of_low="no jitter"),
     "INPUT.PL_THRESHOLD": SHARE,
     "INPUT.TEST_SHORT_EDGE": within(0, 16_384, of_low="each image keeps its size"),
+    "INPUT.TEST_MAX_PIXELS": within(0, COUNT, of_low="no limit"),
     "DATASETS.TRAIN": names("data sets", _is_name),
     "DATASETS.TEST": names("data sets", _is_name),
     "DATASETS.SOURCE_FACTOR": above(
@@ -248,6 +249,12 @@ RULES: dict[str, Rule] = {
     "TEST.EVAL_PERIOD": within(0, COUNT, of_low="only at the end"),
     "TEST.SELECT_ON": Rule("empty or the name of a data set", _is_text),
     "TEST.PROTOCOL": one_of("full_resolution", "published_short_edge"),
+    "TEST.WINDOW": within(0, 16_384, of_low="the whole image at once"),
+    "TEST.STRIDE": within(0, 16_384, of_low="TEST.WINDOW"),
+    "TEST.AUG.SCALES": Rule(
+        "one number or more, each above 0, up to 100",
+        lambda scales: bool(scales) and all(0 < scale <= 100 for scale in scales),
+    ),
     "WANDB.PROJECT": TEXT,
     "WANDB.NAME": TEXT,
 }

@@ -1,4 +1,4 @@
-"""Prediction with a trained network: from images to label maps and scores at the size of the images.
+"""Prediction with a trained network: from images to label maps at their size, and to scores.
 
 Letters: H x W image, h x w network input, K classes.
 """
@@ -21,15 +21,14 @@ from clouds.config.classes import class_names, train_class_names
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, MetadataCatalog
 from clouds.data.datasets.catalog import register_datasets
-from clouds.data.loading.mappers import network_input, short_edge_size
+from clouds.data.loading.mappers import limited_size, network_input, short_edge_size
 from clouds.engine.amp import Precision
 from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.checkpointing.origin import check_test_classes, differing_classes, has_text_head
 from clouds.engine.checkpointing.weights import has_reloadable_backbone
 from clouds.engine.trainer import Trainer
-from clouds.errors import UserError
-from clouds.evaluation.label_maps import predict_labels
-from clouds.modeling.inference import SCALES, augmented_scores
+from clouds.errors import UserError, is_out_of_memory, machine_error
+from clouds.modeling.inference import Passes, averaged_scores, build_passes, labels_of_scores
 from clouds.modeling.structures import ImageDict
 from clouds.utils.devices import cudnn_benchmark, float32_precision
 from clouds.utils.open_clip import without_warnings
@@ -37,6 +36,9 @@ from clouds.utils.signals import stop_here
 from clouds.visualization.palette import Color, colors_of
 
 logger = logging.getLogger(__name__)
+
+LESS_MEMORY = "lower INPUT.TEST_MAX_PIXELS, TEST.WINDOW or the number of images at once"
+"""Advice how a prediction needs less memory."""
 
 T = TypeVar("T")
 
@@ -153,61 +155,70 @@ class Predictor:
     def __init__(self, network: nn.Module, cfg: CfgNode) -> None:
         self.network = network
         self.short_edge = cfg.INPUT.TEST_SHORT_EDGE
+        self.max_pixels = cfg.INPUT.TEST_MAX_PIXELS
+        self.passes = {augment: build_passes(cfg, augment=augment) for augment in (None, False, True)}
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.precision = Precision.from_config(cfg, cfg.TEST.AMP)
         self.float32_precision = cfg.FLOAT32_PRECISION
 
-    def input_size(self, image: Image.Image, scale: float = 1.0) -> tuple[int, int]:
-        """Return the size (h, w) to which an image is resized, times `scale`."""
-        height, width = short_edge_size((image.height, image.width), self.short_edge)
-        return max(1, round(scale * height)), max(1, round(scale * width))
+    def input_size(self, image: Image.Image) -> tuple[int, int]:
+        """Return the size (h, w) to which an image is resized."""
+        return limited_size(short_edge_size((image.height, image.width), self.short_edge), self.max_pixels)
 
-    def labels(self, images: Sequence[Image.Image], classes: Sequence[str] | None = None) -> list[Tensor]:
-        """Predict label maps in one forward pass.
+    def labels(
+        self, images: Sequence[Image.Image], classes: Sequence[str] | None = None, *, augment: bool | None = None
+    ) -> list[Tensor]:
+        """Predict label maps.
 
         Args:
-            images: RGB images. Their label maps do not depend on each other if all have one `input_size`.
+            images: RGB images. They share a forward pass if each needs one only. Their label maps do not depend on each
+                other if all have one `input_size`.
             classes: names of the classes, for a text head; default: those of the network.
+            augment: whether to use test-time augmentation; default: as the config says.
 
         Returns:
             For each image (H, W) uint8 on the device of the network.
         """
+        passes = self.passes[augment]
+        predict: Callable[[list[ImageDict]], list[Tensor]] | None = getattr(self.network, "predict_labels", None)
         with self._inference():
-            return predict_labels(self.network, [self._sample(image, classes) for image in images])
+            if passes.is_single and predict is not None:
+                samples = [self._sample(image, classes, passes) for image in images]
+                sizes = ({"height": image.height, "width": image.width} for image in images)
+                return predict([sample | size for sample, size in zip(samples, sizes, strict=True)])
+            scores = self._scores(images, classes, passes)
+            return [
+                labels_of_scores(each, (image.height, image.width)) for each, image in zip(scores, images, strict=True)
+            ]
 
     def scores(
-        self, images: Sequence[Image.Image], classes: Sequence[str] | None = None, *, augment: bool = False
+        self, images: Sequence[Image.Image], classes: Sequence[str] | None = None, *, augment: bool | None = None
     ) -> list[Tensor]:
-        """Predict scores.
+        """Predict scores at the network's input size; they are resized (bilinear) to the size of the image.
 
         Args:
             images: RGB images, see `labels`.
             classes: names of the classes, for a text head; default: those of the network.
-            augment: whether to average over several sizes and mirror images, see `augmented_scores`; otherwise the
-                images share one forward pass.
+            augment: whether to use test-time augmentation; default: as the config says.
 
         Returns:
-            For each image (K, H, W) float scores on the device of the network, not normalized over classes.
+            For each image (K, h, w) float scores on the device of the network, not normalized over classes.
         """
         with self._inference():
-            if not augment:
-                return self._scores([self._sample(image, classes) for image in images])
-            return [
-                augmented_scores(
-                    lambda view: self._scores([view])[0], (self._sample(image, classes, scale) for scale in SCALES)
-                )
-                for image in images
-            ]
+            return self._scores(images, classes, self.passes[augment])
 
-    def _scores(self, samples: list[ImageDict]) -> list[Tensor]:
-        return [output["sem_seg"] for output in self.network(samples)]
+    def _scores(self, images: Sequence[Image.Image], classes: Sequence[str] | None, passes: Passes) -> list[Tensor]:
+        samples = [self._sample(image, classes, passes) for image in images]
+        if passes.is_single:
+            return [output["sem_seg"] for output in self.network(samples)]
+        return [averaged_scores(self.network, sample, passes) for sample in samples]
 
-    def _sample(self, image: Image.Image, classes: Sequence[str] | None, scale: float = 1.0) -> ImageDict:
-        sample = {
-            "image": network_input(image, self.input_size(image, scale)),
-            "height": image.height,
-            "width": image.width,
-        }
+    def _sample(self, image: Image.Image, classes: Sequence[str] | None, passes: Passes) -> ImageDict:
+        """Return an image dict whose result has the network's input size."""
+        size = self.input_size(image)
+        sample: ImageDict = {"image": network_input(image, size), "height": size[0], "width": size[1]}
+        if passes.scales != (1.0,):
+            sample["views"] = [network_input(image, each) for each in passes.view_sizes(size)]
         return sample if classes is None else {**sample, "classes": tuple(classes)}
 
     @contextlib.contextmanager
@@ -233,18 +244,25 @@ def predict_each(
         write: called with the path of the image, its target, and its result.
 
     Returns:
-        A sentence about each image that cannot be read.
+        A sentence about each image that cannot be read, or that the memory is not sufficient for.
 
     Raises:
         Stopped: a signal has asked to stop; the image that was begun is finished first.
     """
-    unreadable = []
+    failures = []
     for source, target in tqdm(list(jobs), unit="image"):
         stop_here()
         try:
-            result = predict(source)
+            write(source, target, predict(source))
         except UserError as error:
-            unreadable.append(str(error))
-        else:
-            write(source, target, result)
-    return unreadable
+            failures.append(_about(source, error))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failures.append(_about(source, machine_error(error, less_memory=LESS_MEMORY)))
+    return failures
+
+
+def _about(source: Path, error: UserError | None) -> str:
+    """Return the message of an error, with the path of its image."""
+    return str(error) if str(source) in str(error) else f"{source}: {error}"

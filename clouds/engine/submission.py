@@ -94,7 +94,9 @@ def origin(cfg: CfgNode) -> dict[str, Any]:
     return {
         "weights": digest,
         "classes": list(names),
-        "INPUT.TEST_SHORT_EDGE": cfg.INPUT.TEST_SHORT_EDGE,
+        **{f"INPUT.{key}": cfg.INPUT[key] for key in ("TEST_SHORT_EDGE", "TEST_MAX_PIXELS")},
+        **{f"TEST.{key}": cfg.TEST[key] for key in ("WINDOW", "STRIDE")},
+        **{f"TEST.AUG.{key}": cfg.TEST.AUG[key] for key in ("ENABLED", "SCALES", "FLIP")},
         **{key: value for key, value in leaves(cfg.MODEL, "MODEL.") if key not in left_out},
     }
 

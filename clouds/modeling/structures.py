@@ -12,7 +12,8 @@ A batch is a list of dicts, one per image, in detectron2's format. The mapper wr
     `seed`: int in [0, 2**63) that fixes the random points of the image's loss and of its prompts;
     `height`, `width`: size in pixels of the scores that inference returns; default h, w.
 A prediction may add
-    `classes`: names of the classes to predict, equal in all dicts; default: the test classes of the model.
+    `classes`: names of the classes to predict, equal in all dicts; default: the test classes of the model;
+    `views`: for several scales, the image (3, h, w) at each of them; `image` has the usual size.
 The labelling stage of joint training adds
     `instances`: the pseudo-label of a generated image, `gt_classes` (N,) int64 and `gt_masks` (N, h, w) bool;
     `canvas`: (H, W), the padded size of the batch, equal in all dicts; default: the model computes it;

@@ -25,6 +25,14 @@ def machine_memory() -> int | None:
     return min((size for size in sizes if size is not None), default=None)
 
 
+def available_memory() -> int | None:
+    """Return the memory in bytes that this process can still get without swapping; None if unknown."""
+    machine, resident = machine_memory(), resident_size()
+    sizes = [_kilobytes(_PROC / "meminfo", "MemAvailable")]
+    sizes += [] if machine is None or resident is None else [max(machine - resident, 0)]
+    return min((size for size in sizes if size is not None), default=None)
+
+
 def resident_size(*, peak: bool = False) -> int | None:
     """Return the bytes of memory that this process has now, or has had at its `peak`; None if unknown."""
     return _kilobytes(_PROC / "self/status", "VmHWM" if peak else "VmRSS")

@@ -138,15 +138,14 @@ def test_keys_of_detectron2_without_effect_are_reported(
     trained: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture
 ) -> None:
     cfg = trained()
-    cfg.TEST.AUG.ENABLED = True
-    cfg.TEST.AUG.FLIP = False
+    cfg.TEST.AUG.MAX_SIZE = 100
     cfg.INPUT.RANDOM_FLIP = "none"
     cfg.SOLVER.REFERENCE_WORLD_SIZE = 8
     Trainer.build_model(cfg)
     [record] = [record for record in caplog.records if record.levelname == "WARNING"]
     assert record.getMessage() == (
         "Config keys that are not used and were ignored: INPUT.RANDOM_FLIP (use INPUT.FLIP), "
-        "SOLVER.REFERENCE_WORLD_SIZE, TEST.AUG.*"
+        "SOLVER.REFERENCE_WORLD_SIZE, TEST.AUG.MAX_SIZE (use INPUT.TEST_MAX_PIXELS)"
     )
 
 

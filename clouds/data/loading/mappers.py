@@ -4,6 +4,7 @@ Legend: C classes, N classes present in a crop, (H, W) size of the label map of 
 input.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -145,12 +146,13 @@ class TestMapper:
     __test__ = False  # its name would make pytest collect it
 
     @configurable
-    def __init__(self, *, short_edge: int, protocol: str, num_classes: int) -> None:
+    def __init__(self, *, short_edge: int, protocol: str, num_classes: int, max_pixels: int = 0) -> None:
         """
         Args:
             short_edge: length in pixels to which the shorter edge of the image is resized; 0 for no resizing.
             protocol: key of `PROTOCOLS`.
             num_classes: C, number of classes without void.
+            max_pixels: largest number of pixels of the network's input; 0 for no limit.
 
         Raises:
             ValueError: there is no such protocol.
@@ -158,6 +160,7 @@ class TestMapper:
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}")
         self.short_edge = short_edge
+        self.max_pixels = max_pixels
         self.protocol = protocol
         self.num_classes = num_classes
 
@@ -165,6 +168,7 @@ class TestMapper:
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {
             "short_edge": cfg.INPUT.TEST_SHORT_EDGE,
+            "max_pixels": cfg.INPUT.TEST_MAX_PIXELS,
             "protocol": cfg.TEST.PROTOCOL,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         }
@@ -187,7 +191,7 @@ class TestMapper:
         """
         image, label = _read(record, "sem_seg_file_name", self.num_classes)
         size = image.height, image.width
-        input_size = short_edge_size(size, self.short_edge)
+        input_size = limited_size(short_edge_size(size, self.short_edge), self.max_pixels)
         (height, width), label = PROTOCOLS[self.protocol](size, input_size, label)
         mapped = {**record, "image": network_input(image, input_size), "height": height, "width": width}
         if label is not None:
@@ -212,6 +216,19 @@ def short_edge_size(size: Size, short_edge: int) -> Size:
     factor = short_edge / min(size)
     # Halves are rounded up, as in detectron2; round() would send 1024.5 and 1025.5 different ways.
     return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
+
+
+def limited_size(size: Size, max_pixels: int) -> Size:
+    """Return the largest size with the aspect ratio of `size` (h, w) that has at most `max_pixels` pixels; 0: no limit.
+
+    The shorter side has at least one pixel, and the longer one at most 1/32 of `max_pixels`, because networks pad their
+    input to multiples of 32.
+    """
+    if max_pixels == 0 or size[0] * size[1] <= max_pixels:
+        return size
+    factor, longest = math.sqrt(max_pixels / (size[0] * size[1])), max(1, max_pixels // 32)
+    height, width = (min(max(1, int(factor * side)), longest) for side in size)
+    return height, width
 
 
 def _read(record: Record, key: str, num_classes: int) -> tuple[Image.Image, TrainIds | None]:

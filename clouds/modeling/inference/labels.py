@@ -8,7 +8,7 @@ Letters: Q queries, K classes, h x w mask logits, H x W canvas (the padded netwo
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -89,36 +89,80 @@ def reference_label_map(
 ) -> Tensor:
     """Compute a label map like `label_map`, in strips of rows, from the scores of all pixels."""
     upsampling(mask_logits, canvas)
-    return in_strips(
-        lambda rows: _in_strips_of(rows, class_logits, mask_logits, canvas, image_size, output_size, threshold),
-        mask_logits.device,
+    weights = class_probabilities(class_logits)
+
+    def scores_of(top: int, bottom: int) -> Tensor:
+        return score_rows(weights, mask_logits, canvas, top, bottom)[:, :, : image_size[1]]
+
+    return _labels_in_strips(scores_of, image_size, output_size, mask_logits.device, threshold)
+
+
+@full_precision
+def labels_of_scores(scores: Tensor, output_size: Size, threshold: float = 0.0) -> Tensor:
+    """Compute the label map of scores that are resized (bilinear) to another size, which are held for a few rows only.
+
+    Args:
+        scores: (K, h, w) float; not negative if there is a threshold.
+        output_size: size of the result.
+        threshold: confidence in [0, 1], see `label_map`.
+
+    Returns:
+        (height, width) uint8 on the device of the scores, 255 = no label.
+    """
+    size = scores.shape[-2], scores.shape[-1]
+    return _labels_in_strips(lambda top, bottom: scores[:, top:bottom], size, output_size, scores.device, threshold)
+
+
+def _labels_in_strips(
+    scores_of: Callable[[int, int], Tensor], size: Size, output_size: Size, device: torch.device, threshold: float
+) -> Tensor:
+    def compute(strip_rows: int) -> Tensor:
+        labels = torch.empty(output_size, dtype=torch.uint8, device=device)
+        for rows, scores in _resized_strips(scores_of, size, output_size, device, strip_rows):
+            labels[rows] = best_labels(scores, threshold)
+        return labels
+
+    return in_strips(compute, device)
+
+
+def resized_strips(scores: Tensor, output_size: Size) -> Iterator[tuple[slice, Tensor]]:
+    """Resize scores (K, h, w) (bilinear) to a size, a few rows at a time.
+
+    Yields:
+        Rows of the result, and their scores (K, rows, width).
+    """
+    size = scores.shape[-2], scores.shape[-1]
+    yield from _resized_strips(
+        lambda top, bottom: scores[:, top:bottom], size, output_size, scores.device, in_strips.size
     )
 
 
-def _in_strips_of(
-    strip_rows: int,
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    canvas: Size,
-    image_size: Size,
-    output_size: Size,
-    threshold: float,
-) -> Tensor:
-    weights = class_probabilities(class_logits)
-    labels = torch.empty(output_size, dtype=torch.uint8, device=mask_logits.device)
-    (image_height, image_width), (height, width) = image_size, output_size
-    step = max(1, strip_rows * min(height, image_height) // image_height)
-    on_host = bilinear_samples(image_height, height)  # chooses the rows of each strip
-    lower, upper, weight = bilinear_samples(image_height, height, mask_logits.device)
+def _resized_strips(
+    scores_of: Callable[[int, int], Tensor], size: Size, output_size: Size, device: torch.device, strip_rows: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Resize scores (bilinear) in strips of rows.
+
+    Args:
+        scores_of: returns the scores (K, bottom - top, w) of the rows from top to bottom, exclusive.
+        size: (h, w) of all scores.
+        output_size: (height, width) of the result.
+        device: device of the scores.
+        strip_rows: number of rows of scores in a strip.
+
+    Yields:
+        Rows of the result, and their scores (K, rows, width).
+    """
+    height, width = output_size
+    step = max(1, strip_rows * min(height, size[0]) // size[0])
+    on_host = bilinear_samples(size[0], height)  # chooses the rows of each strip
+    lower, upper, weight = bilinear_samples(size[0], height, device)
     for start in range(0, height, step):
         rows = slice(start, min(start + step, height))
-        if image_size == output_size:
-            scores = score_rows(weights, mask_logits, canvas, rows.start, rows.stop)[:, :, :width]
-        else:
-            top, bottom = int(on_host.lower[rows.start]), int(on_host.upper[rows.stop - 1]) + 1
-            scores = score_rows(weights, mask_logits, canvas, top, bottom)
-            scores = resize_scores(scores, (bottom - top, image_width), bottom - top, width)
-            above, below = (scores[:, each[rows] - top] for each in (lower, upper))
-            scores = above * (1 - weight[rows, None]) + below * weight[rows, None]
-        labels[rows] = best_labels(scores, threshold)
-    return labels
+        if size == output_size:
+            yield rows, scores_of(rows.start, rows.stop)
+            continue
+        top, bottom = int(on_host.lower[rows.start]), int(on_host.upper[rows.stop - 1]) + 1
+        scores = scores_of(top, bottom)
+        scores = resize_scores(scores, (bottom - top, size[1]), bottom - top, width)
+        above, below = (scores[:, each[rows] - top] for each in (lower, upper))
+        yield rows, above * (1 - weight[rows, None]) + below * weight[rows, None]

@@ -1,4 +1,4 @@
-"""Strips of rows that fit into the memory of the device."""
+"""Parts of a computation that fit into the memory of the device."""
 
 import logging
 from collections.abc import Callable
@@ -14,29 +14,45 @@ logger = logging.getLogger(__name__)
 # all rows at once.
 STRIP_ROWS = 16
 
-_rows = STRIP_ROWS  # halved whenever a device runs out of memory, for all later images
 
+class Halved:
+    """Size of the parts of a computation, which is halved whenever a device runs out of memory, for all later images.
 
-def in_strips(compute: Callable[[int], Tensor], device: torch.device) -> Tensor:
-    """Compute a result in strips of rows, and again in strips of half as many while the device runs out of memory.
-
-    Later calls begin with the number of rows that was small enough.
-
-    Args:
-        compute: returns the result, given the number of rows of a strip; the result must not depend on it.
-        device: device of the result.
-
-    Raises:
-        torch.OutOfMemoryError: a single row is too large.
+    Attributes:
+        size: the size.
     """
-    global _rows
-    while True:
-        try:
-            return compute(_rows)
-        except torch.OutOfMemoryError:
-            if _rows == 1:
-                raise
-        # Outside of the handler, because the exception holds the tensors of the failed attempt.
-        _rows //= 2
-        logger.warning(f"{device} is out of memory: images are evaluated in strips of {_rows} rows from here on")
-        release_cache(device)
+
+    def __init__(self, size: int, parts: str) -> None:
+        """
+        Args:
+            size: first size.
+            parts: how the parts are called in a warning, such as "strips of {} rows".
+        """
+        self.size = size
+        self.parts = parts
+
+    def __call__(self, compute: Callable[[int], Tensor], device: torch.device) -> Tensor:
+        """Compute a result in parts, and again in parts of half the size while the device runs out of memory.
+
+        Args:
+            compute: returns the result, given the size of a part; the result must not depend on it.
+            device: device of the result.
+
+        Raises:
+            torch.OutOfMemoryError: a part of size 1 is too large.
+        """
+        while True:
+            try:
+                return compute(self.size)
+            except torch.OutOfMemoryError:
+                if self.size == 1:
+                    raise
+            # Outside of the handler, because the exception holds the tensors of the failed attempt.
+            self.size //= 2
+            parts = self.parts.format(self.size)
+            logger.warning(f"{device} is out of memory: images are evaluated in {parts} from here on")
+            release_cache(device)
+
+
+in_strips = Halved(STRIP_ROWS, "strips of {} rows")
+"""Strips of rows of scores."""

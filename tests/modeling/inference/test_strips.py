@@ -19,7 +19,7 @@ QUERIES, CLASSES = 5, 4
 
 @pytest.fixture(autouse=True)
 def rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strips, "_rows", strips.STRIP_ROWS)
+    monkeypatch.setattr(strips.in_strips, "size", strips.STRIP_ROWS)
 
 
 @pytest.fixture

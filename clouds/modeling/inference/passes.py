@@ -1,0 +1,160 @@
+"""Scores of an image from several forward passes: sliding window and test-time augmentation.
+
+Each view of an image is divided into windows. The scores of the windows and of their mirror images are averaged where
+they overlap, and the scores of the views once more.
+
+Letters: K classes, h x w network input of an image.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clouds.d2 import CfgNode
+from clouds.modeling.inference.scores import Size
+from clouds.modeling.inference.strips import Halved
+from clouds.modeling.structures import ImageDict
+
+_in_groups = Halved(8, "groups of {} windows")
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Forward passes from which the scores of an image are averaged; by default there is one.
+
+    Attributes:
+        window: (height, width) in pixels of the network's input; it is cut to a smaller image. None: the whole image.
+        stride: distance (down, right) of two windows in pixels; None: that of windows side by side.
+        scales: factors of the network's input size, one for each view.
+        flip: whether the mirror image of each window is predicted, too.
+
+    Raises:
+        ValueError: the window is empty, the stride is 0 or leaves gaps between windows, or a scale is not above 0.
+    """
+
+    window: Size | None = None
+    stride: Size | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.window is not None and min(self.window) < 1:
+            raise ValueError(f"window is {self.window}; it must have at least one pixel")
+        if self.stride is not None:
+            if self.window is None:
+                raise ValueError(f"stride is {self.stride}, but there is no window")
+            if not all(0 < step <= side for step, side in zip(self.stride, self.window, strict=True)):
+                raise ValueError(f"stride is {self.stride}; it must be from 1 to the window, {self.window}")
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales is {self.scales}; it must have one number above 0 or more")
+
+    @property
+    def is_single(self) -> bool:
+        """Whether this is one pass over the whole image."""
+        return self == Passes()
+
+    def view_sizes(self, size: Size) -> list[Size]:
+        """Return the size of each view of an image whose usual input size is (h, w)."""
+        return [(max(1, round(scale * size[0])), max(1, round(scale * size[1]))) for scale in self.scales]
+
+
+def build_passes(cfg: CfgNode, *, augment: bool | None = None) -> Passes:
+    """Return the passes of a config.
+
+    Args:
+        cfg: config.
+        augment: whether there are several views; default: ``TEST.AUG.ENABLED``.
+    """
+    test = cfg.TEST
+    window = (test.WINDOW, test.WINDOW) if test.WINDOW else None
+    stride = (test.STRIDE, test.STRIDE) if test.WINDOW and test.STRIDE else None
+    if not (test.AUG.ENABLED if augment is None else augment):
+        return Passes(window, stride)
+    return Passes(window, stride, tuple(test.AUG.SCALES), test.AUG.FLIP)
+
+
+def window_corners(size: Size, window: Size, stride: Size) -> list[Size]:
+    """Return the upper left corners (top, left) of the windows that cover an image, row by row.
+
+    The last window of a row or column ends at the border of the image, as in mmsegmentation. A side of the window that
+    is longer than that of the image begins at 0.
+
+    Args:
+        size: (h, w) of the image.
+        window: (height, width).
+        stride: distance (down, right) of two windows, at most the window.
+    """
+    tops, lefts = (
+        [*range(0, length - side, step), max(length - side, 0)]
+        for length, side, step in zip(size, window, stride, strict=True)
+    )
+    return [(top, left) for top in tops for left in lefts]
+
+
+def averaged_scores(model: nn.Module, sample: ImageDict, passes: Passes) -> Tensor:
+    """Predict the scores of an image at the network's input size, so that memory does not grow with the result.
+
+    Args:
+        model: model in evaluation mode, which returns a dict with new scores in `sem_seg` for each image dict.
+        sample: image dict with `image`, (3, h, w). With other scales than 1, `views` has the image at each of the
+            `view_sizes`. Other entries, such as `classes`, are handed to the model.
+        passes: forward passes.
+
+    Returns:
+        (K, h, w) float32 scores.
+
+    Raises:
+        ValueError: there is not one view for each scale.
+    """
+    views = sample.get("views", [sample["image"]])
+    if len(views) != len(passes.scales):
+        raise ValueError(f"sample has {len(views)} views; it must have one for each of the {len(passes.scales)} scales")
+    device = next((each.device for each in model.parameters()), torch.device("cpu"))
+    size, total = _size(sample["image"]), None
+    for view in views:
+        compute = partial(_view_scores, model, {**sample, "image": view}, passes)
+        # On a CPU, a group takes as long as its windows one by one, and more memory.
+        scores = compute(1) if device.type == "cpu" else _in_groups(compute, device)
+        if _size(scores) != size:
+            scores = F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
+        total = scores if total is None else total.add_(scores)
+    assert total is not None
+    return total if len(views) == 1 else total.div_(len(views))
+
+
+def _view_scores(model: nn.Module, view: ImageDict, passes: Passes, number: int) -> Tensor:
+    """Return the scores (K, h, w) of a view, from forward passes with a number of windows each."""
+    size = _size(view["image"])
+    height, width = (min(sides) for sides in zip(passes.window or size, size, strict=True))
+    corners = window_corners(size, (height, width), passes.stride or passes.window or size)
+    windows = [
+        ((..., slice(top, top + height), slice(left, left + width)), flipped)
+        for top, left in corners
+        for flipped in ((False, True) if passes.flip else (False,))
+    ]
+    total, count = None, torch.zeros(size)
+    for start in range(0, len(windows), number):
+        group = windows[start : start + number]
+        images = (_mirrored(view["image"][part], flipped) for part, flipped in group)
+        outputs = model([{**view, "image": image, "height": height, "width": width} for image in images])
+        for (part, flipped), output in zip(group, outputs, strict=True):
+            scores = _mirrored(output["sem_seg"], flipped).float()
+            if len(windows) == 1:
+                return scores
+            if total is None:
+                total, count = scores.new_zeros(len(scores), *size), count.to(scores.device)
+            total[part] += scores
+            count[part] += 1
+    assert total is not None
+    return total.div_(count)
+
+
+def _mirrored(image: Tensor, flipped: bool) -> Tensor:
+    return image.flip(-1) if flipped else image
+
+
+def _size(image: Tensor) -> Size:
+    return image.shape[-2], image.shape[-1]
