@@ -135,7 +135,7 @@ def _one_thread() -> None:
 
 @user_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser("Measure pseudo-labelling without its networks relative to the published steps.")
+    parser = CommandParser("Measure pseudo-labeling without its networks relative to the published steps.")
     parser.add_argument(
         "--size", type=positive_int, default=768, help="side of the image in pixels (default: %(default)s)"
     )

@@ -1,4 +1,7 @@
-"""Words of docstrings, comments and help texts: each description stands alone, and an image is called an image."""
+"""Words of docstrings, comments, help texts and messages.
+
+Each description stands alone, an image is called an image, and messages have American spelling.
+"""
 
 import ast
 import io
@@ -26,6 +29,11 @@ DEPENDENT = re.compile(r"\W*(?:of|what|who|likewise|the\s+same|another)\b", re.I
 PICTURE = re.compile(r"\bpictures?\b", re.IGNORECASE)
 # "    name: description" in the sections of a docstring; `name` may carry a type.
 ARGUMENT = re.compile(r"^\s+(\*{0,2}\w+(?: \([^)]*\))?|`[^`]+`): (.+)$", re.MULTILINE)
+BRITISH = re.compile(
+    r"label(?:led|ling)|colour|behaviour|neighbour|favour|artefact|cancelled|"
+    r"(?:initial|normal|optim|recogn|serial|synchron|visual|general|summar)is(?:e|ing|ation)",
+    re.IGNORECASE,
+)
 HELP = {"help", "description", "epilog"}
 
 Text = tuple[int, str]
@@ -68,6 +76,15 @@ def comments(source: str) -> Iterator[Text]:
             yield token.start[0], token.string
 
 
+def messages(tree: ast.AST) -> Iterator[Text]:
+    """Yield line and text of every string of several words that is no docstring: messages, lines of the log, help."""
+    docs = set(docstrings(tree))
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip()
+        if is_text and (node.lineno, node.value) not in docs:
+            yield node.lineno, node.value
+
+
 def findings(source: str) -> list[str]:
     """Return what breaks a rule, as "line: rule: text"."""
     tree = ast.parse(source)
@@ -77,6 +94,7 @@ def findings(source: str) -> list[str]:
     for line, text in [*docs, *helps, *comments(source)]:
         found += [f"{line}: picture: {first_line(text[match.start() - 30 if match.start() > 30 else 0 :])}"
                   for match in PICTURE.finditer(text)]  # fmt: skip
+    found += [f"{line}: British: {first_line(text)}" for line, text in messages(tree) if BRITISH.search(text)]
     return sorted(found, key=lambda each: int(each.partition(":")[0]))
 
 
@@ -106,6 +124,11 @@ def first_line(text: str) -> str:
         ("a = 1  # the picture", 1),
         ("a = 1  # depicture", 0),
         ("picture = 1", 0),
+        ("log('3 labelled images')", 1),
+        ("log(f'{n} images are normalised')", 1),
+        ("log('labelled', labelled=1)", 0),
+        ("log('labeled images')", 0),
+        ('"""Labelled images."""', 0),
     ],
 )
 def test_the_check_finds(source: str, count: int) -> None:

@@ -46,6 +46,8 @@ CHECKED_SIZES = ((2, 161, 227), (1, 160, 96))
 OLDEST_TORCH = "2.14"  # torch.export of older ones takes no sizes of which it must not assume anything
 LARGEST_ONNX = 2**31 - 1  # bytes, a limit of its format
 
+logger = logging.getLogger(__name__)
+
 Run: TypeAlias = Callable[[Tensor], Tensor]
 """Function from images (B, 3, H, W) uint8 to the output of a file."""
 
@@ -177,11 +179,14 @@ def export_network(
     if path.suffix == ".pt2":
         write, read = write_program, read_program
     with torch.no_grad(), float32_precision("highest", network.device):
+        logger.info("Tracing the network for images of any size ...")
         program = trace(network, classes, labels=labels)
         with atomic_file(path) as file:
+            logger.info("Converting it to %s ...", path.name)
             write(program, file, metadata)
             file.seek(0)
             run = read(file)
+            logger.info("Comparing the file with the network ...")
             differences = [compare(run, network, classes, size, labels=labels) for size in CHECKED_SIZES]
             if wrong := [str(each) for each in differences if not each.is_small]:
                 raise ExportMismatch(

@@ -65,7 +65,7 @@ def write_predictions(
 
     unreadable = predict_each(predict, jobs.items(), write)
     raise_failures(unreadable, f"{len(unreadable)} of {len(jobs)} images failed, the others are done", logger)
-    logger.info(f"{len(jobs)} images labelled")
+    logger.info(f"{len(jobs)} images labeled")
 
 
 def _for_dataset(model: Segmenter, dataset: str | Path) -> Segmenter:

@@ -1,6 +1,7 @@
 """The command ``clouds export``: write a network as an ONNX file or as a program of `torch.export`."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     """Export the network of a parsed command line; returns 1 if the file would differ from the network."""
     from clouds.api import export, segmenter
 
+    logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
+    logging.getLogger("clouds").setLevel(logging.INFO)  # not of the exporter, which logs every tensor
     opset = args.opset or export.OPSET
     export.prepare_target(args.output, opset)
     # Without torch.compile, which takes minutes for the few images of the comparison.

@@ -1,4 +1,4 @@
-"""The command ``clouds generate``: generate an unlabelled set of images from a file of prompts."""
+"""The command ``clouds generate``: generate an unlabeled set of images from a file of prompts."""
 
 import argparse
 import logging
@@ -23,7 +23,7 @@ from clouds.utils.paths import user_path
 from clouds.utils.signals import stop_on_signals
 
 DESCRIPTION = """\
-Generate an unlabelled set of street images from a file of prompts.
+Generate an unlabeled set of street images from a file of prompts.
 
     %(prog)s --input prompt_llama70b --folder sd_mine
 

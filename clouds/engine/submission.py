@@ -126,7 +126,7 @@ def _predict(cfg: CfgNode, missing: dict[str, Path], folder: Path, ids: tuple[in
     jobs = [(image, folder / file) for file, image in missing.items()]
     unreadable = predict_each(predict, jobs, write)
     summary = (
-        f"{len(unreadable)} of {len(missing)} images failed, the others are labelled; mend them and give the same "
+        f"{len(unreadable)} of {len(missing)} images failed, the others are labeled; mend them and give the same "
         "command again, which then makes the zip"
     )
     raise_failures(unreadable, summary, logger)

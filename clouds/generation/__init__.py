@@ -1,1 +1,1 @@
-"""Generation of unlabelled images: prompts, painter, quality gate, and the set on disk. Import the modules by name."""
+"""Generation of unlabeled images: prompts, painter, quality gate, and the set on disk. Import the modules by name."""

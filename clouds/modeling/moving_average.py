@@ -10,8 +10,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from clouds.errors import UserError
 from clouds.modeling.compilation import compile_forward
 from clouds.modeling.frozen import BACKBONE, frozen_names, named_tensors
-
-StateDict = dict[str, Tensor]
+from clouds.utils.tensors import StateDict
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+StateDict = dict[str, Tensor]
+"""Tensors of a module by their names."""
+
 _DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),

@@ -217,7 +217,9 @@ def test_a_file_that_differs_is_not_written(
     monkeypatch.setattr("clouds.api.segmenter.load", lambda *_, **__: loaded)
     monkeypatch.setattr(export, "trace", lambda *_, **__: exported.program)  # as a defect of torch would
     assert main(["export", str(text), str(path)]) == 1
-    [line] = capsys.readouterr().err.splitlines()
+    printed = capsys.readouterr()
+    assert [line.split()[0] for line in printed.out.splitlines()[-3:]] == ["Tracing", "Converting", "Comparing"]
+    [line] = printed.err.splitlines()
     assert line.startswith(f"error: {path} is not written, because it differs from the network by more than rounding: ")
     assert path.read_text() == "what was there"
     assert [*tmp_path.iterdir()] == [path]

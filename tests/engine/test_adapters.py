@@ -12,8 +12,9 @@ from clouds.commands import train
 from clouds.d2 import comm
 from clouds.engine.launch import launch
 from clouds.modeling.backbone.open_clip_models import load_open_clip
+from tests.engine.joint import JOINT
 from tests.engine.test_end_to_end import config, last_table, scores  # noqa: F401  (config is a fixture)
-from tests.engine.test_processes import flags, folder  # noqa: F401  (folder is a fixture)
+from tests.engine.test_processes import change, distance, flags, folder  # noqa: F401  (folder is a fixture)
 from tests.engine.test_processes import train as train_in_process
 from tests.engine.test_resume import same, trained
 from tests.modeling.test_adapters import decompositions  # noqa: F401  (a fixture)
@@ -142,3 +143,39 @@ def test_two_processes_have_the_factors_of_the_first(folder: Path) -> None:  # n
     assert copies
     assert all(first[key].any() for key in copies)
     assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def train_each(folder: Path, name: str) -> None:  # noqa: F811
+    """Work of each process: a joint training with each adapter; saves the results as `<name>/<adapter>/<rank>.pt`."""
+    tower = ["MODEL.BACKBONE.NAME", "TimmTower", "MODEL.BACKBONE.TIMM.MODEL_NAME", str(folder / "tower")]
+    for adapter in ("LoRA", "SoMA", "Rein"):
+        out = folder / name / adapter
+        options = ["MODEL.ADAPTER.NAME", adapter, "MODEL.ADAPTER.RANK", 4, "MODEL.ADAPTER.TOKENS", 8]
+        torch.save(train_in_process(folder, out, [*JOINT, *tower, *options]), out / f"{comm.get_rank()}.pt")
+
+
+def change_of_tower(run: dict) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in change(run).items() if key.startswith("backbone.")}
+
+
+def test_two_processes_are_one(folder: Path) -> None:  # noqa: F811
+    write_tower(folder / "tower", "dinov3")
+    launch(train_each, flags(2), "cpu", (folder, "two"))
+    train_each(folder, "one")
+    for adapter in ("LoRA", "SoMA", "Rein"):
+        one = torch.load(folder / "one" / adapter / "0.pt")
+        first, second = (torch.load(folder / "two" / adapter / f"{rank}.pt") for rank in (0, 1))
+        assert all(torch.equal(value, second["weights"][key]) for key, value in first["weights"].items())
+        assert all(torch.equal(value, second["teacher"][key]) for key, value in first["teacher"].items())
+        assert any(key.startswith("backbone.") for key in first["teacher"])
+
+        for step, losses in enumerate(one["losses"]):
+            assert first["losses"][step] == pytest.approx(losses, rel=1e-4, abs=1e-6), (adapter, step)
+        moved, expected = (change_of_tower(run) for run in (first, one))
+        assert distance(moved, expected) < 1e-3, adapter
+        assert distance(change(first), change(one)) < 1e-3, adapter
+        assert distance(first["teacher"], one["teacher"]) < 1e-5
+
+        stored = trained(folder / "two" / adapter / "model_final.pth")["model"]
+        copies = {key for key in stored if "initial_" in key}
+        assert {key for key in stored if key.startswith("backbone.")} - copies == moved.keys()

@@ -143,7 +143,7 @@ def test_three_sources_with_rare_classes(downloads: Path) -> None:
     log = run(config, downloads, "convnext", settings)
     for name in ("gta5", "synthia", "urbansyn"):
         assert f"{name}: 2 training images" in log
-    (line,) = [line for line in log.splitlines() if "Labelled images are drawn by class" in line]
+    (line,) = [line for line in log.splitlines() if "Labeled images are drawn by class" in line]
     images = dict(re.findall(r"(\d+): [\d.]+ % \((\d+)\)", line))
     assert images.keys() == {str(train_id) for train_id in range(19)}
     assert images["0"] == "6", "all images have road"

@@ -293,7 +293,7 @@ def test_faults(run: Run, root: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
     last.write_bytes(picture[:-200])
     message = sentence(capsys, run("cityscapes"))
-    assert message.startswith("1 of 3 images failed, the others are labelled; mend them")
+    assert message.startswith("1 of 3 images failed, the others are labeled; mend them")
     assert str(last) in message
     assert len(list((tmp_path / "out/cityscapes_test").iterdir())) == 2
     assert not (tmp_path / "out/cityscapes_test.zip").exists()

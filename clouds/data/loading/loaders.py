@@ -288,14 +288,14 @@ def _check_self_training(cfg: CfgNode, datasets: Datasets) -> None:
     if enabled and not generated:
         logger.warning(
             "MODEL.CLOUDS.SAM.MINIBATCH is on, but no set in DATASETS.TRAIN has generated images: "
-            "this trains on the labelled ones alone."
+            "this trains on the labeled ones alone."
         )
 
 
 def _log_epoch(records: Sequence[Record], sampler: TrainingSampler) -> None:
     """Log the number of images in an epoch: in all, labelled and generated, each with the mean repeat factor."""
     generated, factors = np.array([is_generated(record) for record in records]), sampler.expected_counts()
-    kinds = [("labelled", factors[~generated]), ("generated", factors[generated])]
+    kinds = [("labeled", factors[~generated]), ("generated", factors[generated])]
     listed = ", ".join(f"{len(own)} {kind} x {own.mean():g}" for kind, own in kinds if len(own))
     average = "" if (factors % 1 == 0).all() else " on average"
     logger.info("An epoch has %.0f images%s: %s", factors.sum(), average, listed)

@@ -119,7 +119,7 @@ class RareClassSampler(WeightedTrainingSampler):
             raise UserError(f"Rare-class sampling: {error} (DATALOADER.RARE_CLASS.MIN_PIXELS).") from error
         chances = zip(rare.classes, rare.probabilities, rare.images, strict=True)
         listed = ", ".join(f"{c}: {100 * chance:.1f} % ({len(images)})" for c, chance, images in chances)
-        logger.info("Labelled images are drawn by class, train id: chance (images with it): %s", listed)
+        logger.info("Labeled images are drawn by class, train id: chance (images with it): %s", listed)
         return {
             "factors": repeat_factors(cfg, datasets),
             "rare_classes": rare,

@@ -15,12 +15,13 @@ from clouds.config.settings import Settings
 from clouds.engine.checkpointing.files import delete_outdated, named, resumable, write_checkpoint
 from clouds.engine.checkpointing.origin import Origin
 from clouds.engine.checkpointing.states import fitted, fitted_state
-from clouds.engine.checkpointing.weights import StateDict, frozen_keys, load_weights, read_checkpoint
+from clouds.engine.checkpointing.weights import frozen_keys, load_weights, read_checkpoint
 from clouds.engine.run.record import Run
 from clouds.errors import UserError
 from clouds.utils.atomic import write_atomically
 from clouds.utils.beside import Beside
 from clouds.utils.downloads import local_file
+from clouds.utils.tensors import StateDict
 from clouds.utils.transfer import snapshot
 
 logger = logging.getLogger(__name__)

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from clouds.d2 import CfgNode, build_model
 from clouds.data.datasets.catalog import register_datasets
 from clouds.engine.checkpointing.files import write_checkpoint
-from clouds.engine.checkpointing.weights import StateDict, frozen_keys, has_reloadable_backbone, some_keys
+from clouds.engine.checkpointing.weights import frozen_keys, has_reloadable_backbone, some_keys
 from clouds.errors import UserError
 from clouds.modeling.frozen import BACKBONE
 from clouds.utils.downloads import local_file
 from clouds.utils.open_clip import without_warnings
-from clouds.utils.tensors import find_unusable
+from clouds.utils.tensors import StateDict, find_unusable
 from clouds.utils.torch_files import read_tensors, write_tensors
 
 SUFFIXES = (".safetensors", ".pth")

@@ -10,11 +10,11 @@ from clouds.config.classes import class_names
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import CfgNode
 from clouds.data.classes import split_synonyms
-from clouds.engine.checkpointing.weights import StateDict, frozen_keys, sampled_digest
+from clouds.engine.checkpointing.weights import frozen_keys, sampled_digest
 from clouds.errors import UserError
 from clouds.modeling.backbone import backbone_of
 from clouds.modeling.frozen import BACKBONE
-from clouds.utils.tensors import tensors_sha256
+from clouds.utils.tensors import StateDict, tensors_sha256
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,8 @@ from clouds.engine.checkpointing.entries import find_wrong_entry
 from clouds.errors import UserError
 from clouds.modeling.backbone import backbone_of
 from clouds.modeling.frozen import BACKBONE, frozen_names
-from clouds.utils.tensors import find_unusable
+from clouds.utils.tensors import StateDict, find_unusable
 from clouds.utils.torch_files import read_tensors
-
-StateDict = dict[str, Tensor]
 
 _SHOWN = 3  # keys in a message
 

@@ -164,7 +164,7 @@ def test_generated_images_come_as_often_as_the_factors_say(joint: CfgNode, caplo
         loader = build_train_loader(joint)
     assert "gta5: 5 training images" in caplog.text
     assert "sd_mine: 3 training images" in caplog.text
-    assert "An epoch has 11 images: 5 labelled x 1, 3 generated x 2" in caplog.text
+    assert "An epoch has 11 images: 5 labeled x 1, 3 generated x 2" in caplog.text
     samples = [sample for batch in take(loader, 11) for sample in batch]
     labelled = Counter(s["image_id"] for s in samples if not s.get("is_generated", False))
     generated = Counter(s["image_id"] for s in samples if s.get("is_generated", False))
@@ -184,7 +184,7 @@ def test_the_plain_sampler_ignores_the_factors(joint: CfgNode, caplog: pytest.Lo
     joint.DATASETS.SOURCE_FACTOR = 0.0
     with caplog.at_level(logging.INFO):
         batches = take(build_train_loader(joint), 8)
-    assert "An epoch has 8 images: 5 labelled x 1, 3 generated x 1" in caplog.text
+    assert "An epoch has 8 images: 5 labeled x 1, 3 generated x 1" in caplog.text
     assert set(Counter(ids(batches)).values()) == {2}
 
 
