@@ -28,7 +28,7 @@ from clouds.modeling.compilation import compile_forward
 from clouds.modeling.criterion import SetCriterion
 from clouds.modeling.distributed import largest_over_processes
 from clouds.modeling.head import CLOUDSHead
-from clouds.modeling.inference import image_labels, image_scores
+from clouds.modeling.inference import image_scores, label_map
 from clouds.modeling.matcher import HungarianMatcher
 from clouds.modeling.open_vocabulary import ensemble_with_clip
 from clouds.modeling.points import Uniform, seeded_points, uniform_points
@@ -227,14 +227,22 @@ class CLOUDS(nn.Module):
         """Predict the label maps of images, without holding their scores. The model must be in evaluation mode.
 
         Args:
-            batched_inputs: dicts as `forward` takes them at inference.
+            batched_inputs: dicts as `forward` takes them at inference. If several hold one tensor as their `image`, for
+                results of several sizes, this image is computed once.
 
         Returns:
-            For each image (height, width) uint8 on the device of the model: the class whose score is the highest.
+            For each dict (height, width) uint8 on the device of the model: the class whose score is the highest.
         """
+        images = {id(x["image"]): x for x in batched_inputs}
         canvas = self.canvas(batched_inputs)
-        prediction = self.predict(batched_inputs, canvas)
-        return image_labels(prediction, canvas, image_sizes(batched_inputs), output_sizes(batched_inputs))
+        prediction = self.predict(list(images.values()), canvas)
+        rows = dict(zip(images, zip(prediction.class_logits, prediction.mask_logits, strict=True), strict=True))
+        return [
+            label_map(*rows[id(x["image"])], canvas, image_size, output_size)
+            for x, image_size, output_size in zip(
+                batched_inputs, image_sizes(batched_inputs), output_sizes(batched_inputs), strict=True
+            )
+        ]
 
     def predict(self, batched_inputs: Sequence[ImageDict], canvas: tuple[int, int]) -> Prediction:
         """Return the final prediction for the test classes, combined with CLIP's classes if so configured."""

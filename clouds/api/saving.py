@@ -22,6 +22,7 @@ from clouds.config.defaults import DEFAULTS
 from clouds.config.keys import leaves
 from clouds.config.settings import PATHS, evaluated_sets, plain_settings
 from clouds.d2 import CfgNode
+from clouds.data.protocols import build_protocols
 from clouds.engine.checkpointing.origin import normalization
 from clouds.engine.checkpointing.weights import frozen_keys
 from clouds.engine.run.metrics import read_scores
@@ -160,7 +161,7 @@ def _about_training(cfg: CfgNode, iterations: int) -> dict[str, Any]:
         "commit": code_version(),
         "train_sets": list(cfg.DATASETS.TRAIN),
         "test_sets": list(evaluated_sets(cfg)),
-        "protocol": cfg.TEST.PROTOCOL,
+        "protocol": build_protocols(cfg)[0].name,
     }
     if weights.name == WEIGHTS and (weights.parent / DESCRIPTION).is_file():
         earlier = read_json(weights.parent / DESCRIPTION, dict, "save the network again")

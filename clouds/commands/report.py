@@ -20,7 +20,7 @@ no training. Compare only rows of one protocol.
 
 @user_errors
 def main(argv: list[str] | None = None) -> int:
-    """Print a row for each run.
+    """Print a row for each run and protocol.
 
     Args:
         argv: command line without the program's name; default `sys.argv`.
@@ -36,7 +36,7 @@ def run(folders: Sequence[Path]) -> None:
     """Print the final scores in these output folders."""
     from clouds.engine.run.summary import format_summaries, summarize
 
-    sys.stdout.write(format_summaries([summarize(folder) for folder in folders]) + "\n")
+    sys.stdout.write(format_summaries([each for folder in folders for each in summarize(folder)]) + "\n")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

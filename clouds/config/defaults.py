@@ -237,8 +237,10 @@ DEFAULTS: dict[str, Any] = {
         # Data set that each evaluation also scores, to keep the best weights on it as model_best.pth: a validation set
         # of the source domain, because scores on a set that weights are chosen by are not unseen; "": none.
         "SELECT_ON": "",
-        # "full_resolution": predictions are compared at the size of the ground truth; "published_short_edge": at the
-        # size of the network's input.
+        # Evaluation protocols, one table for each: names of files in configs/protocols, without .yaml, or paths of YAML
+        # files. The first is the main one; scores of another one are named sem_seg@<protocol>. (): that of PROTOCOL.
+        "PROTOCOLS": (),
+        # The protocol where PROTOCOLS is empty, for earlier configs.
         "PROTOCOL": "full_resolution",
         # Pixels, side of the square windows in which a resized test image is predicted; the scores are averaged where
         # they overlap. 0: the whole image at once.

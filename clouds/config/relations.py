@@ -180,6 +180,7 @@ def _reasons(cfg: CfgNode) -> dict[str, str]:
         ),
         (solver.CLIP_GRADIENTS.CLIP_TYPE == "value", "CLIP_TYPE is value", "SOLVER.CLIP_GRADIENTS.NORM_TYPE"),
         (not solver.AMP.ENABLED and not cfg.TEST.AMP, "SOLVER.AMP.ENABLED is False", "SOLVER.AMP.DTYPE"),
+        (bool(cfg.TEST.PROTOCOLS), "TEST.PROTOCOLS is set", "TEST.PROTOCOL"),
         (cfg.MODEL.DEVICE == "cpu", "MODEL.DEVICE is cpu", *("CUDNN_BENCHMARK", "DETERMINISTIC")),
         (
             not cfg.INPUT.CROP.ENABLED,

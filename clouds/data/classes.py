@@ -124,7 +124,7 @@ SYNTHIA_13: tuple[int, ...] = tuple(c for c in SYNTHIA_16 if c not in (3, 4, 5))
 """Train ids of the 13 classes that papers also report: without wall, fence and pole."""
 
 SYNTHIA_MEANS: dict[str, tuple[int, ...]] = {"mIoU16": SYNTHIA_16, "mIoU13": SYNTHIA_13}
-"""Additional scores of networks trained on SYNTHIA: name -> train ids."""
+"""Means that networks trained on SYNTHIA are also scored with: name -> train ids."""
 
 MAPILLARY_NAME_TO_TRAIN_ID: dict[str, int] = {
     "construction--flat--road": 0,

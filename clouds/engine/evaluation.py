@@ -7,19 +7,22 @@ from typing import Any
 from torch import nn
 
 from clouds.config.settings import evaluated_sets
-from clouds.d2 import CfgNode, DatasetEvaluator, comm, inference_on_dataset
+from clouds.d2 import CfgNode, comm, inference_on_dataset
 from clouds.d2.groups import wait_for_all
 from clouds.data.datasets.catalog import dataset_names, domain, require_names
 from clouds.data.loading.loaders import TestLoader
+from clouds.data.protocols import build_protocols
 from clouds.engine.amp import Precision
 from clouds.engine.checkpointing.build import load_for_inference
 from clouds.engine.hooks import Results
+from clouds.engine.inference import Predictions
 from clouds.engine.parts import Parts
 from clouds.engine.run.metrics import record_evaluation
 from clouds.engine.run.record import code_version
-from clouds.evaluation.label_maps import for_labels
+from clouds.evaluation.by_protocol import ByProtocol, task_name
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.tables import Provenance, format_table
+from clouds.modeling.inference import build_passes
 from clouds.utils.devices import cudnn_benchmark
 from clouds.utils.signals import Stopped, stop_requested
 
@@ -31,7 +34,9 @@ class Evaluation(Parts):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, *, seed: int | None = None) -> Results:
-        """Evaluate a model on every set of `evaluated_sets` and log one table; all processes call it together.
+        """Evaluate a model on every set of `evaluated_sets`; all processes call it together.
+
+        One table is logged for each protocol of ``TEST.PROTOCOLS``.
 
         Evaluation uses full precision unless ``TEST.AMP`` is set, also during a training in mixed precision, so that
         the score of a checkpoint does not depend on where it is measured.
@@ -39,10 +44,11 @@ class Evaluation(Parts):
         Args:
             cfg: final config.
             model: predicts the scores of test images; its training mode is restored.
-            seed: the model's seed, for the table; default ``cfg.SEED``.
+            seed: the model's seed, for the tables; default ``cfg.SEED``.
 
         Returns:
-            ``{dataset: {"sem_seg": {metric: percent}}}`` in the order of the config.
+            ``{dataset: {"sem_seg": {metric: percent}}}`` in the order of the config, by the first protocol; the scores
+            by another one are in ``"sem_seg@<protocol>"``.
 
         Raises:
             Stopped: a signal has asked some process to stop; raised in all.
@@ -51,16 +57,15 @@ class Evaluation(Parts):
         counts: dict[str, int] = {}
         precision = Precision.from_config(cfg, cfg.TEST.AMP)
         for name in evaluated_sets(cfg):
-            loader, evaluator = cls.build_test_loader(cfg, name), cls.build_evaluator(cfg, name)
+            loader, evaluators = cls.build_test_loader(cfg, name), cls.build_evaluators(cfg, name)
             counts[name] = sum(comm.all_gather(len(loader)))
-            predicting = for_evaluator(model, evaluator)
+            predicting = predictions_for(evaluators, model, cfg)
             with precision.autocast(), cudnn_benchmark(False):  # images have many sizes
-                results[name] = inference_on_dataset(predicting, _Stoppable(loader, name), evaluator)
+                results[name] = inference_on_dataset(predicting, _Stoppable(loader, name), evaluators)
         if not results:
             logger.warning("DATASETS.TEST is empty: nothing is evaluated")
         elif comm.is_main_process():
-            source = Provenance(cfg.TEST.PROTOCOL, code_version(), cfg.SEED if seed is None else seed, counts)
-            logger.info("Results\n" + format_table(results, source))
+            _log_tables(cfg, results, cfg.SEED if seed is None else seed, counts)
         return results
 
     @classmethod
@@ -93,9 +98,21 @@ class Evaluation(Parts):
         return model, load_for_inference(cfg, model, resume=resume)
 
 
-def for_evaluator(model: nn.Module, evaluator: DatasetEvaluator) -> nn.Module:
-    """Return a model that predicts what an evaluator reads: label maps if it can, scores for an evaluator of others."""
-    return for_labels(model) if isinstance(evaluator, SemSegEvaluator) else model
+def predictions_for(evaluators: ByProtocol, model: nn.Module, cfg: CfgNode) -> Predictions:
+    """Return a model that predicts what evaluators read: label maps if all are of this package, scores for others."""
+    labels = all(isinstance(evaluator, SemSegEvaluator) for evaluator in evaluators.evaluators.values())
+    views = build_passes(cfg)
+    return Predictions(model, labels=labels, scales=views.scales, flip=views.flip)
+
+
+def _log_tables(cfg: CfgNode, results: Results, seed: int, counts: dict[str, int]) -> None:
+    """Log one table for each protocol."""
+    protocols = build_protocols(cfg)
+    for protocol in protocols:
+        task = task_name(protocol.name, protocols[0].name)
+        scores = {name: found[task] for name, found in results.items()}
+        source = Provenance(protocol.name, code_version(), seed, counts)
+        logger.info("Results\n" + format_table(scores, source))
 
 
 def report_selection(cfg: CfgNode) -> None:

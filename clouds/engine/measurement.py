@@ -20,7 +20,7 @@ from clouds.data.loading.loaders import TrainLoader
 from clouds.data.loading.samplers import TrainingSampler
 from clouds.engine import hooks
 from clouds.engine.amp import Precision
-from clouds.engine.evaluation import for_evaluator
+from clouds.engine.evaluation import predictions_for
 from clouds.engine.preflight import Preflight, multiples
 from clouds.engine.trainer import Trainer
 from clouds.utils.devices import cudnn_benchmark
@@ -157,14 +157,14 @@ def measure_sets(cfg: CfgNode, trainer: type[Trainer], model: nn.Module) -> dict
     was_training = model.training
     model.eval()
     for name in evaluated_sets(cfg):
-        loader, evaluator = trainer.build_test_loader(cfg, name), trainer.build_evaluator(cfg, name)
-        predicting = for_evaluator(model, evaluator)
+        loader, evaluators = trainer.build_test_loader(cfg, name), trainer.build_evaluators(cfg, name)
+        predicting = predictions_for(evaluators, model, cfg)
         seconds, written = 0.0, 0.0
         for batch in itertools.islice(loader, 1):
             for _ in range(2):
                 start = time.perf_counter()
                 with torch.no_grad(), precision.autocast(), cudnn_benchmark(False):
-                    evaluator.process(batch, predicting(batch))
+                    evaluators.process(batch, predicting(batch))
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
                 seconds = time.perf_counter() - start

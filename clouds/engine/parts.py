@@ -1,5 +1,6 @@
 """Parts of a run that a config describes: data sets, model, self-training, optimizer, evaluators, checkpointer."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,17 @@ import torch
 from torch import nn
 
 import clouds.clouds  # noqa: F401  (registers the CLOUDS architecture)
+from clouds.config.classes import class_names
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, DatasetEvaluator
-from clouds.data.classes import SYNTHIA_MEANS
 from clouds.data.datasets.catalog import dataset_names
 from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
+from clouds.data.protocols import build_protocols, means_of, protocol_names
 from clouds.engine import hooks, optimizer
 from clouds.engine.checkpointing.build import build_checkpointer
 from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.errors import check_name
+from clouds.evaluation.by_protocol import ByProtocol
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.modeling.linear import onednn_is_faster, use_onednn
 from clouds.self_training.sam import Sam, build_sam
@@ -29,8 +32,9 @@ class Parts:
         """Raise `UserError` if a set of `evaluated_sets` is unknown or its files are missing."""
         for name in evaluated_sets(cfg):
             cls.build_test_loader(cfg, name)
-            if isinstance(evaluator := cls.build_evaluator(cfg, name), SemSegEvaluator):
-                evaluator.check_labels()
+            main, *_ = cls.build_evaluators(cfg, name).evaluators.values()
+            if isinstance(main, SemSegEvaluator):
+                main.check_labels()
 
     @classmethod
     def build_model(cls, cfg: CfgNode, **arguments: Any) -> nn.Module:
@@ -80,17 +84,39 @@ class Parts:
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
+    def build_evaluators(cls, cfg: CfgNode, dataset_name: str) -> ByProtocol:
+        """Build the evaluators of a test set, one for each protocol, each by `build_evaluator`."""
+        configs = zip(build_protocols(cfg), _one_each(cfg), strict=True)
+        return ByProtocol({protocol.name: cls.build_evaluator(own, dataset_name) for protocol, own in configs})
+
+    @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Build the evaluator of a test set, which also writes label maps if ``MODEL.SAVE_PSEUDO_LABELS`` is set."""
+        """Build the evaluator of a test set by the first protocol of a config.
+
+        It also writes label maps if ``MODEL.SAVE_PSEUDO_LABELS`` is set.
+        """
         labels = Path(cfg.OUTPUT_DIR) / "pseudo_labels" / dataset_name
+        protocol = build_protocols(cfg)[0]
         return SemSegEvaluator(
             dataset_name,
             boundary=cfg.TEST.BOUNDARY_IOU,
             label_folder=labels if cfg.MODEL.SAVE_PSEUDO_LABELS else None,
-            subsets=SYNTHIA_MEANS if "synthia" in dataset_names(cfg.DATASETS.TRAIN) else None,
+            absent=protocol.absent,
+            means=means_of(protocol, class_names((dataset_name,)), dataset_names(cfg.DATASETS.TRAIN)),
         )
 
     @classmethod
     def build_checkpointer(cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:
         """Build the checkpointer of this training."""
         return build_checkpointer(cfg, model, **checkpointables)
+
+
+def _one_each(cfg: CfgNode) -> Iterator[CfgNode]:
+    """Yield a config with each of the protocols alone. Only the first one writes label maps."""
+    for number, name in enumerate(protocol_names(cfg)):
+        own = cfg.clone()
+        own.defrost()
+        own.TEST.PROTOCOLS = (name,)
+        own.MODEL.SAVE_PSEUDO_LABELS = cfg.MODEL.SAVE_PSEUDO_LABELS and number == 0
+        own.freeze()
+        yield own

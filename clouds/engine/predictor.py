@@ -21,7 +21,8 @@ from clouds.config.classes import class_names, train_class_names
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, MetadataCatalog
 from clouds.data.datasets.catalog import register_datasets
-from clouds.data.loading.mappers import limited_size, network_input, short_edge_size
+from clouds.data.loading.mappers import network_input
+from clouds.data.sizes import limited_size, short_edge_size
 from clouds.engine.amp import Precision
 from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.checkpointing.origin import check_test_classes, differing_classes, has_text_head

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from clouds.data.classes import IGNORE_LABEL
+from clouds.data.protocols import Absent
 from clouds.utils.transfer import upload
 
 _IDS = IGNORE_LABEL + 1  # values of a label map
@@ -76,9 +77,9 @@ class Scores:
     """Scores in percent; nan if the ground truth has no pixel of the class, or no pixel at all.
 
     With TP, FP and FN counted over all pixels that are not ignored: IoU_c = TP / (TP + FP + FN), ACC_c = TP / (TP +
-    FN). Means are taken over the classes in the ground truth. A class that is predicted but not in the ground truth has
-    no score of its own; its pixels count as false negatives of other classes. (Cityscapes' script gives such a class an
-    IoU of 0. The two agree where every class occurs.)
+    FN). Means are taken over the classes that have a value. A class that is predicted but not in the ground truth has
+    no IoU, or with the rule "zero" an IoU of 0, as cityscapesscripts and mmsegmentation count it; its pixels count as
+    false negatives of other classes. A class that is in neither has none. The rules agree where every class occurs.
 
     Attributes:
         miou: mean of IoU_c.
@@ -97,17 +98,23 @@ class Scores:
     acc: npt.NDArray[np.float64]
 
 
-def score(matrix: npt.NDArray[np.int64]) -> Scores:
-    """Compute the scores of a (C+1, C+1) confusion matrix."""
+def score(matrix: npt.NDArray[np.int64], absent: Absent = "left_out") -> Scores:
+    """Compute the scores of a (C+1, C+1) confusion matrix.
+
+    Args:
+        matrix: sum of `confusion_matrix` over a set.
+        absent: rule for a class that is predicted but not in the ground truth: it has no IoU, or one of 0.
+    """
     counts = matrix[:-1, :-1].astype(np.float64)
     right, predicted, true = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     present = true > 0
-    iou = _percent(right, predicted + true - right, present)
+    counted = present | (predicted > 0) if absent == "zero" else present
+    iou = _percent(right, predicted + true - right, counted)
     acc = _percent(right, true, present)
     if not present.any():
         return Scores(np.nan, np.nan, np.nan, np.nan, iou, acc)
     return Scores(
-        miou=float(iou[present].mean()),
+        miou=float(iou[counted].mean()),
         fwiou=float((iou[present] * true[present]).sum() / true.sum()),
         macc=float(acc[present].mean()),
         pacc=float(100 * right.sum() / true.sum()),

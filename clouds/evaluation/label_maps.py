@@ -28,24 +28,3 @@ def best_classes(scores: torch.Tensor) -> torch.Tensor:
     """Return the class with the highest score: (C, H, W) scores -> (H, W) uint8 train ids on the same device."""
     # max instead of argmax: on a CPU, torch computes value and index together four times faster than the index alone.
     return scores.max(dim=0).indices.to(torch.uint8)
-
-
-class LabelMaps(nn.Module):
-    """A model with a method `predict_labels`, as a model that returns label maps.
-
-    `forward` returns a dict with `label_map`, (height, width) uint8, for each image.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.training = model.training
-
-    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
-        """Predict the label map of each image."""
-        return [{"label_map": labels} for labels in predict_labels(self.model, batched_inputs)]
-
-
-def for_labels(model: nn.Module) -> nn.Module:
-    """Return a model that returns label maps if `model` can predict them, otherwise `model` itself."""
-    return LabelMaps(model) if hasattr(model, "predict_labels") else model

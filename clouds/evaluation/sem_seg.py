@@ -14,7 +14,8 @@ from clouds.d2.groups import wait_for_all
 from clouds.data.classes import short_name
 from clouds.data.datasets.catalog import load_dataset
 from clouds.data.encoding import find_missing_labels
-from clouds.errors import UserError
+from clouds.data.protocols import Absent
+from clouds.errors import UserError, check_name
 from clouds.evaluation.boundary import boundary_counts, boundary_iou
 from clouds.evaluation.confusion import confusion_matrix, score
 from clouds.evaluation.label_files import LabelWriter
@@ -41,7 +42,8 @@ class SemSegEvaluator(DatasetEvaluator):
         *,
         boundary: bool = False,
         label_folder: Path | None = None,
-        subsets: Mapping[str, Sequence[int]] | None = None,
+        absent: Absent = "left_out",
+        means: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """
         Args:
@@ -49,20 +51,26 @@ class SemSegEvaluator(DatasetEvaluator):
             boundary: compute boundary IoU as well.
             label_folder: folder for the predictions as label files, see `LabelWriter`; None to write none. With a
                 folder, images without ground truth are allowed: they are predicted and not scored.
-            subsets: name of a score -> train ids, for means over some of the classes.
+            absent: rule for a class that is predicted but not in the ground truth, see `Scores`.
+            means: name of a score -> names of the classes whose IoU it is the mean of.
 
         Raises:
-            UserError: two classes of the data set have the same name.
+            UserError: two classes of the data set have the same name, or a mean names a class that it does not have.
         """
         self.dataset_name = dataset_name
         metadata = MetadataCatalog.get(dataset_name)
         self.boundary = boundary
-        self.subsets = subsets or {}
+        self.absent = absent
         self.writer = LabelWriter(label_folder, metadata.stuff_colors) if label_folder else None
         self.classes = [short_name(name) for name in metadata.stuff_classes]
         if len(set(self.classes)) < len(self.classes):
             raise UserError(f"{dataset_name}: two classes have the same first name, so their scores have one name too.")
+        self.means = {name: [self._index(each, name) for each in classes] for name, classes in (means or {}).items()}
         self.reset()
+
+    def _index(self, class_name: str, mean: str) -> int:
+        check_name(f"The mean {mean} over some of the classes of {self.dataset_name}", class_name, self.classes)
+        return self.classes.index(class_name)
 
     def reset(self) -> None:
         """Set all counts to zero."""
@@ -147,8 +155,8 @@ class SemSegEvaluator(DatasetEvaluator):
 
         Returns:
             `{"sem_seg": {"mIoU", "fwIoU", "mACC", "pACC", "IoU-road", ..., "ACC-road", ...}}` in percent, with nan for
-            classes without a pixel in the ground truth; the names in `subsets`; with `boundary` also "mBIoU", the mean
-            over the classes in the ground truth, and "BIoU-road", .... None in all processes but the main one.
+            a class that has no score, see `Scores`; the names in `means`; with `boundary` also "mBIoU", the mean over
+            the classes in the ground truth, and "BIoU-road", .... None in all processes but the main one.
 
         Raises:
             UserError: there are label maps, but all their pixels are ignored; or a prediction had a class that the data
@@ -172,9 +180,9 @@ class SemSegEvaluator(DatasetEvaluator):
             if not any(truth):
                 raise UserError(f"{self.dataset_name} cannot be scored: {missing}.")
             logger.warning("%s: %s.", self.dataset_name, missing)
-        result = score(matrix)
+        result = score(matrix, self.absent)
         scores = {"mIoU": result.miou, "fwIoU": result.fwiou, "mACC": result.macc, "pACC": result.pacc}
-        scores |= {name: mean_of(result.iou[list(classes)]) for name, classes in self.subsets.items()}
+        scores |= {name: mean_of(result.iou[classes]) for name, classes in self.means.items()}
         per_class = {"IoU": result.iou, "ACC": result.acc}
         if self.boundary:
             per_class["BIoU"] = boundary_iou(self.boundaries)

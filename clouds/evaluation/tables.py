@@ -17,7 +17,7 @@ class Provenance:
     """Conditions under which the scores of a table were measured.
 
     Attributes:
-        protocol: name of the evaluation protocol.
+        protocol: name of the evaluation protocol, and what it does not fix.
         commit: version of the code.
         seed: seed of the training run.
         counts: data set -> number of images.
@@ -31,23 +31,22 @@ class Provenance:
     unseen: Sequence[str] = ()
 
 
-def format_table(results: Mapping[str, Mapping[str, Metrics]], source: Provenance) -> str:
+def format_table(results: Mapping[str, Metrics], source: Provenance) -> str:
     """Format the scores of one network: one column per data set, one row per mean and per class.
 
     Args:
-        results: data set -> result of its evaluator, `{"sem_seg": {"mIoU": ..., "IoU-road": ...}}`, in percent.
+        results: data set -> metric -> percent, such as `{"mIoU": ..., "IoU-road": ...}`.
         source: conditions of the measurement; its `counts` contain the data sets of `results`.
 
     Returns:
         Lines of text without a trailing newline. A class that a data set does not contain is a dash.
     """
-    metrics = {name: result["sem_seg"] for name, result in results.items()}
     rows = [_images([source.counts[name] for name in results], source)]
-    keys = dict.fromkeys(key for values in metrics.values() for key in values if not key.startswith("ACC-"))
+    keys = dict.fromkeys(key for metrics in results.values() for key in metrics if not key.startswith("ACC-"))
     for key in keys:
-        values = [metrics[name].get(key, math.nan) for name in results]
+        values = [metrics.get(key, math.nan) for metrics in results.values()]
         if source.unseen:
-            values.append(mean_of(metrics[name].get(key, math.nan) for name in source.unseen))
+            values.append(mean_of(results[name].get(key, math.nan) for name in source.unseen))
         rows.append((_label(key), [_percent(value) for value in values]))
     return _table("IoU in %", list(results), rows, source)
 

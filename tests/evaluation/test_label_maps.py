@@ -13,9 +13,10 @@ from torch.utils._pytree import tree_leaves
 
 import clouds.clouds  # noqa: F401  (registers the architecture)
 from clouds.d2 import build_model, inference_on_dataset
+from clouds.engine.inference import Predictions
 from clouds.errors import UserError
 from clouds.evaluation.confusion import _accelerated_histogram, confusion_matrix
-from clouds.evaluation.label_maps import LabelMaps, for_labels, predict_labels
+from clouds.evaluation.label_maps import predict_labels
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from tests.evaluation.test_sem_seg import sample, scores_of
 from tests.parity import golden
@@ -41,21 +42,24 @@ class Both(Scores):
 def batches() -> list[list[dict[str, Any]]]:
     rng = np.random.default_rng(0)
     truths = [rng.choice([0, 1, 2, 5, 18, 255], (7, 9 + number)).astype(np.uint8) for number in range(4)]
-    return [[sample(truth) | {"n": number}] for number, truth in enumerate(truths)]
+    image = torch.zeros(3, 8, 8)
+    return [[sample(truth) | {"n": number, "image": image}] for number, truth in enumerate(truths)]
 
 
 @pytest.mark.parametrize("boundary", [False, True])
 def test_label_maps_give_the_results_of_scores(streets: str, batches: list, boundary: bool) -> None:
     by_scores = inference_on_dataset(Scores(), batches, SemSegEvaluator(streets, boundary=boundary))
-    by_labels = inference_on_dataset(for_labels(Both()), batches, SemSegEvaluator(streets, boundary=boundary))
+    by_labels = inference_on_dataset(
+        Predictions(Both(), labels=True), batches, SemSegEvaluator(streets, boundary=boundary)
+    )
     assert 0 < by_scores["sem_seg"]["mIoU"] < 50
     np.testing.assert_equal(by_labels, by_scores)
 
 
 def test_only_a_model_that_can_is_asked_for_label_maps(batches: list) -> None:
     scores, both = Scores().eval(), Both().eval()
-    assert for_labels(scores) is scores
-    assert isinstance(for_labels(both), LabelMaps)
+    for model, labels, entry in ((scores, True, "sem_seg"), (both, True, "label_map"), (both, False, "sem_seg")):
+        assert {*Predictions(model, labels=labels)(batches[0])[0]} == {entry}
     for ours, theirs in zip(predict_labels(scores, batches[0]), predict_labels(both, batches[0]), strict=True):
         assert ours.dtype == torch.uint8
         assert torch.equal(ours, theirs)
@@ -64,7 +68,7 @@ def test_only_a_model_that_can_is_asked_for_label_maps(batches: list) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_of_the_model_is_restored(streets: str, batches: list, training: bool) -> None:
     model = Both().train(training)
-    inference_on_dataset(for_labels(model), batches, SemSegEvaluator(streets))
+    inference_on_dataset(Predictions(model, labels=True), batches, SemSegEvaluator(streets))
     assert model.training is training
 
 
@@ -109,7 +113,7 @@ class Uploads(TorchDispatchMode):
 
 @pytest.mark.parametrize("case", ["convnext_closed", "rn_closed"])
 def test_an_evaluated_image_is_uploaded_with_its_truth_and_nothing_is_fetched(streets: str, case: str) -> None:
-    model = for_labels(build_model(golden.golden_config(case, "MODEL.DEVICE", "meta")).eval())
+    model = Predictions(build_model(golden.golden_config(case, "MODEL.DEVICE", "meta")).eval(), labels=True)
     evaluator, truth = SemSegEvaluator(streets), np.zeros((70, 90), dtype=np.uint8)
     inputs = [sample(truth) | {"image": golden.batch()[0]["image"], "height": 70, "width": 90}]
     with torch.no_grad():

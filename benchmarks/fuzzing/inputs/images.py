@@ -13,6 +13,7 @@ from clouds.data.encoding import LabelEncoding, check_same_size, read_train_ids
 from clouds.data.label_readers import LabelKind
 from clouds.data.loading.mappers import TestMapper
 from clouds.data.preparation.class_statistics import class_counts, count_values
+from clouds.data.protocols import read_protocol
 from clouds.utils.images import check_png_end, image_size, read_image
 from fuzzing.inputs.kind import Kind
 from fuzzing.mutation import json_bytes, mutate_bytes, mutate_file, mutate_tree
@@ -68,7 +69,8 @@ def _write_image(folder: Path, rng: random.Random) -> str:
 
 def _read_image(folder: Path, name: str) -> None:
     path = str(folder / name)
-    sample = TestMapper(short_edge=0, protocol="full_resolution", num_classes=3)({"file_name": path, "image_id": "x"})
+    mapper = TestMapper(protocols=[read_protocol("full_resolution")], short_edge=0, num_classes=3)
+    [sample] = mapper({"file_name": path, "image_id": "x"})
     image = read_image(path)
     check_png_end(path)
     image_size(path)

@@ -27,40 +27,46 @@ class Batch:
     """A batch on its way to the model.
 
     Its tensors of one entry and one shape are one tensor. So a batch needs few shared files and few copies to a GPU,
-    and images of one size are normalized together.
+    and images of one size are normalized together. Samples that share a tensor still share it afterwards.
     """
 
     records: list[Record]
     """The samples without their tensors."""
-    stacks: list[tuple[str, list[int], Tensor]]
-    """Name of an entry, numbers of the samples that have it in this shape, and their tensors (B, ...)."""
+    stacks: list[tuple[str, list[list[int]], Tensor]]
+    """Name of an entry and the tensors (B, ...) of one shape; for each of them the numbers of the samples that have it.
+    """
 
     @classmethod
-    def collate(cls, samples: list[Record | Failure]) -> "Batch | Failure":
-        """Collate samples. If there are failures, return the first."""
-        records, groups = list[Record](), dict[tuple[str, torch.Size, torch.dtype], tuple[list[int], list[Tensor]]]()
-        for number, sample in enumerate(samples):
-            if isinstance(sample, Failure):
-                return sample
-            records.append({key: value for key, value in sample.items() if not isinstance(value, Tensor)})
-            for key, value in sample.items():
-                if isinstance(value, Tensor):
-                    numbers, tensors = groups.setdefault((key, value.shape, value.dtype), ([], []))
-                    numbers.append(number)
-                    tensors.append(value)
-        stacks = [(key, numbers, _stack(tensors)) for (key, *_), (numbers, tensors) in groups.items()]
+    def collate(cls, items: list[Record | list[Record] | Failure]) -> "Batch | Failure":
+        """Collate samples, or lists of samples. If there are failures, return the first."""
+        records = list[Record]()
+        groups: dict[tuple[str, torch.Size, torch.dtype], dict[int, tuple[list[int], Tensor]]] = {}
+        for item in items:
+            if isinstance(item, Failure):
+                return item
+            for sample in item if isinstance(item, list) else [item]:
+                for key, value in sample.items():
+                    if isinstance(value, Tensor):
+                        tensors = groups.setdefault((key, value.shape, value.dtype), {})
+                        tensors.setdefault(id(value), ([], value))[0].append(len(records))
+                records.append({key: value for key, value in sample.items() if not isinstance(value, Tensor)})
+        stacks = [
+            (key, [numbers for numbers, _ in tensors.values()], _stack([tensor for _, tensor in tensors.values()]))
+            for (key, *_), tensors in groups.items()
+        ]
         return cls(records, stacks)
 
     def pin_memory(self) -> "Batch":
         """Copy the tensors to page-locked memory, from which a GPU reads while the host goes on; torch calls it."""
-        return Batch(self.records, [(key, numbers, stack.pin_memory()) for key, numbers, stack in self.stacks])
+        return Batch(self.records, [(key, owners, stack.pin_memory()) for key, owners, stack in self.stacks])
 
     def samples(self) -> list[Record]:
         """Return the samples; their tensors are views of the stacks."""
         samples = [dict(record) for record in self.records]
-        for key, numbers, stack in self.stacks:
-            for number, tensor in zip(numbers, stack, strict=True):
-                samples[number][key] = tensor
+        for key, owners, stack in self.stacks:
+            for numbers, tensor in zip(owners, stack, strict=True):
+                for number in numbers:
+                    samples[number][key] = tensor
         return samples
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from clouds.d2 import CfgNode, comm
-from clouds.data.datasets.catalog import dataset_names, load_dataset, require_names
+from clouds.data.datasets.catalog import dataset_names, domain, load_dataset, require_names
 from clouds.data.datasets.record import Record, is_generated
 from clouds.data.loading import rare_classes  # noqa: F401  (registers its sampler)
 from clouds.data.loading.batch import Batch, Failure
@@ -161,14 +161,14 @@ class TrainBatches(Iterator[list[Record]]):
 
 
 class TestLoader:
-    """This process's share of a test set, as batches (lists) of one mapped record, in order."""
+    """This process's share of a test set, as batches (lists) of the samples of one image, in order."""
 
     __test__ = False  # its name would make pytest collect it
 
     def __init__(
         self,
         records: Sequence[Record],
-        mapper: Callable[[Record], Record],
+        mapper: Callable[[Record], Record | list[Record]],
         *,
         num_workers: int = 0,
         pin_memory: bool = False,
@@ -179,7 +179,7 @@ class TestLoader:
         """
         Args:
             records: records of the whole test set.
-            mapper: function of a record that returns the mapped record.
+            mapper: function of a record that returns the mapped record, or several samples of it.
             num_workers: number of worker processes that load images; 0 for none.
             pin_memory: put the tensors into page-locked memory, for a GPU.
             rank: rank of this process.
@@ -249,7 +249,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> TestLoader:
     """
     return TestLoader(
         load_dataset(dataset_name),
-        TestMapper(cfg),
+        TestMapper(cfg, domain=domain(dataset_name)),
         **_transport(cfg),
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),

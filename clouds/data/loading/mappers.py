@@ -4,8 +4,7 @@ Legend: C classes, N classes present in a crop, (H, W) size of the label map of 
 input.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,33 +24,10 @@ from clouds.data.loading.augmentation import (
     resize_label_window,
 )
 from clouds.data.preparation.class_statistics import count_values
+from clouds.data.protocols import Protocol, Sizes, build_protocols
+from clouds.data.sizes import Size, limited_size, scaled_size, short_edge_size
 from clouds.errors import UserError
 from clouds.utils.images import read_image
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
-
-
-def full_resolution(size: Size, input_size: Size, label: TrainIds | None) -> tuple[Size, TrainIds | None]:
-    """Score at the size of the image, with the label map as it is in its file."""
-    del input_size
-    return size, label
-
-
-def published_short_edge(size: Size, input_size: Size, label: TrainIds | None) -> tuple[Size, TrainIds | None]:
-    """Score at the size of the network's input, with the label map resized (nearest), as the published code does."""
-    del size
-    if label is not None:
-        label = resize_label_window(label, Window(*input_size, 0, 0, *input_size))
-    return input_size, label
-
-
-PROTOCOLS: dict[str, Callable[[Size, Size, TrainIds | None], tuple[Size, TrainIds | None]]] = {
-    "full_resolution": full_resolution,
-    "published_short_edge": published_short_edge,
-}
-"""Evaluation protocols of `TEST.PROTOCOL`: functions of the image's size (H, W), the network's input size (h, w) and
-the label map. They return the size at which predictions are scored and the label map of that size."""
 
 
 class TrainMapper:
@@ -85,7 +61,7 @@ class TrainMapper:
 
         Args:
             record: see `clouds.data.datasets.record.Record`.
-            rng: random generator of the view.
+            rng: random generator of the sizes.
 
         Returns:
             The entries of the record and
@@ -141,62 +117,100 @@ class TrainMapper:
 
 
 class TestMapper:
-    """Reads a record for inference: the image at the network's input size, the label map at the size to score at."""
+    """Reads a record for inference: the image and the label map at the sizes that the evaluation protocols need.
+
+    The protocols that need the same share a sample, and samples share the tensors of one size.
+    """
 
     __test__ = False  # its name would make pytest collect it
 
     @configurable
-    def __init__(self, *, short_edge: int, protocol: str, num_classes: int, max_pixels: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        protocols: Sequence[Protocol],
+        short_edge: int,
+        num_classes: int,
+        max_pixels: int = 0,
+        scales: Sequence[float] = (1.0,),
+        domain: str = "",
+    ) -> None:
         """
         Args:
-            short_edge: length in pixels to which the shorter edge of the image is resized; 0 for no resizing.
-            protocol: key of `PROTOCOLS`.
+            protocols: evaluation protocols, the main one first.
+            short_edge: length in pixels to which the shorter edge of the image is resized where a protocol leaves it to
+                the config; 0 for no resizing.
             num_classes: C, number of classes without void.
-            max_pixels: largest number of pixels of the network's input; 0 for no limit.
-
-        Raises:
-            ValueError: there is no such protocol.
+            max_pixels: largest number of pixels of such an input; 0 for no limit.
+            scales: factors of the input size, for test-time augmentation.
+            domain: domain of the data set, by which a protocol chooses sizes.
         """
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}")
+        self.protocols = protocols
         self.short_edge = short_edge
-        self.max_pixels = max_pixels
-        self.protocol = protocol
         self.num_classes = num_classes
+        self.max_pixels = max_pixels
+        self.scales = tuple(scales)
+        self.domain = domain
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, domain: str = "") -> dict[str, Any]:
         return {
+            "protocols": build_protocols(cfg),
             "short_edge": cfg.INPUT.TEST_SHORT_EDGE,
-            "max_pixels": cfg.INPUT.TEST_MAX_PIXELS,
-            "protocol": cfg.TEST.PROTOCOL,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "max_pixels": cfg.INPUT.TEST_MAX_PIXELS,
+            "scales": cfg.TEST.AUG.SCALES if cfg.TEST.AUG.ENABLED else (1.0,),
+            "domain": domain,
         }
 
-    def __call__(self, record: Record) -> Record:
-        """Map a record to a sample.
+    def __call__(self, record: Record) -> list[Record]:
+        """Map a record to samples.
 
         Args:
             record: see `clouds.data.datasets.record.Record`.
 
         Returns:
-            The entries of the record and
+            Samples in the order of the protocols, each with the entries of the record and
 
-            * `image`: (3, h, w) uint8 RGB tensor, shorter edge resized (bilinear, antialiased);
+            * `image`: (3, h, w) uint8 RGB tensor, resized (bilinear, antialiased);
+            * `views`: for several scales, the image at each of them;
             * `height`, `width`: H, W, the size of the prediction that the model returns;
-            * `sem_seg`: (H, W) uint8 tensor of train ids, 255 = ignored; only if the record has labels.
+            * `sem_seg`: (H, W) uint8 tensor of train ids, 255 = ignored; only if the record has labels;
+            * `window`, `stride`: (height, width) of a sliding window, None for one pass over the whole image;
+            * `protocols`: names of the protocols that score it. A record without labels has one sample, of the first.
 
         Raises:
             UserError: a file is missing or damaged, sizes differ, or a label value is unknown.
         """
         image, label = _read(record, "sem_seg_file_name", self.num_classes)
         size = image.height, image.width
-        input_size = limited_size(short_edge_size(size, self.short_edge), self.max_pixels)
-        (height, width), label = PROTOCOLS[self.protocol](size, input_size, label)
-        mapped = {**record, "image": network_input(image, input_size), "height": height, "width": width}
-        if label is not None:
-            mapped["sem_seg"] = torch.from_numpy(np.array(label))
-        return mapped
+        usual = limited_size(short_edge_size(size, self.short_edge), self.max_pixels)
+        scored_by: dict[Sizes, list[str]] = {}
+        for protocol in self.protocols if label is not None else self.protocols[:1]:
+            scored_by.setdefault(protocol.sizes(self.domain, size, usual), []).append(protocol.name)
+        images = {each: self._images(image, each) for each in {sizes.input_size for sizes in scored_by}}
+        label_sizes = {sizes.label_size for sizes in scored_by}
+        labels = {} if label is None else {each: _resized(label, each) for each in label_sizes}
+        return [
+            {
+                **record,
+                **images[sizes.input_size],
+                "height": sizes.label_size[0],
+                "width": sizes.label_size[1],
+                **({"sem_seg": labels[sizes.label_size]} if labels else {}),
+                "window": sizes.window,
+                "stride": sizes.stride,
+                "protocols": tuple(names),
+            }
+            for sizes, names in scored_by.items()
+        ]
+
+    def _images(self, image: Image.Image, size: Size) -> Record:
+        """Return the entries `image` and, for several scales, `views` of a sample whose input size is (h, w)."""
+        entries: Record = {"image": network_input(image, size)}
+        if self.scales != (1.0,):
+            entries["views"] = [network_input(image, scaled_size(size, factor)) for factor in self.scales]
+        return entries
 
 
 def network_input(image: Image.Image, size: Size) -> torch.Tensor:
@@ -204,31 +218,6 @@ def network_input(image: Image.Image, size: Size) -> torch.Tensor:
     if size != (image.height, image.width):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return _channels_first(np.asarray(image))
-
-
-def short_edge_size(size: Size, short_edge: int) -> Size:
-    """Return the size (h, w) of an image of `size` (H, W) whose shorter edge is resized to `short_edge` pixels.
-
-    The aspect ratio is kept; with 0 the size is kept, too.
-    """
-    if short_edge == 0:
-        return size
-    factor = short_edge / min(size)
-    # Halves are rounded up, as in detectron2; round() would send 1024.5 and 1025.5 different ways.
-    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
-
-
-def limited_size(size: Size, max_pixels: int) -> Size:
-    """Return the largest size with the aspect ratio of `size` (h, w) that has at most `max_pixels` pixels; 0: no limit.
-
-    The shorter side has at least one pixel, and the longer one at most 1/32 of `max_pixels`, because networks pad their
-    input to multiples of 32.
-    """
-    if max_pixels == 0 or size[0] * size[1] <= max_pixels:
-        return size
-    factor, longest = math.sqrt(max_pixels / (size[0] * size[1])), max(1, max_pixels // 32)
-    height, width = (min(max(1, int(factor * side)), longest) for side in size)
-    return height, width
 
 
 def _read(record: Record, key: str, num_classes: int) -> tuple[Image.Image, TrainIds | None]:
@@ -240,6 +229,13 @@ def _read(record: Record, key: str, num_classes: int) -> tuple[Image.Image, Trai
     label = read_train_ids(record[key], num_classes, encoding)
     check_same_size(image, record["file_name"], label, record[key])
     return image, label
+
+
+def _resized(label: TrainIds, size: Size) -> torch.Tensor:
+    """Resize a label map to (H, W) by nearest neighbor."""
+    if label.shape != size:
+        label = resize_label_window(label, Window(*size, 0, 0, *size))
+    return torch.from_numpy(np.array(label))
 
 
 def _channels_first(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:

@@ -78,24 +78,24 @@ class TrainSamples(Dataset[Record | Failure]):
         return self.mapper(record, np.random.default_rng([self.sampler.seed, number]))
 
 
-class TestSamples(Dataset[Record | Failure]):
-    """Maps an index to its mapped record. An image that cannot be read is never replaced.
+class TestSamples(Dataset[Record | list[Record] | Failure]):
+    """Maps an index to its mapped record or samples. An image that cannot be read is never replaced.
 
     Args:
         records: records of the test images.
-        mapper: function of a record that returns the mapped record.
+        mapper: function of a record that returns the mapped record, or several samples of it.
     """
 
     __test__ = False  # its name would make pytest collect it
 
-    def __init__(self, records: Sequence[Record], mapper: Callable[[Record], Record]) -> None:
+    def __init__(self, records: Sequence[Record], mapper: Callable[[Record], Record | list[Record]]) -> None:
         self.records = records
         self.mapper = mapper
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> Record | Failure:
+    def __getitem__(self, index: int) -> Record | list[Record] | Failure:
         try:
             return self.mapper(self.records[index])
         except UserError as error:

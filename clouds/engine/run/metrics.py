@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clouds.d2 import CfgNode
+from clouds.data.protocols import build_protocols
+from clouds.evaluation.by_protocol import SEM_SEG
 from clouds.utils.atomic import writing
 from clouds.utils.jsonl import Line, Row, last_row, scan_lines, valid_rows, write_rows
 from clouds.utils.values import is_integer, is_number
@@ -65,7 +67,7 @@ def record_evaluation(cfg: CfgNode, results: Mapping[str, Any], weights: str, it
     about = {
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "weights": weights,
-        "protocol": cfg.TEST.PROTOCOL,
+        "protocol": build_protocols(cfg)[0].name,
         **({} if iteration is None else {"iteration": iteration + 1}),
     }
     path = Path(cfg.OUTPUT_DIR) / "metrics_eval.json"
@@ -90,20 +92,30 @@ def read_scores(path: Path, iterations: int | None = None) -> dict[str, dict[str
         Test set -> name of a score -> percent; a score without a value is missing. Empty if there is no such
         evaluation; by default, if the last row is none: the training still runs or was interrupted.
     """
+    return scores_of(read_evaluation(path, iterations))
+
+
+def read_evaluation(path: Path, iterations: int | None = None) -> Row:
+    """Return the row with the scores that `read_scores` returns; an empty one if there is none."""
     rows = read_training(path)
     if iterations is not None:
         rows = [row for row in rows if any(map(is_score, row)) and iterations_before(row) == iterations]
-    return scores_of((rows or [{}])[-1])
+    return (rows or [{}])[-1]
 
 
-def scores_of(row: Row) -> dict[str, dict[str, float]]:
-    """Return the scores in a row, as `read_scores`."""
+def scores_of(row: Row, task: str = SEM_SEG) -> dict[str, dict[str, float]]:
+    """Return the scores of a task in a row, as `read_scores`; by default those by the main protocol."""
     scores: dict[str, dict[str, float]] = {}
     for key, value in row.items():
         name, kind, score = (*key.split("/", 2), "", "")[:3]
-        if kind == "sem_seg" and is_number(value):
+        if kind == task and is_number(value):
             scores.setdefault(name, {})[score] = float(value)
     return scores
+
+
+def tasks_of(row: Row) -> list[str]:
+    """Return the tasks that a row has scores of, see `task_name`."""
+    return list(dict.fromkeys(key.split("/")[1] for key in row if is_score(key)))
 
 
 def newest_iteration(path: Path) -> int:

@@ -6,20 +6,21 @@ from typing import NamedTuple
 
 from clouds.config.settings import read_settings
 from clouds.data.datasets.catalog import dataset_names
-from clouds.engine.run.metrics import read_scores, scores_of
+from clouds.engine.run.metrics import read_evaluation, scores_of, tasks_of
 from clouds.engine.run.record import Kind, read_record
 from clouds.errors import UserError
+from clouds.evaluation.by_protocol import SEM_SEG
 from clouds.utils.jsonl import valid_rows
 
 
 class Summary(NamedTuple):
-    """Final scores of a run.
+    """Final scores of a run by one protocol.
 
     Attributes:
         folder: its output folder.
         trained: names of its training sets.
         seed: its seed.
-        protocol: protocol of its evaluation.
+        protocol: name of the protocol.
         scores: test set -> mIoU in percent.
     """
 
@@ -30,32 +31,41 @@ class Summary(NamedTuple):
     scores: dict[str, float]
 
 
-def summarize(folder: Path) -> Summary:
+def summarize(folder: Path) -> list[Summary]:
     """Return the scores at the end of the newest training in an output folder, else those of its newest evaluation.
+
+    Returns:
+        A summary for each protocol, the main one first.
 
     Raises:
         UserError: the folder has neither, or a file cannot be read.
     """
-    trains = bool(scores := read_scores(folder / "metrics.json"))
+    row = read_evaluation(folder / "metrics.json")
+    trains = bool(scores_of(row))
     if not trains:
-        scores = scores_of((valid_rows(folder / "metrics_eval.json") or [{}])[-1])
+        row = (valid_rows(folder / "metrics_eval.json") or [{}])[-1]
     entries = [entry for entry in read_record(folder) if (entry["kind"] != Kind.EVALUATION) == trains]
-    if not scores or not entries:
+    if not scores_of(row) or not entries:
         raise UserError(
             f"{folder} has no final scores: give the OUTPUT_DIR of a training that ended with an evaluation, or of one."
         )
     settings = read_settings(folder / entries[-1]["config"])
-    return Summary(
-        folder,
-        dataset_names(settings.get("DATASETS.TRAIN", ())),
-        str(settings.get("SEED", "")),
-        str(settings.get("TEST.PROTOCOL", "")),
-        {name: metrics["mIoU"] for name, metrics in scores.items() if "mIoU" in metrics},
-    )
+    main, *_ = settings.get("TEST.PROTOCOLS") or [settings.get("TEST.PROTOCOL", "")]
+    return [
+        Summary(
+            folder,
+            dataset_names(settings.get("DATASETS.TRAIN", ())),
+            str(settings.get("SEED", "")),
+            task.partition("@")[2] or Path(main).stem,
+            {name: metrics["mIoU"] for name, metrics in scores_of(row, task).items() if "mIoU" in metrics},
+        )
+        for task in tasks_of(row)
+        if task.partition("@")[0] == SEM_SEG
+    ]
 
 
 def format_summaries(summaries: Sequence[Summary]) -> str:
-    """Return a Markdown table with a row for each run and a column for each test set; mIoU in percent."""
+    """Return a Markdown table with a row for each summary and a column for each test set; mIoU in percent."""
     names = list(dict.fromkeys(name for each in summaries for name in each.scores))
     rows = [
         [

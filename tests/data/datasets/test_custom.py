@@ -72,12 +72,12 @@ def test_each_split_is_a_set_with_its_classes(tmp_path: Path, cfg: CfgNode) -> N
     assert metadata.stuff_colors == [[0, 200, 0], [200, 0, 100]]
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
     record = pickle.loads(pickle.dumps(load_dataset("garden_val")[0]))  # as in a worker process
-    np.testing.assert_array_equal(TestMapper(cfg)(record)["sem_seg"].numpy(), EXPECTED)
+    np.testing.assert_array_equal(TestMapper(cfg)(record)[0]["sem_seg"].numpy(), EXPECTED)
     mapped = TrainMapper(cfg)(record, np.random.default_rng(0))
     assert set(mapped["sem_seg_classes"]) <= {0, 1}
     unlabelled = load_dataset("garden_test")
     assert [sorted(record) for record in unlabelled] == [["file_name", "image_id", "label_encoding"]] * 2
-    assert "sem_seg" not in TestMapper(cfg)(unlabelled[0])
+    assert "sem_seg" not in TestMapper(cfg)(unlabelled[0])[0]
 
 
 def test_settings_of_the_flag(tmp_path: Path) -> None:

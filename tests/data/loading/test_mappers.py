@@ -11,7 +11,9 @@ from PIL import Image
 
 from clouds.d2 import CfgNode
 from clouds.data.loading.augmentation import TrainAugmentation
-from clouds.data.loading.mappers import TestMapper, TrainMapper, short_edge_size
+from clouds.data.loading.mappers import TestMapper, TrainMapper
+from clouds.data.protocols import read_protocol
+from clouds.data.sizes import short_edge_size
 from clouds.errors import UserError
 from tests.data.conftest import label_map, save, smooth_image
 from tests.utils.image_files import by_pillow
@@ -162,7 +164,7 @@ def test_a_record_is_generated_by_its_field_not_its_name(record: dict, cfg: CfgN
 
 
 def test_test_mapper_full_resolution(record: dict) -> None:
-    mapped = TestMapper(short_edge=60, protocol="full_resolution", num_classes=19)(record)
+    [mapped] = TestMapper(protocols=[read_protocol("full_resolution")], short_edge=60, num_classes=19)(record)
     expected = np.asarray(smooth_image(1).resize((96, 60), Image.Resampling.BILINEAR))
     assert record.items() <= mapped.items()
     assert mapped["image"].dtype == torch.uint8 and mapped["image"].is_contiguous()
@@ -174,7 +176,7 @@ def test_test_mapper_full_resolution(record: dict) -> None:
 
 def test_test_mapper_published_protocol_resizes_the_ground_truth(record: dict, cfg: CfgNode) -> None:
     cfg.TEST.PROTOCOL = "published_short_edge"
-    mapped = TestMapper(cfg)(record)
+    [mapped] = TestMapper(cfg)(record)
     expected = np.asarray(Image.fromarray(label_map(1)).resize((96, 60), Image.Resampling.NEAREST))
     assert (mapped["height"], mapped["width"]) == (60, 96) == tuple(mapped["sem_seg"].shape)
     assert mapped["image"].shape == (3, 60, 96)
@@ -184,16 +186,10 @@ def test_test_mapper_published_protocol_resizes_the_ground_truth(record: dict, c
 def test_test_mapper_without_resize_and_without_labels(record: dict) -> None:
     del record["sem_seg_file_name"]
     for protocol in ("full_resolution", "published_short_edge"):
-        mapped = TestMapper(short_edge=0, protocol=protocol, num_classes=19)(record)
+        [mapped] = TestMapper(protocols=[read_protocol(protocol)], short_edge=0, num_classes=19)(record)
         assert (mapped["image"].numpy().transpose(1, 2, 0) == np.asarray(smooth_image(1))).all()
         assert (mapped["height"], mapped["width"]) == (40, 64)
         assert "sem_seg" not in mapped
-
-
-def test_unknown_protocol_names_the_known_ones(cfg: CfgNode) -> None:
-    cfg.TEST.PROTOCOL = "short_edge"
-    with pytest.raises(ValueError, match=r"'short_edge'; it must be one of full_resolution, published_short_edge"):
-        TestMapper(cfg)
 
 
 @given(st.tuples(st.integers(8, 4000), st.integers(8, 4000)), st.integers(8, 2000))
@@ -221,7 +217,7 @@ def test_different_sizes_name_both_files_and_sizes(record: dict, cfg: CfgNode) -
 
 
 @pytest.mark.parametrize(
-    "mapper", [train_mapper(), TestMapper(short_edge=0, protocol="full_resolution", num_classes=19)]
+    "mapper", [train_mapper(), TestMapper(protocols=[read_protocol("full_resolution")], short_edge=0, num_classes=19)]
 )
 def test_a_turned_image_has_no_label_map_that_fits(record: dict, mapper: TrainMapper | TestMapper) -> None:
     arguments = (RNG,) if isinstance(mapper, TrainMapper) else ()
@@ -230,4 +226,5 @@ def test_a_turned_image_has_no_label_map_that_fits(record: dict, mapper: TrainMa
         mapper(record, *arguments)
     del record["sem_seg_file_name"]
     mapped = mapper({**record, "is_generated": True}, *arguments)
+    mapped = mapped[0] if isinstance(mapped, list) else mapped
     np.testing.assert_array_equal(mapped["image"].flip(1, 2).numpy().transpose(1, 2, 0), np.asarray(smooth_image(1)))

@@ -12,6 +12,7 @@ from statistics import fmean
 
 from clouds.d2 import CfgNode
 from clouds.data.datasets.catalog import load_dataset, register_datasets
+from clouds.data.protocols import build_protocols
 from clouds.engine.run.record import code_version, machine, versions
 from clouds.errors import UserError
 from clouds.evaluation.tables import Provenance, format_comparison
@@ -187,12 +188,13 @@ def conclude(
         comparisons=COMPARED,
     )
     counts = {name: len(load_dataset(name)) for name in TEST_SETS}
-    text = text_table(results, Provenance(cfg.TEST.PROTOCOL, code_version(), results.seeds[0], counts, UNSEEN))
+    protocol = build_protocols(cfg)[0].name
+    text = text_table(results, Provenance(protocol, code_version(), results.seeds[0], counts, UNSEEN))
     write_atomically(args.output / "table.txt", f"{text}\n")
     content = {"baselines": results.baselines, "trained": results.scores}
     write_atomically(args.output / "scores.json", json.dumps(content, indent=1))
     facts = {
-        "Protocol": cfg.TEST.PROTOCOL,
+        "Protocol": protocol,
         "Commit": code_version(),
         "Seeds": ", ".join(map(str, results.seeds)),
         "Images a world": str(counts[TEST_SETS[0]]),
