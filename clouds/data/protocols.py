@@ -1,4 +1,4 @@
-"""Evaluation protocols: what the network sees of the images of a test set, and how predictions are compared.
+"""Evaluation protocols: how images of a test set enter the network, and how predictions and label maps are compared.
 
 A protocol is a YAML file, and its name is that of the file without `.yaml`. Those of this package are in
 `configs/protocols`.
@@ -52,7 +52,7 @@ _MOST = 16.0  # factor
 
 
 class Sizes(NamedTuple):
-    """What a protocol needs of an image.
+    """Sizes that a protocol needs for an image.
 
     Attributes:
         input_size: size of the network's input.
@@ -131,10 +131,8 @@ def build_protocols(cfg: CfgNode) -> tuple[Protocol, ...]:
         UserError: a protocol does not exist, a file is no valid protocol, or two protocols have one name.
     """
     window, stride = ((side, side) if side else None for side in (cfg.TEST.WINDOW, cfg.TEST.STRIDE))
-    protocols = tuple(
-        protocol if protocol.window else replace(protocol, window=window, stride=window and stride)
-        for protocol in map(read_protocol, protocol_names(cfg))
-    )
+    read = [read_protocol(name, "TEST.PROTOCOLS") for name in protocol_names(cfg)]
+    protocols = tuple(each if each.window else replace(each, window=window, stride=window and stride) for each in read)
     names = [protocol.name for protocol in protocols]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(
@@ -165,15 +163,19 @@ def means_of(protocol: Protocol, classes: Sequence[str], train_sets: Sequence[st
     return {name: names for name, names in of_synthia.items() if known.issuperset(names)} | dict(protocol.means)
 
 
-def read_protocol(name: str) -> Protocol:
+def read_protocol(name: str, setting: str = "A list of protocols") -> Protocol:
     """Read a protocol of this package by its name, or another one by the path of its YAML file.
+
+    Args:
+        name: name or path.
+        setting: config key with the name, for the message.
 
     Raises:
         UserError: there is no such protocol, or the file is no valid one.
     """
     own = {path.stem: path for path in (resource_root() / FOLDER).glob("*.yaml")}
     if not name.endswith((".yaml", ".yml")):
-        check_name("TEST.PROTOCOLS", name, own)
+        check_name(setting, name, own)
         return _Parser(own[name]).protocol()
     path = existing_file(name, "The protocol")
     if path.stem in own and not path.samefile(own[path.stem]):

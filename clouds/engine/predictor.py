@@ -29,6 +29,7 @@ from clouds.engine.checkpointing.origin import check_test_classes, differing_cla
 from clouds.engine.checkpointing.weights import has_reloadable_backbone
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError, is_out_of_memory, machine_error
+from clouds.evaluation.label_maps import predict_labels
 from clouds.modeling.inference import Passes, averaged_scores, build_passes, labels_of_scores
 from clouds.modeling.structures import ImageDict
 from clouds.utils.devices import cudnn_benchmark, float32_precision
@@ -181,12 +182,11 @@ class Predictor:
             For each image (H, W) uint8 on the device of the network.
         """
         passes = self.passes[augment]
-        predict: Callable[[list[ImageDict]], list[Tensor]] | None = getattr(self.network, "predict_labels", None)
         with self._inference():
-            if passes.is_single and predict is not None:
+            if passes.is_single:
                 samples = [self._sample(image, classes, passes) for image in images]
                 sizes = ({"height": image.height, "width": image.width} for image in images)
-                return predict([sample | size for sample, size in zip(samples, sizes, strict=True)])
+                return predict_labels(self.network, [a | b for a, b in zip(samples, sizes, strict=True)])
             scores = self._scores(images, classes, passes)
             return [
                 labels_of_scores(each, (image.height, image.width)) for each, image in zip(scores, images, strict=True)

@@ -114,6 +114,7 @@ LISTS = {
     **dict.fromkeys(("DATASETS.TRAIN", "DATASETS.TEST"), ([(), ("a", "b")], [("",), ("a", "a"), ("a\n",)])),
     "MODEL.ADAPTER.PATTERNS": ([(), (r"mlp\.fc[12]", "a|b")], [("",), ("a", "a"), ("(",), ("a\n",)]),
     "DATASETS.CUSTOM": ([(), ("a/b.yaml",)], [("",), ("a", "a"), ("a\0",), ("x" * 256,)]),
+    "TEST.PROTOCOLS": ([(), ("rein_512", "a/b.yaml")], [("",), ("a", "a"), ("a\0",), ("x" * 256,)]),
     "DATASETS.MODULES": ([(), ("a.b",)], [("",), ("a/b.py",), ("a.",), ("a", "a")]),
 }
 LONG = ["x" * 256, "a/" * 3000, "a\0b", "a\nb", "\ud800", "\u202e"]
@@ -284,7 +285,9 @@ def test_empty_lists_of_numbers_take_numbers():
 
 
 PROJECT_CONFIGS = sorted(ROOT.glob("projects/*/configs/**/*.yaml"))
-OWN_CONFIGS = [path for path in sorted(ROOT.glob("configs/**/*.yaml")) if path.parent.name != "datasets"]
+OWN_CONFIGS = [
+    path for path in sorted(ROOT.glob("configs/**/*.yaml")) if path.parent.name not in ("datasets", "protocols")
+]
 
 
 @pytest.mark.parametrize("path", [*OWN_CONFIGS, *PROJECT_CONFIGS], ids=lambda path: path.stem)

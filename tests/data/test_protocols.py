@@ -150,7 +150,7 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, content: str) -> None:
 
 def test_unknown_protocols_and_names_that_are_taken(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"TEST\.PROTOCOLS names 'rein512', .* the nearest that do: rein_512"):
-        read_protocol("rein512")
+        build_protocols(load_config(None, ["TEST.PROTOCOLS", "('rein512',)"]))
     with pytest.raises(UserError, match=r"mine\.yaml does not exist"):
         read_protocol(str(tmp_path / "mine.yaml"))
     with pytest.raises(UserError, match="has the name of one that CLOUDS has, rein_512: rename the file"):

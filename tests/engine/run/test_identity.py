@@ -369,7 +369,13 @@ def test_resume_anyway_continues_under_the_new_settings(short: CfgNode, output: 
 
 def test_a_resumed_run_may_change_these(short: CfgNode, output: Path, tmp_path: Path) -> None:
     killed(short, 1)
-    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 1, str: lambda v: f"{v}x", list: lambda v: [*v, 1]}
+    other = {
+        bool: lambda v: not v,
+        int: lambda v: v + 1,
+        float: lambda v: v + 1,
+        str: lambda v: f"{v}x",
+        list: lambda v: [*v, 1],
+    }
     old, new = plain_settings(short), {}
     for key, value in old.items():
         if any(f"{key}.".startswith(f"{free}.") for free in FREE_ON_RESUME):
