@@ -32,7 +32,7 @@ NOT_RUN = {
 # Documents whose commands run; the README comes first, because its commands make what the others need.
 RUN = ("README.md", "GETTING_STARTED.md")
 # Documents whose commands are only parsed.
-PARSED = ("INSTALL.md", "TROUBLESHOOTING.md", "datasets/README.md", "docs/published.md")
+PARSED = ("INSTALL.md", "TROUBLESHOOTING.md", "datasets/README.md", "docs/published.md", "docs/benchmarks.md")
 # Inline code that begins like a command and has no placeholder.
 INLINE = re.compile(r"(?<!`)`((?:python (?!-)[^`<…]*\.py\b|clouds )[^`<…]*)`(?!`)")
 OURS = re.compile(r"(?:python|torchrun|srun) .*(?:\.py|-m clouds)|clouds ")
