@@ -47,7 +47,7 @@ from tests.self_training.test_sam_from_config import TINY as SAM
 ROOT = Path(__file__).resolve().parents[1]
 
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_FILE_NAME = re.compile(r"# (\w+\.py)\n")
+_FILE_NAME = re.compile(r"# (\w+\.(?:py|yaml))\n")
 # A command is written as the number of its words and the words, each followed by a NUL. With an empty PATH, bash would
 # look in the current folder.
 _RECORDER = """\
@@ -80,8 +80,8 @@ class Block:
 
     @property
     def file_name(self) -> str | None:
-        """Name in the first line of a Python block, ``# my_head.py``, if a command runs the file."""
-        found = _FILE_NAME.match(self.text) if self.language == "python" else None
+        """Name in the first line of a Python or YAML block, ``# my_head.py``, if a command reads the file."""
+        found = _FILE_NAME.match(self.text) if self.language in ("python", "yaml") else None
         return found[1] if found else None
 
 

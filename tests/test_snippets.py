@@ -89,7 +89,7 @@ EXPERIMENT = "run_jobs("  # the Python block that starts trainings as processes
     "block", [b for b in blocks("GETTING_STARTED.md", "sh", "python") if EXPERIMENT not in b.text], ids=str
 )
 def test_getting_started(block: Block, place: Path) -> None:
-    for each in blocks(block.document, "python"):
+    for each in blocks(block.document, "python", "yaml"):
         if each.file_name:
             (place / each.file_name).write_text(each.text)
     run_block(block)

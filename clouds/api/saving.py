@@ -22,7 +22,7 @@ from clouds.config.defaults import DEFAULTS
 from clouds.config.keys import leaves
 from clouds.config.settings import PATHS, evaluated_sets, plain_settings
 from clouds.d2 import CfgNode
-from clouds.data.protocols import build_protocols
+from clouds.data.protocols import is_file_name, name_of, protocol_names
 from clouds.engine.checkpointing.origin import normalization
 from clouds.engine.checkpointing.weights import frozen_keys
 from clouds.engine.run.metrics import read_scores
@@ -139,7 +139,8 @@ def _portable_settings(network: nn.Module, cfg: CfgNode) -> dict[str, Any]:
     """Return all settings by dotted key, as they can be used on another machine."""
     defaults = plain_settings(DEFAULTS)
     pixels = {f"MODEL.{name.upper()}": values for name, values in normalization(network).items()}
-    return defaults | plain_settings(cfg) | {key: defaults[key] for key in _OF_A_MACHINE} | pixels
+    protocols = {"TEST.PROTOCOLS": [name for name in cfg.TEST.PROTOCOLS if not is_file_name(name)]}
+    return defaults | plain_settings(cfg) | {key: defaults[key] for key in _OF_A_MACHINE} | pixels | protocols
 
 
 def _yaml(settings: Mapping[str, Any]) -> str:
@@ -161,7 +162,7 @@ def _about_training(cfg: CfgNode, iterations: int) -> dict[str, Any]:
         "commit": code_version(),
         "train_sets": list(cfg.DATASETS.TRAIN),
         "test_sets": list(evaluated_sets(cfg)),
-        "protocol": build_protocols(cfg)[0].name,
+        "protocol": name_of(protocol_names(cfg)[0]),
     }
     if weights.name == WEIGHTS and (weights.parent / DESCRIPTION).is_file():
         earlier = read_json(weights.parent / DESCRIPTION, dict, "save the network again")

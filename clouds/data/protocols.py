@@ -7,8 +7,9 @@ A protocol is a YAML file, and its name is that of the file without `.yaml`. Tho
       cityscapes: [512, 1024]    # [height, width] in pixels
       acdc_*: 0.5                # factor of the size of the image; * in a domain matches anything
       gta5: image                # the size of the image
-      default: short_edge        # INPUT.TEST_SHORT_EDGE and INPUT.TEST_MAX_PIXELS; needed where no other entry matches
-    labels: image                # size at which label maps and predictions are compared; as for input, or input
+      bdd: short_edge 512        # the image with its shorter edge resized to a number of pixels
+      default: short_edge        # INPUT.TEST_SHORT_EDGE and INPUT.TEST_MAX_PIXELS
+    labels: image                # size at which label maps and predictions are compared: image, input, a factor, ...
     window: 512                  # of a sliding window in pixels of the input, or [height, width]; default: none
     stride: 341                  # of the window; default: the window, so that windows do not overlap
     absent_classes: left_out     # or zero, see `clouds.evaluation.confusion.Absent`
@@ -29,7 +30,7 @@ from typing import Any, Literal, NamedTuple
 from clouds.d2 import CfgNode
 from clouds.data.classes import CITYSCAPES_CLASSES, SYNTHIA_MEANS, short_name
 from clouds.data.datasets.spec import name_fault
-from clouds.data.sizes import Size, scaled_size
+from clouds.data.sizes import Size, scaled_size, short_edge_size
 from clouds.errors import UserError, check_name
 from clouds.utils.resources import existing_file, resource_root
 from clouds.utils.values import is_integer, is_number
@@ -46,6 +47,7 @@ FOLDER = "configs/protocols"
 _KEYS = ("input", "labels", "window", "stride", "absent_classes", "means")
 _ABSENT: tuple[Absent, ...] = ("left_out", "zero")
 _DEFAULT = "default"
+_SHORT_EDGE = re.compile(r"short_edge [1-9]\d{0,3}")
 _SCORES = ("mIoU", "fwIoU", "mACC", "pACC", "mBIoU")  # names that every evaluation uses
 _LARGEST = 16_384  # pixels
 _MOST = 16.0  # factor
@@ -111,7 +113,8 @@ def _matching(rules: Mapping[str, SizeRule], domain: str) -> SizeRule:
 
 def _sized(rule: SizeRule, image: Size, **sizes: Size) -> Size:
     if isinstance(rule, str):
-        return image if rule == "image" else sizes[rule]
+        word, _, length = rule.partition(" ")
+        return short_edge_size(image, int(length)) if length else image if word == "image" else sizes[word]
     if isinstance(rule, tuple):
         return rule
     return scaled_size(image, rule)
@@ -120,6 +123,16 @@ def _sized(rule: SizeRule, image: Size, **sizes: Size) -> Size:
 def protocol_names(cfg: CfgNode) -> tuple[str, ...]:
     """Return the names and paths of the protocols of a config, the main one first."""
     return tuple(cfg.TEST.PROTOCOLS) or (cfg.TEST.PROTOCOL,)
+
+
+def name_of(protocol: str) -> str:
+    """Return the name of a protocol in a config, which is a name or the path of a YAML file."""
+    return Path(protocol).stem if is_file_name(protocol) else protocol
+
+
+def is_file_name(protocol: str) -> bool:
+    """Return whether a protocol in a config is the path of a YAML file."""
+    return protocol.endswith((".yaml", ".yml"))
 
 
 def build_protocols(cfg: CfgNode) -> tuple[Protocol, ...]:
@@ -174,7 +187,7 @@ def read_protocol(name: str, setting: str = "A list of protocols") -> Protocol:
         UserError: there is no such protocol, or the file is no valid one.
     """
     own = {path.stem: path for path in (resource_root() / FOLDER).glob("*.yaml")}
-    if not name.endswith((".yaml", ".yml")):
+    if not is_file_name(name):
         check_name(setting, name, own)
         return _Parser(own[name]).protocol()
     path = existing_file(name, "The protocol")
@@ -219,15 +232,16 @@ class _Parser:
         return {domain: self._size(rule, f"{key} of {domain}", words) for domain, rule in rules.items()}
 
     def _size(self, rule: Any, where: str, words: Sequence[str]) -> SizeRule:
-        if isinstance(rule, str) and rule in words:
+        if isinstance(rule, str) and (rule in words or ("short_edge" in words and _SHORT_EDGE.fullmatch(rule))):
             return rule
         if is_number(rule) and 0 < rule <= _MOST:
             return float(rule)
         if size := _as_size(rule):
             return size
+        wanted = ", ".join([*words, *(["short_edge and a number of pixels"] if "short_edge" in words else [])])
         raise self._error(
-            f"{where} is {rule!r:.100}, which must be {', '.join(words)}, a factor above 0, up to {_MOST:g}, or "
-            f"[height, width] in pixels, up to {_LARGEST}"
+            f"{where} is {rule!r:.100}, which must be {wanted}, a factor above 0, up to {_MOST:g}, or [height, width], "
+            f"each up to {_LARGEST} pixels"
         )
 
     def _window(self, key: str) -> Size | None:

@@ -11,7 +11,7 @@ from clouds.d2 import CfgNode, comm, inference_on_dataset
 from clouds.d2.groups import wait_for_all
 from clouds.data.datasets.catalog import dataset_names, domain, require_names
 from clouds.data.loading.loaders import TestLoader
-from clouds.data.protocols import build_protocols
+from clouds.data.protocols import Protocol, build_protocols
 from clouds.engine.amp import Precision
 from clouds.engine.checkpointing.build import load_for_inference
 from clouds.engine.hooks import Results
@@ -111,8 +111,17 @@ def _log_tables(cfg: CfgNode, results: Results, seed: int, counts: dict[str, int
     for protocol in protocols:
         task = task_name(protocol.name, protocols[0].name)
         scores = {name: found[task] for name, found in results.items()}
-        source = Provenance(protocol.name, code_version(), seed, counts)
+        source = Provenance(_conditions(cfg, protocol), code_version(), seed, counts)
         logger.info("Results\n" + format_table(scores, source))
+
+
+def _conditions(cfg: CfgNode, protocol: Protocol) -> str:
+    """Return the name of a protocol, with the window and the augmentation if there are any."""
+    facts = ["test-time augmentation"] if cfg.TEST.AUG.ENABLED else []
+    if protocol.window:
+        sizes = {"window": protocol.window, "stride": protocol.stride or protocol.window}
+        facts = [*(f"{name} {height} x {width}" for name, (height, width) in sizes.items()), *facts]
+    return f"{protocol.name} ({', '.join(facts)})" if facts else protocol.name
 
 
 def report_selection(cfg: CfgNode) -> None:

@@ -61,7 +61,7 @@ def test_absent_classes(name: str) -> None:
 def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "input: {default: short_edge, 'acdc_*': [90, 160], acdc_fog: image}\n"
+        "input: {default: short_edge, 'acdc_*': [90, 160], acdc_fog: image, gta5: short_edge 512}\n"
         "labels: {default: image, bdd: input}\n"
         "window: [64, 96]\n"
         "absent_classes: zero\n"
@@ -73,6 +73,7 @@ def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
     assert protocol.sizes("bdd", (720, 1280), SHORT_EDGE) == Sizes(SHORT_EDGE, SHORT_EDGE, **window)
     for domain in ("acdc_fog", "acdc_night"):  # the first pattern that matches counts
         assert protocol.sizes(domain, (720, 1280), SHORT_EDGE) == Sizes((90, 160), (720, 1280), **window)
+    assert protocol.sizes("gta5", (1052, 1914), SHORT_EDGE) == Sizes((512, 932), (1052, 1914), **window)
     assert protocol.sizes("acdc", (720, 1280), SHORT_EDGE).input_size == SHORT_EDGE
 
 
@@ -112,9 +113,14 @@ def test_networks_trained_on_synthia_have_its_means() -> None:
         ({"imput": "image"}, r"names 'imput', which does not exist; the nearest that do: input"),
         ({"input": ""}, "it has no input"),
         ({"input": "{cityscapes: image}"}, "input has no entry default, for the data sets that it does not name"),
-        ({"input": "input"}, r"input of default is 'input', which must be image, short_edge, a factor above 0"),
+        (
+            {"input": "input"},
+            r"input of default is 'input', which must be image, short_edge, short_edge and a number of pixels",
+        ),
         ({"labels": "short_edge"}, "labels of default is 'short_edge', which must be image, input, a factor"),
-        ({"input": "512"}, r"input of default is 512, which must be .* or \[height, width\] in pixels"),
+        ({"labels": "short_edge 512"}, "labels of default is 'short_edge 512'"),
+        ({"input": "short_edge 0"}, "input of default is 'short_edge 0'"),
+        ({"input": "512"}, r"input of default is 512, which must be .* or \[height, width\], each up to"),
         ({"input": "[512]"}, r"input of default is \[512\]"),
         ({"input": "[512, 0]"}, r"input of default is \[512, 0\]"),
         ({"input": "true"}, "input of default is True"),

@@ -42,6 +42,18 @@ def test_scores_are_the_published_ones(golden: dict[str, np.ndarray]) -> None:
     assert np.isnan(scores.iou[[17, 18]]).all()  # absent from the ground truth, although 17 is predicted
 
 
+def test_the_rules_for_an_absent_class() -> None:
+    truth = torch.tensor([0, 0, 0, 1, 255], dtype=torch.uint8)[None]
+    prediction = torch.tensor([0, 0, 2, 1, 3])[None]  # 2 is absent, 3 is predicted on an ignored pixel, 4 is nowhere
+    matrix = confusion_matrix(prediction, truth, 5).numpy()
+    left_out, zero = score(matrix), score(matrix, "zero")
+    np.testing.assert_equal(left_out.iou, [200 / 3, 100, np.nan, np.nan, np.nan])
+    np.testing.assert_equal(zero.iou, [200 / 3, 100, 0, np.nan, np.nan])
+    assert (left_out.miou, zero.miou) == (pytest.approx(250 / 3), pytest.approx(500 / 9))
+    np.testing.assert_equal(zero.acc, left_out.acc)
+    assert (zero.fwiou, zero.macc, zero.pacc) == (left_out.fwiou, left_out.macc, left_out.pacc)
+
+
 def naive(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
     matrix = np.zeros((classes + 1, classes + 1), dtype=np.int64)
     for predicted, true in zip(prediction.ravel(), truth.ravel(), strict=True):

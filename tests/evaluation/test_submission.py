@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,11 @@ from torch.nn import functional as F
 from clouds import load
 from clouds.commands import make_submission
 from clouds.config import load_config
-from clouds.d2 import META_ARCH_REGISTRY, CfgNode, inference_on_dataset
+from clouds.d2 import META_ARCH_REGISTRY, CfgNode
 from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lookup_table
 from clouds.engine import submission
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
-from clouds.evaluation.sem_seg import SemSegEvaluator
 from clouds.evaluation.submission import BENCHMARKS, check_archive, fault_of, find_images, write_archive, write_labels
 from clouds.utils.images import read_image
 from tests.data.conftest import catalogs  # noqa: F401  (an autouse fixture)
@@ -95,15 +94,21 @@ def run(root: Path, tmp_path: Path) -> Run:
     return run
 
 
-def save_network(path: Path, shift: float = 0.0) -> None:
-    """-|x - color|^2 is linear in x, up to a term that is equal for all classes."""
+def save_network(path: Path, shift: float = 0.0, never: Sequence[int] = ()) -> None:
+    """-|x - color|^2 is linear in x, up to a term that is equal for all classes. `never` has classes not to predict."""
     colors = torch.tensor(CITYSCAPES_COLORS, dtype=torch.float32)
     bias = -colors.square().sum(dim=1) + torch.arange(19) * shift
+    bias[list(never)] = -1e9
     torch.save({"model": {"sem_seg_head.weight": 2 * colors[:, :, None, None], "sem_seg_head.bias": bias}}, path)
 
 
-def street(seed: int, height: int, width: int) -> tuple[Image.Image, np.ndarray]:
-    """Return an image with blocks in noisy colors of the classes, and its train ids, with all classes and 255."""
+def street(
+    seed: int, height: int, width: int, merged: Mapping[int, int] | None = None
+) -> tuple[Image.Image, np.ndarray]:
+    """Return an image with blocks in noisy colors of the classes, and its train ids, with all classes and 255.
+
+    With `merged`, the blocks of a class have the train id of another class.
+    """
     rng = np.random.default_rng(seed)
     rows, columns = height // 8, width // 8
     ids = np.append(rng.permutation(np.resize(np.arange(19, dtype=np.uint8), rows * columns - 1)), np.uint8(255))
@@ -111,7 +116,7 @@ def street(seed: int, height: int, width: int) -> tuple[Image.Image, np.ndarray]
     colors = np.zeros((256, 3))
     colors[:19] = CITYSCAPES_COLORS
     pixels = np.clip(colors[truth] + rng.normal(0, 60, (height, width, 3)), 0, 255)
-    return Image.fromarray(pixels.astype(np.uint8)), truth
+    return Image.fromarray(pixels.astype(np.uint8)), lookup_table({n: n for n in range(19)} | dict(merged or {}))[truth]
 
 
 def save(path: Path, picture: Image.Image | np.ndarray) -> None:
@@ -119,9 +124,15 @@ def save(path: Path, picture: Image.Image | np.ndarray) -> None:
     (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(path)
 
 
-def write_cityscapes(root: Path, split: str, place: str = "leftImg8bit", labels: bool = False) -> None:
+def write_cityscapes(
+    root: Path,
+    split: str,
+    place: str = "leftImg8bit",
+    labels: bool = False,
+    merged: Mapping[int, int] | None = None,
+) -> None:
     for number, stem in enumerate(CITIES):
-        image, truth = street(number, 40, 64 + 8 * number)
+        image, truth = street(number, 40, 64 + 8 * number, merged)
         save(root / f"cityscapes/{place}/{split}/{stem}_leftImg8bit.png", image)
         if labels:
             ids = TO_LABEL_ID[truth]
@@ -141,8 +152,25 @@ def predicted(tmp_path: Path, image: Path) -> np.ndarray:
     return load(tmp_path / "model_final.pth", config=tmp_path / "config.yaml").predict(image).labels
 
 
-def test_the_official_scores_are_ours(run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_cityscapes(root, "val", labels=True)
+@pytest.mark.parametrize(
+    ("merged", "never"),
+    [
+        ({}, ()),
+        ({16: 15, 17: 18, 5: 2}, ()),  # do not occur, and are predicted
+        ({16: 15, 5: 2}, (16, 13)),  # a class that does not occur is not predicted, nor is one that occurs
+        ({16: 255}, ()),  # predicted on ignored pixels above all
+    ],
+)
+def test_the_official_scores_are_ours(
+    run: Run,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    merged: dict[int, int],
+    never: tuple[int, ...],
+) -> None:
+    write_cityscapes(root, "val", labels=True, merged=merged)
+    save_network(tmp_path / "model_final.pth", never=never)
     assert run("cityscapes", "--split", "val") == 0
     for key, value in {
         "predictionPath": str(tmp_path / "out"),
@@ -159,15 +187,19 @@ def test_the_official_scores_are_ours(run: Run, root: Path, tmp_path: Path, monk
 
     cfg = load_config(tmp_path / "config.yaml")
     network = load(tmp_path / "model_final.pth", config=cfg).network
-    ours = inference_on_dataset(
-        network, Trainer.build_test_loader(cfg, "cityscapes_val"), SemSegEvaluator("cityscapes_val")
-    )["sem_seg"]
+    cfg.TEST.PROTOCOLS = ("full_resolution", "cityscapes_official")
+    results = Trainer.test(cfg, network)["cityscapes_val"]
+    ours = results["sem_seg@cityscapes_official"]
     scores = {name: ours[f"IoU-{name}"] for name in name2label if f"IoU-{name}" in ours}
     assert len(scores) == 19
-    assert 10 < min(scores.values()) < max(scores.values()) < 95  # neither perfect nor zero
     for name, value in scores.items():
-        assert 100 * theirs["classScores"][name] == pytest.approx(value, abs=1e-6), name
+        assert 100 * theirs["classScores"][name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
     assert 100 * theirs["averageScoreClasses"] == pytest.approx(ours["mIoU"], abs=1e-6)
+    left_out = [name for name, value in scores.items() if value == 0 and np.isnan(results["sem_seg"][f"IoU-{name}"])]
+    assert len(left_out) == len(merged) - (16 in never)
+    assert (ours["mIoU"] == results["sem_seg"]["mIoU"]) == (not left_out)
+    if not merged:
+        assert 10 < min(scores.values()) < max(scores.values()) < 95  # neither perfect nor zero
 
 
 @pytest.mark.parametrize("place", ["leftImg8bit", "leftImg8bit_trainvaltest/leftImg8bit"])

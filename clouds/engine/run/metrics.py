@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clouds.d2 import CfgNode
-from clouds.data.protocols import build_protocols
+from clouds.data.protocols import name_of, protocol_names
 from clouds.evaluation.by_protocol import SEM_SEG
 from clouds.utils.atomic import writing
 from clouds.utils.jsonl import Line, Row, last_row, scan_lines, valid_rows, write_rows
@@ -67,7 +67,7 @@ def record_evaluation(cfg: CfgNode, results: Mapping[str, Any], weights: str, it
     about = {
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "weights": weights,
-        "protocol": build_protocols(cfg)[0].name,
+        "protocol": name_of(protocol_names(cfg)[0]),
         **({} if iteration is None else {"iteration": iteration + 1}),
     }
     path = Path(cfg.OUTPUT_DIR) / "metrics_eval.json"

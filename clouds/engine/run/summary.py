@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from clouds.config.settings import read_settings
 from clouds.data.datasets.catalog import dataset_names
+from clouds.data.protocols import name_of
 from clouds.engine.run.metrics import read_evaluation, scores_of, tasks_of
 from clouds.engine.run.record import Kind, read_record
 from clouds.errors import UserError
@@ -56,7 +57,7 @@ def summarize(folder: Path) -> list[Summary]:
             folder,
             dataset_names(settings.get("DATASETS.TRAIN", ())),
             str(settings.get("SEED", "")),
-            task.partition("@")[2] or Path(main).stem,
+            task.partition("@")[2] or name_of(main),
             {name: metrics["mIoU"] for name, metrics in scores_of(row, task).items() if "mIoU" in metrics},
         )
         for task in tasks_of(row)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from clouds.d2 import CfgNode
 from clouds.data.loading.augmentation import TrainAugmentation
+from clouds.data.loading.batch import Batch
 from clouds.data.loading.mappers import TestMapper, TrainMapper
 from clouds.data.protocols import read_protocol
 from clouds.data.sizes import short_edge_size
@@ -181,6 +182,37 @@ def test_test_mapper_published_protocol_resizes_the_ground_truth(record: dict, c
     assert (mapped["height"], mapped["width"]) == (60, 96) == tuple(mapped["sem_seg"].shape)
     assert mapped["image"].shape == (3, 60, 96)
     assert (mapped["sem_seg"].numpy() == expected).all()
+
+
+def test_protocols_share_samples_and_samples_share_tensors(record: dict) -> None:
+    names = ("full_resolution", "published_short_edge", "cityscapes_official")
+    mapper = TestMapper(protocols=[read_protocol(name) for name in names], short_edge=60, num_classes=19)
+    full, published = mapper(record)
+    assert (full["protocols"], published["protocols"]) == ((names[0], names[2]), (names[1],))
+    assert full["image"] is published["image"]
+    assert (tuple(full["sem_seg"].shape), tuple(published["sem_seg"].shape)) == ((40, 64), (60, 96))
+    first, second = Batch.collate([[full, published]]).samples()
+    assert first["image"] is second["image"] and torch.equal(first["image"], full["image"])
+    assert torch.equal(second["sem_seg"], published["sem_seg"])
+    [only] = TestMapper(protocols=mapper.protocols, short_edge=40, num_classes=19)(record)
+    assert only["protocols"] == names, "the input has the size of the image"
+    del record["sem_seg_file_name"]
+    [only] = mapper(record)
+    assert only["protocols"] == names[:1]
+
+
+def test_test_mapper_limits_only_the_input_of_the_config(record: dict) -> None:
+    protocols = [read_protocol(name) for name in ("full_resolution", "rein_512")]
+    full, rein = TestMapper(protocols=protocols, short_edge=60, num_classes=19, max_pixels=1024)(record)
+    assert full["image"].shape[1] * full["image"].shape[2] <= 1024
+    assert rein["image"].shape == (3, 40, 64)
+
+
+def test_test_mapper_views(record: dict) -> None:
+    protocols = [read_protocol("full_resolution")]
+    [mapped] = TestMapper(protocols=protocols, short_edge=60, num_classes=19, scales=(0.5, 1.0))(record)
+    assert [tuple(view.shape) for view in mapped["views"]] == [(3, 30, 48), (3, 60, 96)]
+    assert torch.equal(mapped["views"][1], mapped["image"])
 
 
 def test_test_mapper_without_resize_and_without_labels(record: dict) -> None:
