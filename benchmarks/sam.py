@@ -18,7 +18,7 @@ from scenes import image, label_map
 from clouds.commands.entry import user_errors
 from clouds.config import get_config
 from clouds.self_training.sam import CachedSam, build_sam
-from clouds.self_training.sam.base import NetworkSam
+from clouds.self_training.sam.base import PointSam
 from clouds.utils.arguments import CommandParser, positive_int
 
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg.MODEL.CLOUDS.SAM.IMAGE_SIZE = args.image_size
     cfg.MODEL.CLOUDS.SAM.PROMPTS_AT_ONCE = args.at_once
     sam = build_sam(cfg, device)
-    assert isinstance(sam, NetworkSam)
+    assert isinstance(sam, PointSam)
     drawn = [image(label_map((256, 512), index), index) for index in range(args.images)]
     images = [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in drawn]
     embedding = sam.encode(images)[0]  # also the warm-up

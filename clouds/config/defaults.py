@@ -115,6 +115,9 @@ DEFAULTS: dict[str, Any] = {
                 "ENABLED": False,  # SAM refines these pseudo-labels; no effect without MINIBATCH
                 "ALPHA_EMA": 0.999,  # share of the teacher's weights that an update keeps
                 "SIZE_THRESHOLD": 5000,  # pixels; only regions of a label map that are larger are prompted
+                # "points": points in each region; "text": the names of the classes of these regions, for SAM 3.
+                "PROMPTS": "points",
+                "SCORE_THRESHOLD": 0.5,  # score above which SAM 3 has found an instance of a class name
                 "NUM_POINTS": 5,  # point prompts per region
                 "SELECTION_MODE": "random",  # choice of the points in a region: or "center", "largest_component"
                 "EROSION": False,  # keep the points away from the border of the region
@@ -126,7 +129,7 @@ DEFAULTS: dict[str, Any] = {
                 # "vit_h", "vit_l" or "vit_b"; with a folder in WEIGHTS also "transformers" or "segment_anything".
                 "TYPE": "vit_h",
                 "WEIGHTS": "",  # file or folder with SAM's weights; "": the file of the type in the folder weights
-                "IMAGE_SIZE": 1024,  # pixels, longer side of SAM's input; a multiple of 64
+                "IMAGE_SIZE": 1024,  # pixels, longer side of SAM's input; a multiple of 16; 1008 for SAM 3
                 "PROMPTS_AT_ONCE": 64,  # regions decoded at once; limits the memory
                 # Number type of SAM's image encoder: "float32", "bfloat16", or "auto": bfloat16 in a mixed-precision
                 # training on a GPU that has it, otherwise float32.

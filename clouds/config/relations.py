@@ -147,6 +147,13 @@ def _reasons(cfg: CfgNode) -> dict[str, str]:
             "SAM is not used: MODEL.CLOUDS.SAM.ENABLED and MINIBATCH are not both True",
             *(f"MODEL.CLOUDS.SAM.{key}" for key in sam if key not in ("MINIBATCH", "ENABLED", "ALPHA_EMA")),
         ),
+        (
+            sam.PROMPTS == "text",
+            "MODEL.CLOUDS.SAM.PROMPTS is text",
+            *(f"MODEL.CLOUDS.SAM.{key}" for key in ("NUM_POINTS", "SELECTION_MODE", "EROSION", "EROSION_SIZE")),
+            *("MODEL.CLOUDS.SAM.REFINEMENT", "MODEL.CLOUDS.SAM.PROMPTS_AT_ONCE"),
+        ),
+        (sam.PROMPTS == "points", "MODEL.CLOUDS.SAM.PROMPTS is points", "MODEL.CLOUDS.SAM.SCORE_THRESHOLD"),
         (sam.MOBILE, "MODEL.CLOUDS.SAM.MOBILE is True", "MODEL.CLOUDS.SAM.TYPE"),
         (not sam.EROSION, "MODEL.CLOUDS.SAM.EROSION is False", "MODEL.CLOUDS.SAM.EROSION_SIZE"),
         (not sam.CACHE_DIR, "MODEL.CLOUDS.SAM.CACHE_DIR is empty", "MODEL.CLOUDS.SAM.CACHE_SIZE"),

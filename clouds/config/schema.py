@@ -175,13 +175,15 @@ RULES: dict[str, Rule] = {
     "MODEL.CLOUDS.PANEL_PERIOD": within(0, COUNT, of_low="no panels"),
     "MODEL.CLOUDS.SAM.ALPHA_EMA": SHARE,
     "MODEL.CLOUDS.SAM.SIZE_THRESHOLD": within(0, COUNT),
+    "MODEL.CLOUDS.SAM.PROMPTS": one_of("points", "text"),
+    "MODEL.CLOUDS.SAM.SCORE_THRESHOLD": SHARE,
     "MODEL.CLOUDS.SAM.NUM_POINTS": within(1, 10_000),
     "MODEL.CLOUDS.SAM.SELECTION_MODE": one_of("random", "center", "largest_component"),
     "MODEL.CLOUDS.SAM.EROSION_SIZE": within(0, 1000, of_low="no erosion"),
     "MODEL.CLOUDS.SAM.TYPE": registered("SAM back ends"),
     "MODEL.CLOUDS.SAM.WEIGHTS": PATH,
     "MODEL.CLOUDS.SAM.IMAGE_SIZE": Rule(
-        "a multiple of 64, from 64 to 4,096", lambda size: 64 <= size <= 4096 and size % 64 == 0
+        "a multiple of 16, from 64 to 4,096", lambda size: 64 <= size <= 4096 and size % 16 == 0
     ),
     "MODEL.CLOUDS.SAM.PROMPTS_AT_ONCE": within(1, 1_000_000),
     "MODEL.CLOUDS.SAM.DTYPE": one_of("auto", "float32", "bfloat16"),

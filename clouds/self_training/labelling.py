@@ -94,7 +94,7 @@ def label_batch(
 
     sizes = [(view.shape[-2], view.shape[-1]) for view in views]
     maps = image_labels(prediction, canvas, sizes, sizes, labeller.threshold)
-    found = labeller(maps, views, [batch[number].get("seed") for number in generated])
+    found = labeller(maps, views, [batch[number].get("seed") for number in generated], model.train_classes)
     labels = [replace(label, truth=batch[number].get("truth")) for number, label in zip(generated, found, strict=True)]
     for number, label in zip(generated, labels, strict=True):
         batch[number]["instances"] = instances_from_target(label.refined)

@@ -1,20 +1,31 @@
-"""Pseudo-labels: label map of the teacher -> point prompts -> masks of SAM -> target (CLOUDS, section 3.3).
+"""Pseudo-labels: label map of the teacher -> prompts -> masks of SAM -> target (CLOUDS, section 3.3).
+
+Prompts are points in the regions of the label map, as published, or the names of the classes of these regions.
 
 Letters: G generated images, K classes, h x w an image, N classes with a mask.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from clouds.d2 import CfgNode
-from clouds.data.classes import IGNORE_LABEL
+from clouds.data.classes import IGNORE_LABEL, split_synonyms
 from clouds.modeling.structures import Target, classes_in
-from clouds.self_training.regions import SELECTION_MODES, Prompts, choose_points, find_regions, merge_masks
-from clouds.self_training.sam import Sam
+from clouds.self_training.regions import (
+    SELECTION_MODES,
+    Prompts,
+    Regions,
+    choose_classes,
+    choose_points,
+    find_regions,
+    merge_masks,
+)
+from clouds.self_training.sam import ClassPrompt, Sam
 from clouds.utils.transfer import download, upload
 
 PROMPT_STREAM = 3  # tells the random numbers of prompts from those of views and of loss points, from the same seed
@@ -27,7 +38,7 @@ class PseudoLabel:
     Attributes:
         image: (3, h, w) uint8 RGB, the view that teacher and SAM saw.
         teacher_map: (h, w) uint8 label map of the teacher, 255 where its confidence is below the threshold.
-        prompts: points that SAM was prompted with; None without SAM.
+        prompts: points or classes that SAM was prompted with; None without SAM.
         refined: classes and masks (N, h, w) that the student learns.
         truth: (h, w) uint8 label map, 255 = ignore, where it is known; used for measurements only.
     """
@@ -81,28 +92,41 @@ class PseudoLabeller:
 
     @torch.no_grad()
     def __call__(
-        self, maps: Sequence[Tensor], images: Sequence[Tensor], seeds: Sequence[int | None]
+        self,
+        maps: Sequence[Tensor],
+        images: Sequence[Tensor],
+        seeds: Sequence[int | None],
+        class_names: Sequence[str],
     ) -> list[PseudoLabel]:
         """Label a batch. The host waits for a GPU twice: for all label maps, and for which masks are empty.
+
+        With class names as prompts, it also waits for the scores of each name.
 
         Args:
             maps: G label maps (h, w) uint8 of the teacher, 255 = no label, on any device.
             images: G images (3, h, w) uint8 RGB on any device, the views that the teacher saw.
-            seeds: G seeds that fix the prompts; None draws different ones each time.
+            seeds: G seeds that fix the points; None draws different ones each time.
+            class_names: names of the K classes, synonyms separated by commas; the prompts of a SAM that takes text.
 
         Returns:
             G pseudo-labels. A class without a pixel has no mask; pixels in no mask are negatives of every mask.
         """
         on_host = download(maps)
-        prompts = [self._prompts(*each) for each in zip(on_host, seeds, strict=True)]
         present = [classes_in(each) for each in on_host]
-        targets = self._refine(images, maps, present, prompts)
-        return [PseudoLabel(*parts) for parts in zip(images, maps, prompts, targets, strict=True)]
-
-    def _prompts(self, teacher_map: Tensor, seed: int | None) -> Prompts | None:
         if self.sam is None:
-            return None
-        regions = find_regions(teacher_map.numpy(), min_area=self.min_area)
+            targets = [target_from_map(*each) for each in zip(maps, present, strict=True)]
+            return [PseudoLabel(*each) for each in zip(images, maps, [None] * len(maps), targets, strict=True)]
+        regions = [find_regions(each.numpy(), min_area=self.min_area) for each in on_host]
+        if self.sam.prompts == "text":
+            prompts = [choose_classes(each) for each in regions]
+            shown: Sequence[Any] = class_prompts(regions, class_names, maps[0].device)
+        else:
+            prompts = [self._points(*each) for each in zip(regions, seeds, strict=True)]
+            shown = point_prompts(prompts, maps[0].device)
+        targets = self._refine(self.sam, images, maps, present, [each.classes.tolist() for each in prompts], shown)
+        return [PseudoLabel(*each) for each in zip(images, maps, prompts, targets, strict=True)]
+
+    def _points(self, regions: Regions, seed: int | None) -> Prompts:
         rng = np.random.default_rng(None if seed is None else [seed, PROMPT_STREAM])
         return choose_points(
             regions, num_points=self.num_points, mode=self.selection_mode, erosion=self.erosion, rng=rng
@@ -110,24 +134,32 @@ class PseudoLabeller:
 
     def _refine(
         self,
+        sam: Sam,
         images: Sequence[Tensor],
         maps: Sequence[Tensor],
         present: Sequence[list[int]],
-        prompts: Sequence[Prompts | None],
+        classes: Sequence[list[int]],
+        prompts: Sequence[Any],
     ) -> list[Target]:
-        """Return SAM's masks, or the teacher's for an image in which no region is large enough to be refined."""
-        asked = {number: shown for number, shown in enumerate(prompts) if shown is not None and len(shown.points)}
-        if self.sam is None or not asked:
+        """Return SAM's masks, or the teacher's for an image in which no region is large enough to be refined.
+
+        Args:
+            sam: predicts the masks.
+            images: G images.
+            maps: G label maps of the teacher.
+            present: classes in each label map.
+            classes: class of each prompt of an image.
+            prompts: prompts of each image, as `Sam.predict` takes them.
+        """
+        asked = [number for number, each in enumerate(classes) if each]
+        if not asked:
             return [target_from_map(*each) for each in zip(maps, present, strict=True)]
-        embeddings = self.sam.encode([images[number] for number in asked])
-        points = upload(torch.from_numpy(np.concatenate([shown.points for shown in asked.values()])), maps[0].device)
-        of_each = points.split([len(shown.points) for shown in asked.values()])
         refined = []
-        for (number, shown), embedding, own in zip(asked.items(), embeddings, of_each, strict=True):
-            masks, classes = self.sam.predict(embedding, own), shown.classes.tolist()
-            target = merge_masks(masks, classes, rm_intersection=self.rm_intersection)
+        for number, embedding in zip(asked, sam.encode([images[number] for number in asked]), strict=True):
+            masks = sam.predict(embedding, prompts[number])
+            target = merge_masks(masks, classes[number], rm_intersection=self.rm_intersection)
             if self.keep_teacher:
-                target = filled_up(target, sorted(set(classes)), maps[number], present[number])
+                target = filled_up(target, sorted(set(classes[number])), maps[number], present[number])
             refined.append(target)
         of_sam = dict(zip(asked, _without_empty(refined), strict=True))
         return [
@@ -149,6 +181,30 @@ def build_pseudo_labeller(cfg: CfgNode, sam: Sam | None) -> PseudoLabeller:
         rm_intersection=settings.RM_INTERSECTION,
         keep_teacher=settings.KEEP_TEACHER,
     )
+
+
+def point_prompts(prompts: Sequence[Prompts], device: torch.device) -> Sequence[Tensor]:
+    """Return the points (P, n, 2) of the prompts of several images, uploaded together."""
+    points = upload(torch.from_numpy(np.concatenate([each.points for each in prompts])), device)
+    return points.split([len(each.points) for each in prompts])
+
+
+def class_prompts(
+    regions: Sequence[Regions], class_names: Sequence[str], device: torch.device
+) -> list[list[ClassPrompt]]:
+    """Return a prompt for each class of the regions of several images, in the order of `choose_classes`.
+
+    Args:
+        regions: regions of each image.
+        class_names: names of the K classes, synonyms separated by commas.
+        device: device of the masks of the regions.
+    """
+    names = [tuple(split_synonyms(each)) for each in class_names]
+    maps = [upload(torch.from_numpy(each.label_map()), device) for each in regions]
+    return [
+        [ClassPrompt(names[value], labels == value) for value in np.unique(each.classes).tolist()]
+        for each, labels in zip(regions, maps, strict=True)
+    ]
 
 
 def target_from_map(labels: Tensor, present: Sequence[int]) -> Target:

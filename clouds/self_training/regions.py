@@ -1,4 +1,4 @@
-"""Label map -> regions -> point prompts, and SAM's masks -> target (CLOUDS, section 3.3). Pure functions.
+"""Label map -> regions -> prompts, and SAM's masks -> target (CLOUDS, section 3.3). Pure functions.
 
 A label map of a million pixels has some ten thousand horizontal runs of equal label. Regions are found by joining runs
 and are stored as lists of runs, so that no function visits the pixels once per class or per region.
@@ -52,6 +52,10 @@ class Regions:
     def __len__(self) -> int:
         return len(self.classes)
 
+    def label_map(self) -> npt.NDArray[np.uint8]:
+        """Return (H, W), the class of each pixel, `IGNORE_LABEL` where there is no region."""
+        return np.append(IGNORE_LABEL, self.classes).astype(np.uint8)[self.ids]
+
     def pixels(self, region: int, ranks: Integers) -> Integers:
         """Return pixels of a region as flat indices (n,).
 
@@ -66,12 +70,12 @@ class Regions:
 
 
 class Prompts(NamedTuple):
-    """Point prompts for SAM.
+    """Prompts for SAM: points in regions, or the classes of regions.
 
     Attributes:
-        points: (P, n, 2) float32, x (column) and y (row) in pixels of the label map.
+        points: (P, n, 2) float32, x (column) and y (row) in pixels of the label map; n is 0 where classes are prompts.
         classes: (P,) int64, class of each prompt.
-        region: (P,) int64, index of the region that the points lie in.
+        region: (P,) int64, index of the region that the points lie in, or of the first region of the class.
     """
 
     points: npt.NDArray[np.float32]
@@ -145,6 +149,12 @@ def choose_points(regions: Regions, *, num_points: int, mode: str, erosion: int,
         region.append(owner[piece])
     found = np.array(region, np.int64)
     return Prompts(np.array(points, np.float32).reshape(-1, num_points, 2), regions.classes[found], found)
+
+
+def choose_classes(regions: Regions) -> Prompts:
+    """Choose the classes of all regions, ascending, as prompts without points."""
+    classes, first = np.unique(regions.classes, return_index=True)
+    return Prompts(np.zeros((len(classes), 0, 2), np.float32), classes, first)
 
 
 def select_best(masks: Tensor, quality: Tensor) -> Tensor:

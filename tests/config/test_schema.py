@@ -31,7 +31,7 @@ LOSS_WEIGHTS = """
 SHARES = """
     MODEL.MASK_FORMER.DROPOUT MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO MODEL.CLOUDS.GEOMETRIC_ENSEMBLE_ALPHA
     MODEL.CLOUDS.GEOMETRIC_ENSEMBLE_BETA MODEL.CLOUDS.SAM.ALPHA_EMA INPUT.PL_THRESHOLD SOLVER.MOMENTUM
-    SOLVER.POLY_LR_CONSTANT_ENDING SOLVER.WARMUP_FACTOR
+    SOLVER.POLY_LR_CONSTANT_ENDING SOLVER.WARMUP_FACTOR MODEL.CLOUDS.SAM.SCORE_THRESHOLD
 """
 FACTORS = """
     SOLVER.BACKBONE_MULTIPLIER SOLVER.WEIGHT_DECAY SOLVER.WEIGHT_DECAY_NORM SOLVER.WEIGHT_DECAY_EMBED
@@ -73,7 +73,7 @@ RANGES = {
     "DATALOADER.NUM_WORKERS": lambda value: -1 <= value <= 256,
     "SEED": lambda value: -(2**31) <= value < 2**31,
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": lambda value: value == 255,
-    "MODEL.CLOUDS.SAM.IMAGE_SIZE": lambda value: value in range(64, 4097, 64),
+    "MODEL.CLOUDS.SAM.IMAGE_SIZE": lambda value: value in range(64, 4097, 16),
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": lambda value: 1 <= value <= 1000 or value == math.inf,
     "SOLVER.EMA_DECAY": lambda value: 0 <= value < 1,
     "VERSION": lambda value: value == 2,
@@ -83,6 +83,7 @@ CHOICES = {
     "MODEL.SEM_SEG_HEAD.NORM": {"GN", ""},
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_ATTENTION": {"auto", "triton", "embedding_bag", "grid_sample"},
     "MODEL.CLOUDS.SAM.SELECTION_MODE": {"random", "center", "largest_component"},
+    "MODEL.CLOUDS.SAM.PROMPTS": {"points", "text"},
     "MODEL.CLOUDS.SAM.DTYPE": {"auto", "float32", "bfloat16"},
     "DATALOADER.ON_ERROR": {"raise", "skip"},
     "SOLVER.ADAPTER_DECAY": {"constant", "cosine"},

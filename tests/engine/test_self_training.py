@@ -21,10 +21,12 @@ from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.self_training.pseudo_labels import PseudoLabeller
+from clouds.self_training.sam import Sam
 from clouds.self_training.teacher import Teacher
 from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer, write_joint_images
 from tests.engine.test_end_to_end import last_table, write_config
 from tests.engine.test_resume import Killed, rows, same, trained
+from tests.self_training.sam3_folders import write_sam3
 
 Config = Callable[..., CfgNode]
 MONITOR = {"MODEL.CLOUDS.PANEL_PERIOD": 2, "TEST.EVAL_PERIOD": 0, "SOLVER.IMS_PER_BATCH": 2}
@@ -56,6 +58,40 @@ def train(cfg: CfgNode, *, resume: bool = False, anyway: bool = False, kind: typ
 
 def snapshot(head: nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in head.state_dict().items()}
+
+
+class WithSam(JointTrainer):
+    """Trainer with the SAM that the config describes; records what it is asked."""
+
+    asked: list[object]
+
+    @classmethod
+    def build_sam(cls, cfg: CfgNode) -> Sam:
+        sam = Trainer.build_sam(cfg)
+        cls.asked, predict = [], sam.predict
+        sam.predict = lambda embedding, prompts: cls.asked.extend(prompts) or predict(embedding, prompts)
+        return sam
+
+
+@pytest.mark.parametrize("prompts", ["points", "text"])
+def test_a_training_with_sam3(joint: Config, tmp_path: Path, prompts: str) -> None:
+    folder = write_sam3(tmp_path / "sam3", "sam3_video")
+    settings = {"MOBILE": False, "TYPE": "transformers", "WEIGHTS": str(folder), "IMAGE_SIZE": 64, "PROMPTS": prompts}
+    settings |= {"SCORE_THRESHOLD": 0.2, "NUM_POINTS": 3, "CACHE_DIR": str(tmp_path / "cache")}
+    opts = [word for key, value in settings.items() for word in (f"MODEL.CLOUDS.SAM.{key}", value)]
+    trainer = train(joint("run", "SOLVER.MAX_ITER", 2, "DATASETS.TRAIN", ("plugin_generated",), *opts), kind=WithSam)
+    labels = trainer.self_training.latest
+    assert labels and WithSam.asked and list((tmp_path / "cache").iterdir())
+    if prompts == "text":
+        names = {each.names for each in WithSam.asked}
+        assert names <= {("road", "street"), ("grass",), ("sky",)}, "of the training set, with their synonyms"
+        assert all(each.regions.sum() > 12 for each in WithSam.asked)
+    else:
+        assert all(each.shape == (3, 2) for each in WithSam.asked)
+    for label in labels:
+        assert label.prompts.points.shape[1] == (0 if prompts == "text" else 3)
+        assert set(label.refined.labels.tolist()) <= set(label.prompts.classes.tolist())
+    assert any(row.get("pseudo_labels/kept", 0) > 0 for row in rows(tmp_path / "run"))
 
 
 class Watched(JointTrainer):

@@ -158,7 +158,7 @@ def test_the_backbone_runs_once_where_both_views_are_one(monkeypatch):
 
 def test_a_pseudo_label_equal_to_the_truth_gives_the_loss_of_the_truth():
     class Oracle(PseudoLabeller):
-        def __call__(self, maps, images, seeds):
+        def __call__(self, maps, images, seeds, class_names):
             return [PseudoLabel(images[0], label_map, None, Target(truth.gt_classes, truth.gt_masks))]
 
     model, teacher = student("convnext_closed")

@@ -54,7 +54,7 @@ def label(
     scores = [scores_of(each) if isinstance(each, np.ndarray) else each for each in maps]
     images = [torch.zeros(3, *each.shape[1:], dtype=torch.uint8) for each in scores]
     labels = [best_labels(each, labeller.threshold) for each in scores]
-    return labeller(labels, images, seeds or [1] * len(maps))
+    return labeller(labels, images, seeds or [1] * len(maps), [f"class {number}" for number in range(CLASSES)])
 
 
 def refined(*maps: np.ndarray | Tensor, **settings) -> list[Target]:

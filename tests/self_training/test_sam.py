@@ -9,11 +9,12 @@ from torch import nn
 from clouds.config import get_config
 from clouds.errors import UserError
 from clouds.self_training.sam import SAM_REGISTRY, CachedSam, Embedding, Sam, build_sam, decoder
-from clouds.self_training.sam.base import NetworkSam
+from clouds.self_training.sam.base import NetworkSam, PointSam
 from clouds.self_training.sam.build import BACK_ENDS
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.mobile_sam import mobile_network
 from clouds.self_training.sam.segment_anything import SegmentAnything, set_image_size
+from tests.self_training.sam3_folders import MEMORY, masks_of_the_library, write_sam3
 
 SIZES = ((40, 64), (90, 50))
 
@@ -86,10 +87,11 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("folders")
     for kind in ("sam", "sam2", "edgetam"):
         tiny(kind).save_pretrained(root / kind)
+    write_sam3(root / "sam3_video", "sam3_video")
     return root
 
 
-@pytest.fixture(scope="module", params=["mobile", "sam", "sam2", "edgetam"])
+@pytest.fixture(scope="module", params=["mobile", "sam", "sam2", "edgetam", "sam3_video"])
 def sam(request):
     if request.param == "mobile":
         return request.getfixturevalue("mobile")
@@ -251,6 +253,23 @@ class TestMobileSam:
         assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+def test_a_video_folder_of_sam2_gives_the_masks_of_the_librarys_pipeline(tmp_path):
+    """Published folders of SAM 2.1 hold the video model."""
+    transformers = pytest.importorskip("transformers")
+    parts = tiny("sam2").config
+    kinds = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+    made_of = {kind: getattr(parts, kind).to_dict() for kind in kinds}
+    config_class, model_class = transformers.Sam2VideoConfig, transformers.Sam2VideoModel
+    model_class(config_class(**made_of, **MEMORY)).save_pretrained(tmp_path)
+    sam = build_sam(config(MOBILE=False, TYPE="transformers", WEIGHTS=str(tmp_path)), "cpu")
+    assert sam.name == "sam2_video"
+    image_processor = transformers.Sam2ImageProcessor(size={"height": 64, "width": 64})
+    masks = masks_of_the_library(transformers.Sam2Processor(image_processor), transformers.Sam2Model, tmp_path)
+    for view, prompts, expected in masks:
+        (embedding,) = sam.encode([view])
+        assert (sam.predict(embedding, prompts) == expected).float().mean() > 0.999
+
+
 class TinyVit(nn.Module):
     """Absolute position embedding of a ViT, which `set_image_size` resizes."""
 
@@ -402,3 +421,5 @@ def test_the_interface_is_abstract():
         Sam()
     with pytest.raises(TypeError):
         NetworkSam(nn.Identity(), name="x", frame=Frame(64))
+    with pytest.raises(TypeError):
+        PointSam(nn.Identity(), name="x", frame=Frame(64))

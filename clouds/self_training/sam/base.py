@@ -1,6 +1,7 @@
 """The interface of a SAM back end, what all back ends share, and their registry.
 
-Kirillov et al., *Segment Anything*, ICCV 2023.
+Kirillov et al., *Segment Anything*, ICCV 2023; for class names as prompts, Carion et al., *SAM 3: Segment Anything with
+Concepts*, 2025.
 
 Letters: B images, H x W an image, S side of the square that SAM sees, C x h x w a feature map, P prompts, n points of a
 prompt, M masks per prompt (three), l side of the mask logits before they are resized.
@@ -48,8 +49,26 @@ class Embedding(NamedTuple):
     features: tuple[Tensor, ...]
 
 
+class ClassPrompt(NamedTuple):
+    """A class that the teacher sees in an image, as a prompt of a back end that takes class names.
+
+    Attributes:
+        names: names of the class, at least one; synonyms.
+        regions: (H, W) bool, pixels of the class in the teacher's label map, on the device of the back end.
+    """
+
+    names: tuple[str, ...]
+    regions: Tensor
+
+
 class Sam(ABC):
-    """Predicts masks from points. It is not a module: its weights enter neither state dicts nor optimizers."""
+    """Predicts masks from prompts. It is not a module: its weights enter neither state dicts nor optimizers.
+
+    Attributes:
+        prompts: kind of prompts that `predict` takes: "points" or "text".
+    """
+
+    prompts: str = "points"
 
     @property
     @abstractmethod
@@ -65,12 +84,14 @@ class Sam(ABC):
         """
 
     @abstractmethod
-    def predict(self, embedding: Embedding, points: Tensor) -> Tensor:
-        """Predict one mask per prompt: the mask whose quality SAM predicts to be the best.
+    def predict(self, embedding: Embedding, prompts: Any) -> Tensor:
+        """Predict one mask per prompt.
 
         Args:
             embedding: embedding of the image.
-            points: (P, n, 2) float x, y in pixels of the image, all inside the object; P may be 0.
+            prompts: with "points", (P, n, 2) float x, y in pixels of the image, those of a prompt inside one object.
+                Its mask is the one whose quality SAM predicts to be the best. With "text", a list of P `ClassPrompt`s.
+                The mask of a class is the union of its instances that overlap its regions. P may be 0.
 
         Returns:
             (P, H, W) bool.
@@ -78,7 +99,7 @@ class Sam(ABC):
 
 
 class NetworkSam(Sam):
-    """Base class of back ends that run a network; subclasses define `features` and `decode`.
+    """Base class of back ends that run a network: it encodes images by `features`, which subclasses define.
 
     The network is frozen and in evaluation mode. It is not a submodule of anything, so `model.train()` does not affect
     it. Its precision does not depend on the caller's autocast: embeddings are shared between runs, and masks depend on
@@ -91,8 +112,6 @@ class NetworkSam(Sam):
         *,
         name: str,
         frame: Frame,
-        refinement: bool = False,
-        prompts_at_once: int = 64,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -101,25 +120,16 @@ class NetworkSam(Sam):
             network: network with its weights; it is changed in place.
             name: name of the architecture, the readable part of `model_id`.
             frame: the square that the network sees.
-            refinement: whether to predict a second time, from the best mask logits of the first time.
-            prompts_at_once: largest number of prompts that are decoded together; the memory grows with it. On a CPU it
-                is at most `CPU_PIXELS` / S^2, but at least 1.
             dtype: number type in which images are encoded; bfloat16 by autocast.
             device: device of the network and of the masks.
         """
-        if prompts_at_once < 1:
-            raise ValueError(f"prompts_at_once is {prompts_at_once}; it must be 1 or more")
         self.network: Any = network.to(device).eval().requires_grad_(False)
         self.name = name
         self.frame = frame
-        self.refinement = refinement
-        self.device = torch.device(device)
-        if self.device.type == "cpu":
-            prompts_at_once = min(prompts_at_once, max(1, CPU_PIXELS // frame.side**2))
-            if onednn_is_faster():
-                use_onednn(self.network)
-        self.prompts_at_once = prompts_at_once
         self.dtype = dtype
+        self.device = torch.device(device)
+        if self.device.type == "cpu" and onednn_is_faster():
+            use_onednn(self.network)
 
     @cached_property
     def model_id(self) -> str:
@@ -145,14 +155,44 @@ class NetworkSam(Sam):
             maps = self.features(self.frame.stack([image], self.device))
         return tuple(each[0].float() for each in maps)
 
-    @torch.no_grad()
-    @full_precision
-    def predict(self, embedding: Embedding, points: Tensor) -> Tensor:
-        # Channels last, as decoders read them: with one copy for all prompts.
-        features = tuple(
+    def maps(self, embedding: Embedding) -> tuple[Tensor, ...]:
+        """Return the maps (C, h, w) of an embedding on the device in float32, channels last, as decoders read them."""
+        return tuple(
             upload(each[None], self.device).to(torch.float32, memory_format=torch.channels_last)[0]
             for each in embedding.features
         )
+
+    @abstractmethod
+    def features(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Encode (B, 3, S, S) normalized images into maps (B, C, h, w)."""
+
+
+class PointSam(NetworkSam):
+    """Base class of back ends whose prompts are points; subclasses define `features` and `decode`."""
+
+    def __init__(
+        self, network: nn.Module, *, refinement: bool = False, prompts_at_once: int = 64, **of_network: Any
+    ) -> None:
+        """
+        Args:
+            network: network with its weights; it is changed in place.
+            refinement: whether to predict a second time, from the best mask logits of the first time.
+            prompts_at_once: largest number of prompts that are decoded together; the memory grows with it. On a CPU it
+                is at most `CPU_PIXELS` / S^2, but at least 1.
+            of_network: other arguments of `NetworkSam`.
+        """
+        if prompts_at_once < 1:
+            raise ValueError(f"prompts_at_once is {prompts_at_once}; it must be 1 or more")
+        super().__init__(network, **of_network)
+        self.refinement = refinement
+        if self.device.type == "cpu":
+            prompts_at_once = min(prompts_at_once, max(1, CPU_PIXELS // self.frame.side**2))
+        self.prompts_at_once = prompts_at_once
+
+    @torch.no_grad()
+    @full_precision
+    def predict(self, embedding: Embedding, points: Tensor) -> Tensor:
+        features = self.maps(embedding)
         points = self.frame.to_frame(points.to(self.device, torch.float32), embedding.size)
         masks = torch.empty(len(points), *embedding.size, dtype=torch.bool, device=self.device)
         for start in range(0, len(points), self.prompts_at_once):
@@ -162,10 +202,6 @@ class NetworkSam(Sam):
                 best = self.decode_best(features, chunk, best[:, None])
             masks[start : start + len(chunk)] = self.frame.to_masks(best, embedding.size)
         return masks
-
-    @abstractmethod
-    def features(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Encode (B, 3, S, S) normalized images into maps (B, C, h, w)."""
 
     @abstractmethod
     def decode(self, features: tuple[Tensor, ...], points: Tensor, logits: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -190,13 +226,14 @@ class NetworkSam(Sam):
 
 def network_options(cfg: CfgNode, device: torch.device) -> dict[str, Any]:
     """Return the arguments of `NetworkSam` that do not depend on the back end."""
+    return {"dtype": encoder_dtype(cfg, device), "device": device}
+
+
+def point_options(cfg: CfgNode, device: torch.device) -> dict[str, Any]:
+    """Return the arguments of `PointSam` that do not depend on the back end."""
     settings = cfg.MODEL.CLOUDS.SAM
-    return {
-        "refinement": settings.REFINEMENT,
-        "prompts_at_once": settings.PROMPTS_AT_ONCE,
-        "dtype": encoder_dtype(cfg, device),
-        "device": device,
-    }
+    own = {"refinement": settings.REFINEMENT, "prompts_at_once": settings.PROMPTS_AT_ONCE}
+    return own | network_options(cfg, device)
 
 
 def encoder_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype:

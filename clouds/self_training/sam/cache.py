@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +26,7 @@ _ENTRY = re.compile(r"[0-9a-f]{64}\.sam")
 _HALF_WRITTEN = re.compile(r"[0-9a-f]{64}\.sam\..*\.part")
 _ABANDONED = 3600.0  # seconds after which an incomplete file is removed
 _DIGEST = hashlib.sha256().digest_size
+_LARGEST = torch.finfo(torch.half).max
 
 
 class CachedSam(Sam):
@@ -55,6 +57,7 @@ class CachedSam(Sam):
         with writing(folder):
             tempfile.TemporaryFile(dir=folder).close()
         self.sam = sam
+        self.prompts = sam.prompts
         self.folder = folder
         self.limit = int(gigabytes * 1e9)
         self._output = OptionalOutput(f"The cache of SAM's embeddings in {folder}")
@@ -70,14 +73,15 @@ class CachedSam(Sam):
         found = {key: features for key, features in entries.items() if features is not None}
         missing = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
         for key, embedding in zip(missing, self.sam.encode(list(missing.values())), strict=True):
-            found[key] = tuple(each.half() for each in embedding.features)
+            # The hidden states of a transformer may have a few very large numbers.
+            found[key] = tuple(each.clamp(-_LARGEST, _LARGEST).half() for each in embedding.features)
             self._write(key, found[key])
         return [
             Embedding((image.shape[1], image.shape[2]), found[key]) for key, image in zip(keys, images, strict=True)
         ]
 
-    def predict(self, embedding: Embedding, points: Tensor) -> Tensor:
-        return self.sam.predict(embedding, points)
+    def predict(self, embedding: Embedding, prompts: Any) -> Tensor:
+        return self.sam.predict(embedding, prompts)
 
     def key(self, image: Tensor) -> str:
         """Return the name of the entry of an image (3, H, W) uint8: 64 hexadecimal digits."""

@@ -5,7 +5,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from segment_anything.modeling import Sam as SamModules
 
 from clouds.d2 import CfgNode
-from clouds.self_training.sam.base import SAM_REGISTRY, network_options
+from clouds.self_training.sam.base import SAM_REGISTRY, point_options
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.segment_anything import SegmentAnything, set_image_size
 from clouds.self_training.sam.tiny_vit import EMBEDDING, STRIDE, TinyViT
@@ -20,7 +20,7 @@ def mobile_sam(cfg: CfgNode, device: torch.device) -> SegmentAnything:
     side = cfg.MODEL.CLOUDS.SAM.IMAGE_SIZE
     network = build_with_weights(mobile_network, "mobile_sam", cfg)
     set_image_size(network, side, STRIDE)
-    return SegmentAnything(network, name="mobile_sam", frame=Frame(side), **network_options(cfg, device))
+    return SegmentAnything(network, name="mobile_sam", frame=Frame(side), **point_options(cfg, device))
 
 
 def mobile_network() -> SamModules:

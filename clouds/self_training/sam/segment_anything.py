@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.d2 import CfgNode
-from clouds.self_training.sam.base import SAM_REGISTRY, NetworkSam, network_options
+from clouds.self_training.sam.base import SAM_REGISTRY, PointSam, point_options
 from clouds.self_training.sam.decoder import decode_best, pixel_positions
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.weights import build_with_weights
@@ -17,7 +17,7 @@ from clouds.self_training.sam.weights import build_with_weights
 PATCH = 16  # pixels, side of the image patch of one element of an embedding
 
 
-class SegmentAnything(NetworkSam):
+class SegmentAnything(PointSam):
     """An image encoder with segment_anything's prompt encoder and mask decoder."""
 
     def features(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -65,7 +65,7 @@ def build_vit(kind: str, cfg: CfgNode, device: torch.device) -> SegmentAnything:
     side = cfg.MODEL.CLOUDS.SAM.IMAGE_SIZE
     network = build_with_weights(sam_model_registry[kind], kind, cfg)
     set_image_size(network, side)
-    return SegmentAnything(network, name=kind, frame=Frame(side), **network_options(cfg, device))
+    return SegmentAnything(network, name=kind, frame=Frame(side), **point_options(cfg, device))
 
 
 def set_image_size(network: SamModules, side: int, patch: int = PATCH) -> None:

@@ -19,7 +19,7 @@ from torch import nn
 
 from clouds.d2 import CfgNode
 from clouds.errors import UserError
-from clouds.self_training.sam.base import SAM_REGISTRY, network_options
+from clouds.self_training.sam.base import SAM_REGISTRY, point_options
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.segment_anything import SegmentAnything, set_image_size
 from clouds.self_training.sam.weights import read_weights
@@ -87,7 +87,7 @@ def segment_anything(cfg: CfgNode, device: torch.device) -> SegmentAnything:
     set_image_size(network, side, patch)
     # Heads and windows of the attention have no weights: the name must contain the architecture.
     name = f"segment_anything-{zlib.crc32(repr(architecture).encode()):08x}"
-    return SegmentAnything(network, name=name, frame=Frame(side), **network_options(cfg, device))
+    return SegmentAnything(network, name=name, frame=Frame(side), **point_options(cfg, device))
 
 
 def build_network(architecture: SamArchitecture) -> SamModules:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clouds.self_training.sam.base import Embedding, NetworkSam
+from clouds.self_training.sam.base import Embedding, PointSam
 from minicity.sam.losses import mask_iou
 from minicity.sam.pool import LabeledScenes
 from minicity.sam.prompts import VIEW, Masks, PointPrompts, class_regions, random_points, shrink, whole_objects
@@ -39,7 +39,7 @@ class MaskScore(NamedTuple):
 
 
 @torch.no_grad()
-def measure(sam: NetworkSam, scenes: LabeledScenes, seed: int = 0) -> dict[tuple[str, int], MaskScore]:
+def measure(sam: PointSam, scenes: LabeledScenes, seed: int = 0) -> dict[tuple[str, int], MaskScore]:
     """Prompt for every region and object of whole scenes, at the size of `VIEW`.
 
     Args:
@@ -74,7 +74,7 @@ def _mean(rows: Sequence[tuple[float, float, float]]) -> MaskScore:
     return MaskScore(chosen, best, disc, len(rows))
 
 
-def _scores(sam: NetworkSam, embedding: Embedding, prompts: PointPrompts) -> list[tuple[float, float, float]]:
+def _scores(sam: PointSam, embedding: Embedding, prompts: PointPrompts) -> list[tuple[float, float, float]]:
     """Return the IoU of the chosen mask, the best mask and the disc of each prompt."""
     points = sam.frame.to_frame(torch.from_numpy(prompts.points).to(sam.device), VIEW)
     logits, quality = sam.decode(embedding.features, points, None)

@@ -9,7 +9,7 @@ import torch
 from clouds.config import get_config
 from clouds.generation.device import resolve_device
 from clouds.self_training.sam import build_sam
-from clouds.self_training.sam.base import NetworkSam
+from clouds.self_training.sam.base import PointSam
 from clouds.self_training.sam.frame import Frame
 from clouds.self_training.sam.segment_anything import SegmentAnything
 from clouds.self_training.sam.segment_anything_folder import (
@@ -138,17 +138,17 @@ def _measure(folder: Path, side: int, mobile_sam: Path, cache: Path, workers: in
     }
 
 
-def _load(device: str, **settings: Any) -> NetworkSam:
+def _load(device: str, **settings: Any) -> PointSam:
     """Build the SAM with these keys of `MODEL.CLOUDS.SAM`."""
     cfg = get_config()
     for key, value in {"MOBILE": False, "CACHE_DIR": "", **settings}.items():
         cfg.MODEL.CLOUDS.SAM[key] = value
     sam = build_sam(cfg, device)
-    assert isinstance(sam, NetworkSam)  # without a cache
+    assert isinstance(sam, PointSam)  # without a cache
     return sam
 
 
-def _scores(sam: NetworkSam, cache: Path, workers: int, num_scenes: int) -> dict[str, Scores]:
+def _scores(sam: PointSam, cache: Path, workers: int, num_scenes: int) -> dict[str, Scores]:
     """Measure a SAM on new scenes of each of `EVALUATION_STYLES`."""
     scores = {}
     for name, styles in EVALUATION_STYLES.items():

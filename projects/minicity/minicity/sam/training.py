@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clouds.self_training.sam.base import NetworkSam
+from clouds.self_training.sam.base import PointSam
 from clouds.self_training.sam.frame import Frame
 from minicity.sam.losses import prompt_loss
 from minicity.sam.pool import LabeledScenes
@@ -108,7 +108,7 @@ class ClassReader(nn.Module):
 class SamObjective:
     """Loss of each step. Its views and prompts follow from the step's number and the seed."""
 
-    def __init__(self, sam: NetworkSam, scenes: LabeledScenes, settings: SamTraining) -> None:
+    def __init__(self, sam: PointSam, scenes: LabeledScenes, settings: SamTraining) -> None:
         self.sam = sam
         self.scenes = scenes
         self.settings = settings
@@ -175,7 +175,7 @@ def align_attention(network: Any) -> None:
                 nn.init.zeros_(projection.bias)
 
 
-def train_sam(sam: NetworkSam, scenes: LabeledScenes, settings: SamTraining, state_file: Path) -> float:
+def train_sam(sam: PointSam, scenes: LabeledScenes, settings: SamTraining, state_file: Path) -> float:
     """Train a SAM in place. Resumes from `state_file` if it exists.
 
     Args:
