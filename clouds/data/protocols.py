@@ -12,7 +12,7 @@ A protocol is a YAML file, and its name is that of the file without `.yaml`. Tho
     labels: image                # size at which label maps and predictions are compared: image, input, a factor, ...
     window: 512                  # of a sliding window in pixels of the input, or [height, width]; default: none
     stride: 341                  # of the window; default: the window, so that windows do not overlap
-    absent_classes: left_out     # or zero, see `clouds.evaluation.confusion.Absent`
+    absent_classes: left_out     # or zero: IoU of a class that is predicted but does not occur; default: left_out
     means:                       # further means of the IoU over some of the classes; default: none
       mIoU2: [road, sidewalk]
 
@@ -91,17 +91,19 @@ class Protocol:
     absent: Absent = "left_out"
     means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def sizes(self, domain: str, image: Size, short_edge: Size) -> Sizes:
+    def sizes(self, domain: str, image: Size, short_edge: Size, scale: float = 1.0) -> Sizes:
         """Return the sizes for an image.
 
         Args:
             domain: domain of the data set, see `clouds.data.datasets.catalog.domain`.
             image: size of the image.
             short_edge: size that the config gives the image.
+            scale: largest factor of the input size in test-time augmentation. A window that covers this is left out.
         """
         input_size = _sized(_matching(self.input, domain), image, short_edge=short_edge)
         label_size = _sized(_matching(self.labels, domain), image, input=input_size)
-        if self.window is None or (self.window[0] >= input_size[0] and self.window[1] >= input_size[1]):
+        height, width = scaled_size(input_size, max(1.0, scale))
+        if self.window is None or (self.window[0] >= height and self.window[1] >= width):
             return Sizes(input_size, label_size)
         return Sizes(input_size, label_size, self.window, self.stride or self.window)
 
@@ -114,7 +116,7 @@ def _matching(rules: Mapping[str, SizeRule], domain: str) -> SizeRule:
 def _sized(rule: SizeRule, image: Size, **sizes: Size) -> Size:
     if isinstance(rule, str):
         word, _, length = rule.partition(" ")
-        return short_edge_size(image, int(length)) if length else image if word == "image" else sizes[word]
+        return short_edge_size(image, int(length)) if length else {"image": image, **sizes}[word]
     if isinstance(rule, tuple):
         return rule
     return scaled_size(image, rule)

@@ -122,11 +122,13 @@ def test_a_tower_of_timm(save_run: Callable[..., Path], images: list[Path], tmp_
 
 
 def test_the_config_is_complete_and_of_no_machine(closed: Path, tmp_path: Path) -> None:
-    clouds.load(closed, device="cpu").save_pretrained(tmp_path / "saved")
+    own = ["TEST.PROTOCOLS", ("rein_512", "file_of_this_machine.yaml")]
+    clouds.load(closed, device="cpu", options=own).save_pretrained(tmp_path / "saved")
     before, after = (load_config(folder / "config.yaml") for folder in (closed, tmp_path / "saved"))
     assert after.DATASETS.MODULES == () and before.DATASETS.MODULES == ("plugin_of_nobody",)
     assert (after.MODEL.DEVICE, after.OUTPUT_DIR, after.MODEL.WEIGHTS) == ("auto", "./output", "")
     assert (after.DATASETS.TRAIN, after.INPUT, after.SOLVER) == (before.DATASETS.TRAIN, before.INPUT, before.SOLVER)
+    assert after.TEST.PROTOCOLS == ("rein_512",)
     assert after.MODEL.MASK_FORMER == before.MODEL.MASK_FORMER
     assert len(after.MODEL.PIXEL_MEAN) == 3
 

@@ -213,7 +213,15 @@ def test_a_network_that_returns_scores_shares_what_it_can(tiny_cfg: CfgNode, tmp
         np.testing.assert_equal(Trainer.test(tiny_cfg, model)["tiny_val"]["sem_seg"], together[task])
 
 
-@pytest.mark.parametrize("options", [(), ("TEST.WINDOW", 32, "TEST.STRIDE", 20), ("TEST.AUG.ENABLED", True)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("TEST.WINDOW", 32, "TEST.STRIDE", 20),
+        ("TEST.AUG.ENABLED", True),
+        ("TEST.AUG.ENABLED", True, "TEST.WINDOW", 64),  # covers the input of 48 x 64 pixels, and not its largest view
+    ],
+)
 def test_what_is_scored_is_what_is_predicted(small: Callable[..., CfgNode], tmp_path: Path, options: tuple) -> None:
     protocols = ("TEST.PROTOCOLS", ("full_resolution", "published_short_edge"))
     cfg = small("MODEL.SAVE_PSEUDO_LABELS", True, "OUTPUT_DIR", tmp_path / "out", *protocols, *options)

@@ -187,7 +187,8 @@ class TestMapper:
         usual = limited_size(short_edge_size(size, self.short_edge), self.max_pixels)
         scored_by: dict[Sizes, list[str]] = {}
         for protocol in self.protocols if label is not None else self.protocols[:1]:
-            scored_by.setdefault(protocol.sizes(self.domain, size, usual), []).append(protocol.name)
+            sizes = protocol.sizes(self.domain, size, usual, max(self.scales))
+            scored_by.setdefault(sizes, []).append(protocol.name)
         images = {each: self._images(image, each) for each in {sizes.input_size for sizes in scored_by}}
         label_sizes = {sizes.label_size for sizes in scored_by}
         labels = {} if label is None else {each: _resized(label, each) for each in label_sizes}
