@@ -20,6 +20,8 @@ from clouds.utils.images import encoded
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_JPEG = 65_500  # pixels, a limit of libjpeg
+
 
 def write_predictions(
     jobs: Mapping[Path, Path],
@@ -32,6 +34,8 @@ def write_predictions(
 ) -> None:
     """Predict images and write ``<target>_labels.png`` (8-bit train ids) and ``<target>_overlay.jpg`` for each.
 
+    An overlay is reduced to 65,500 pixels a side, the most that a JPEG can have.
+
     Args:
         jobs: path of each image, mapped to its target.
         source: trained network, see `load`.
@@ -41,7 +45,8 @@ def write_predictions(
         dataset: YAML file that describes the data set whose classes are predicted.
 
     Raises:
-        UserError: the network cannot be loaded, or some images cannot be read. All others are predicted first.
+        UserError: the network cannot be loaded, or some images cannot be read or are too large for the memory. All
+            others are predicted first.
         WriteError: a result cannot be written. The same call predicts the images anew.
     """
     for folder in {target.parent for target in jobs.values()}:
@@ -61,10 +66,12 @@ def write_predictions(
 
     def write(source: Path, target: Path, result: Segmentation) -> None:
         result.save(f"{target}_labels.png")
-        write_atomically(Path(f"{target}_overlay.jpg"), encoded(result.overlay(), "JPEG", quality=90))
+        overlay = result.overlay()
+        overlay.thumbnail((_LONGEST_JPEG, _LONGEST_JPEG))
+        write_atomically(Path(f"{target}_overlay.jpg"), encoded(overlay, "JPEG", quality=90))
 
-    unreadable = predict_each(predict, jobs.items(), write)
-    raise_failures(unreadable, f"{len(unreadable)} of {len(jobs)} images failed, the others are done", logger)
+    failures = predict_each(predict, jobs.items(), write)
+    raise_failures(failures, f"{len(failures)} of {len(jobs)} images failed, the others are done", logger)
     logger.info(f"{len(jobs)} images labeled")
 
 

@@ -287,10 +287,10 @@ def _check_memory(sizes: Sequence[Size], classes: int) -> None:
     """
     needed, available = 4 * classes * sum(height * width for height, width in sizes), available_memory()
     if available is not None and needed > available:
+        number = "1 image" if len(sizes) == 1 else f"{len(sizes)} images"
         raise UserError(
-            f"The scores of {len(sizes)} images, the largest of {max(sizes)} pixels, and {classes} classes take "
-            f"{needed / 1e9:.1f} GB, but {available / 1e9:.1f} GB of memory are available: predict without scores, or "
-            "smaller images."
+            f"The scores of {number} with {classes} classes take {needed / 1e9:,.1f} GB, but {available / 1e9:,.1f} GB "
+            "of memory are available: predict without scores, fewer images at once, or smaller ones."
         )
 
 

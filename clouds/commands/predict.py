@@ -84,7 +84,8 @@ def run(
         dataset: YAML file that describes the data set whose classes are predicted.
 
     Raises:
-        UserError: the network cannot be loaded, or some images cannot be read. All others are predicted first.
+        UserError: the network cannot be loaded, or some images cannot be read or are too large for the memory. All
+            others are predicted first.
     """
     from clouds.api.files import write_predictions
 

@@ -102,7 +102,7 @@ def origin(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _predict(cfg: CfgNode, missing: dict[str, Path], folder: Path, ids: tuple[int, ...]) -> None:
-    """Write the missing predictions; images that cannot be read are reported at the end."""
+    """Write the missing predictions; images that fail are reported at the end."""
     resolve_device(cfg)
     set_up_libraries(cfg)
     cfg.DATASETS.TEST = cfg.DATASETS.TEST or ("cityscapes_val",)  # the classes that the network must have
@@ -124,9 +124,9 @@ def _predict(cfg: CfgNode, missing: dict[str, Path], folder: Path, ids: tuple[in
         return labels.cpu().numpy()
 
     jobs = [(image, folder / file) for file, image in missing.items()]
-    unreadable = predict_each(predict, jobs, write)
+    failures = predict_each(predict, jobs, write)
     summary = (
-        f"{len(unreadable)} of {len(missing)} images failed, the others are labeled; mend them and give the same "
+        f"{len(failures)} of {len(missing)} images failed, the others are labeled; mend them and give the same "
         "command again, which then makes the zip"
     )
-    raise_failures(unreadable, summary, logger)
+    raise_failures(failures, summary, logger)

@@ -13,6 +13,7 @@ UInt8Array = npt.NDArray[np.uint8]
 Color = tuple[int, int, int]
 """RGB, 0..255."""
 
+_PIXELS_AT_ONCE = 1 << 18  # of an overlay, whose colors are floats for a few rows only
 _TURN = 0.618034  # golden ratio: neighbors on the circle of hues are far apart, however many there are
 
 
@@ -71,5 +72,11 @@ def overlay(
     Returns:
         (H, W, 3) uint8 RGB. Pixels without a class keep the color of the image.
     """
-    blended = image + opacity * (colorize(labels, colors) - image.astype(np.float32))
-    return np.where((labels < len(colors))[..., None], np.round(blended), image).astype(np.uint8)
+    result = np.empty_like(image)
+    step = max(1, _PIXELS_AT_ONCE // labels.shape[1])
+    for top in range(0, len(labels), step):
+        rows = slice(top, top + step)
+        pixels, own = image[rows], labels[rows]
+        blended = pixels + opacity * (colorize(own, colors) - pixels.astype(np.float32))
+        result[rows] = np.where((own < len(colors))[..., None], np.round(blended), pixels)
+    return result

@@ -1,13 +1,17 @@
-"""The command ``clouds predict`` with ``--dataset``: a YAML file names the classes to predict."""
+"""The command ``clouds predict``: the classes of a YAML file, images of any size, and images that fail."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import clouds
+from clouds.api.segmenter import _check_memory
 from clouds.commands import predict
+from clouds.errors import UserError
 
 DATASET = """
 name: mine
@@ -51,3 +55,89 @@ def test_the_classes_of_a_file(
     model = clouds.load(folder, device="cpu")
     expected = model.predict(images[0], classes=["highway", "lawn", "sky"]).labels
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out/0_labels.png")), expected)
+
+
+class Largest(TorchDispatchMode):
+    """Records the number of bytes of the largest tensor that an operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for each in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(each, Tensor):
+                self.bytes = max(self.bytes, each.numel() * each.element_size())
+        return result
+
+
+PASSES = {
+    "one pass": [],
+    "augmented": ["TEST.AUG.ENABLED", "True"],
+    "window": ["TEST.WINDOW", "48", "TEST.STRIDE", "32"],
+    "augmented window": ["TEST.WINDOW", "48", "TEST.AUG.ENABLED", "True", "TEST.AUG.SCALES", "(0.5,1.0)"],
+}
+
+
+@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("size", [(64, 6000), (1, 3000), (500, 3), (700, 900), (1, 70_000)])
+def test_memory_does_not_grow_with_the_image(closed: Path, tmp_path: Path, size: tuple[int, int], passes: str) -> None:
+    """The largest tensor is that of the input's limit, or the label map itself, one byte for each pixel."""
+    height, width = size
+    coarse = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (1 + height // 50, 1 + width // 50, 3), np.uint8)
+    )
+    coarse.resize((width, height)).save(tmp_path / "image.png")
+    words = ["--model", str(closed), str(tmp_path / "image.png"), "--output", str(tmp_path / "out")]
+    opts = ["MODEL.DEVICE", "cpu", "INPUT.TEST_SHORT_EDGE", "1024", "INPUT.TEST_MAX_PIXELS", "16384"]
+    with Largest() as largest:
+        assert predict.main([*words, *opts, *PASSES[passes]]) == 0
+    with Image.open(tmp_path / "out/image_labels.png") as labels:
+        assert labels.size == (width, height)
+    with Image.open(tmp_path / "out/image_overlay.jpg") as overlay:
+        assert overlay.size == (min(width, 65_500), height)
+    # The weights are smaller, too. Without the limit, the input alone would take 12 MB or more.
+    assert largest.bytes < 4e6
+
+
+def test_an_image_that_fails_does_not_cost_the_others(
+    closed: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(images[0].read_bytes()[:200])
+    Image.new("RGB", (12_000_000, 1)).save(folder / "2.png")  # 48 rows of 576 million pixels, without a limit
+    for name in ("0.png", "3.png"):
+        (folder / name).write_bytes(images[0].read_bytes())
+    words = ["--model", str(closed), str(folder), "--output", str(tmp_path / "out")]
+    assert predict.main([*words, "MODEL.DEVICE", "cpu", "INPUT.TEST_MAX_PIXELS", "0"]) == 2
+    log, last = capsys.readouterr().err.rsplit("error: ", 1)
+    assert last.startswith(f"2 of 4 images failed, the others are done; first: The image {folder / '1.png'} ")
+    assert f"{folder / '2.png'}: The memory is not sufficient" in log
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "0_labels.png", "0_overlay.jpg", "3_labels.png", "3_overlay.jpg",
+    ]  # fmt: skip
+    assert (tmp_path / "out/0_labels.png").read_bytes() == (tmp_path / "out/3_labels.png").read_bytes()
+
+
+def test_scores_that_do_not_fit_into_the_memory_are_refused() -> None:
+    _check_memory([(100, 100)], 19)
+    with pytest.raises(UserError, match=r"The scores of 1 image with 19 classes take 76,000\.0 GB, .* without scores"):
+        _check_memory([(10**6, 10**6)], 19)
+
+
+def test_the_keys_and_the_argument_are_one_augmentation(closed: Path, images: list[Path], tmp_path: Path) -> None:
+    opts = ["TEST.AUG.SCALES", "(0.5,1.5)", "TEST.AUG.FLIP", "False", "TEST.WINDOW", "40", "TEST.STRIDE", "30"]
+    on = ["TEST.AUG.ENABLED", "True"]
+    enabled, plain = (clouds.load(closed, options=each, device="cpu") for each in ([*opts, *on], opts))
+    words = ["--model", str(closed), str(images[0]), "--output", str(tmp_path), "MODEL.DEVICE", "cpu"]
+    assert predict.main([*words, *opts, *on]) == 0
+    augmented = np.asarray(Image.open(tmp_path / "0_labels.png"))
+    assert np.array_equal(enabled.predict(images[0]).labels, augmented)
+    assert np.array_equal(plain.predict(images[0], tta=True).labels, augmented)
+    scores = plain.predict(images[0], scores=True).scores
+    assert np.array_equal(enabled.predict(images[0], tta=False, scores=True).scores, scores)
+    usual = clouds.load(closed, device="cpu")
+    assert not np.allclose(usual.predict(images[0], scores=True).scores, scores, atol=1e-2)
+    assert not np.allclose(enabled.predict(images[0], scores=True).scores, scores, atol=1e-2)

@@ -6,8 +6,10 @@ they overlap, and the scores of the views once more.
 Letters: K classes, h x w network input of an image.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +116,8 @@ def averaged_scores(model: nn.Module, sample: ImageDict, passes: Passes) -> Tens
         raise ValueError(f"sample has {len(views)} views; it must have one for each of the {len(passes.scales)} scales")
     device = next((each.device for each in model.parameters()), torch.device("cpu"))
     size, total = _size(sample["image"]), None
-    for view in views:
+    # The largest view first: the tensors of the others fit into the memory that it frees.
+    for view in sorted(views, key=Tensor.numel, reverse=True):
         compute = partial(_view_scores, model, {**sample, "image": view}, passes)
         # On a CPU, a group takes as long as its windows one by one, and more memory.
         scores = compute(1) if device.type == "cpu" else _in_groups(compute, device)
@@ -131,29 +134,48 @@ def _view_scores(model: nn.Module, view: ImageDict, passes: Passes, number: int)
     height, width = (min(sides) for sides in zip(passes.window or size, size, strict=True))
     corners = window_corners(size, (height, width), passes.stride or passes.window or size)
     windows = [
-        ((..., slice(top, top + height), slice(left, left + width)), flipped)
+        _Window(slice(top, top + height), slice(left, left + width), flipped)
         for top, left in corners
         for flipped in ((False, True) if passes.flip else (False,))
     ]
+    if len(windows) == 1:
+        return _predict(model, view, windows)[0]
     total, count = None, torch.zeros(size)
     for start in range(0, len(windows), number):
-        group = windows[start : start + number]
-        images = (_mirrored(view["image"][part], flipped) for part, flipped in group)
-        outputs = model([{**view, "image": image, "height": height, "width": width} for image in images])
-        for (part, flipped), output in zip(group, outputs, strict=True):
-            scores = _mirrored(output["sem_seg"], flipped).float()
-            if len(windows) == 1:
-                return scores
-            if total is None:
-                total, count = scores.new_zeros(len(scores), *size), count.to(scores.device)
-            total[part] += scores
-            count[part] += 1
+        total = _added(total, model, view, windows[start : start + number])
     assert total is not None
-    return total.div_(count)
+    for window in windows:
+        count[window.rows, window.columns] += 1
+    return total.div_(count.to(total.device))
 
 
-def _mirrored(image: Tensor, flipped: bool) -> Tensor:
-    return image.flip(-1) if flipped else image
+class _Window(NamedTuple):
+    """Part of a view, or its mirror image."""
+
+    rows: slice
+    columns: slice
+    flipped: bool
+
+
+def _added(total: Tensor | None, model: nn.Module, view: ImageDict, windows: Sequence[_Window]) -> Tensor:
+    """Add the scores of windows to a sum (K, h, w), in place; None is 0."""
+    scores = _predict(model, view, windows)
+    if total is None:
+        total = scores[0].new_zeros(len(scores[0]), *_size(view["image"]))
+    for window, each in zip(windows, scores, strict=True):
+        # Class by class, so that there is no mirror image of all scores.
+        for sums, values in zip(total[:, window.rows, window.columns], each, strict=True):
+            sums += values.flip(-1) if window.flipped else values
+    return total
+
+
+def _predict(model: nn.Module, view: ImageDict, windows: Sequence[_Window]) -> list[Tensor]:
+    """Return the scores (K, height, width) of each window in one forward pass, float32."""
+    parts = [view["image"][:, window.rows, window.columns] for window in windows]
+    images = [part.flip(-1) if window.flipped else part for part, window in zip(parts, windows, strict=True)]
+    height, width = _size(images[0])
+    outputs = model([{**view, "image": image, "height": height, "width": width} for image in images])
+    return [output["sem_seg"].float() for output in outputs]
 
 
 def _size(image: Tensor) -> Size:
