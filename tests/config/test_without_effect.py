@@ -37,6 +37,8 @@ def logged(caplog, *opts, file=None):
         ("MODEL.ADAPTER.ALPHA", "4", ("MODEL.ADAPTER.NAME", "LoRA")),
         ("MODEL.ADAPTER.TOKENS", "4", ("MODEL.ADAPTER.NAME", "Rein")),
         ("SOLVER.ADAPTER_DECAY", "cosine", ("MODEL.ADAPTER.NAME", "Mine")),
+        ("TEST.STRIDE", "5", ("TEST.WINDOW", "5")),
+        ("TEST.AUG.SCALES", "(0.5,)", ("TEST.AUG.ENABLED", "True")),
         ("WANDB.NAME", "mine", ("WANDB.PROJECT", "ours")),
         ("CUDNN_BENCHMARK", "True", ("INPUT.CROP.ENABLED", "True")),
         ("MODEL.BACKBONE.TIMM.PATCH_SIZE", "8", ("MODEL.BACKBONE.NAME", "TimmTower")),

@@ -1,5 +1,6 @@
 """Mappers: from a record to the tensors of a sample."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from clouds.data.loading.augmentation import TrainAugmentation
 from clouds.data.loading.batch import Batch
 from clouds.data.loading.mappers import TestMapper, TrainMapper
 from clouds.data.protocols import read_protocol
-from clouds.data.sizes import short_edge_size
+from clouds.data.sizes import limited_size, short_edge_size
 from clouds.errors import UserError
 from tests.data.conftest import label_map, save, smooth_image
 from tests.utils.image_files import by_pillow
@@ -237,6 +238,27 @@ def test_short_edge_of_the_benchmarks() -> None:
     assert short_edge_size((720, 1280), 1024) == (1024, 1820)
     assert short_edge_size((1080, 1920), 1024) == (1024, 1820)
     assert short_edge_size((3264, 2448), 1024) == (1365, 1024)
+
+
+@given(st.tuples(st.integers(1, 100_000), st.integers(1, 100_000)), st.integers(1, 2**22))
+def test_limited_size(size: tuple[int, int], most: int) -> None:
+    height, width = limited_size(size, most)
+    assert min(height, width) >= 1
+    assert height * width <= most
+    if size[0] * size[1] <= most:
+        assert (height, width) == size
+    elif max(height, width) < most // 32 and min(height, width) > 1:
+        factor = math.sqrt(most / (size[0] * size[1]))
+        assert all(0 <= factor * old - new < 1 + 1e-6 for old, new in zip(size, (height, width), strict=True))
+    assert limited_size(size, 0) == size
+
+
+def test_limit_of_the_benchmarks() -> None:
+    """The default limit leaves the driving data sets as they are, and makes a network's input of strips small."""
+    for size in ((1024, 2048), (1024, 1820), (1365, 1024), (1024, 1861)):
+        assert limited_size(size, 2**22) == size
+    assert limited_size((1024, 96_000), 2**22) == (211, 19_829)
+    assert limited_size((1, 10**9), 2**22) == (1, 131_072)
 
 
 def test_different_sizes_name_both_files_and_sizes(record: dict, cfg: CfgNode) -> None:
