@@ -39,9 +39,9 @@ def test_the_config_is_read_once(
     """A key that is ignored is reported once."""
     monkeypatch.setattr("clouds.engine.training.launch", lambda *_: None)
     config = tmp_path / "mine.yaml"
-    config.write_text(f"_BASE_: {GTA}\nINPUT: {{FORMAT: RGB}}\n")
+    config.write_text(f"_BASE_: {GTA}\nINPUT: {{RANDOM_FLIP: none}}\n")
     assert train.main(["--config-file", str(config)]) == 0
-    assert [record.getMessage().count("INPUT.FORMAT") for record in caplog.records] == [1]
+    assert [record.getMessage().count("INPUT.RANDOM_FLIP") for record in caplog.records] == [1]
 
 
 @pytest.mark.parametrize(
