@@ -42,6 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--steps", type=positive_int, default=12000, metavar="N", help=f"number of updates {DEFAULT}")
     add("--batch-size", type=positive_int, default=64, metavar="N", help=f"full-size crops per update {DEFAULT}")
     add("--bfloat16", action="store_true", help="train the image tower in bfloat16, which is faster on some processors")
+    add(
+        "--teacher",
+        type=Path,
+        metavar="DIR",
+        help="folder of a trained CLIP, whose text tower is taken over and whose feature maps are learned",
+    )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.model_config.suffix != ".json" or not args.model_config.is_file():

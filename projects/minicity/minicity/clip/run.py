@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from clouds.errors import UserError
 from clouds.generation.device import resolve_device
 from clouds.modeling.backbone.clip import CLIP
 from clouds.modeling.backbone.open_clip_models import load_open_clip
@@ -21,7 +22,8 @@ from minicity.cards import command_line, environment_of, render, write_card
 from minicity.clip.evaluation import CropAccuracy, crop_accuracy, measure_scenes
 from minicity.clip.pool import CROP_SIZE, STORED_SIZE, draw_pool
 from minicity.clip.regions import VIEW
-from minicity.clip.training import ClipTraining, train_clip
+from minicity.clip.training import ClipTraining, initialize_text_tower, train_clip
+from minicity.paths import shown
 from minicity.training.towers import Towers, ViTClip, has_vit
 from minicity.world.pool import SCENE
 from minicity.world.wide import EVALUATION_STYLES, WIDE_STYLES
@@ -44,6 +46,7 @@ def run(
     steps: int,
     batch_size: int,
     bfloat16: bool,
+    teacher: Path | None,
     workers: int,
     device: str,
 ) -> None:
@@ -58,6 +61,7 @@ def run(
         steps: number of updates.
         batch_size: number of full-size crops per update.
         bfloat16: whether the image tower computes in bfloat16.
+        teacher: folder of a trained CLIP in open_clip's layout, whose feature maps the image tower learns to predict.
         workers: number of processes that draw scenes.
         device: cpu, cuda or auto.
 
@@ -72,15 +76,21 @@ def run(
         "steps": steps,
         "batch_size": batch_size,
         "bfloat16": bfloat16,
+        "teacher": teacher,
     }
     device = resolve_device(device)
     torch.manual_seed(TRAIN_SEED)
     model: Any = load_open_clip(str(model_config)).to(device)
     tokenize = open_clip.get_tokenizer(model_config.stem)
+    towers = CLIP.from_folder(teacher).to(device) if teacher else None
+    try:
+        initialize_text_tower(model, towers)
+    except ValueError as error:
+        raise UserError(f"--teacher {teacher} does not fit --model-config {model_config}: {error}.") from error
     whole, cropped = draw_pool(cache / "pool", WIDE_STYLES, TRAIN_SEED, scenes, crops, workers)
     logger.info("%d scenes, %d crops, %d different captions of crops", scenes, len(cropped), len(set(cropped.captions)))
     settings = ClipTraining(steps=steps, batch_size=batch_size, warmup=min(100, steps), bfloat16=bfloat16)
-    seconds = train_clip(model, tokenize, whole, cropped, settings, cache / f"{model_config.stem}.pt")
+    seconds = train_clip(model, tokenize, whole, cropped, settings, cache / f"{model_config.stem}.pt", towers)
     vision = read_json(model_config, dict, _REMEDY)["vision_cfg"]
     round_to_half(model)
     vit = has_vit(model)
@@ -106,6 +116,7 @@ def run(
         crop_size=CROP_SIZE,
         settings=settings,
         seconds=seconds,
+        teacher=teacher and shown(teacher),
         environment=environment_of(device),
         **_measure(
             ViTClip(clip_model=model, tokenize=tokenize) if vit else CLIP.from_folder(output), crops, cache, workers

@@ -6,11 +6,13 @@ Most steps contrast an image with the names of all classes (`naming_loss`), only
 (`RegionReader`) instead of being cut out of the image: twenty captions at the cost of eight crops, at the scale at
 which scenes will be segmented. The images are those of `minicity.world.wide`, never of a validation domain.
 
+A tower that learns more slowly, such as a ViT, has a trained CLIP as its teacher (`minicity.clip.distillation`).
+
 Letters: B images, M boxes, C channels of a feature map, D width of the space that images and texts share.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from torch.nn import functional as F
 from clouds.data.classes import CITYSCAPES_CLASSES, split_synonyms
 from clouds.modeling.backbone.clip import CLIP
 from minicity.clip.crops import OPENINGS, WORDS
+from minicity.clip.distillation import StudentMaps, copy_text_tower
 from minicity.clip.losses import contrastive_loss, naming_loss
 from minicity.clip.pool import CaptionedImages
 from minicity.clip.regions import VIEW, RegionReader, random_view
@@ -34,6 +37,9 @@ from minicity.world.classes import Label
 from minicity.world.pool import Pixels
 
 MAX_LOGIT_SCALE = math.log(100)
+
+LEVELS = ("res2", "res3", "res4", "res5")
+"""Names of the feature maps that regions are read from."""
 
 Tokenize = Callable[[list[str]], Tensor]
 
@@ -49,6 +55,7 @@ class ClipTraining(TrainingSettings):
         shares: shares of the steps on whole scenes, on crops with class names, and on crops with captions.
         small: share of the crop steps with four times as many crops at half the size, at the same cost.
         bfloat16: whether the image tower computes in bfloat16, which is faster on some processors.
+        distillation: weight of the distance between the feature maps of the tower and those of the teacher, if any.
     """
 
     batch_size: int = 64
@@ -57,6 +64,7 @@ class ClipTraining(TrainingSettings):
     shares: tuple[float, float, float] = (0.65, 0.29, 0.06)
     small: float = 0.8
     bfloat16: bool = False
+    distillation: float = 4.0
 
     @property
     def scenes_per_step(self) -> int:
@@ -91,7 +99,13 @@ class ClipObjective:
     """Loss of each step. Its images follow from the step's number and the seed."""
 
     def __init__(
-        self, model: Any, tokenize: Tokenize, scenes: CaptionedImages, crops: CaptionedImages, settings: ClipTraining
+        self,
+        model: Any,
+        tokenize: Tokenize,
+        scenes: CaptionedImages,
+        crops: CaptionedImages,
+        settings: ClipTraining,
+        teacher: CLIP | None = None,
     ) -> None:
         self.model = model
         self.scenes = scenes
@@ -115,7 +129,10 @@ class ClipObjective:
         order = np.argsort(scenes.scenes)
         self.owners = order[np.searchsorted(scenes.scenes[order], crops.scenes)]
         self.used_tokens = torch.cat([*self.prompts, self.scene_tokens, self.crop_tokens]).unique()
-        self.reader = RegionReader(self._channels(), model.text_projection.shape[-1]).to(self.device)
+        channels = self._channels(self.towers)
+        self.reader = RegionReader(channels, model.text_projection.shape[-1]).to(self.device)
+        self.teacher = teacher
+        self.student_maps = StudentMaps(channels, self._channels(teacher)).to(self.device) if teacher else None
 
     def loss(self, step: int) -> Tensor:
         """Return the loss of a step, a scalar."""
@@ -123,16 +140,19 @@ class ClipObjective:
         kind = rng.choice(3, p=self.settings.shares)
         return self._loss_on_scenes(rng) if kind == 0 else self._loss_on_crops(rng, with_captions=kind == 2)
 
-    def _channels(self) -> list[int]:
-        with torch.no_grad():
-            return [each.shape[1] for each in self._features(torch.zeros(1, 3, *VIEW, device=self.device))[0]]
+    @torch.no_grad()
+    def _channels(self, towers: Towers) -> list[int]:
+        return [each.shape[1] for each in self._maps(towers, torch.zeros(1, 3, *VIEW, device=self.device))]
 
     def _features(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the tower's feature maps (B, C, h, w), and embeddings of whole images (B, D), unit-norm."""
+        *maps, dense = self._maps(self.towers, pixels, (*LEVELS, "clip_vis_dense"))
+        return maps, F.normalize(self.towers.embed_whole(dense), dim=-1)
+
+    def _maps(self, towers: Towers, pixels: Tensor, names: Sequence[str] = LEVELS) -> list[Tensor]:
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
-            features = self.towers(pixels)
-        whole = self.towers.embed_whole(features["clip_vis_dense"].float())
-        return [features[f"res{level}"].float() for level in range(2, 6)], F.normalize(whole, dim=-1)
+            features = towers(pixels)
+        return [features[name].float() for name in names]
 
     def _loss_on_scenes(self, rng: np.random.Generator) -> Tensor:
         count = min(self.settings.scenes_per_step, len(self.scenes))
@@ -143,12 +163,15 @@ class ClipObjective:
         images, boxes, inside = random_view(
             self.scenes.images[chosen], place[self.owners[crops]], self.crops.boxes[crops], rng
         )
-        maps, whole = self._features(self._pixels(images, rng, small=False))
-        caption_loss = 0.1 * self._caption_loss(whole, self.scene_tokens[torch.from_numpy(chosen)])
+        pixels = self._pixels(images, rng, small=False)
+        maps, whole = self._features(pixels)
+        loss = 0.1 * self._caption_loss(whole, self.scene_tokens[torch.from_numpy(chosen)])
+        if self.teacher and self.student_maps:
+            loss = loss + self.settings.distillation * self.student_maps(maps, self._maps(self.teacher, pixels))
         if not inside.any():
-            return caption_loss  # the mean over no boxes is undefined
+            return loss  # the mean over no boxes is undefined
         regions = self.reader(maps, torch.from_numpy(boxes[inside]).to(self.device))
-        return self._naming_loss(regions, self.crops.labels[crops[inside]], rng) + caption_loss
+        return self._naming_loss(regions, self.crops.labels[crops[inside]], rng) + loss
 
     def _loss_on_crops(self, rng: np.random.Generator, *, with_captions: bool) -> Tensor:
         small = rng.random() < self.settings.small
@@ -179,6 +202,22 @@ class ClipObjective:
         return contrastive_loss(features, text_features, self.model.logit_scale.exp(), number[:, None] == number)
 
 
+def initialize_text_tower(model: Any, teacher: CLIP | None = None) -> None:
+    """Give an open_clip model the text tower to start its training from.
+
+    Args:
+        model: open_clip `CLIP` with a random initialization.
+        teacher: trained towers, whose text tower is copied.
+
+    Raises:
+        ValueError: the text tower of the teacher has other sizes.
+    """
+    # With CLIP's 0.02, all sentences start with nearly the same embedding, and telling them apart takes an epoch.
+    nn.init.normal_(model.token_embedding.weight, std=0.2)
+    if teacher:
+        copy_text_tower(teacher.clip_model, model)
+
+
 def train_clip(
     model: Any,
     tokenize: Tokenize,
@@ -186,6 +225,7 @@ def train_clip(
     crops: CaptionedImages,
     settings: ClipTraining,
     state_file: Path,
+    teacher: CLIP | None = None,
 ) -> float:
     """Train an open_clip model in place. Resumes from `state_file` if it exists.
 
@@ -196,6 +236,7 @@ def train_clip(
         crops: crops of these scenes.
         settings: settings of the training.
         state_file: file of the saved state.
+        teacher: trained towers, whose feature maps the image tower learns to predict.
 
     Returns:
         Training time in seconds, interrupted runs included.
@@ -203,15 +244,15 @@ def train_clip(
     Raises:
         UserError: the state belongs to another training, or a loss is not finite.
     """
-    # With CLIP's 0.02, all sentences start with nearly the same embedding, and telling them apart takes an epoch.
-    nn.init.normal_(model.token_embedding.weight, std=0.2)
-    objective = ClipObjective(model, tokenize, scenes, crops, settings)
+    objective = ClipObjective(model, tokenize, scenes, crops, settings, teacher)
     with torch.no_grad():
         # Tokens that no text uses share one embedding, which compresses well.
         unused = torch.ones(len(model.token_embedding.weight), dtype=torch.bool, device=objective.device)
         unused[objective.used_tokens.to(objective.device)] = False
         model.token_embedding.weight[unused] = model.token_embedding.weight[unused][0].clone()
     modules = nn.ModuleDict({"model": model, "reader": objective.reader})
+    if objective.student_maps:
+        modules["student_maps"] = objective.student_maps
     groups = _parameter_groups(modules, settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
     trim_kernels(model.visual)

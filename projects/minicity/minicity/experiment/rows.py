@@ -29,7 +29,7 @@ _TOWER = "The tower, trained on the source alone"
 _ON = "Joint training, on from the frozen tower's weights"
 _COUNT = "Number of generated images"
 _NAMES = "Classes by their names instead of a linear layer"
-_CONVNEXT = "The ConvNeXt of the miniature CLIP, adapted"
+_CONVNEXT, _VIT = "The ConvNeXt of the miniature CLIP, adapted", "A ViT, adapted"
 _PLAIN, _REFINED = "+ generated images, the teacher's labels", "+ SAM's refinement: joint training"
 
 
@@ -95,6 +95,10 @@ ADAPTERS = (
     Row("lora", "CLIP, LoRA", "warmup_clip_lora.yaml", group=_CONVNEXT),
     Row("soma", "CLIP, SoMA", "warmup_clip_soma.yaml", group=_CONVNEXT),
     Row("trained", "CLIP, trained", "warmup_tuned.yaml", _LOW, group=_CONVNEXT),
+    Row("vit_frozen", "ViT, frozen", "warmup_vit.yaml", group=_VIT),
+    Row("vit_lora", "ViT, LoRA", "warmup_vit_lora.yaml", group=_VIT),
+    Row("vit_rein", "ViT, Rein", "warmup_vit_rein.yaml", group=_VIT),
+    Row("vit_trained", "ViT, trained", "warmup_vit_tuned.yaml", _LOW, group=_VIT),
 )
 """Rows of the ablation of adapters: towers that are frozen, adapted and trained, on the source alone."""
 
@@ -114,10 +118,15 @@ COMPARED: tuple[tuple[str, str], ...] = (
     ("lora", "trained"),
     ("soma", "trained"),
     ("frozen", "trained"),
+    ("vit_lora", "vit_frozen"),
+    ("vit_rein", "vit_frozen"),
+    ("vit_lora", "vit_trained"),
+    ("vit_rein", "vit_trained"),
+    ("vit_frozen", "vit_trained"),
 )
 """Pairs of keys: is the first row better than the second?"""
 
-SHOWN = ("scratch", "frozen", "joint", "lora")
+SHOWN = ("scratch", "frozen", "joint", "lora", "vit_frozen", "vit_lora")
 """Keys of the rows whose class scores and predictions the report shows."""
 
 

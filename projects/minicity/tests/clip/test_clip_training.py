@@ -10,19 +10,22 @@ import timm
 import torch
 from huggingface_hub import ModelCard
 from minicity.clip import run, training
+from minicity.clip.distillation import StudentMaps
 from minicity.clip.evaluation import predict_classes
 from minicity.clip.losses import contrastive_loss, naming_loss
 from minicity.clip.pool import STORED_SIZE, CaptionedImages, draw_scenes_and_crops
 from minicity.clip.regions import VIEW, RegionReader, random_view
-from minicity.clip.training import ClipObjective, ClipTraining, train_clip, trim_kernels
+from minicity.clip.training import ClipObjective, ClipTraining, initialize_text_tower, train_clip, trim_kernels
 from minicity.paths import PROJECT
 from minicity.training.images import augment
 from minicity.training.towers import ViTClip
 from minicity.world.styles import STYLES
 from minicity.world.wide import WIDE_STYLES
+from torch import nn
 from torch.nn import functional as F
 
 from clouds.errors import UserError
+from clouds.modeling.backbone.clip import CLIP
 from clouds.modeling.backbone.open_clip_models import load_open_clip
 from clouds.modeling.text_classifier import TextClassifier
 from tests.commands import script
@@ -232,15 +235,68 @@ def test_with_a_vit_the_command_writes_a_folder_that_timm_loads(tiny_vit, tmp_pa
     monkeypatch.setattr(run, "TEST_SCENES", 1)
     flags = ["--model-config", str(tiny_vit), "--scenes", "2", "--crops", "6", "--batch-size", "4", "--workers", "1"]
     folder = tmp_path / "vit"
-    cache = ["--cache", str(tmp_path / "cache"), "--steps", "2", "--bfloat16"]
-    assert command.main(["--output", str(folder), *cache, *flags]) == 0
+    teacher = load_open_clip(str(write_config(tmp_path, "resnet", TOWERS["resnet"])))
+    run.write_folder(teacher, tmp_path / "tiny_resnet.json", tmp_path / "teacher")
+    flags += ["--cache", str(tmp_path / "cache"), "--steps", "2", "--bfloat16", "--teacher", str(tmp_path / "teacher")]
+    assert command.main(["--output", str(folder), *flags]) == 0
     tower = timm.create_model(f"local-dir:{folder}", pretrained=True)
     trained = torch.load(tmp_path / "cache/tiny_vit.pt")["modules"]
     for name, value in tower.state_dict().items():
         assert value.equal(trained[f"model.visual.trunk.{name}"].half().float())
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "timm"
-    assert "--batch-size 4 --bfloat16" in card.text
+    assert "--batch-size 4 --bfloat16 --teacher" in card.text
+    assert f"* Teacher: `{tmp_path / 'teacher'}`" in card.text
+
+
+def test_a_tower_learns_the_maps_of_a_teacher(tiny_vit, tmp_path):
+    torch.manual_seed(0)
+    teacher = CLIP(clip_model=load_open_clip(str(write_config(tmp_path, "resnet", TOWERS["resnet"]))), model_name="")
+    model, tokenize = load_open_clip(str(tiny_vit)), open_clip.get_tokenizer(tiny_vit.stem)
+    initialize_text_tower(model, teacher)
+    assert model.token_embedding.weight.equal(teacher.clip_model.token_embedding.weight)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    data = noise([0, 0, 320, 160])
+    settings = ClipTraining(steps=30, batch_size=32, warmup=2, shares=(1, 0, 0), learning_rate=1e-2)
+    objective = ClipObjective(model, tokenize, *data, settings, teacher.eval())
+    images = torch.randn(2, 3, *VIEW)
+
+    @torch.no_grad()
+    def distance(maps_of_student):
+        return float(maps_of_student(objective._maps(objective.towers, images), objective._maps(teacher, images)))
+
+    start = distance(objective.student_maps)
+    train_clip(model, tokenize, *data, settings, tmp_path / "state.pt", teacher)
+    trained = StudentMaps([32] * 4, objective._channels(teacher))
+    state = torch.load(tmp_path / "state.pt")["modules"]
+    trained.load_state_dict({k.removeprefix("student_maps."): v for k, v in state.items() if "student_maps" in k})
+    assert distance(trained) < 0.8 * start
+    assert all(value.equal(before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_maps_that_agree_have_no_distance():
+    maps = [torch.randn(2, 4, 8, 16), torch.randn(2, 6, 4, 8)]
+    student = StudentMaps([4, 6], [4, 6])
+    for project in student.projections:
+        nn.init.dirac_(project.weight)
+        nn.init.zeros_(project.bias)
+    assert student(maps, [3 * each + 1 for each in maps]) < 1e-6
+    unrelated = student(maps, [torch.randn_like(each) for each in maps])
+    assert 0.8 < unrelated < 1.2
+    # The finer of two maps is averaged over the elements of the coarser one.
+    coarse = [torch.nn.functional.avg_pool2d(each, 2) for each in maps]
+    assert student(maps, coarse) < 1e-6 and student(coarse, maps) < 1e-6
+
+
+def test_a_teacher_of_other_sizes_is_reported(tiny_vit, tmp_path, capsys):
+    model = load_open_clip(str(write_config(tmp_path, "other", TOWERS["resnet"])))
+    run.write_folder(model, tmp_path / "tiny_other.json", tmp_path / "teacher")
+    wide = json.loads(tiny_vit.read_text()) | {"embed_dim": 24}
+    tiny_vit.write_text(json.dumps(wide))
+    flags = ["--output", str(tmp_path / "vit"), "--cache", str(tmp_path / "cache")]
+    assert command.main(["--model-config", str(tiny_vit), "--teacher", str(tmp_path / "teacher"), *flags]) == 2
+    assert "text_projection has another size" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_vit_embeds_the_whole_image_like_open_clip(tiny_vit):

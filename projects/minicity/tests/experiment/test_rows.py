@@ -42,13 +42,15 @@ def test_every_row_comes_after_the_one_it_starts_from(rows: tuple[Row, ...]) -> 
 
 def test_adapted_towers_differ_from_the_frozen_one_in_the_adapter_alone() -> None:
     configs = {row.key: load_config(PROJECT / "configs" / row.config) for row in ADAPTERS}
-    frozen, trained = configs["frozen"], configs["trained"]
-    for name in ("lora", "soma"):
-        assert configs[name].MODEL.BACKBONE == frozen.MODEL.BACKBONE
-        assert configs[name].SOLVER.BASE_LR == frozen.SOLVER.BASE_LR
-        assert configs[name].MODEL.ADAPTER.NAME.lower() == name
-    assert trained.MODEL.BACKBONE.NAME == f"Trainable{frozen.MODEL.BACKBONE.NAME}"
-    assert trained.MODEL.ADAPTER.NAME == ""
+    for tower, names in {"": ("lora", "soma"), "vit_": ("vit_lora", "vit_rein")}.items():
+        frozen = configs[f"{tower}frozen"]
+        for name in names:
+            assert configs[name].MODEL.BACKBONE == frozen.MODEL.BACKBONE
+            assert configs[name].SOLVER.BASE_LR == frozen.SOLVER.BASE_LR
+            assert configs[name].MODEL.ADAPTER.NAME.lower() == name.removeprefix("vit_")
+        trained = configs[f"{tower}trained"]
+        assert trained.MODEL.BACKBONE.NAME == f"Trainable{frozen.MODEL.BACKBONE.NAME}"
+        assert trained.MODEL.ADAPTER.NAME == ""
     assert len({cfg.SOLVER.MAX_ITER for cfg in configs.values()}) == 1
 
 
