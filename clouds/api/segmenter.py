@@ -22,8 +22,9 @@ from clouds.data.classes import IGNORE_LABEL, short_name, split_synonyms
 from clouds.engine.checkpointing.origin import has_text_head
 from clouds.engine.predictor import LESS_MEMORY, Predictor
 from clouds.errors import UserError, machine_error
-from clouds.modeling.inference import Size, class_shares, labels_of_scores, resized_strips
+from clouds.modeling.inference import class_shares, labels_of_scores, resized_strips
 from clouds.utils.memory import available_memory
+from clouds.utils.sizes import Size
 from clouds.utils.values import is_integer
 from clouds.visualization.palette import Color, colors_of
 

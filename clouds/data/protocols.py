@@ -20,19 +20,19 @@ A size without a domain holds for all data sets. This module is part of `clouds.
 images and the evaluator read protocols.
 """
 
+import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from clouds.d2 import CfgNode
 from clouds.data.classes import CITYSCAPES_CLASSES, SYNTHIA_MEANS, short_name
 from clouds.data.datasets.spec import name_fault
-from clouds.data.sizes import Size, scaled_size, short_edge_size
 from clouds.errors import UserError, check_name
 from clouds.utils.resources import existing_file, resource_root
+from clouds.utils.sizes import Size, scaled_size, short_edge_size
 from clouds.utils.values import is_integer, is_number
 from clouds.utils.yaml_files import read_yaml
 
@@ -109,7 +109,7 @@ class Protocol:
 
 
 def _matching(rules: Mapping[str, SizeRule], domain: str) -> SizeRule:
-    found = (rule for pattern, rule in rules.items() if pattern != _DEFAULT and fnmatchcase(domain, pattern))
+    found = (rule for pattern, rule in rules.items() if pattern != _DEFAULT and fnmatch.fnmatchcase(domain, pattern))
     return next(found, rules[_DEFAULT])
 
 
@@ -155,6 +155,22 @@ def build_protocols(cfg: CfgNode) -> tuple[Protocol, ...]:
             "files."
         )
     return protocols
+
+
+def check_domains(protocol: Protocol, domains: Collection[str]) -> None:
+    """Check that each pattern of a protocol is that of a domain; otherwise a misspelt name would mean the default size.
+
+    Args:
+        protocol: protocol of a config.
+        domains: domains of all known data sets.
+
+    Raises:
+        UserError: no domain matches a pattern.
+    """
+    for key, rules in (("input", protocol.input), ("labels", protocol.labels)):
+        for pattern in rules:
+            if pattern != _DEFAULT and not fnmatch.filter(domains, pattern):
+                check_name(f"The protocol {protocol.name} (domains of {key})", pattern, domains)
 
 
 def means_of(protocol: Protocol, classes: Sequence[str], train_sets: Sequence[str]) -> dict[str, tuple[str, ...]]:

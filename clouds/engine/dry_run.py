@@ -98,7 +98,14 @@ def dry_run(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer], real
     needs = label_needs(real, work)
     if training is not None:
         done = training.start_iter
-        needs += disk_needs(real, training.checkpointer, training.data_loader, done=done, seconds=work.seconds)
+        needs += disk_needs(
+            real,
+            training.checkpointer,
+            training.data_loader,
+            done=done,
+            seconds=work.seconds,
+            cache=Path(cfg.MODEL.CLOUDS.SAM.CACHE_DIR),
+        )
     names = files_written(real, evaluates=args.eval_only, resumes=args.resume)
     logger.info("Dry run\n" + table(real, work, memory, needs, names, moved))
     failure, *warnings = verdict(needs, memory)

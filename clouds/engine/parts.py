@@ -11,9 +11,9 @@ import clouds.clouds  # noqa: F401  (registers the CLOUDS architecture)
 from clouds.config.classes import class_names
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, DatasetEvaluator
-from clouds.data.datasets.catalog import dataset_names
+from clouds.data.datasets.catalog import dataset_names, domains
 from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
-from clouds.data.protocols import build_protocols, means_of, protocol_names
+from clouds.data.protocols import build_protocols, check_domains, means_of, protocol_names
 from clouds.engine import hooks, optimizer
 from clouds.engine.checkpointing.build import build_checkpointer
 from clouds.engine.checkpointing.checkpoint import Checkpointer
@@ -29,7 +29,9 @@ class Parts:
 
     @classmethod
     def check_test_sets(cls, cfg: CfgNode) -> None:
-        """Raise `UserError` if a set of `evaluated_sets` is unknown or its files are missing."""
+        """Raise `UserError` if a set of `evaluated_sets` or its files are missing, or a protocol names no data set."""
+        for protocol in build_protocols(cfg):
+            check_domains(protocol, domains())
         for name in evaluated_sets(cfg):
             cls.build_test_loader(cfg, name)
             main, *_ = cls.build_evaluators(cfg, name).evaluators.values()

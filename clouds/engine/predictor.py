@@ -22,7 +22,6 @@ from clouds.config.settings import evaluated_sets
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, MetadataCatalog
 from clouds.data.datasets.catalog import register_datasets
 from clouds.data.loading.mappers import network_input
-from clouds.data.sizes import limited_size, short_edge_size
 from clouds.engine.amp import Precision
 from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.checkpointing.origin import check_test_classes, differing_classes, has_text_head
@@ -35,6 +34,7 @@ from clouds.modeling.structures import ImageDict
 from clouds.utils.devices import cudnn_benchmark, float32_precision
 from clouds.utils.open_clip import without_warnings
 from clouds.utils.signals import stop_here
+from clouds.utils.sizes import limited_size, short_edge_size
 from clouds.visualization.palette import Color, colors_of
 
 logger = logging.getLogger(__name__)

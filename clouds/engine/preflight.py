@@ -29,9 +29,9 @@ from clouds.utils.memory import machine_memory, resident_size
 
 logger = logging.getLogger(__name__)
 
-# Bytes, estimated: the scalars of an iteration in metrics.json, TensorBoard and log.txt; a panel of pseudo-labels; an
-# embedding of SAM, where none has been written yet.
-_ROW, _PANEL, _EMBEDDING = 8_000, 1_500_000, 2_100_000
+# Bytes, estimated: the scalars of an iteration in metrics.json, TensorBoard and log.txt; a panel of pseudo-labels; the
+# largest embedding, that of SAM 3, where none has been written yet.
+_ROW, _PANEL, _EMBEDDING = 8_000, 1_500_000, 10_700_000
 _NEARLY = 0.95  # share of a memory above which an evaluation, or another batch, may find none
 
 
@@ -143,7 +143,15 @@ def verdict(needs: Sequence[Need], memory: Memory) -> tuple[str, ...]:
     return failure, *warnings
 
 
-def disk_needs(cfg: CfgNode, checkpointer: Checkpointer, loader: Any, *, done: int, seconds: float = 0.0) -> list[Need]:
+def disk_needs(
+    cfg: CfgNode,
+    checkpointer: Checkpointer,
+    loader: Any,
+    *,
+    done: int,
+    seconds: float = 0.0,
+    cache: Path | None = None,
+) -> list[Need]:
     """Return what a training still writes, label maps aside, after its first step has made the optimizer's state.
 
     Args:
@@ -152,12 +160,13 @@ def disk_needs(cfg: CfgNode, checkpointer: Checkpointer, loader: Any, *, done: i
         loader: its `TrainLoader`, whose generated images SAM encodes.
         done: number of iterations so far.
         seconds: time that the training still takes; 0 = unknown.
+        cache: folder to which this process has written embeddings of SAM; default: the one in `cfg`.
     """
     output = Path(cfg.OUTPUT_DIR)
     left = cfg.SOLVER.MAX_ITER - done
     panels = left // cfg.MODEL.CLOUDS.PANEL_PERIOD if cfg.MODEL.CLOUDS.PANEL_PERIOD else 0
     logs = Need(output, "logs", _ROW * (left // SMOOTHED + 10) + _PANEL * panels)
-    return [checkpoint_need(cfg, checkpointer, done, seconds), logs, *_cache_need(cfg, loader)]
+    return [checkpoint_need(cfg, checkpointer, done, seconds), logs, *cache_need(cfg, loader, cache)]
 
 
 def checkpoint_need(cfg: CfgNode, checkpointer: Checkpointer, done: int, seconds: float) -> Need:
@@ -175,6 +184,20 @@ def checkpoint_need(cfg: CfgNode, checkpointer: Checkpointer, done: int, seconds
         if written:
             others, content = others + weights, f"{content}; the {kind} weights, {amount(weights)}"
     return Need(Path(cfg.OUTPUT_DIR), content, most * size + others, fewest * size + others)
+
+
+def cache_need(cfg: CfgNode, loader: Any, measured: Path | None) -> list[Need]:
+    """Return the space that the cache of SAM's embeddings still takes; none without a cache. See `disk_needs`."""
+    sam = cfg.MODEL.CLOUDS.SAM
+    if not (sam.MINIBATCH and sam.ENABLED and sam.CACHE_DIR):
+        return []
+    folder = Path(sam.CACHE_DIR)
+    entries = _sizes_of_embeddings(folder)
+    examples = (_sizes_of_embeddings(measured) if measured else []) or entries or [_EMBEDDING]
+    size = sum(examples) / len(examples)
+    images = sum(map(is_generated, loader.records)) * (2 if cfg.INPUT.FLIP else 1)
+    wanted = min(images * size, sam.CACHE_SIZE * 1e9)
+    return [Need(folder, "embeddings of SAM", max(0.0, wanted - sum(entries)))]
 
 
 def multiples(period: int, done: int, last: int) -> int:
@@ -225,17 +248,8 @@ def amount(size: float) -> str:
     return f"{size / 1e3:.1f} kB"
 
 
-def _cache_need(cfg: CfgNode, loader: Any) -> list[Need]:
-    """Return the space that the cache of SAM's embeddings still takes; none without a cache."""
-    sam = cfg.MODEL.CLOUDS.SAM
-    if not (sam.MINIBATCH and sam.ENABLED and sam.CACHE_DIR):
-        return []
-    folder = Path(sam.CACHE_DIR)
-    entries = [path.stat().st_size for path in folder.glob("*.sam")] if folder.is_dir() else []
-    size = sum(entries) / len(entries) if entries else _EMBEDDING
-    images = sum(map(is_generated, loader.records)) * (2 if cfg.INPUT.FLIP else 1)
-    wanted = min(images * size, sam.CACHE_SIZE * 1e9)
-    return [Need(folder, "embeddings of SAM", max(0.0, wanted - sum(entries)))]
+def _sizes_of_embeddings(folder: Path) -> list[int]:
+    return [path.stat().st_size for path in folder.glob("*.sam")]
 
 
 def _bytes_of(tree: Any) -> int:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from clouds.config import load_config
 from clouds.data.classes import CITYSCAPES_CLASSES, short_name
-from clouds.data.protocols import FOLDER, Protocol, Sizes, build_protocols, means_of, read_protocol
+from clouds.data.datasets.catalog import domains, register_datasets
+from clouds.data.protocols import FOLDER, Protocol, Sizes, build_protocols, check_domains, means_of, read_protocol
 from clouds.errors import UserError
 from clouds.utils.resources import resource_root
 
@@ -75,6 +76,22 @@ def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
         assert protocol.sizes(domain, (720, 1280), SHORT_EDGE) == Sizes((90, 160), (720, 1280), **window)
     assert protocol.sizes("gta5", (1052, 1914), SHORT_EDGE) == Sizes((512, 932), (1052, 1914), **window)
     assert protocol.sizes("acdc", (720, 1280), SHORT_EDGE).input_size == SHORT_EDGE
+
+
+def test_domains_are_those_of_data_sets() -> None:
+    sizes = {"bdd": "image", "acdc_*": "input", "default": "image"}
+    check_domains(Protocol("mine", sizes, sizes), {"bdd", "acdc_fog"})
+    for known, name in (({"bdd", "acdc"}, r"acdc_\*"), ({"bdd_val", "acdc_fog"}, "bdd")):
+        with pytest.raises(UserError, match=rf"The protocol mine \(domains of input\) names '{name}', .* the nearest"):
+            check_domains(Protocol("mine", sizes, {"default": "image"}), known)
+    with pytest.raises(UserError, match=r"domains of labels\) names 'bdd'"):
+        check_domains(Protocol("mine", {"default": "image"}, sizes), {"acdc_fog"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_protocols_of_this_package_name_domains_of_its_data_sets(name: str) -> None:
+    register_datasets()
+    check_domains(read_protocol(name), domains())
 
 
 @given(st.tuples(st.integers(1, 9000), st.integers(1, 9000)), st.floats(0.001, 16))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -165,6 +166,25 @@ def test_joint_training_labels_generated_images(config, tiny_root, tmp_path, mon
     assert not run.exists()
     assert not (tmp_path / "output").exists()
     assert re.search(r"disk +[\d.]+ [kM]B  output/sam_cache: embeddings of SAM", logged(caplog, capfd))
+
+
+def test_embeddings_of_sam_are_as_large_as_those_of_the_dry_run(tmp_path):
+    sam = {"ENABLED": True, "MINIBATCH": True, "CACHE_DIR": tmp_path / "sam"}
+    cfg = load_config(None, [word for key, value in sam.items() for word in (f"MODEL.CLOUDS.SAM.{key}", str(value))])
+    loader = SimpleNamespace(records=[{"is_generated": True}] * 3 + [{}])
+    (tmp_path / "dry").mkdir()
+
+    def size(cache=None):
+        (need,) = preflight.cache_need(cfg, loader, cache)
+        return need.size
+
+    assert size() == size(tmp_path / "dry") == 6 * 10.7e6, "SAM 3 has the largest; each image has a mirror image"
+    (tmp_path / "dry/a.sam").write_bytes(bytes(200))
+    assert size(tmp_path / "dry") == 1200
+    (tmp_path / "sam").mkdir()
+    (tmp_path / "sam/b.sam").write_bytes(bytes(300))
+    assert size(tmp_path / "dry") == 900
+    assert size() == 1500
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(config, tmp_path, sentence):  # noqa: F811

@@ -277,12 +277,18 @@ def test_a_dry_run_measures_all_protocols(tiny_cfg: CfgNode) -> None:
     assert measure_sets(tiny_cfg, Trainer, Trainer.build_model(tiny_cfg))["tiny_val"].images == 3
 
 
-def test_a_mean_of_unknown_classes_and_unknown_protocols_stop_before_the_network_is_built(
+def test_unknown_classes_domains_and_protocols_stop_before_the_network_is_built(
     small: Callable[..., CfgNode], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "means.yaml").write_text("input: image\nlabels: image\nmeans: {mIoU_flat: [road, gras]}\n")
+    (tmp_path / "domains.yaml").write_text("input: image\nlabels: {default: image, cityscape: input}\n")
     for protocol, message in (
         ("means.yaml", "mIoU_flat over some of the classes of plugin_val names 'gras', which does not exist"),
+        (
+            "domains.yaml",
+            "The protocol domains (domains of labels) names 'cityscape', which does not exist; the nearest that do: "
+            "cityscapes,",
+        ),
         ("rein512", "TEST.PROTOCOLS names 'rein512', which does not exist; the nearest that do: rein_512"),
     ):
         options = ["OUTPUT_DIR", str(tmp_path / "out"), "TEST.PROTOCOLS", str((protocol,))]

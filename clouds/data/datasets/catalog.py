@@ -31,6 +31,7 @@ __all__ = [
     "dataset_names",
     "dataset_specs",
     "domain",
+    "domains",
     "load_dataset",
     "pair_by_stem",
     "register",
@@ -161,6 +162,11 @@ def domain(name: str) -> str:
     """Return the domain of a data set, which its splits share: its name without the split, or as it was registered."""
     found: str = getattr(MetadataCatalog.get(name), "domain", name)
     return found
+
+
+def domains() -> set[str]:
+    """Return the domains of all registered data sets."""
+    return set(map(domain, DatasetCatalog.list()))
 
 
 def load_dataset(name: str) -> list[Record]:

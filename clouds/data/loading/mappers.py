@@ -25,9 +25,9 @@ from clouds.data.loading.augmentation import (
 )
 from clouds.data.preparation.class_statistics import count_values
 from clouds.data.protocols import Protocol, Sizes, build_protocols
-from clouds.data.sizes import Size, limited_size, scaled_size, short_edge_size
 from clouds.errors import UserError
 from clouds.utils.images import read_image
+from clouds.utils.sizes import Size, limited_size, scaled_size, short_edge_size
 
 
 class TrainMapper:
@@ -210,7 +210,7 @@ class TestMapper:
         """Return the entries `image` and, for several scales, `views` of a sample whose input size is (h, w)."""
         entries: Record = {"image": network_input(image, size)}
         if self.scales != (1.0,):
-            entries["views"] = [network_input(image, scaled_size(size, factor)) for factor in self.scales]
+            entries["views"] = [network_input(image, scaled_size(size, scale)) for scale in self.scales]
         return entries
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clouds.config.settings import plain_settings
 from clouds.d2 import CfgNode
 from clouds.data.protocols import name_of, protocol_names
 from clouds.evaluation.by_protocol import SEM_SEG
@@ -53,6 +54,23 @@ def is_timing(name: str) -> bool:
     return name.endswith(("time", "_seconds"))
 
 
+def conditions(settings: Mapping[str, Any]) -> str:
+    """Return what an evaluation adds to its protocols, as a suffix of their names; "" with the defaults.
+
+    Args:
+        settings: value of each config key.
+
+    Returns:
+        Text such as " (TEST.WINDOW 512, TEST.AUG)".
+    """
+    facts = [f"TEST.WINDOW {settings['TEST.WINDOW']}"] if settings.get("TEST.WINDOW") else []
+    if facts and settings.get("TEST.STRIDE"):
+        facts.append(f"TEST.STRIDE {settings['TEST.STRIDE']}")
+    if settings.get("TEST.AUG.ENABLED"):
+        facts.append("TEST.AUG")
+    return f" ({', '.join(facts)})" if facts else ""
+
+
 def record_evaluation(cfg: CfgNode, results: Mapping[str, Any], weights: str, iteration: int | None) -> None:
     """Add the results of ``--eval-only`` to ``OUTPUT_DIR/metrics_eval.json``, one row for each evaluation.
 
@@ -67,7 +85,7 @@ def record_evaluation(cfg: CfgNode, results: Mapping[str, Any], weights: str, it
     about = {
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "weights": weights,
-        "protocol": name_of(protocol_names(cfg)[0]),
+        "protocol": name_of(protocol_names(cfg)[0]) + conditions(plain_settings(cfg)),
         **({} if iteration is None else {"iteration": iteration + 1}),
     }
     path = Path(cfg.OUTPUT_DIR) / "metrics_eval.json"

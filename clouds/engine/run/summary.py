@@ -7,7 +7,7 @@ from typing import NamedTuple
 from clouds.config.settings import read_settings
 from clouds.data.datasets.catalog import dataset_names
 from clouds.data.protocols import name_of
-from clouds.engine.run.metrics import read_evaluation, scores_of, tasks_of
+from clouds.engine.run.metrics import conditions, read_evaluation, scores_of, tasks_of
 from clouds.engine.run.record import Kind, read_record
 from clouds.errors import UserError
 from clouds.evaluation.by_protocol import SEM_SEG
@@ -21,7 +21,7 @@ class Summary(NamedTuple):
         folder: its output folder.
         trained: names of its training sets.
         seed: its seed.
-        protocol: name of the protocol.
+        protocol: name of the protocol, with `conditions`.
         scores: test set -> mIoU in percent.
     """
 
@@ -57,7 +57,7 @@ def summarize(folder: Path) -> list[Summary]:
             folder,
             dataset_names(settings.get("DATASETS.TRAIN", ())),
             str(settings.get("SEED", "")),
-            task.partition("@")[2] or name_of(main),
+            (task.partition("@")[2] or name_of(main)) + conditions(settings),
             {name: metrics["mIoU"] for name, metrics in scores_of(row, task).items() if "mIoU" in metrics},
         )
         for task in tasks_of(row)

@@ -3,11 +3,10 @@
 from clouds.modeling.inference.batch import image_labels, image_scores
 from clouds.modeling.inference.labels import label_map, labels_of_scores, resized_strips
 from clouds.modeling.inference.passes import Passes, averaged_scores, build_passes, window_corners
-from clouds.modeling.inference.scores import Size, best_labels, class_shares, resize_scores, semantic_scores
+from clouds.modeling.inference.scores import best_labels, class_shares, resize_scores, semantic_scores
 
 __all__ = [
     "Passes",
-    "Size",
     "averaged_scores",
     "best_labels",
     "build_passes",

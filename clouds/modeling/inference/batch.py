@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from clouds.modeling.inference.labels import label_map
-from clouds.modeling.inference.scores import Size, resize_scores, semantic_scores
+from clouds.modeling.inference.scores import resize_scores, semantic_scores
 from clouds.modeling.structures import Prediction
+from clouds.utils.sizes import Size
 
 
 def image_scores(

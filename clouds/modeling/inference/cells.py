@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from clouds.data.classes import IGNORE_LABEL
 from clouds.modeling.inference.sampling import Samples, bilinear_samples
-from clouds.modeling.inference.scores import TIE, Size, best_labels, class_probabilities, upsampling
+from clouds.modeling.inference.scores import TIE, best_labels, class_probabilities, upsampling
+from clouds.utils.sizes import Size
 
 ROWS = 16
 """Rows of cells, or of the result, that are computed at once."""

@@ -14,7 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from clouds.modeling.inference.sampling import bilinear_samples
-from clouds.modeling.inference.scores import TIE, Size, class_probabilities, upsampling
+from clouds.modeling.inference.scores import TIE, class_probabilities, upsampling
+from clouds.utils.sizes import Size
 
 QUERIES = 16
 """Queries that are added at once."""

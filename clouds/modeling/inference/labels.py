@@ -17,7 +17,6 @@ from clouds.data.classes import IGNORE_LABEL
 from clouds.modeling.inference import cells
 from clouds.modeling.inference.sampling import bilinear_samples
 from clouds.modeling.inference.scores import (
-    Size,
     best_labels,
     class_probabilities,
     resize_scores,
@@ -27,6 +26,7 @@ from clouds.modeling.inference.scores import (
 from clouds.modeling.inference.strips import in_strips
 from clouds.modeling.layers import full_precision
 from clouds.utils.devices import has_triton
+from clouds.utils.sizes import Size
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clouds.d2 import CfgNode
-from clouds.modeling.inference.scores import Size
 from clouds.modeling.inference.strips import Halved
 from clouds.modeling.structures import ImageDict
+from clouds.utils.sizes import Size, scaled_size
 
 _in_groups = Halved(8, "groups of {} windows")
 
@@ -60,7 +60,7 @@ class Passes:
 
     def view_sizes(self, size: Size) -> list[Size]:
         """Return the size of each view of an image whose usual input size is (h, w)."""
-        return [(max(1, round(scale * size[0])), max(1, round(scale * size[1]))) for scale in self.scales]
+        return [scaled_size(size, scale) for scale in self.scales]
 
 
 def build_passes(cfg: CfgNode, *, augment: bool | None = None) -> Passes:

@@ -10,9 +10,7 @@ from torch.nn import functional as F
 from clouds.data.classes import IGNORE_LABEL
 from clouds.modeling.inference.strips import in_strips
 from clouds.modeling.layers import full_precision
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
+from clouds.utils.sizes import Size
 
 TIE = 1e-5
 """Relative difference of two scores below which rounding could decide; the bounds of scores decide nothing then."""

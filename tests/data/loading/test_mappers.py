@@ -15,8 +15,8 @@ from clouds.data.loading.augmentation import TrainAugmentation
 from clouds.data.loading.batch import Batch
 from clouds.data.loading.mappers import TestMapper, TrainMapper
 from clouds.data.protocols import read_protocol
-from clouds.data.sizes import limited_size, short_edge_size
 from clouds.errors import UserError
+from clouds.utils.sizes import limited_size, short_edge_size
 from tests.data.conftest import label_map, save, smooth_image
 from tests.utils.image_files import by_pillow
 

@@ -8,6 +8,7 @@ import pytest
 
 from clouds.commands import report
 from clouds.d2 import CfgNode
+from clouds.engine.run.summary import summarize
 from clouds.engine.setup import default_setup
 from clouds.engine.trainer import Trainer
 
@@ -52,6 +53,15 @@ def test_a_training_and_an_evaluation(tiny_cfg: CfgNode, tmp_path: Path, capsys:
     evaluate(tiny_cfg, run / "model_final.pth", run)
     assert report.main([str(run)]) == 0
     assert "full_resolution" in capsys.readouterr().out, "the training's own row"
+
+
+def test_windows_and_augmentation_are_named(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    run = train(tiny_cfg, iterations=1)
+    tiny_cfg.TEST.AUG.ENABLED, tiny_cfg.TEST.WINDOW, tiny_cfg.TEST.STRIDE = True, 32, 24
+    folder = evaluate(tiny_cfg, run / "model_final.pth", tmp_path / "evaluation")
+    name = "published_short_edge (TEST.WINDOW 32, TEST.STRIDE 24, TEST.AUG)"
+    assert [each.protocol for each in summarize(folder)] == [name]
+    assert json.loads((folder / "metrics_eval.json").read_text())["protocol"] == name
 
 
 def test_no_scores(tiny_cfg: CfgNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,6 +112,7 @@ def test_views_and_their_mirror_images_are_averaged(model: Convolution, window: 
     several = Passes(window, scales=(0.75, 1.0, 1.25), flip=True)
     sizes = several.view_sizes((32, 44))
     assert sizes == [(24, 33), (32, 44), (40, 55)]
+    assert several.view_sizes((30, 34)) == [(23, 26), (30, 34), (38, 43)]  # halves are rounded up
     views = [an_image(*size) for size in sizes]
     expected = torch.zeros(K, 32, 44)
     for view in views:
