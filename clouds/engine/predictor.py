@@ -39,7 +39,7 @@ from clouds.visualization.palette import Color, colors_of
 
 logger = logging.getLogger(__name__)
 
-LESS_MEMORY = "lower INPUT.TEST_MAX_PIXELS, TEST.WINDOW or the number of images at once"
+LESS_MEMORY = "lower INPUT.TEST_MAX_PIXELS or the number of images at once, or set TEST.WINDOW to fewer pixels"
 """Advice how a prediction needs less memory."""
 
 T = TypeVar("T")

@@ -111,7 +111,7 @@ def enough_memory() -> Iterator[None]:
             raise
         keys = (
             "lower SOLVER.IMS_PER_BATCH or INPUT.CROP_SIZE, or raise SOLVER.ACCUMULATION; in an evaluation, lower "
-            "INPUT.TEST_SHORT_EDGE"
+            "INPUT.TEST_SHORT_EDGE or set TEST.WINDOW to fewer pixels"
         )
         raise cast(UserError, machine_error(error, less_memory=keys)) from error
 
