@@ -149,7 +149,7 @@ def test_the_command_writes_a_file_that_describes_itself(training: Path, labels_
     described = {entry.key: entry.value for entry in model.metadata_props}
     assert tuple(json.loads(described["classes"])) == network.classes
     assert tuple(map(tuple, json.loads(described["colors"]))) == network.colors
-    assert (described["output"], described["short_edge"]) == ("labels", "48")
+    assert (described["output"], described["short_edge"], described["max_pixels"]) == ("labels", "48", str(2**22))
     assert described["clouds_version"] == clouds.__version__
     mean, std = (np.array(json.loads(described[f"pixel_{name}"])) for name in ("mean", "std"))
     np.testing.assert_allclose(mean, network.network.pixel_mean.flatten())

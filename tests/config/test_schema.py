@@ -299,3 +299,10 @@ def test_all_configs_pass(path, caplog):
 
 def test_there_are_configs_to_pass():
     assert len(OWN_CONFIGS) >= 18 + 3
+
+
+def test_windows_leave_no_gaps():
+    with pytest.raises(UserError, match=r"TEST\.STRIDE is 65, more than TEST\.WINDOW, 64, which leaves gaps"):
+        load_config(None, ["TEST.WINDOW", "64", "TEST.STRIDE", "65"])
+    for window, stride in (("64", "64"), ("64", "0"), ("0", "65")):
+        load_config(None, ["TEST.WINDOW", window, "TEST.STRIDE", stride])

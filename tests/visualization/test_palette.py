@@ -36,3 +36,13 @@ def test_colors_of_classes() -> None:
     distances = np.abs(np.array(colors)[:, None] - np.array(colors)).sum(axis=-1) + 999 * np.eye(40)
     assert distances.min() > 10
     assert colors_of([f"thing {number}" for number in range(20)]) == colors[:20]
+
+
+def test_overlay_of_a_large_image_is_computed_in_strips() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (1100, 700, 3), np.uint8)
+    labels = rng.integers(0, 25, (1100, 700), np.uint8)
+    whole = overlay(image, labels)
+    assert (overlay(image[600:], labels[600:]) == whole[600:]).all()
+    blended = np.round(image + 0.5 * (colorize(labels) - image.astype(np.float32)))
+    assert (whole == np.where((labels < 19)[..., None], blended, image)).all()
