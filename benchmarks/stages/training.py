@@ -65,9 +65,13 @@ class DrawnLabels(PseudoLabeller):
         self.labels = labels.to(torch.uint8)
 
     def __call__(
-        self, maps: Sequence[Tensor], images: Sequence[Tensor], seeds: Sequence[int | None]
+        self,
+        maps: Sequence[Tensor],
+        images: Sequence[Tensor],
+        seeds: Sequence[int | None],
+        class_names: Sequence[str],
     ) -> list[PseudoLabel]:
-        return super().__call__([self.labels.to(maps[0].device)] * len(maps), images, seeds)
+        return super().__call__([self.labels.to(maps[0].device)] * len(maps), images, seeds, class_names)
 
 
 def measure_joint_step(bench: Bench, inputs: Inputs) -> None:

@@ -166,7 +166,8 @@ def test_joint_training_starts_from_the_warmup(downloads: Path, monkeypatch: pyt
 def own_config(folder: Path) -> Path:
     """Write the config of GETTING_STARTED for a tower that no config of ours names."""
     document = (MODERN.parents[1] / "GETTING_STARTED.md").read_text(encoding="utf-8")
-    name, text = re.search(r"```yaml\n# (\w+\.yaml)\n(.*?)```", document, re.DOTALL).groups()
+    section = document.partition("\n## Modern towers and adapters\n")[2]
+    name, text = re.search(r"```yaml\n# (\w+\.yaml)\n(.*?)```", section, re.DOTALL).groups()
     (folder / name).write_text(text)
     return folder / name
 
