@@ -44,7 +44,6 @@ import resource, sys, time
 limit = int(sys.argv.pop(1))
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 from clouds.commands.predict import main
-start = time.perf_counter()
 code = main(sys.argv[1:])
 from clouds.utils.memory import resident_size
 print("took", time.process_time(), resident_size(peak=True))

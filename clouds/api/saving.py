@@ -22,10 +22,10 @@ from clouds.config.defaults import DEFAULTS
 from clouds.config.keys import leaves
 from clouds.config.settings import PATHS, evaluated_sets, plain_settings
 from clouds.d2 import CfgNode
-from clouds.data.protocols import is_file_name, name_of, protocol_names
+from clouds.data.protocols import is_file_name
 from clouds.engine.checkpointing.origin import normalization
 from clouds.engine.checkpointing.weights import frozen_keys
-from clouds.engine.run.metrics import conditions, read_scores
+from clouds.engine.run.metrics import read_scores, stated_protocol
 from clouds.engine.run.record import code_version, read_record
 from clouds.errors import UserError
 from clouds.modeling.backbone import backbone_of
@@ -162,7 +162,7 @@ def _about_training(cfg: CfgNode, iterations: int) -> dict[str, Any]:
         "commit": code_version(),
         "train_sets": list(cfg.DATASETS.TRAIN),
         "test_sets": list(evaluated_sets(cfg)),
-        "protocol": name_of(protocol_names(cfg)[0]) + conditions(plain_settings(cfg)),
+        "protocol": stated_protocol(cfg),
     }
     if weights.name == WEIGHTS and (weights.parent / DESCRIPTION).is_file():
         earlier = read_json(weights.parent / DESCRIPTION, dict, "save the network again")

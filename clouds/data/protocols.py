@@ -32,7 +32,7 @@ from clouds.data.classes import CITYSCAPES_CLASSES, SYNTHIA_MEANS, short_name
 from clouds.data.datasets.spec import name_fault
 from clouds.errors import UserError, check_name
 from clouds.utils.resources import existing_file, resource_root
-from clouds.utils.sizes import Size, scaled_size, short_edge_size
+from clouds.utils.sizes import Size, scaled_size, short_edge_size, square_window
 from clouds.utils.values import is_integer, is_number
 from clouds.utils.yaml_files import read_yaml
 
@@ -127,6 +127,11 @@ def protocol_names(cfg: CfgNode) -> tuple[str, ...]:
     return tuple(cfg.TEST.PROTOCOLS) or (cfg.TEST.PROTOCOL,)
 
 
+def main_protocol(cfg: CfgNode) -> str:
+    """Return the name of the main protocol of a config."""
+    return name_of(protocol_names(cfg)[0])
+
+
 def name_of(protocol: str) -> str:
     """Return the name of a protocol in a config, which is a name or the path of a YAML file."""
     return Path(protocol).stem if is_file_name(protocol) else protocol
@@ -145,9 +150,9 @@ def build_protocols(cfg: CfgNode) -> tuple[Protocol, ...]:
     Raises:
         UserError: a protocol does not exist, a file is no valid protocol, or two protocols have one name.
     """
-    window, stride = ((side, side) if side else None for side in (cfg.TEST.WINDOW, cfg.TEST.STRIDE))
+    window, stride = square_window(cfg.TEST.WINDOW, cfg.TEST.STRIDE)
     read = [read_protocol(name, "TEST.PROTOCOLS") for name in protocol_names(cfg)]
-    protocols = tuple(each if each.window else replace(each, window=window, stride=window and stride) for each in read)
+    protocols = tuple(each if each.window else replace(each, window=window, stride=stride) for each in read)
     names = [protocol.name for protocol in protocols]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(

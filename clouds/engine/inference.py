@@ -1,12 +1,13 @@
 """Predictions of a model for the samples of test images, in as few forward passes as their protocols allow."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from clouds.evaluation.label_maps import predict_labels
 from clouds.modeling.inference import Passes, averaged_scores, labels_of_scores, resize_scores
 from clouds.modeling.structures import ImageDict
 
@@ -56,9 +57,8 @@ class Predictions(nn.Module):
         return [outputs[number] for number in range(len(samples))]
 
     def _single(self, samples: Sequence[ImageDict]) -> list[dict[str, Any]]:
-        predict: Callable[..., list[Tensor]] | None = getattr(self.model, "predict_labels", None)
-        if self.labels and predict is not None:
-            return [{"label_map": labels} for labels in predict(samples)]
+        if self.labels and hasattr(self.model, "predict_labels"):
+            return [{"label_map": labels} for labels in predict_labels(self.model, samples)]
         return [output for sample in samples for output in self.model([sample])]
 
     def _several(self, samples: Sequence[ImageDict], passes: Passes) -> list[dict[str, Any]]:

@@ -30,8 +30,9 @@ class Parts:
     @classmethod
     def check_test_sets(cls, cfg: CfgNode) -> None:
         """Raise `UserError` if a set of `evaluated_sets` or its files are missing, or a protocol names no data set."""
+        known = domains()
         for protocol in build_protocols(cfg):
-            check_domains(protocol, domains())
+            check_domains(protocol, known)
         for name in evaluated_sets(cfg):
             cls.build_test_loader(cfg, name)
             main, *_ = cls.build_evaluators(cfg, name).evaluators.values()

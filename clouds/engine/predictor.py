@@ -21,7 +21,7 @@ from clouds.config.classes import class_names, train_class_names
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, MetadataCatalog
 from clouds.data.datasets.catalog import register_datasets
-from clouds.data.loading.mappers import network_input
+from clouds.data.loading.mappers import network_inputs
 from clouds.engine.amp import Precision
 from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.checkpointing.origin import check_test_classes, differing_classes, has_text_head
@@ -34,7 +34,7 @@ from clouds.modeling.structures import ImageDict
 from clouds.utils.devices import cudnn_benchmark, float32_precision
 from clouds.utils.open_clip import without_warnings
 from clouds.utils.signals import stop_here
-from clouds.utils.sizes import limited_size, short_edge_size
+from clouds.utils.sizes import network_input_size
 from clouds.visualization.palette import Color, colors_of
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class Predictor:
 
     def input_size(self, image: Image.Image) -> tuple[int, int]:
         """Return the size (h, w) to which an image is resized."""
-        return limited_size(short_edge_size((image.height, image.width), self.short_edge), self.max_pixels)
+        return network_input_size((image.height, image.width), self.short_edge, self.max_pixels)
 
     def labels(
         self, images: Sequence[Image.Image], classes: Sequence[str] | None = None, *, augment: bool | None = None
@@ -217,9 +217,7 @@ class Predictor:
     def _sample(self, image: Image.Image, classes: Sequence[str] | None, passes: Passes) -> ImageDict:
         """Return an image dict whose result has the network's input size."""
         size = self.input_size(image)
-        sample: ImageDict = {"image": network_input(image, size), "height": size[0], "width": size[1]}
-        if passes.scales != (1.0,):
-            sample["views"] = [network_input(image, each) for each in passes.view_sizes(size)]
+        sample: ImageDict = {**network_inputs(image, size, passes.scales), "height": size[0], "width": size[1]}
         return sample if classes is None else {**sample, "classes": tuple(classes)}
 
     @contextlib.contextmanager

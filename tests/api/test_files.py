@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import clouds
 from clouds.api.segmenter import _check_memory
 from clouds.commands import predict
 from clouds.errors import UserError
+from tests.operations import Largest
 
 DATASET = """
 name: mine
@@ -57,21 +56,6 @@ def test_the_classes_of_a_file(
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out/0_labels.png")), expected)
 
 
-class Largest(TorchDispatchMode):
-    """Records the number of bytes of the largest tensor that an operation returns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for each in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(each, Tensor):
-                self.bytes = max(self.bytes, each.numel() * each.element_size())
-        return result
-
-
 PASSES = {
     "one pass": [],
     "augmented": ["TEST.AUG.ENABLED", "True"],
@@ -107,7 +91,7 @@ def test_memory_does_not_grow_with_the_image(closed: Path, tmp_path: Path, size:
     with Image.open(tmp_path / "out/image_overlay.jpg") as overlay:
         assert overlay.size == (min(width, 65_500), height)
     # The weights are smaller, too. Without the limit, the input alone would take 12 MB or more.
-    assert largest.bytes < 4e6
+    assert largest.returned < 4e6
 
 
 def test_an_image_that_fails_does_not_cost_the_others(

@@ -1,4 +1,4 @@
-"""What tests of adapters share: adapted towers, other values of an adapter, and the comparison of feature maps."""
+"""Helpers for tests of adapters, which build adapted towers, change adapters and compare feature maps."""
 
 import torch
 from torch import Tensor, nn
@@ -39,5 +39,5 @@ def maps(backbone: nn.Module, size: tuple[int, int] = (64, 96)) -> dict[str, Ten
 
 
 def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """The largest relative difference of two sets of feature maps."""
+    """Return the largest relative difference between two sets of feature maps."""
     return max(((one[name] - x).norm() / x.norm()).item() for name, x in other.items())

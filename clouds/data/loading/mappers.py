@@ -27,7 +27,7 @@ from clouds.data.preparation.class_statistics import count_values
 from clouds.data.protocols import Protocol, Sizes, build_protocols
 from clouds.errors import UserError
 from clouds.utils.images import read_image
-from clouds.utils.sizes import Size, limited_size, scaled_size, short_edge_size
+from clouds.utils.sizes import Size, network_input_size, scaled_size
 
 
 class TrainMapper:
@@ -61,7 +61,7 @@ class TrainMapper:
 
         Args:
             record: see `clouds.data.datasets.record.Record`.
-            rng: random generator of the sizes.
+            rng: random generator of the view.
 
         Returns:
             The entries of the record and
@@ -184,12 +184,12 @@ class TestMapper:
         """
         image, label = _read(record, "sem_seg_file_name", self.num_classes)
         size = image.height, image.width
-        usual = limited_size(short_edge_size(size, self.short_edge), self.max_pixels)
+        usual = network_input_size(size, self.short_edge, self.max_pixels)
         scored_by: dict[Sizes, list[str]] = {}
         for protocol in self.protocols if label is not None else self.protocols[:1]:
             sizes = protocol.sizes(self.domain, size, usual, max(self.scales))
             scored_by.setdefault(sizes, []).append(protocol.name)
-        images = {each: self._images(image, each) for each in {sizes.input_size for sizes in scored_by}}
+        images = {each: network_inputs(image, each, self.scales) for each in {sizes.input_size for sizes in scored_by}}
         label_sizes = {sizes.label_size for sizes in scored_by}
         labels = {} if label is None else {each: _resized(label, each) for each in label_sizes}
         return [
@@ -206,12 +206,13 @@ class TestMapper:
             for sizes, names in scored_by.items()
         ]
 
-    def _images(self, image: Image.Image, size: Size) -> Record:
-        """Return the entries `image` and, for several scales, `views` of a sample whose input size is (h, w)."""
-        entries: Record = {"image": network_input(image, size)}
-        if self.scales != (1.0,):
-            entries["views"] = [network_input(image, scaled_size(size, scale)) for scale in self.scales]
-        return entries
+
+def network_inputs(image: Image.Image, size: Size, scales: tuple[float, ...]) -> Record:
+    """Return the entries `image`, at the input size (h, w), and, for other scales than 1, `views` of an image dict."""
+    entries: Record = {"image": network_input(image, size)}
+    if scales != (1.0,):
+        entries["views"] = [network_input(image, scaled_size(size, scale)) for scale in scales]
+    return entries
 
 
 def network_input(image: Image.Image, size: Size) -> torch.Tensor:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from clouds.config.settings import plain_settings
 from clouds.d2 import CfgNode
-from clouds.data.protocols import name_of, protocol_names
+from clouds.data.protocols import main_protocol
 from clouds.evaluation.by_protocol import SEM_SEG
 from clouds.utils.atomic import writing
 from clouds.utils.jsonl import Line, Row, last_row, scan_lines, valid_rows, write_rows
@@ -71,6 +71,11 @@ def conditions(settings: Mapping[str, Any]) -> str:
     return f" ({', '.join(facts)})" if facts else ""
 
 
+def stated_protocol(cfg: CfgNode) -> str:
+    """Return the name of the main protocol of a config, with `conditions`."""
+    return main_protocol(cfg) + conditions(plain_settings(cfg))
+
+
 def record_evaluation(cfg: CfgNode, results: Mapping[str, Any], weights: str, iteration: int | None) -> None:
     """Add the results of ``--eval-only`` to ``OUTPUT_DIR/metrics_eval.json``, one row for each evaluation.
 
@@ -85,7 +90,7 @@ def record_evaluation(cfg: CfgNode, results: Mapping[str, Any], weights: str, it
     about = {
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "weights": weights,
-        "protocol": name_of(protocol_names(cfg)[0]) + conditions(plain_settings(cfg)),
+        "protocol": stated_protocol(cfg),
         **({} if iteration is None else {"iteration": iteration + 1}),
     }
     path = Path(cfg.OUTPUT_DIR) / "metrics_eval.json"

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from clouds.d2 import CfgNode
 from clouds.modeling.inference.strips import Halved
 from clouds.modeling.structures import ImageDict
-from clouds.utils.sizes import Size, scaled_size
+from clouds.utils.sizes import Size, square_window
 
 _in_groups = Halved(8, "groups of {} windows")
 
@@ -58,10 +58,6 @@ class Passes:
         """Whether this is one pass over the whole image."""
         return self == Passes()
 
-    def view_sizes(self, size: Size) -> list[Size]:
-        """Return the size of each view of an image whose usual input size is (h, w)."""
-        return [scaled_size(size, scale) for scale in self.scales]
-
 
 def build_passes(cfg: CfgNode, *, augment: bool | None = None) -> Passes:
     """Return the passes of a config.
@@ -70,12 +66,11 @@ def build_passes(cfg: CfgNode, *, augment: bool | None = None) -> Passes:
         cfg: config.
         augment: whether there are several views; default: ``TEST.AUG.ENABLED``.
     """
-    test = cfg.TEST
-    window = (test.WINDOW, test.WINDOW) if test.WINDOW else None
-    stride = (test.STRIDE, test.STRIDE) if test.WINDOW and test.STRIDE else None
-    if not (test.AUG.ENABLED if augment is None else augment):
+    window, stride = square_window(cfg.TEST.WINDOW, cfg.TEST.STRIDE)
+    augmentation = cfg.TEST.AUG
+    if not (augmentation.ENABLED if augment is None else augment):
         return Passes(window, stride)
-    return Passes(window, stride, tuple(test.AUG.SCALES), test.AUG.FLIP)
+    return Passes(window, stride, tuple(augmentation.SCALES), augmentation.FLIP)
 
 
 def window_corners(size: Size, window: Size, stride: Size) -> list[Size]:
@@ -101,8 +96,8 @@ def averaged_scores(model: nn.Module, sample: ImageDict, passes: Passes) -> Tens
 
     Args:
         model: model in evaluation mode, which returns a dict with new scores in `sem_seg` for each image dict.
-        sample: image dict with `image`, (3, h, w). With other scales than 1, `views` has the image at each of the
-            `view_sizes`. Other entries, such as `classes`, are handed to the model.
+        sample: image dict with `image`, (3, h, w). With other scales than 1, `views` has the image at each of them, see
+            `scaled_size`. Other entries, such as `classes`, are handed to the model.
         passes: forward passes.
 
     Returns:

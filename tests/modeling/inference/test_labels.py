@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from clouds.data.classes import IGNORE_LABEL
 from clouds.modeling.inference import cells, image_labels, label_map
@@ -20,6 +19,7 @@ from clouds.modeling.inference.labels import reference_label_map
 from clouds.modeling.inference.sampling import bilinear_samples
 from clouds.modeling.structures import Prediction
 from tests.modeling.inference.answers import KINDS, answer
+from tests.operations import Largest
 
 IMPLEMENTATIONS = [reference_label_map, cells.label_map]
 Size = tuple[int, int]
@@ -102,22 +102,6 @@ def test_most_cells_of_a_trained_answer_are_decided_by_their_corners(monkeypatch
     assert 0 < sum(computed) < 0.4 * 64 * 128
 
 
-class Largest(TorchDispatchMode):
-    """Records the largest tensor that an operation makes; views and the inputs do not count."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        known = {each.untyped_storage().data_ptr() for each in args if isinstance(each, Tensor)}
-        for each in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(each, Tensor) and each.untyped_storage().data_ptr() not in known:
-                self.bytes = max(self.bytes, each.untyped_storage().nbytes())
-        return result
-
-
 @pytest.mark.parametrize("output", [(512, 1024), (1500, 1200), (100, 130)])
 @pytest.mark.parametrize("kind", ["random", "trained"])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -126,10 +110,10 @@ def test_no_tensor_grows_with_classes_times_pixels(implementation, kind, output)
     with Largest() as largest:
         implementation(class_logits, mask_logits, (512, 1024), (512, 1024), output)
     pixels = max(output[0] * output[1], 512 * 1024)
-    assert largest.bytes < 0.25 * 4 * 19 * pixels
+    assert largest.made < 0.25 * 4 * 19 * pixels
     with Largest() as largest:
         published_scores(class_logits, mask_logits, (512, 1024), (512, 1024), output)
-    assert largest.bytes >= 4 * 40 * 512 * 1024
+    assert largest.made >= 4 * 40 * 512 * 1024
 
 
 def test_images_of_a_batch_and_half_precision():

@@ -1,6 +1,7 @@
 """Distillation of an image tower from a trained CLIP.
 
-The towers of DINOv3 that can be downloaded learned from a larger one in this way (Simeoni et al., 2025, section 5.2).
+The tower learns the feature maps of the CLIP beside its own task. Most towers of DINOv3 were also distilled from a
+larger one, with another loss (Simeoni et al., 2025).
 
 Letters: B images, C channels, h x w feature map.
 """
@@ -14,7 +15,10 @@ from torch.nn import functional as F
 
 
 class StudentMaps(nn.Module):
-    """Predicts the feature maps of a teacher from those of a tower, level by level. Used in training only."""
+    """Predicts the feature maps of a teacher from those of a tower, level by level, for training only.
+
+    A linear projection of each map is compared with the map of the teacher, at the coarser of the two sizes.
+    """
 
     def __init__(self, channels: Sequence[int], teacher_channels: Sequence[int]) -> None:
         """
@@ -28,7 +32,8 @@ class StudentMaps(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        """
+        """Return the distance of the predictions from the maps of the teacher.
+
         Args:
             maps: feature maps of the tower, each (B, C, h, w).
             teacher_maps: feature maps of the teacher for the same images.

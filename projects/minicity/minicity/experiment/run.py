@@ -12,7 +12,7 @@ from statistics import fmean
 
 from clouds.d2 import CfgNode
 from clouds.data.datasets.catalog import load_dataset, register_datasets
-from clouds.data.protocols import name_of, protocol_names
+from clouds.data.protocols import main_protocol
 from clouds.engine.run.record import code_version, machine, versions
 from clouds.errors import UserError
 from clouds.evaluation.tables import Provenance, format_comparison
@@ -188,7 +188,7 @@ def conclude(
         comparisons=COMPARED,
     )
     counts = {name: len(load_dataset(name)) for name in TEST_SETS}
-    protocol = name_of(protocol_names(cfg)[0])
+    protocol = main_protocol(cfg)
     text = text_table(results, Provenance(protocol, code_version(), results.seeds[0], counts, UNSEEN))
     write_atomically(args.output / "table.txt", f"{text}\n")
     content = {"baselines": results.baselines, "trained": results.scores}
