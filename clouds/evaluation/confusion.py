@@ -12,6 +12,7 @@ import torch
 
 from clouds.data.classes import IGNORE_LABEL
 from clouds.data.protocols import Absent
+from clouds.evaluation.files import class_iou
 from clouds.utils.transfer import upload
 
 _IDS = IGNORE_LABEL + 1  # values of a label map
@@ -108,22 +109,15 @@ def score(matrix: npt.NDArray[np.int64], absent: Absent = "left_out") -> Scores:
     counts = matrix[:-1, :-1].astype(np.float64)
     right, predicted, true = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     present = true > 0
-    counted = present | (predicted > 0) if absent == "zero" else present
-    iou = _percent(right, predicted + true - right, counted)
-    acc = _percent(right, true, present)
+    iou = class_iou(np.stack([right, predicted, true]), absent)
+    acc = np.divide(100 * right, true, out=np.full_like(right, np.nan), where=present)
     if not present.any():
         return Scores(np.nan, np.nan, np.nan, np.nan, iou, acc)
     return Scores(
-        miou=float(iou[counted].mean()),
+        miou=float(np.nanmean(iou)),
         fwiou=float((iou[present] * true[present]).sum() / true.sum()),
         macc=float(acc[present].mean()),
         pacc=float(100 * right.sum() / true.sum()),
         iou=iou,
         acc=acc,
     )
-
-
-def _percent(
-    part: npt.NDArray[np.float64], whole: npt.NDArray[np.float64], where: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float64]:
-    return np.divide(100 * part, whole, out=np.full_like(part, np.nan), where=where)
