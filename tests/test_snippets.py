@@ -12,7 +12,7 @@ import torch
 import clouds
 from clouds.errors import UserError
 from clouds.experiments import runner
-from clouds.experiments.runner import Job
+from clouds.experiments.jobs import Job
 from tests.snippets import ROOT, Block, blocks, commands, inside, parse, run, write_place
 
 # Commands that a test cannot run, with the reason. They are parsed with their own parser where it is one of ours.

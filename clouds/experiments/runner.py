@@ -1,148 +1,61 @@
 """Run the jobs of an experiment as processes, several at a time; jobs that are done are skipped.
 
-A job is one command with a folder of its own, which holds its results, its output (`console.txt`) and its state
-(`job.json`). An experiment can be interrupted at any time: the same call continues with the jobs that are not done.
+An experiment can be interrupted at any time: the same call continues with the jobs that are not done.
 """
 
-import hashlib
-import itertools
-import json
 import logging
-import math
 import os
-import shlex
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import torch
 from tqdm import tqdm
 
-from clouds.engine.run.metrics import newest_iteration, read_scores
+from clouds.engine.run.output_folder import is_in_use
 from clouds.errors import UserError
-from clouds.utils.atomic import append_file, make_folder, write_atomically, writing
-from clouds.utils.folders import image_files
-from clouds.utils.hashing import model_digest
-from clouds.utils.json_files import parse_json
+from clouds.experiments.jobs import Job
 from clouds.utils.signals import EXIT_CODE, Stopped, stop_here
-from clouds.utils.values import is_number
 
 logger = logging.getLogger(__name__)
 
-_STATE = "job.json"
-_CONSOLE = "console.txt"
 _POLL = 1.0  # seconds
 _LOGGED = 30.0  # seconds between two lines of progress where stderr is a file
-
-
-@dataclass(frozen=True)
-class Job:
-    """A command and the folder that it fills.
-
-    Attributes:
-        name: unique name.
-        command: program and its arguments.
-        folder: folder of its results; the arguments name it as well.
-        needs: names of the jobs that must be done before.
-        steps: amount of work, in iterations or images.
-        inputs: digest of everything else that its results depend on: settings and files that the command only names.
-        is_evaluated: whether the command is a training that is done only with an evaluation at the end of its
-            `metrics.json`; without, the command is given again.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    folder: Path
-    needs: tuple[str, ...] = ()
-    steps: int = 1
-    inputs: str = ""
-    is_evaluated: bool = False
-
-    @property
-    def is_done(self) -> bool:
-        """Whether this command has succeeded in this folder with these inputs."""
-        if not self._owns_folder or math.isnan(self.seconds):
-            return False
-        return not self.is_evaluated or bool(read_scores(self.folder / "metrics.json"))
-
-    @property
-    def seconds(self) -> float:
-        """Duration of the last run that succeeded; NaN if there is none."""
-        seconds: Any = self._record().get("seconds")
-        return float(seconds) if is_number(seconds) and seconds >= 0 else math.nan
-
-    def begin(self) -> None:
-        """Take the folder; one that another command or other inputs have filled is renamed to `<folder>.<n>`.
-
-        A folder with a damaged `job.json` is renamed, too: the command that has filled it is unknown.
-
-        Raises:
-            WriteError: the folder cannot be renamed, created or written.
-        """
-        if (self.folder / _STATE).exists() and not self._owns_folder:
-            aside = next(path for n in itertools.count(1) if not (path := Path(f"{self.folder}.{n}")).exists())
-            logger.warning("%s is of another command or other inputs and becomes %s", self.folder, aside)
-            with writing(aside):
-                self.folder.rename(aside)
-        make_folder(self.folder)
-        self._write(None)
-
-    def finish(self, seconds: float) -> None:
-        """Record that the job is done and how long it took."""
-        self._write(round(seconds, 1))
-
-    def steps_done(self) -> int:
-        """Return the number of finished steps, read from the files in the folder: 0..steps."""
-        if self.is_done:
-            return self.steps
-        images = self.folder / "images"
-        done = newest_iteration(self.folder / "metrics.json")
-        return min(self.steps, done or len(image_files(images)))
-
-    @property
-    def _owns_folder(self) -> bool:
-        record = self._record()
-        return (record.get("command"), record.get("inputs")) == (list(self.command), self.inputs)
-
-    def _record(self) -> dict[str, Any]:
-        """The content of `job.json`; empty if there is none or it is damaged."""
-        try:
-            content = parse_json((self.folder / _STATE).read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
-
-    def _write(self, seconds: float | None) -> None:
-        record = {"command": list(self.command), "inputs": self.inputs, "seconds": seconds}
-        write_atomically(self.folder / _STATE, json.dumps(record))
+_LISTED = 8  # failed jobs that a message names
+_DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, workers: int = 1, threads: int | None = None, working_folder: Path | None = None
+    jobs: Sequence[Job],
+    *,
+    workers: int = 1,
+    threads: int | None = None,
+    working_folder: Path | None = None,
+    devices: Sequence[str] = (),
 ) -> None:
     """Run the jobs that are not done, each after those it needs, and show their progress.
+
+    A job that fails does not end the others, except those that need it. A training that another process is at work on,
+    such as one that was started by a call that has been killed since, is waited for.
 
     Args:
         jobs: jobs in any order.
         workers: number of jobs that run at the same time.
         threads: number of threads of each job; default an equal share of the cores.
         working_folder: working folder of the commands; default that of this process.
+        devices: values of `CUDA_VISIBLE_DEVICES`; each worker uses one of them. Empty: the variable stays.
 
     Raises:
-        UserError: a job failed. The jobs that are running are terminated; finished ones stay done.
+        UserError: a job failed, or cannot be started; everything else is done.
         Stopped: a signal has asked to stop, or a job was stopped. The jobs that are running get SIGTERM, on which the
             commands of `clouds` save their work.
         ValueError: the jobs need one that is not among them, or one another.
     """
     threads = threads or max(1, (os.cpu_count() or 1) // workers)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    waiting = [job for job in jobs if not job.is_done]
-    running: dict[Job, tuple[subprocess.Popen[bytes], float]] = {}
-    done = {job.name for job in jobs} - {job.name for job in waiting}
+    pool = _Pool(jobs, workers, {"OMP_NUM_THREADS": str(threads)}, working_folder, devices)
     bar = tqdm(
         total=sum(job.steps for job in jobs),
         unit="step",
@@ -151,80 +64,148 @@ def run_jobs(
         mininterval=_POLL if sys.stderr.isatty() else _LOGGED,
     )
     try:
-        while waiting or running:
+        while pool.waiting or pool.running:
             stop_here("jobs that are done stay done, and the same command goes on with the others")
-            ready = [job for job in waiting if done.issuperset(job.needs)]
-            if not ready and not running:
-                raise ValueError(f"jobs: {waiting[0].name} needs {', '.join(waiting[0].needs)}, which never gets done")
-            for job in ready[: workers - len(running)]:
-                waiting.remove(job)
-                running[job] = (_start(job, environment, working_folder), time.perf_counter())
-                logger.info("%s: started, %s", job.name, job.folder / _CONSOLE)
+            pool.start_ready()
             time.sleep(_POLL)
-            for job, (process, began) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[job]
-                if process.returncode == EXIT_CODE:
-                    raise Stopped(f"{job.name} was stopped by a signal: the same command goes on with it.")
-                if process.returncode:
-                    raise UserError(f"{job.name} failed: {_reason(job, process.returncode)}.")
-                job.finish(time.perf_counter() - began)
-                done.add(job.name)
-                logger.info("%s: done in %.0f s", job.name, job.seconds)
-            bar.set_postfix_str(", ".join(job.name for job in running), refresh=False)
-            bar.update(sum(job.steps if job.name in done else job.steps_done() for job in jobs) - bar.n)
+            pool.collect()
+            bar.set_postfix_str(", ".join(pool.running), refresh=False)
+            bar.update(sum(job.steps if job.name in pool.done else job.steps_done() for job in jobs) - bar.n)
     finally:
         bar.close()
-        for process, _ in running.values():
-            process.terminate()
-        for process, _ in running.values():
-            process.wait()
+        pool.terminate()
+    if pool.failed:
+        raise UserError(_failures(pool.failed, len(pool.skipped)))
 
 
-def digest(*parts: str | Path) -> str:
-    """Return a short digest of texts, files and folders of models (`model_digest`): 16 hexadecimal digits."""
-    found = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, str):
-            found.update(part.encode())
-        else:
-            found.update(model_digest(part).encode() if part.is_dir() else part.read_bytes())
-    return found.hexdigest()[:16]
+class _Pool:
+    """Jobs that wait, run, are done or have failed."""
 
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        workers: int,
+        variables: Mapping[str, str],
+        working_folder: Path | None,
+        devices: Sequence[str],
+    ) -> None:
+        self.waiting = [job for job in jobs if not job.is_done]
+        self.running: dict[str, _Running] = {}
+        self.done = {job.name for job in jobs} - {job.name for job in self.waiting}
+        self.failed: dict[str, str] = {}
+        self.skipped: list[str] = []
+        self._folder = working_folder
+        self._slots = list(range(workers))
+        self._environments = [
+            {**os.environ, **variables, **({_DEVICES: devices[slot % len(devices)]} if devices else {})}
+            for slot in range(workers)
+        ]
+        self._noted: set[str] = set()
 
-def _start(job: Job, environment: Mapping[str, str], folder: Path | None) -> subprocess.Popen[bytes]:
-    job.begin()
-    file = job.folder / _CONSOLE
-    with append_file(file) as console:
-        with writing(file):
-            console.write(_heading(job).encode(errors="replace"))
-            console.flush()
+    def start_ready(self) -> None:
+        """Start jobs whose needs are done, as many as there are free workers."""
+        self._skip()
+        ready = [job for job in self.waiting if self.done.issuperset(job.needs)]
+        if self.waiting and not ready and not self.running:
+            job = self.waiting[0]
+            raise ValueError(f"jobs: {job.name} needs {', '.join(job.needs)}, which never gets done")
+        for job in ready:
+            if self._slots and not self._is_elsewhere(job):
+                self.waiting.remove(job)
+                if job.is_done:  # by another process, meanwhile
+                    self.done.add(job.name)
+                else:
+                    self._start(job)
+
+    def collect(self) -> None:
+        """Take the jobs that have ended out of `running`."""
+        for name, run in list(self.running.items()):
+            code = run.process.poll()
+            if code is None:
+                continue
+            if code == EXIT_CODE:
+                raise Stopped(f"{name} was stopped by a signal: the same command goes on with it.")
+            del self.running[name]
+            self._slots.insert(0, run.slot)
+            if code:
+                self._fail(run.job, run.job.reason(code))
+                continue
+            run.job.finish(time.perf_counter() - run.began)
+            self.done.add(name)
+            logger.info("%s: done in %.0f s", name, run.job.seconds)
+
+    def terminate(self) -> None:
+        """Let the jobs that are running save their work and end."""
+        for run in self.running.values():
+            run.process.terminate()
+        for run in self.running.values():
+            run.process.wait()
+
+    def _start(self, job: Job) -> None:
         try:
-            return subprocess.Popen(
-                job.command, stdout=console, stderr=subprocess.STDOUT, env=dict(environment), cwd=folder,
-                start_new_session=True,  # it gets a signal once: from this process, and not from the terminal, too
-            )  # fmt: skip
-        except OSError as error:
-            raise UserError(f"{job.name} cannot be started: {error.filename} ({error.strerror}).") from error
+            process = job.start(self._environments[self._slots[0]], self._folder)
+        except UserError as error:
+            self._fail(job, str(error))
+            return
+        self.running[job.name] = _Running(job, process, self._slots.pop(0), time.perf_counter())
+        logger.info("%s: started, %s", job.name, job.console)
+
+    def _fail(self, job: Job, reason: str) -> None:
+        self.failed[job.name] = reason
+        logger.error("%s failed: %s", job.name, reason)
+
+    def _skip(self) -> None:
+        """Give up the jobs that need one that has failed, directly or through others."""
+        lost = {*self.failed, *self.skipped}
+        while blocked := [job for job in self.waiting if lost.intersection(job.needs)]:
+            for job in blocked:
+                self.waiting.remove(job)
+                self.skipped.append(job.name)
+                lost.add(job.name)
+
+    def _is_elsewhere(self, job: Job) -> bool:
+        """Whether another process trains in the folder of a job."""
+        if not is_in_use(job.folder):
+            return False
+        if job.name not in self._noted:
+            self._noted.add(job.name)
+            logger.info("%s: another process is at work in %s, which is waited for", job.name, job.folder)
+        return True
 
 
-def _reason(job: Job, exit_code: int) -> str:
-    """Why a job failed: the signal that ended it, and the last line that it printed."""
-    file = job.folder / _CONSOLE
-    output = file.read_text(encoding="utf-8", errors="replace").rpartition(_heading(job))[2].strip()
-    said = output.splitlines()[-1].removeprefix("error: ").rstrip(".") if output else "it printed nothing"
-    if exit_code < 0:
-        said = f"it was ended by {_signal_name(-exit_code)}, and at last: {said}"
-    return f"{said} ({file} has it all)"
+class _Running(NamedTuple):
+    """A job that runs: its process, the number of its worker, and when it began in seconds of `time.perf_counter`."""
+
+    job: Job
+    process: subprocess.Popen[bytes]
+    slot: int
+    began: float
 
 
-def _heading(job: Job) -> str:
-    return f"$ {shlex.join(job.command)}\n"
+def worker_devices(gpus_per_job: int = 1) -> list[str]:
+    """Return the values of `CUDA_VISIBLE_DEVICES` for jobs with GPUs of their own; none without a GPU.
+
+    Args:
+        gpus_per_job: number of GPUs of a job.
+
+    Raises:
+        UserError: there are GPUs, but fewer.
+    """
+    named = os.environ.get(_DEVICES)
+    count = torch.cuda.device_count()
+    gpus = named.split(",")[:count] if named else [str(index) for index in range(count)]
+    if not gpus:
+        return []
+    if gpus_per_job > len(gpus):
+        raise UserError(f"--gpus-per-job is {gpus_per_job}, but this machine has {len(gpus)}: give a lower number.")
+    return [",".join(gpus[at : at + gpus_per_job]) for at in range(0, len(gpus) - gpus_per_job + 1, gpus_per_job)]
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+def _failures(failed: Mapping[str, str], skipped: int) -> str:
+    """One sentence about all jobs that have failed."""
+    rest = f", and {skipped} that need {'it' if len(failed) == 1 else 'them'} did not start" if skipped else ""
+    (name, reason), *others = failed.items()
+    if others:
+        listed = ", ".join(name for name, _ in others[:_LISTED]) + (", ..." if len(others) > _LISTED else "")
+        return f"{len(failed)} jobs failed{rest}: {name} ({reason.rstrip('.')}), and {listed}."
+    return f"{name} failed{rest}: {reason.rstrip('.')}."

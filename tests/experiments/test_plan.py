@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from clouds.errors import UserError
+from clouds.experiments.jobs import Job
 from clouds.experiments.plan import Variant, build_jobs, load_configs
-from clouds.experiments.runner import Job
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 from clouds.errors import UserError, WriteError
 from clouds.experiments import runner
-from clouds.experiments.runner import Job, digest, run_jobs
+from clouds.experiments.jobs import Job, digest
+from clouds.experiments.runner import run_jobs, worker_devices
+from clouds.utils.signals import Stopped
 
 
 @pytest.fixture(autouse=True)
@@ -66,16 +69,94 @@ def test_an_interrupted_job_keeps_its_folder(tmp_path: Path) -> None:
     assert one.is_done
 
 
-def test_a_failure_ends_the_others_and_keeps_what_is_done(tmp_path: Path) -> None:
-    good = job(tmp_path, "good", "")
-    bad = job(tmp_path, "bad", "raise SystemExit('error: no such thing.')", "good")
-    slow = job(tmp_path, "slow", f"import time; time.sleep(60); {APPEND.format('x')}", "good")
-    with pytest.raises(UserError, match=r"bad failed: no such thing \(.*bad/console\.txt has it all\)\."):
-        run_jobs([good, slow, bad], workers=2)
-    assert good.is_done
-    assert not slow.is_done
-    assert not (tmp_path / "order").exists()
+def test_a_failure_ends_only_the_jobs_that_need_it(tmp_path: Path) -> None:
+    jobs = [
+        job(tmp_path, "bad", "raise SystemExit('error: no such thing.')"),
+        job(tmp_path, "after", APPEND.format("x"), "bad"),
+        job(tmp_path, "later", APPEND.format("x"), "after"),
+        job(tmp_path, "good", APPEND.format("g")),
+    ]
+    message = r"bad failed, and 2 that need it did not start: no such thing \(.*bad/console\.txt has it all\)\."
+    with pytest.raises(UserError, match=message):
+        run_jobs(jobs)
+    assert (tmp_path / "order").read_text() == "g"
+    assert [each.name for each in jobs if each.is_done] == ["good"]
     assert "$ " in (tmp_path / "bad/console.txt").read_text()
+
+
+def test_several_failures_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^2 jobs failed: a \(it printed nothing \(.*\)\), and b\.$"):
+        run_jobs([job(tmp_path, name, "raise SystemExit(3)") for name in "ab"])
+
+
+def test_a_job_that_was_stopped_ends_the_others(tmp_path: Path) -> None:
+    """It has saved its work, so the experiment was asked to stop as well, through this job."""
+    slow = job(tmp_path, "slow", f"import time; time.sleep(60); {APPEND.format('x')}")
+    with pytest.raises(Stopped, match="stopped was stopped by a signal: the same command goes on with it"):
+        run_jobs([slow, job(tmp_path, "stopped", "raise SystemExit(75)")], workers=2)
+    assert not (tmp_path / "order").exists()
+
+
+def test_a_training_of_a_killed_experiment_is_waited_for(tmp_path: Path) -> None:
+    """It goes on when the experiment is killed, and has the lock of its folder."""
+    lock = tmp_path / "a/.training.lock"
+    lock.parent.mkdir()
+    code = f"""
+import time
+from filelock import FileLock
+with FileLock({str(lock)!r}):
+    print("locked", flush=True)
+    time.sleep(1)
+    {APPEND.replace("here", repr(str(tmp_path))).format("1")}
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        run_jobs([job(tmp_path, "a", APPEND.format("2"))])
+    assert (tmp_path / "order").read_text() == "12"
+
+
+DEVICES = "import os, time; open(here + '/order', 'a').write(os.environ['CUDA_VISIBLE_DEVICES'] + ' '); time.sleep(0.5)"
+
+
+@pytest.mark.parametrize(
+    ("named", "per_job", "expected"),
+    [
+        (None, 1, ["0", "1", "2", "3"]),
+        (None, 2, ["0,1", "2,3"]),
+        (None, 3, ["0,1,2"]),
+        ("4,GPU-7,5,6", 2, ["4,GPU-7", "5,6"]),
+    ],
+)
+def test_workers_have_gpus_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None, per_job: int, expected: list[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    devices = worker_devices(per_job)
+    assert devices == expected
+    names = [str(index) for index in range(len(devices))]
+    run_jobs([job(tmp_path, name, DEVICES) for name in names], workers=len(devices), devices=devices)
+    assert sorted((tmp_path / "order").read_text().split()) == sorted(expected)
+
+
+def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UserError, match="--gpus-per-job is 3, but this machine has 2"):
+        worker_devices(3)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert worker_devices(3) == []
+
+
+def test_the_started_command_may_differ_from_the_one_that_is_recorded(tmp_path: Path) -> None:
+    """Another number of GPUs continues a training."""
+    one = job(tmp_path, "a", APPEND.format("1"))
+    other = dataclasses.replace(one, started=job(tmp_path, "a", APPEND.format("2")).command)
+    run_jobs([other])
+    assert one.is_done
+    assert (tmp_path / "order").read_text() == "2"
 
 
 def test_a_failure_without_words_names_the_signal(tmp_path: Path) -> None:
@@ -137,7 +218,7 @@ def test_what_cannot_be_started_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "b/console.txt").mkdir(parents=True)
     with pytest.raises(WriteError, match=r"console\.txt cannot be written \(a folder has its name\)"):
         run_jobs([job(tmp_path, "b", "")])
-    with pytest.raises(UserError, match=r"c cannot be started: no-such-program \(No such file"):
+    with pytest.raises(UserError, match=r"c failed: it cannot be started: no-such-program \(No such file"):
         run_jobs([Job("c", ("no-such-program",), tmp_path / "c")])
 
 

@@ -15,8 +15,8 @@ from clouds.data.preparation.class_statistics import STATISTICS_FILE, read_class
 from clouds.engine.run.metrics import read_scores, read_training, repair
 from clouds.engine.run.record import read_record
 from clouds.errors import UserError
+from clouds.experiments.jobs import Job
 from clouds.experiments.results import metric_means, read_run
-from clouds.experiments.runner import Job
 from clouds.self_training.sam import Embedding, Sam
 from clouds.self_training.sam.cache import CachedSam, _checksum
 from fuzzing.inputs.kind import KEYS, Kind

@@ -17,10 +17,11 @@ from clouds.engine.run.record import code_version, machine, versions
 from clouds.errors import UserError
 from clouds.evaluation.tables import Provenance, format_comparison
 from clouds.experiments.conclusion import verdict
+from clouds.experiments.jobs import Job, digest
 from clouds.experiments.plan import Variant, build_jobs, load_configs
 from clouds.experiments.report import Report, write_report
 from clouds.experiments.results import Results, read_results
-from clouds.experiments.runner import Job, digest, run_jobs
+from clouds.experiments.runner import run_jobs
 from clouds.utils.atomic import write_atomically
 from clouds.utils.signals import stop_on_signals
 from minicity.experiment.baselines import baseline_scores

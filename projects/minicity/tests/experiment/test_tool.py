@@ -13,7 +13,8 @@ import torch
 from minicity.experiment import run as experiment
 
 from clouds.commands.main import main as clouds
-from clouds.experiments.runner import Job, run_jobs
+from clouds.experiments.jobs import Job
+from clouds.experiments.runner import run_jobs
 from clouds.utils.signals import stop_requested
 from tests.commands import ROOT, script
 
