@@ -30,7 +30,13 @@ def ours(sizes: Sizes) -> Callable[[], np.ndarray]:
         stuff_classes=list(CITYSCAPES_CLASSES), stuff_colors=[(0, 0, 0)] * CLASSES, ignore_label=IGNORE
     )
     evaluator = SemSegEvaluator("benchmark")
-    sample = {"sem_seg": truth, "file_name": "image", "height": sizes["height"], "width": sizes["width"]}
+    sample = {
+        "sem_seg": truth,
+        "file_name": "image",
+        "image_id": "image",
+        "height": sizes["height"],
+        "width": sizes["width"],
+    }
 
     def process() -> np.ndarray:
         evaluator.reset()

@@ -240,6 +240,8 @@ DEFAULTS: dict[str, Any] = {
         # Data set that each evaluation also scores, to keep the best weights on it as model_best.pth: a validation set
         # of the source domain, because scores on a set that weights are chosen by are not unseen; "": none.
         "SELECT_ON": "",
+        # Images of each test set that TensorBoard shows after every evaluation, with truth and prediction. 0: none.
+        "SHOWN_IMAGES": 3,
         # Evaluation protocols, one table for each: names of files in configs/protocols, without .yaml, or paths of YAML
         # files. The first is the main one; scores of another one are named sem_seg@<protocol>. (): that of PROTOCOL.
         "PROTOCOLS": (),

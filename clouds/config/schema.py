@@ -250,6 +250,7 @@ RULES: dict[str, Rule] = {
     "SOLVER.AMP.DTYPE": one_of("auto", "bfloat16", "float16"),
     "TEST.EVAL_PERIOD": within(0, COUNT, of_low="only at the end"),
     "TEST.SELECT_ON": Rule("empty or the name of a data set", _is_text),
+    "TEST.SHOWN_IMAGES": within(0, 64, of_low="none"),
     "TEST.PROTOCOLS": names("protocols and YAML files", lambda text: bool(text) and is_path(text)),
     "TEST.PROTOCOL": one_of("full_resolution", "published_short_edge"),
     "TEST.WINDOW": within(0, 16_384, of_low="the whole image at once"),

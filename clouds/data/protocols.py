@@ -29,6 +29,7 @@ from typing import Any, Literal, NamedTuple
 
 from clouds.d2 import CfgNode
 from clouds.data.classes import CITYSCAPES_CLASSES, SYNTHIA_MEANS, short_name
+from clouds.data.datasets.selection import whole_of
 from clouds.data.datasets.spec import name_fault
 from clouds.errors import UserError, check_name
 from clouds.utils.resources import existing_file, resource_root
@@ -184,8 +185,8 @@ def means_of(protocol: Protocol, classes: Sequence[str], train_sets: Sequence[st
     Args:
         protocol: its means always count.
         classes: names of the classes of the test set.
-        train_sets: names of the training sets. If SYNTHIA is one of them, the means over its 16 classes, and over these
-            without wall, fence and pole, count where the test set has these classes.
+        train_sets: names of the training sets. If SYNTHIA or a part of it is one of them, the means over its 16
+            classes, and over these without wall, fence and pole, count where the test set has these classes.
 
     Returns:
         Name of a score -> names of classes.
@@ -194,7 +195,7 @@ def means_of(protocol: Protocol, classes: Sequence[str], train_sets: Sequence[st
     of_synthia = {
         name: tuple(short_name(CITYSCAPES_CLASSES[train_id]) for train_id in train_ids)
         for name, train_ids in SYNTHIA_MEANS.items()
-        if "synthia" in train_sets
+        if "synthia" in map(whole_of, train_sets)
     }
     return {name: names for name, names in of_synthia.items() if known.issuperset(names)} | dict(protocol.means)
 

@@ -14,13 +14,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clouds.d2 import CfgNode, comm
-from clouds.engine.measurement import Work, count_evaluations, first_steps, measure_sets
+from clouds.engine.measurement import Work, first_steps, measure_sets
 from clouds.engine.preflight import (
     Memory,
     Need,
     amount,
+    count_evaluations,
     disk_needs,
     enough_memory,
+    evaluations_need,
     existing_folder,
     free_space,
     memory_used,
@@ -32,6 +34,7 @@ from clouds.engine.run.start import check_inputs
 from clouds.engine.setup import default_setup, refuse_broken_sets
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
+from clouds.evaluation.files import FOLDER
 from clouds.utils.atomic import make_folder
 from clouds.utils.signals import Stopped
 
@@ -96,6 +99,8 @@ def dry_run(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer], real
     if not comm.is_main_process():
         return
     needs = label_needs(real, work)
+    if args.eval_only:
+        needs.append(evaluations_need(real, 1))
     if training is not None:
         done = training.start_iter
         needs += disk_needs(
@@ -155,8 +160,8 @@ def files_written(cfg: CfgNode, *, evaluates: bool, resumes: bool) -> list[str]:
     if git_state()[1]:
         names.append(f"git{suffix}.diff")
     if evaluates:
-        return [*names, "metrics_eval.json"]
-    names += ["metrics.json", "events.out.tfevents.*", "last_checkpoint"]
+        return [*names, "metrics_eval.json", FOLDER]
+    names += ["metrics.json", FOLDER, "events.out.tfevents.*", "last_checkpoint"]
     if cfg.DATALOADER.ON_ERROR == "skip":
         names.append("skipped.jsonl")
     return [*names, "wandb"] if cfg.WANDB.PROJECT else names

@@ -21,7 +21,7 @@ from clouds.data.loading.samplers import TrainingSampler
 from clouds.engine import hooks
 from clouds.engine.amp import Precision
 from clouds.engine.evaluation import predictions_for
-from clouds.engine.preflight import Preflight, multiples
+from clouds.engine.preflight import Preflight
 from clouds.engine.trainer import Trainer
 from clouds.utils.devices import cudnn_benchmark
 from clouds.utils.signals import Stopped
@@ -179,9 +179,3 @@ def measure_sets(cfg: CfgNode, trainer: type[Trainer], model: nn.Module) -> dict
         found[name] = TestSet(images, max(count * each for count, each, _ in shares), images * size)
     model.train(was_training)
     return found
-
-
-def count_evaluations(cfg: CfgNode, done: int) -> int:
-    """Return the number of evaluations of a training after its first `done` iterations."""
-    period = cfg.TEST.EVAL_PERIOD
-    return 1 + multiples(period, done, cfg.SOLVER.MAX_ITER - 1) + (period > 0 and done == 0)

@@ -11,7 +11,7 @@ import clouds.clouds  # noqa: F401  (registers the CLOUDS architecture)
 from clouds.config.classes import class_names
 from clouds.config.settings import evaluated_sets
 from clouds.d2 import META_ARCH_REGISTRY, CfgNode, DatasetEvaluator
-from clouds.data.datasets.catalog import dataset_names, domains
+from clouds.data.datasets.catalog import dataset_names, domains, load_dataset
 from clouds.data.loading.loaders import TestLoader, TrainLoader, build_test_loader, build_train_loader
 from clouds.data.protocols import build_protocols, check_domains, means_of, protocol_names
 from clouds.engine import hooks, optimizer
@@ -96,7 +96,7 @@ class Parts:
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """Build the evaluator of a test set by the first protocol of a config.
 
-        It also writes label maps if ``MODEL.SAVE_PSEUDO_LABELS`` is set.
+        It also writes label maps if ``MODEL.SAVE_PSEUDO_LABELS`` is set, and keeps ``TEST.SHOWN_IMAGES`` images.
         """
         labels = Path(cfg.OUTPUT_DIR) / "pseudo_labels" / dataset_name
         protocol = build_protocols(cfg)[0]
@@ -106,6 +106,7 @@ class Parts:
             label_folder=labels if cfg.MODEL.SAVE_PSEUDO_LABELS else None,
             absent=protocol.absent,
             means=means_of(protocol, class_names((dataset_name,)), dataset_names(cfg.DATASETS.TRAIN)),
+            shown=_shown_images(cfg, dataset_name),
         )
 
     @classmethod
@@ -114,12 +115,21 @@ class Parts:
         return build_checkpointer(cfg, model, **checkpointables)
 
 
+def _shown_images(cfg: CfgNode, dataset_name: str) -> list[str]:
+    """Return the ids of ``TEST.SHOWN_IMAGES`` images that are spread evenly over a test set."""
+    count = cfg.TEST.SHOWN_IMAGES
+    records = load_dataset(dataset_name) if count else []
+    places = dict.fromkeys((2 * number + 1) * len(records) // (2 * count) for number in range(count))
+    return [records[place]["image_id"] for place in places]
+
+
 def _one_each(cfg: CfgNode) -> Iterator[CfgNode]:
-    """Yield a config with each of the protocols alone. Only the first one writes label maps."""
+    """Yield a config with each of the protocols alone. Only the first one writes label maps and shows images."""
     for number, name in enumerate(protocol_names(cfg)):
         own = cfg.clone()
         own.defrost()
         own.TEST.PROTOCOLS = (name,)
         own.MODEL.SAVE_PSEUDO_LABELS = cfg.MODEL.SAVE_PSEUDO_LABELS and number == 0
+        own.TEST.SHOWN_IMAGES = cfg.TEST.SHOWN_IMAGES if number == 0 else 0
         own.freeze()
         yield own

@@ -17,8 +17,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from clouds.config.classes import class_names
+from clouds.config.settings import evaluated_sets
 from clouds.d2 import CfgNode, HookBase, comm
+from clouds.data.datasets.catalog import load_dataset
 from clouds.data.datasets.record import is_generated
+from clouds.data.protocols import protocol_names
 from clouds.engine.checkpointing.build import checkpoint_period
 from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.checkpointing.files import numbered
@@ -32,6 +36,8 @@ logger = logging.getLogger(__name__)
 # Bytes, estimated: the scalars of an iteration in metrics.json, TensorBoard and log.txt; a panel of pseudo-labels; the
 # largest embedding, that of SAM 3, where none has been written yet.
 _ROW, _PANEL, _EMBEDDING = 8_000, 1_500_000, 10_700_000
+# Bytes for an image in the files of an evaluation: for its names, for each class, and if its prediction is shown.
+_PATHS, _CLASS, _SHOWN = 200, 30, 400_000
 _NEARLY = 0.95  # share of a memory above which an evaluation, or another batch, may find none
 
 
@@ -166,7 +172,8 @@ def disk_needs(
     left = cfg.SOLVER.MAX_ITER - done
     panels = left // cfg.MODEL.CLOUDS.PANEL_PERIOD if cfg.MODEL.CLOUDS.PANEL_PERIOD else 0
     logs = Need(output, "logs", _ROW * (left // SMOOTHED + 10) + _PANEL * panels)
-    return [checkpoint_need(cfg, checkpointer, done, seconds), logs, *cache_need(cfg, loader, cache)]
+    evaluations = evaluations_need(cfg, count_evaluations(cfg, done))
+    return [checkpoint_need(cfg, checkpointer, done, seconds), logs, evaluations, *cache_need(cfg, loader, cache)]
 
 
 def checkpoint_need(cfg: CfgNode, checkpointer: Checkpointer, done: int, seconds: float) -> Need:
@@ -184,6 +191,21 @@ def checkpoint_need(cfg: CfgNode, checkpointer: Checkpointer, done: int, seconds
         if written:
             others, content = others + weights, f"{content}; the {kind} weights, {amount(weights)}"
     return Need(Path(cfg.OUTPUT_DIR), content, most * size + others, fewest * size + others)
+
+
+def evaluations_need(cfg: CfgNode, evaluations: int) -> Need:
+    """Return the space for the files of a number of evaluations, see `clouds.evaluation.files`."""
+    sets = evaluated_sets(cfg)
+    size = sum(len(load_dataset(name)) * (_PATHS + _CLASS * len(class_names((name,)))) for name in sets)
+    shown = len(sets) * cfg.TEST.SHOWN_IMAGES * _SHOWN
+    size = evaluations * (len(protocol_names(cfg)) * size + shown)
+    return Need(Path(cfg.OUTPUT_DIR), "files of the evaluations", size)
+
+
+def count_evaluations(cfg: CfgNode, done: int) -> int:
+    """Return the number of evaluations of a training after its first `done` iterations."""
+    period: int = cfg.TEST.EVAL_PERIOD
+    return 1 + multiples(period, done, cfg.SOLVER.MAX_ITER - 1) + (period > 0 and done == 0)
 
 
 def cache_need(cfg: CfgNode, loader: Any, measured: Path | None) -> list[Need]:

@@ -28,11 +28,12 @@ from clouds.engine.accumulation import check_accumulation, divide
 from clouds.engine.amp import Precision
 from clouds.engine.checkpointing.build import checkpoint_period
 from clouds.engine.checkpointing.origin import check_test_classes
-from clouds.engine.checkpointing.weights import frozen_keys
+from clouds.engine.checkpointing.weights import frozen_keys, trained_sha256
 from clouds.engine.evaluation import Evaluation, report_selection
 from clouds.engine.losses import describe_failure, mean_losses, stop_training
 from clouds.engine.parallel import data_parallel, share_weights, unsynchronized
 from clouds.engine.preflight import Preflight
+from clouds.engine.run.evaluations import Evaluated
 from clouds.engine.run.record import amend_record
 from clouds.engine.setup import seed_everything
 from clouds.engine.writers import build_writers
@@ -40,7 +41,6 @@ from clouds.errors import UserError
 from clouds.modeling.structures import ImageDict
 from clouds.utils.devices import cudnn_benchmark
 from clouds.utils.signals import Stopped, stop_requested
-from clouds.utils.tensors import exact_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Trainer(Evaluation, TrainerBase):
         averaging: the hook that averages the weights; None without ``SOLVER.EMA_DECAY``.
         batches: batches of the loader; only during `train`.
         results: results of the last evaluation.
+        digests: digest of the files of each data set; only in the main process, during `train`.
         preflight: the hook that stops a training which cannot end well.
         stopping: whether a signal has asked some process to stop, see `clouds.utils.signals`.
     """
@@ -70,6 +71,7 @@ class Trainer(Evaluation, TrainerBase):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.results: hooks.Results = {}
         self.history: hooks.History = {}
+        self.digests: dict[str, str] = {}
         self.stopping = False
         # Data sets come first: a missing one, also a test set, is reported before the model is built or trained.
         self.data_loader = self.build_train_loader(cfg)
@@ -157,17 +159,25 @@ class Trainer(Evaluation, TrainerBase):
     def record_data(self) -> None:
         """Add a digest of the files of each data set to ``run.json``."""
         names = dict.fromkeys([*dataset_names(self.cfg.DATASETS.TRAIN), *evaluated_sets(self.cfg)])
-        digests = {name: dataset_digest(load_dataset(name)) for name in names}
-        amend_record(Path(self.cfg.OUTPUT_DIR), data=digests)
+        self.digests = {name: dataset_digest(load_dataset(name)) for name in names}
+        amend_record(Path(self.cfg.OUTPUT_DIR), data=self.digests)
 
     def record_weights(self) -> None:
         """Log the digest of the trained weights, and add it to ``run.json`` with that of the frozen tower."""
-        state, frozen = self.model.state_dict(), frozen_keys(self.model)
-        digest = exact_sha256({key: value for key, value in state.items() if key not in frozen})
-        tower = self.checkpointer.origin.tower_digest({key: state[key] for key in frozen})
-        ending = {"iterations": self.iter, "weights_sha256": digest, "tower_sha256": tower}
-        amend_record(Path(self.cfg.OUTPUT_DIR), ending=ending)
+        digests = self.digests_of(self.model)
+        amend_record(Path(self.cfg.OUTPUT_DIR), ending={"iterations": self.iter, **digests})
+        digest = digests["weights_sha256"]
         logger.info(f"Weights after {self.iter} iterations with the seed {self.seed}: sha256 {digest}")
+
+    def digests_of(self, model: nn.Module) -> dict[str, str]:
+        """Return the digests of the trained weights and of the frozen tower, which is computed once.
+
+        Args:
+            model: the model, or its moving average.
+        """
+        state, frozen = model.state_dict(), frozen_keys(self.model)
+        tower = self.checkpointer.origin.tower_digest({key: state[key] for key in frozen})
+        return {"weights_sha256": trained_sha256(model, frozen), "tower_sha256": tower}
 
     def _train(self) -> hooks.Results:
         self.model.train()  # an adapter that no weights were loaded into may compute its start
@@ -294,7 +304,12 @@ class Trainer(Evaluation, TrainerBase):
 
     def evaluate(self) -> hooks.Results:
         """Evaluate the current weights, or their moving average, on all test sets (see `test`)."""
-        self.results = self.test(self.cfg, self.evaluated_model, seed=self.seed)
+        model = self.evaluated_model
+        evaluated = None
+        if comm.is_main_process():
+            data = {name: self.digests[name] for name in evaluated_sets(self.cfg) if name in self.digests}
+            evaluated = Evaluated(data, self.scheduler.last_epoch, weights=None, digests=self.digests_of(model))
+        self.results = self.test(self.cfg, model, seed=self.seed, evaluated=evaluated)
         return self.results
 
     def build_hooks(self) -> list[HookBase]:

@@ -1,4 +1,4 @@
-"""Evaluator of semantic segmentation. It keeps counts only, which are added up image by image."""
+"""Evaluator of semantic segmentation. It keeps counts only: a confusion matrix, and three sums of each image."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from clouds.d2 import DatasetEvaluator, MetadataCatalog, comm
@@ -18,6 +17,8 @@ from clouds.data.protocols import Absent
 from clouds.errors import UserError, check_name
 from clouds.evaluation.boundary import boundary_counts, boundary_iou
 from clouds.evaluation.confusion import confusion_matrix, score
+from clouds.evaluation.display import Display
+from clouds.evaluation.files import Counts, ImageCounts
 from clouds.evaluation.label_files import LabelWriter
 from clouds.evaluation.label_maps import best_classes
 from clouds.evaluation.tables import mean_of
@@ -29,10 +30,11 @@ class SemSegEvaluator(DatasetEvaluator):
     """Computes the scores of one data set over all processes, in percent; see `Scores` and `boundary_iou`.
 
     Attributes:
-        images: number of scored images; after `evaluate`, in the main process, of all processes.
         matrix: (C+1, C+1) int64 confusion matrix of these images, on the device of the predictions; after `evaluate` on
             the CPU.
-        boundaries: (3, C) sum of `boundary_counts` over these images.
+        counts: (N, 3, C) int64 counts of each image, see `ImageCounts`; only after `evaluate`, in the main process.
+        boundaries: (N, 3, C) int64 `boundary_counts` of each image; only after `evaluate`, in the main process.
+        displayed: small copies of the images in `shown` by id; after `evaluate`, in the main process, of all processes.
         classes: names of the C classes.
     """
 
@@ -44,6 +46,7 @@ class SemSegEvaluator(DatasetEvaluator):
         label_folder: Path | None = None,
         absent: Absent = "left_out",
         means: Mapping[str, Sequence[str]] | None = None,
+        shown: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -53,6 +56,7 @@ class SemSegEvaluator(DatasetEvaluator):
                 folder, images without ground truth are allowed: they are predicted and not scored.
             absent: rule for a class that is predicted but not in the ground truth, see `Scores`.
             means: name of a score -> names of the classes whose IoU it is the mean of.
+            shown: ids of images of which small copies are kept, to be shown.
 
         Raises:
             UserError: two classes of the data set have the same name, or a mean names a class that it does not have.
@@ -61,6 +65,7 @@ class SemSegEvaluator(DatasetEvaluator):
         metadata = MetadataCatalog.get(dataset_name)
         self.boundary = boundary
         self.absent = absent
+        self.shown = tuple(shown)
         self.writer = LabelWriter(label_folder, metadata.stuff_colors) if label_folder else None
         self.classes = [short_name(name) for name in metadata.stuff_classes]
         if len(set(self.classes)) < len(self.classes):
@@ -73,10 +78,22 @@ class SemSegEvaluator(DatasetEvaluator):
         return self.classes.index(class_name)
 
     def reset(self) -> None:
-        """Set all counts to zero."""
-        self.images = 0
+        """Forget all images."""
         self.matrix = torch.zeros((len(self.classes) + 1,) * 2, dtype=torch.int64)
-        self.boundaries: npt.NDArray[np.int64] = np.zeros((3, len(self.classes)), dtype=np.int64)
+        self.counts = self.boundaries = self._stacked([])
+        self._names: list[tuple[str, str]] = []  # id and path of each image
+        self._counts: list[torch.Tensor] = []  # (3, C) of each image, on the device of the predictions
+        self._boundaries: list[Counts] = []
+        self.displayed: dict[str, Display] = {}
+
+    @property
+    def images(self) -> int:
+        """Number of scored images; after `evaluate`, in the main process, of all processes."""
+        return len(self._names)
+
+    def _stacked(self, counts: Sequence[Counts]) -> Counts:
+        """Return the (3, C) counts of N images as (N, 3, C)."""
+        return np.array(counts, dtype=np.int64).reshape(-1, 3, len(self.classes))
 
     def check_labels(self) -> None:
         """Check that every record of the data set names a label map, unless label files are written.
@@ -114,6 +131,9 @@ class SemSegEvaluator(DatasetEvaluator):
                     self._count(labels, sample["sem_seg"])
                 except ValueError as error:
                     raise UserError(f"{sample['file_name']}: {error}; {self._remedy()}") from error
+                self._names.append((sample["image_id"], sample["file_name"]))
+            if self.shown and sample["image_id"] in self.shown:
+                self.displayed[sample["image_id"]] = Display.of(sample["image"], labels, sample.get("sem_seg"))
             if self.writer is not None:
                 self.writer.write(sample["image_id"], labels.cpu().numpy())
 
@@ -145,10 +165,12 @@ class SemSegEvaluator(DatasetEvaluator):
 
     def _count(self, labels: torch.Tensor, truth: torch.Tensor) -> None:
         num_classes = len(self.classes)
-        self.images += 1
-        self.matrix = self.matrix.to(labels.device) + confusion_matrix(labels, truth, num_classes)
+        matrix = confusion_matrix(labels, truth, num_classes)
+        known = matrix[:-1, :-1]
+        self.matrix = self.matrix.to(labels.device) + matrix
+        self._counts.append(torch.stack([known.diagonal(), known.sum(dim=1), known.sum(dim=0)]))
         if self.boundary:
-            self.boundaries += boundary_counts(labels.cpu().numpy(), truth.cpu().numpy(), num_classes)
+            self._boundaries.append(boundary_counts(labels.cpu().numpy(), truth.cpu().numpy(), num_classes))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Compute the scores of all processes; each process must call this.
@@ -163,12 +185,17 @@ class SemSegEvaluator(DatasetEvaluator):
                 set does not have.
         """
         wait_for_all()  # the shares of the processes may take unequal time
-        shares = comm.gather((self.images, self.matrix.cpu(), self.boundaries))
+        counts = self._stacked([*torch.stack(self._counts).cpu().numpy()] if self._counts else [])
+        boundaries = self._stacked(self._boundaries)
+        displayed = {name: display.to_host() for name, display in self.displayed.items()}
+        shares = comm.gather((self._names, self.matrix.cpu(), counts, boundaries, displayed))
         if not comm.is_main_process():
             return None
-        self.images = sum(images for images, _, _ in shares)
-        self.matrix = sum((matrix for _, matrix, _ in shares), torch.zeros_like(self.matrix, device="cpu"))
-        self.boundaries = sum((counts for _, _, counts in shares), np.zeros_like(self.boundaries))
+        names, matrices, counts_of_all, boundaries_of_all, displays = zip(*shares, strict=True)
+        self._names = [name for own in names for name in own]
+        self.matrix = sum(matrices, torch.zeros_like(self.matrix, device="cpu"))
+        self.counts, self.boundaries = np.concatenate(counts_of_all), np.concatenate(boundaries_of_all)
+        self.displayed = {name: own[name] for name in self.shown for own in displays if name in own}
         matrix = self.matrix.numpy()
         if matrix[-1].any():
             raise UserError(
@@ -185,8 +212,27 @@ class SemSegEvaluator(DatasetEvaluator):
         scores |= {name: mean_of(result.iou[classes]) for name, classes in self.means.items()}
         per_class = {"IoU": result.iou, "ACC": result.acc}
         if self.boundary:
-            per_class["BIoU"] = boundary_iou(self.boundaries)
+            per_class["BIoU"] = boundary_iou(self.boundaries.sum(axis=0))
             scores["mBIoU"] = mean_of(per_class["BIoU"])
         for metric, values in per_class.items():
             scores |= {f"{metric}-{name}": float(value) for name, value in zip(self.classes, values, strict=True)}
         return {"sem_seg": scores}
+
+    def image_counts(self, protocol: str) -> ImageCounts:
+        """Return the counts of each image, sorted by its id; after `evaluate`, in the main process.
+
+        Args:
+            protocol: name of the protocol of the samples.
+        """
+        order = sorted(range(self.images), key=self._names.__getitem__)
+        return ImageCounts(
+            dataset=self.dataset_name,
+            protocol=protocol,
+            classes=tuple(self.classes),
+            images=tuple(self._names[index][0] for index in order),
+            files=tuple(self._names[index][1] for index in order),
+            counts=self.counts[order],
+            matrix=self.matrix.numpy(),
+            absent=self.absent,
+            boundary_counts=self.boundaries[order] if self.boundary else None,
+        )

@@ -115,6 +115,7 @@ def test_networks_trained_on_synthia_have_its_means() -> None:
     protocol = read_protocol("full_resolution")
     means = means_of(protocol, CITYSCAPES_CLASSES, ["synthia"])
     assert {name: len(names) for name, names in means.items()} == {"mIoU16": 16, "mIoU13": 13}
+    assert means_of(protocol, CITYSCAPES_CLASSES, ["synthia_fit"]) == means
     missing = {short_name(each) for each in CITYSCAPES_CLASSES} - set(means["mIoU16"])
     assert missing == {"terrain", "truck", "train"}
     assert set(means["mIoU16"]) - set(means["mIoU13"]) == {"wall", "fence", "pole"}

@@ -375,6 +375,9 @@ class TestDomains:
             ("cityscapes_val", ""),
             ("bdd_val", "of another domain than cityscapes_train, sd_llama70b_v2 (DATASETS.TRAIN)"),
             ("cityscapes_train", "which is trained on"),
+            ("cityscapes_holdout", "among those of cityscapes_train (DATASETS.TRAIN): the best weights on it may be"),
+            ("cityscapes_holdout", "overfitted; train on cityscapes_fit instead"),
+            ("cityscapes_fit", "among those of cityscapes_train (DATASETS.TRAIN)"),
         ],
     )
     def test_one_line_for_another_domain(
@@ -386,3 +389,11 @@ class TestDomains:
             report_selection(tiny_cfg)
         assert [said in record.getMessage() for record in caplog.records] == [True] * bool(said)
         assert ("no longer those of an unseen domain" in caplog.text) is (name == "bdd_val")
+
+    def test_the_held_out_images_of_a_source_may_be_selected_on(
+        self, tiny_cfg: CfgNode, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        catalog.register_datasets(tmp_path)
+        tiny_cfg.DATASETS.TRAIN, tiny_cfg.TEST.SELECT_ON = ("gta5_fit", "sd_llama70b_v2"), "gta5_holdout"
+        report_selection(tiny_cfg)
+        assert not caplog.records

@@ -14,8 +14,7 @@ from filelock import FileLock
 from clouds.commands import train
 from clouds.config import load_config
 from clouds.engine import dry_run, preflight, trainer, training
-from clouds.engine.measurement import count_evaluations
-from clouds.engine.preflight import Memory, Need, amount, verdict
+from clouds.engine.preflight import Memory, Need, amount, count_evaluations, verdict
 from clouds.engine.run import record
 from clouds.engine.run.output_folder import LOCKS
 from tests.engine.conftest import CLASSES, COLORS, write_images
@@ -134,7 +133,8 @@ def test_an_earlier_run_stays_and_is_named(words, tmp_path, caplog, capfd):
     output = logged(caplog, capfd)
     assert "model_final.pth" in output
     assert "1 x 3 images of plugin_val" in output
-    assert "metrics_eval.json" in output
+    assert "metrics_eval.json, evaluations" in output
+    assert re.search(r"  disk +0\.\d kB  .*/run: files of the evaluations", output)
     assert state(run) == before
 
 

@@ -6,17 +6,21 @@ import re
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clouds.d2 import CfgNode
 from clouds.data.datasets import catalog
+from clouds.data.datasets.digest import dataset_digest
 from clouds.data.loading.loaders import TrainLoader
 from clouds.engine.log import start_log
 from clouds.engine.losses import NonFiniteLoss
 from clouds.engine.setup import default_setup, seed_everything
 from clouds.engine.trainer import Trainer
 from clouds.errors import UserError, WriteError
+from clouds.evaluation.files import final_evaluation, mean_iou, read_evaluation
 from tests.engine.conftest import CLASSES, COLORS
 
 
@@ -222,6 +226,75 @@ def test_saved_weights_score_what_training_printed(tiny_cfg: CfgNode, tmp_path: 
     assert (first["iteration"], first["protocol"], last["weights"]) == (10, "full_resolution", "")
     assert resumed == first | {"time": resumed["time"]}, "the same file, found in another way"
     assert "iteration" not in last
+
+    files = final_evaluation(tmp_path / "run")
+    assert files and files.folder.name == "0000010", "of the training, although an evaluation came later"
+    of_training = files.about
+    one, other = (read_evaluation(path) for path in sorted((tmp_path / "eval/evaluations").iterdir()))
+    of_weights = one.about
+    ending = json.loads((tmp_path / "run/run.json").read_text())[0]["ending"]
+    for name in ("weights_sha256", "tower_sha256"):
+        assert of_training[name] == of_weights[name] == ending[name], name
+    assert of_weights["weights"].endswith("model_final.pth") and of_training["weights"] == ""
+    for about in (of_training, of_weights):
+        assert (about["iteration"], about["seed"], about["protocol"]) == (10, 3, "full_resolution")
+        assert about["images"] == {"tiny_val": len(catalog.load_dataset("tiny_val"))}
+        assert about["data"] == {"tiny_val": dataset_digest(catalog.load_dataset("tiny_val"))}
+        assert about["scores"] == trainer.results
+    assert other.about["iteration"] is None and other.about["weights_sha256"] != of_weights["weights_sha256"]
+    counts = files.counts("tiny_val")
+    assert mean_iou(counts.counts.sum(axis=0)) == pytest.approx(trainer.results["tiny_val"]["sem_seg"]["mIoU"])
+    np.testing.assert_array_equal(counts.counts, one.counts("tiny_val").counts)
+
+
+def shown(folder: Path) -> list[int]:
+    """Return the iterations of the predictions in the TensorBoard files of a folder."""
+    files = [EventAccumulator(str(file)).Reload() for file in folder.glob("events.out.tfevents.*")]
+    return sorted(event.step for file in files for tag in file.Tags()["images"] for event in file.Images(tag))
+
+
+def test_tensorboard_shows_images_of_every_test_set(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    tiny_cfg.TEST.PROTOCOLS = ("full_resolution", "published_short_edge")
+    tiny_cfg.SOLVER.MAX_ITER, tiny_cfg.TEST.EVAL_PERIOD, tiny_cfg.TEST.SHOWN_IMAGES = 2, 0, 2
+    tiny_cfg.MODEL.CLOUDS.CLIP_PRETRAINED_WEIGHTS = ""
+    evaluators = Trainer.build_evaluators(tiny_cfg, "tiny_val").evaluators
+    ids = [record["image_id"] for record in catalog.load_dataset("tiny_val")]
+    assert [evaluator.shown for evaluator in evaluators.values()] == [(ids[0], ids[2]), ()]
+    train(tiny_cfg)
+    (file,) = (tmp_path / "run").glob("events.out.tfevents.*")
+    events = EventAccumulator(str(file)).Reload()
+    assert events.Tags()["images"] == ["predictions/tiny_val"]
+    (image,) = events.Images("predictions/tiny_val")
+    assert image.step == 2 and image.width > 3 * 320
+    tiny_cfg.MODEL.WEIGHTS, tiny_cfg.OUTPUT_DIR = str(tmp_path / "run/model_final.pth"), str(tmp_path / "eval")
+    default_setup(tiny_cfg, Namespace(eval_only=True))
+    Trainer.test_weights(tiny_cfg)
+    (folder,) = (tmp_path / "eval/evaluations").iterdir()
+    assert shown(folder) == [2]
+    tiny_cfg.defrost()
+    tiny_cfg.TEST.SHOWN_IMAGES = 0
+    assert not Trainer.build_evaluators(tiny_cfg, "tiny_val").evaluators["full_resolution"].shown
+
+
+def test_a_resumed_run_writes_the_files_of_its_evaluations_again(tiny_cfg: CfgNode, tmp_path: Path) -> None:
+    tiny_cfg.TEST.EVAL_PERIOD, tiny_cfg.SOLVER.EMA_DECAY = 5, 0.5
+    train(tiny_cfg)
+    folder = tmp_path / "run/evaluations"
+    assert sorted(path.name for path in folder.iterdir()) == ["0000000", "0000005", "0000010"]
+    before = read_evaluation(folder / "0000010").about
+    assert shown(tmp_path / "run") == [0, 4, 10], "of the rows of metrics.json"
+    for name in ("0000005", "0000010"):
+        (folder / name / "scores.json").unlink()
+    train(tiny_cfg, resume=True)
+    after = final_evaluation(tmp_path / "run")
+    assert after and after.about == before | {"time": after.about["time"]}, "a run that has ended is evaluated"
+    assert shown(tmp_path / "run") == [0, 4, 10]
+    (tmp_path / "run/last_checkpoint").unlink()
+    (tmp_path / "run/model_final.pth").unlink()
+    train(tiny_cfg)
+    assert read_evaluation(folder / "0000005").about["iteration"] == 5
+    (previous,) = (tmp_path / "run/previous").iterdir()
+    assert read_evaluation(previous / "evaluations/0000010").about == after.about
 
 
 def test_an_evaluation_says_what_it_evaluates_if_there_is_no_checkpoint(tiny_cfg: CfgNode, tmp_path: Path) -> None:

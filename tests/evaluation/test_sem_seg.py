@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from clouds.data.classes import CITYSCAPES_COLORS, CITYSCAPES_ID_TO_TRAIN_ID, lo
 from clouds.data.datasets.catalog import register
 from clouds.data.encoding import read_train_ids
 from clouds.errors import UserError
+from clouds.evaluation.boundary import boundary_counts
+from clouds.evaluation.confusion import score
+from clouds.evaluation.files import ImageCounts, class_iou
 from clouds.evaluation.label_maps import best_classes
 from clouds.evaluation.sem_seg import SemSegEvaluator
 from tests.evaluation.test_confusion import GOLDEN
@@ -71,16 +75,43 @@ def test_reset_forgets_and_batches_do_not_matter(streets: str) -> None:
 def test_processes_are_summed_in_the_main_one(streets: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = golden_evaluator(streets, boundary=True)
     main, other = (golden_evaluator(streets, part, boundary=True) for part in (range(1), range(1, 3)))
-    monkeypatch.setattr(comm, "gather", lambda share: [])
+    shares = []
+    monkeypatch.setattr(comm, "gather", shares.append)
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     assert other.evaluate() is None
-    monkeypatch.setattr(comm, "gather", lambda share: [share, (other.images, other.matrix, other.boundaries)])
+    monkeypatch.setattr(comm, "gather", lambda share: [share, *shares])
     monkeypatch.setattr(comm, "is_main_process", lambda: True)
     results = main.evaluate()
     monkeypatch.undo()
     np.testing.assert_equal(results, whole.evaluate())
     assert main.images == 3 and (main.matrix == whole.matrix).all()
+    ours, expected = main.image_counts("published"), whole.image_counts("published")
+    for field in dataclasses.fields(ImageCounts):
+        np.testing.assert_array_equal(getattr(ours, field.name), getattr(expected, field.name), field.name)
     assert results["sem_seg"]["mBIoU"] > 0
+
+
+def test_the_counts_of_each_image_are_kept(streets: str) -> None:
+    evaluator = SemSegEvaluator(streets, boundary=True, absent="zero")
+    with np.load(GOLDEN) as golden:
+        images = [(golden[f"gt{i}"], golden[f"pred{i}"]) for i in range(3)]
+    for name, (truth, prediction) in zip(("c", "a", "b"), images, strict=True):
+        one = sample(truth) | {"image_id": name, "file_name": f"/data/{name}.png"}
+        evaluator.process([one], [{"sem_seg": scores_of(prediction)}])
+    evaluator.evaluate()
+    kept = evaluator.image_counts("official")
+    assert (kept.dataset, kept.protocol, kept.absent) == (streets, "official", "zero")
+    assert kept.images == ("a", "b", "c") and kept.files[0] == "/data/a.png"
+    assert kept.classes[0] == "road" and kept.counts.shape == kept.boundary_counts.shape == (3, 3, 19)
+    np.testing.assert_array_equal(kept.matrix, evaluator.matrix)
+    np.testing.assert_allclose(class_iou(kept.counts.sum(axis=0), "zero"), score(kept.matrix, "zero").iou)
+    truth, prediction = images[1]
+    known = truth < 255
+    right, predicted, true = kept.counts[0]
+    np.testing.assert_array_equal(right, np.bincount(truth[known & (truth == prediction)], minlength=19))
+    np.testing.assert_array_equal(predicted, np.bincount(prediction[known], minlength=19))
+    np.testing.assert_array_equal(true, np.bincount(truth[known], minlength=19))
+    np.testing.assert_array_equal(kept.boundary_counts[0], boundary_counts(prediction, truth, 19))
 
 
 def test_prediction_is_the_class_of_the_highest_score() -> None:
@@ -111,6 +142,8 @@ def test_outlines_are_scored_on_demand(streets: str) -> None:
     values = [extra[f"BIoU-{name}"] for name in golden_evaluator(streets).classes]
     assert extra["mBIoU"] == pytest.approx(np.nanmean(values))
     evaluator = golden_evaluator(streets, boundary=True)
+    evaluator.evaluate()
+    assert evaluator.boundaries.any()
     evaluator.reset()
     assert not evaluator.boundaries.any()
 

@@ -22,6 +22,7 @@ from clouds.data.datasets.custom import read_custom
 from clouds.data.datasets.generated import GENERATE_COMMAND, find_generated, list_generated
 from clouds.data.datasets.pairing import pair_by_stem
 from clouds.data.datasets.record import Record
+from clouds.data.datasets.selection import PARTS, Part
 from clouds.data.datasets.spec import DatasetSpec, data_root, name_fault
 from clouds.errors import UserError
 from clouds.utils.paths import user_path
@@ -63,6 +64,10 @@ def register_datasets(root: Path | None = None, modules: Sequence[str] = (), cus
         register(spec.name, load, classes=spec.classes, colors=spec.colors, domain=spec.domain)
     for name, members in DATASET_GROUPS.items():
         register(name, functools.partial(_load_group, [spec for spec in specs if spec.name in members], root))
+    for name, part in PARTS.items():
+        spec = next(spec for spec in specs if spec.name == part.whole)
+        load = functools.partial(_load_part, part)
+        register(name, load, classes=spec.classes, colors=spec.colors, domain=domain(spec.name))
     for name, folders in find_generated(root).items():
         if any(spec.name == name for spec in specs):
             raise UserError(f"A YAML file describes the data set {name}, but {folders[0]} has this name; rename one.")
@@ -81,7 +86,7 @@ def dataset_specs(custom: Sequence[str] = ()) -> list[DatasetSpec]:
     specs = {spec.name: spec for spec in BUILTIN_DATASETS}
     for file in custom:
         for spec in read_custom(Path(file)):
-            if spec.name in specs or spec.name in DATASET_GROUPS:
+            if spec.name in {*specs, *DATASET_GROUPS, *PARTS}:
                 raise UserError(f"{file} describes the data set {spec.name}, but there is one already; rename it.")
             specs[spec.name] = spec
     return list(specs.values())
@@ -223,6 +228,10 @@ def _load_group(specs: Sequence[DatasetSpec], root: Path) -> list[Record]:
         for spec in specs
         for record in spec.load(root)
     ]
+
+
+def _load_part(part: Part) -> list[Record]:
+    return [record for record in load_dataset(part.whole) if part.has(record["image_id"])]
 
 
 def _import_plugin(module: str) -> Callable[[Path], None]:

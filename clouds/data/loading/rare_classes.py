@@ -12,6 +12,7 @@ import numpy.typing as npt
 from clouds.d2 import CfgNode, configurable
 from clouds.data.datasets.catalog import dataset_specs
 from clouds.data.datasets.record import is_generated
+from clouds.data.datasets.selection import PARTS
 from clouds.data.datasets.spec import data_root
 from clouds.data.loading.samplers import (
     SAMPLER_REGISTRY,
@@ -151,6 +152,7 @@ def labelled_counts(datasets: Datasets, custom: Sequence[str] = ()) -> dict[int,
     """
     root = data_root()
     files = {spec.name: spec.statistics_folder(root) / STATISTICS_FILE for spec in dataset_specs(custom)}
+    files |= {name: files[part.whole] for name, part in PARTS.items()}
     counts, first = dict[int, ClassCounts](), 0
     for name, records in datasets:
         label_maps = {

@@ -23,6 +23,7 @@ from clouds.data.datasets.builtin import BUILTIN_DATASETS, DATASET_GROUPS
 from clouds.data.datasets.catalog import dataset_specs, load_dataset
 from clouds.data.datasets.generated import find_generated
 from clouds.data.datasets.record import Record
+from clouds.data.datasets.selection import whole_of
 from clouds.data.datasets.spec import data_root
 from clouds.data.encoding import check_same_size, find_missing_labels, read_train_ids
 from clouds.data.preparation.class_statistics import ClassCounts, class_counts, count_values
@@ -205,7 +206,7 @@ def _existing(names: Sequence[str], custom: Sequence[str]) -> Iterator[DatasetFi
     """Yield the files of those of the data sets that can be loaded."""
     root = data_root()
     specs = {spec.name: spec for spec in dataset_specs(custom)}
-    members = (member for name in names for member in DATASET_GROUPS.get(name, (name,)))
+    members = (member for name in names for member in DATASET_GROUPS.get(name, (whole_of(name),)))
     for name in dict.fromkeys(members):
         if name in specs:
             if all(pattern.folder.is_dir() for pattern in specs[name].patterns(root)):

@@ -10,6 +10,7 @@ from clouds.data.datasets.builtin import BUILTIN_DATASETS, DATASET_GROUPS
 from clouds.data.datasets.catalog import dataset_specs, load_dataset, register_datasets
 from clouds.data.datasets.generated import find_generated
 from clouds.data.datasets.lists import write_list
+from clouds.data.datasets.selection import PARTS, whole_of
 from clouds.data.datasets.spec import DatasetSpec, data_root
 from clouds.data.preparation.check import CheckResult, check_dataset
 from clouds.data.preparation.class_statistics import write_class_statistics
@@ -83,7 +84,7 @@ def choose(names: Sequence[str] = (), custom: Sequence[str] = (), modules: Seque
     """Find data sets by name.
 
     Args:
-        names: data sets, groups of them, or beginnings of their names.
+        names: data sets, groups or parts of them, or beginnings of their names. A part stands for its data set.
         custom: YAML files; their data sets are always included.
         modules: plug-in modules; their data sets are always included.
 
@@ -101,12 +102,12 @@ def choose(names: Sequence[str] = (), custom: Sequence[str] = (), modules: Seque
     specs = {spec.name: spec for spec in dataset_specs(custom)}
     builtin = [spec.name for spec in BUILTIN_DATASETS]
     generated = find_generated(root)
-    known = [*specs, *(name for name in registered if name not in specs and name not in DATASET_GROUPS)]
+    known = [*specs, *(name for name in registered if name not in {*specs, *DATASET_GROUPS, *PARTS})]
     own = [name for name in known if name not in builtin and name not in generated]
     chosen = set(own)
     if not names and not own:
         chosen |= {*builtin, *(name for name, folders in generated.items() if folders[0].is_dir())}
-    for name in names:
+    for name in map(whole_of, names):
         beginning = f"{name.removesuffix('_val')}_"
         matches = DATASET_GROUPS.get(name) or [each for each in known if each == name or each.startswith(beginning)]
         if not matches:

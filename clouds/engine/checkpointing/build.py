@@ -11,7 +11,7 @@ from clouds.config.settings import evaluated_sets, plain_settings
 from clouds.d2 import CfgNode, comm
 from clouds.engine.checkpointing.checkpoint import Checkpointer
 from clouds.engine.checkpointing.origin import check_test_classes
-from clouds.engine.checkpointing.weights import has_reloadable_backbone
+from clouds.engine.checkpointing.weights import frozen_keys, has_reloadable_backbone
 from clouds.engine.run.record import shared_run
 from clouds.errors import UserError
 
@@ -50,7 +50,8 @@ def load_for_inference(cfg: CfgNode, model: nn.Module, *, resume: bool = False) 
         resume: whether to load the newest checkpoint in ``OUTPUT_DIR`` instead, if there is one.
 
     Returns:
-        The other entries of the file, and its path or URL as ``weights``, "" for no file.
+        The other entries of the file, its path or URL as ``weights``, "" for no file, and the digest of the frozen
+        tower of the model as ``tower_sha256``.
 
     Raises:
         UserError: the weights cannot be used, or there is neither a checkpoint nor ``MODEL.WEIGHTS`` with `resume`.
@@ -72,4 +73,6 @@ def load_for_inference(cfg: CfgNode, model: nn.Module, *, resume: bool = False) 
         logger.warning(f"{missing}: MODEL.WEIGHTS is loaded, {cfg.MODEL.WEIGHTS}")
     if not checkpointer.source:
         logger.warning("MODEL.WEIGHTS is empty: the head is untrained and its predictions are meaningless")
-    return rest | {"weights": checkpointer.source}
+    state = model.state_dict()
+    tower = checkpointer.origin.tower_digest({key: state[key] for key in frozen_keys(model)})
+    return rest | {"weights": checkpointer.source, "tower_sha256": tower}

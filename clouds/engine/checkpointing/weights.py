@@ -11,7 +11,7 @@ from clouds.engine.checkpointing.entries import find_wrong_entry
 from clouds.errors import UserError
 from clouds.modeling.backbone import backbone_of
 from clouds.modeling.frozen import BACKBONE, frozen_names
-from clouds.utils.tensors import StateDict, find_unusable
+from clouds.utils.tensors import StateDict, exact_sha256, find_unusable
 from clouds.utils.torch_files import read_tensors
 
 _SHOWN = 3  # keys in a message
@@ -30,6 +30,17 @@ def has_reloadable_backbone(model: nn.Module) -> bool:
     """
     backbone = backbone_of(model)
     return backbone is not None and backbone.reloadable
+
+
+def trained_sha256(model: nn.Module, frozen: Collection[str] | None = None) -> str:
+    """Return the digest of the weights of a model without its frozen ones, see `exact_sha256`.
+
+    Args:
+        model: the model, or a moving average of it.
+        frozen: keys of the frozen weights; default: those of `frozen_keys`.
+    """
+    left_out = frozen_keys(model) if frozen is None else frozen
+    return exact_sha256({key: value for key, value in model.state_dict().items() if key not in left_out})
 
 
 def sampled_digest(weights: StateDict, samples: int = 1024) -> str:

@@ -55,6 +55,7 @@ class PeriodicEvaluation(HookBase):
             return
         if self.recorded == self.trainer.iter:
             self.evaluate()
+            self.trainer.storage.clear_images()  # they are on record, too
         else:
             self.run(self.trainer.iter)
 
@@ -73,4 +74,5 @@ class PeriodicEvaluation(HookBase):
                 self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
         for writer in self.writers:
             writer.write()
+        self.trainer.storage.clear_images()  # a TensorBoard file that cannot be written would let them accumulate
         comm.synchronize()

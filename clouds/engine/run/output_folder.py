@@ -24,7 +24,7 @@ OUTPUTS = (
     *(r"run\.json", r"config(_eval)?(_\d+)*\.yaml", r"git(_eval)?(_\d+)*\.diff", r"log\.txt(\.rank\d+)?"),
     *(r"metrics(_eval)?\.json", r"skipped\.jsonl", r"events\.out\.tfevents\..+", "wandb"),
     *(r"model_(\d+|final|best|ema)\.pth", "last_checkpoint"),
-    *("pseudo_label_panels", "pseudo_labels"),
+    *("evaluations", "pseudo_label_panels", "pseudo_labels"),
 )
 """Regular expressions of the names of all files and folders that a run writes to its output folder."""
 

@@ -103,6 +103,7 @@ def train_command_evaluation(cfg: CfgNode, *opts: object, resume: bool = True) -
             for name in ("model_0000123.pth", "model_best.pth", "run.json.77.part", "model_final.pth.12.part")
         ),
         *((name, True) for name in ("events.out.tfevents.17.host.1.0", "pseudo_label_panels", "last_checkpoint")),
+        ("evaluations", True),
         *(
             (name, False)
             for name in ("model_mine.pth", "config_mine.yaml", "my.yaml", "notes.txt", "log.txt.gz", "sam")

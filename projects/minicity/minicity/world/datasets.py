@@ -22,7 +22,7 @@ RENDER = "python projects/minicity/tools/render.py"
 def register(root: Path) -> None:
     """Add the sets to the catalog without reading a file (the contract of `DATASETS.MODULES`)."""
     for name in DRAWN_SETS:
-        catalog.register(name, functools.partial(load, name, root))
+        catalog.register(name, functools.partial(load, name, root), domain=name.rpartition("_")[0])
 
 
 def load(name: str, root: Path) -> list[Record]:
@@ -36,7 +36,7 @@ def load(name: str, root: Path) -> list[Record]:
     for line in read_captions(name, root):
         image, label = folder / "images" / f"{line['image_id']}.png", folder / "labels" / f"{line['image_id']}.png"
         if not image.is_file() or not label.is_file():
-            raise UserError(f"{name}: {image} or its label map is missing; write it again with: {_command(root)}")
+            raise UserError(f"{name}: {image} or its label map is missing; write it again with: {_command(name, root)}")
         record: Record = {"file_name": str(image), "image_id": f"{name}_{line['image_id']}"}
         if DRAWN_SETS[name].generated:
             record |= {"is_generated": True, "truth_file_name": str(label)}
@@ -54,9 +54,9 @@ def read_captions(name: str, root: Path) -> list[dict[str, str]]:
     """
     file = root / "minicity" / name / "captions.jsonl"
     if not file.is_file():
-        raise UserError(f"{name}: there is no complete set in {file.parent}; write it with: {_command(root)}")
-    return read_rows(file, f"delete {file.parent} and write the set again with: {_command(root)}")
+        raise UserError(f"{name}: there is no complete set in {file.parent}; write it with: {_command(name, root)}")
+    return read_rows(file, f"delete {file.parent} and write the set again with: {_command(name, root)}")
 
 
-def _command(root: Path) -> str:
-    return f"{RENDER} --root {root}"
+def _command(name: str, root: Path) -> str:
+    return f"{RENDER} --root {root}{f' --only {name}' if DRAWN_SETS[name].on_demand else ''}"

@@ -26,6 +26,7 @@ class DrawnSet:
         shrink: images are stored at 1/shrink of the size at which they are drawn.
         generated: whether the set stands for generated images. Its records have `is_generated` and, in place of
             training labels, `truth_file_name`.
+        on_demand: whether the set is drawn only if it is named.
     """
 
     style: str
@@ -33,6 +34,7 @@ class DrawnSet:
     num_images: int
     shrink: int = 1
     generated: bool = False
+    on_demand: bool = False
 
 
 DRAWN_SETS: dict[str, DrawnSet] = {
@@ -45,6 +47,8 @@ DRAWN_SETS: dict[str, DrawnSet] = {
     "minicity_rain_val": DrawnSet("minicity_rain", 2, NUM_VAL),
     "minicity_fog_val": DrawnSet("minicity_fog", 2, NUM_VAL),
     "minicity_snow_val": DrawnSet("minicity_snow", 2, NUM_VAL),
+    # For the selection of weights and settings, which neither the validation set nor another style may decide.
+    "minicity_sim_holdout": DrawnSet("minicity_sim", 4, NUM_VAL, on_demand=True),
 }
 """The data sets by name. No two sets of one style share a seed, so training and validation scenes are disjoint. The
 miniature CLIP, which is trained and tested on wide styles, has never seen a scene of the generated set either."""

@@ -14,7 +14,7 @@ from minicity.world.sets import DRAWN_SETS
 from minicity.world.wide import WIDE_STYLES
 from minicity.world.writing import style_of, write_dataset
 
-from clouds.data.datasets.catalog import load_dataset, register_datasets
+from clouds.data.datasets.catalog import domain, load_dataset, register_datasets
 from clouds.errors import UserError
 from tests.commands import script
 
@@ -114,6 +114,21 @@ def test_training_and_validation_scenes_are_disjoint():
     scenes = {(part.style, part.seed) for part in DRAWN_SETS.values()}
     assert len(scenes) == len(DRAWN_SETS)
     assert {part.style for name, part in DRAWN_SETS.items() if name.endswith("_train")} == {"minicity_sim", "wide"}
+
+
+def test_the_held_out_set_is_of_the_source_and_drawn_on_demand(tmp_path):
+    held_out = "minicity_sim_holdout"
+    register_datasets(tmp_path, ["minicity.world.datasets"])
+    assert domain(held_out) == domain("minicity_sim_train") == "minicity_sim"
+    assert DRAWN_SETS[held_out].style == DRAWN_SETS["minicity_sim_train"].style
+    with pytest.raises(UserError, match=f"--only {held_out}"):
+        load_dataset(held_out)
+    argv = ["--root", str(tmp_path), "--num-train", "1", "--num-val", "1", "--num-generated", "1", "--size", "32", "64"]
+    assert command.main([*argv, "--workers", "1"]) == 0
+    assert {path.name for path in (tmp_path / "minicity").iterdir()} == DRAWN_SETS.keys() - {held_out}
+    assert command.main([*argv, "--only", held_out]) == 0
+    register_datasets(tmp_path, ["minicity.world.datasets"])
+    assert len(load_dataset(held_out)) == 1
 
 
 def test_a_set_of_generated_images(tmp_path):
