@@ -40,4 +40,4 @@ class Display(NamedTuple):
 
     def to_host(self) -> "Display":
         """Return the copies on the CPU."""
-        return Display(*(None if each is None else each.cpu() for each in self))  # type: ignore[arg-type]
+        return Display(self.image.cpu(), self.prediction.cpu(), None if self.truth is None else self.truth.cpu())

@@ -134,7 +134,7 @@ def test_an_earlier_run_stays_and_is_named(words, tmp_path, caplog, capfd):
     assert "model_final.pth" in output
     assert "1 x 3 images of plugin_val" in output
     assert "metrics_eval.json, evaluations" in output
-    assert re.search(r"  disk +0\.\d kB  .*/run: files of the evaluations", output)
+    assert re.search(r"  disk +1\.2 MB  .*/run: files of the evaluations", output)
     assert state(run) == before
 
 

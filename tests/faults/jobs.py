@@ -145,6 +145,8 @@ def _content(path: Path, folder: Path) -> Any:
     if path.name == "metrics.json":
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         return [{k: v for k, v in row.items() if not k.endswith(("time", "_seconds"))} for row in rows]
+    if path.name == "scores.json":
+        return {**json.loads(path.read_text()), "time": None}
     if path.name == "dataset.json":
         return {**json.loads(path.read_text()), "runs": None}
     return hashlib.sha256(path.read_bytes().replace(bytes(folder), b"")).hexdigest()

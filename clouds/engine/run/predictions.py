@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from clouds.d2 import EventStorage, MetadataCatalog, TensorboardXWriter
@@ -52,5 +53,5 @@ def write_predictions(folder: Path, displays: Displays, iterations: int) -> None
         writer.close()
 
 
-def _array(labels: torch.Tensor | None) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
+def _array(labels: torch.Tensor | None) -> npt.NDArray[np.uint8] | None:
     return None if labels is None else labels.numpy()
