@@ -29,6 +29,7 @@ COMMANDS = {
     "train": Command("train", "train a network"),
     "eval": Command("train", "evaluate a network on the test sets of a config", ("--eval-only",)),
     "predict": Command("predict", "predict the label maps of images"),
+    "experiment": Command("experiment", "train the rows of a plan with several seeds and compare them"),
     "report": Command("report", "print the final scores of trainings as a table"),
     "compare": Command("compare_runs", "say what differs between two trainings"),
     "submit": Command("make_submission", "make the file that a test server takes"),
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def overview() -> str:
     """Return the help text, with one line for each command."""
-    lines = [f"  {word:<10}{command.summary}" for word, command in COMMANDS.items()]
+    lines = [f"  {word:<12}{command.summary}" for word, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: clouds COMMAND ...",

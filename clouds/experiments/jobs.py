@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from clouds.engine.run.metrics import newest_iteration, read_scores
+from clouds.engine.run.output_folder import is_in_use
 from clouds.errors import UserError
 from clouds.utils.atomic import append_file, make_folder, write_atomically, writing
 from clouds.utils.folders import image_files
 from clouds.utils.hashing import model_digest
 from clouds.utils.json_files import parse_json
+from clouds.utils.locks import lock_open_file
 from clouds.utils.values import is_number
 
 logger = logging.getLogger(__name__)
@@ -106,6 +108,9 @@ class Job:
         """
         self.begin()
         with append_file(self.console) as console:
+            # The command inherits the lock, so that it also lasts when this process is killed.
+            if not lock_open_file(console):
+                raise UserError(f"another process has begun it: wait for its end, see {self.console}")
             with writing(self.console):
                 console.write(self._heading.encode(errors="replace"))
                 console.flush()
@@ -117,6 +122,15 @@ class Job:
                 )  # fmt: skip
             except OSError as error:
                 raise UserError(f"it cannot be started: {error.filename} ({error.strerror}).") from error
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether a command that another process has started is at work in the folder."""
+        if self.console.is_file():
+            with self.console.open("rb") as console:
+                if not lock_open_file(console):
+                    return True
+        return is_in_use(self.folder)
 
     def reason(self, exit_code: int) -> str:
         """Return why the command failed: the signal that ended it, and the last line that it printed."""

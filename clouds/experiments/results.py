@@ -27,6 +27,8 @@ class Results:
         scores: key of a variant -> seed -> scores of that run.
         baselines: name of a method that was not trained here -> test set -> mIoU in percent.
         comparisons: pairs of keys; the report answers whether the first row is better than the second.
+        selected: key of a variant -> test set by which it was selected, where the domain of that set is among those of
+            the unseen ones: its scores on them are not those of an unseen domain.
     """
 
     variants: Sequence[Variant]
@@ -36,6 +38,7 @@ class Results:
     scores: Mapping[str, Mapping[int, RunScores]]
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     comparisons: Sequence[tuple[str, str]] = ()
+    selected: Mapping[str, str] = field(default_factory=dict)
 
     def unseen_means(self, key: str, score: str = "mIoU") -> dict[int, float]:
         """Seed -> mean of a score over the unseen test sets, in percent."""
@@ -62,14 +65,29 @@ def read_results(
     unseen: Sequence[str],
     baselines: Mapping[str, Mapping[str, float]],
     comparisons: Sequence[tuple[str, str]],
+    done: Mapping[str, Sequence[int]] | None = None,
 ) -> Results:
-    """Read the scores of all runs in `output`; arguments as in `Results`.
+    """Read the scores of the runs in `output`.
+
+    Args:
+        variants: rows of the experiment, in order.
+        seeds: seeds of the trainings.
+        output: folder of the runs.
+        test_sets: names of the test sets, in order.
+        unseen: the test sets of domains that no row was trained on.
+        baselines: name of a method that was not trained here -> test set -> mIoU in percent.
+        comparisons: pairs of keys to compare.
+        done: key of a variant -> seeds of its runs; default: all seeds.
 
     Raises:
         UserError: a run has no evaluation, see `read_run`.
     """
     scores = {
-        each.key: {seed: read_run(run_folder(output, each.key, seed), test_sets) for seed in seeds} for each in variants
+        each.key: {
+            seed: read_run(run_folder(output, each.key, seed), test_sets)
+            for seed in (seeds if done is None else done[each.key])
+        }
+        for each in variants
     }
     return Results(variants, seeds, test_sets, unseen, scores, baselines, comparisons)
 

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from clouds.engine.run.output_folder import is_in_use
 from clouds.errors import UserError
 from clouds.experiments.jobs import Job
 from clouds.utils.signals import EXIT_CODE, Stopped, stop_here
@@ -38,8 +37,8 @@ def run_jobs(
 ) -> None:
     """Run the jobs that are not done, each after those it needs, and show their progress.
 
-    A job that fails does not end the others, except those that need it. A training that another process is at work on,
-    such as one that was started by a call that has been killed since, is waited for.
+    A job that fails does not end the others, except those that need it. A job that another process has started, such as
+    a call that has been killed since, is waited for.
 
     Args:
         jobs: jobs in any order.
@@ -164,8 +163,8 @@ class _Pool:
                 lost.add(job.name)
 
     def _is_elsewhere(self, job: Job) -> bool:
-        """Whether another process trains in the folder of a job."""
-        if not is_in_use(job.folder):
+        """Whether a job runs that another process has started."""
+        if not job.is_elsewhere:
             return False
         if job.name not in self._noted:
             self._noted.add(job.name)

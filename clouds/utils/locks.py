@@ -5,10 +5,16 @@ import logging
 import os
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock, Timeout
 
 from clouds.errors import WriteError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -41,3 +47,21 @@ def acquire(lock: FileLock) -> bool:
 @cache
 def _warn(file: str, reason: str) -> None:
     logger.warning(f"{file} cannot be locked ({reason}): do not start a second command in this folder.")
+
+
+def lock_open_file(file: IO[bytes]) -> bool:
+    """Lock an open file until it is closed, also by the child processes that inherit it.
+
+    Returns:
+        Whether this process has the lock; False if another process has it. On a platform or file system without such
+        locks it is True.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-import subprocess
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -97,23 +98,17 @@ def test_a_job_that_was_stopped_ends_the_others(tmp_path: Path) -> None:
     assert not (tmp_path / "order").exists()
 
 
-def test_a_training_of_a_killed_experiment_is_waited_for(tmp_path: Path) -> None:
-    """It goes on when the experiment is killed, and has the lock of its folder."""
-    lock = tmp_path / "a/.training.lock"
-    lock.parent.mkdir()
-    code = f"""
-import time
-from filelock import FileLock
-with FileLock({str(lock)!r}):
-    print("locked", flush=True)
-    time.sleep(1)
-    {APPEND.replace("here", repr(str(tmp_path))).format("1")}
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "locked\n"
-        run_jobs([job(tmp_path, "a", APPEND.format("2"))])
-    assert (tmp_path / "order").read_text() == "12"
+def test_a_job_of_a_killed_experiment_is_waited_for(tmp_path: Path) -> None:
+    """It goes on when the experiment is killed, and still has the lock on its output."""
+    one = job(tmp_path, "a", f"import time; print('begun', flush=True); time.sleep(1); {APPEND.format('1')}")
+    process = one.start(os.environ, None)  # as the killed experiment did
+    while "begun" not in one.console.read_text():
+        time.sleep(0.01)
+    assert one.is_elsewhere
+    run_jobs([job(tmp_path, "a", f"import time; print('begun', flush=True); time.sleep(1); {APPEND.format('1')}")])
+    assert process.wait() == 0
+    assert (tmp_path / "order").read_text() == "11", "one after the other: --resume makes the second one short"
+    assert not one.is_elsewhere
 
 
 DEVICES = "import os, time; open(here + '/order', 'a').write(os.environ['CUDA_VISIBLE_DEVICES'] + ' '); time.sleep(0.5)"

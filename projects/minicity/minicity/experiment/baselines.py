@@ -1,6 +1,8 @@
 """Baselines that do not look at shapes. A network has to beat them, otherwise the world is too easy."""
 
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,17 +12,21 @@ from scipy.optimize import minimize
 from torch import nn
 from torch.nn import functional as F
 
+from clouds.config import load_config
 from clouds.d2 import CfgNode, inference_on_dataset
-from clouds.data.datasets.catalog import load_dataset
+from clouds.data.datasets.catalog import load_dataset, register_datasets
 from clouds.data.encoding import read_train_ids
 from clouds.data.loading.loaders import build_test_loader
 from clouds.evaluation.confusion import confusion_matrix, score
 from clouds.evaluation.sem_seg import SemSegEvaluator
+from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.images import read_image
 
 Image = npt.NDArray[np.uint8]
 LabelMap = npt.NDArray[np.uint8]
 
+CONSTANT, COLOR = "constant", "color and position"
+"""Names of the baselines."""
 NUM_CLASSES = 19
 FITTED_IMAGES = 100
 """Number of training images that the baselines are fitted on."""
@@ -203,4 +209,12 @@ def baseline_scores(cfg: CfgNode) -> dict[str, dict[str, float]]:
             for name in cfg.DATASETS.TEST
         }
 
-    return {"constant": evaluate(ConstantPredictor()), "color and position": evaluate(ColorPositionClassifier())}
+    return {CONSTANT: evaluate(ConstantPredictor()), COLOR: evaluate(ColorPositionClassifier())}
+
+
+def write_baselines(config: str, settings: Sequence[str], file: Path) -> None:
+    """Measure all baselines on the test sets of a config, whose files must exist, and write them as JSON."""
+    cfg = load_config(config, settings)
+    register_datasets(modules=cfg.DATASETS.MODULES)
+    make_folder(file.parent)
+    write_atomically(file, json.dumps(baseline_scores(cfg), indent=1))
