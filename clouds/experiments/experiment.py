@@ -294,9 +294,9 @@ def _check_sets(plan: Plan, configs: Mapping[str, CfgNode]) -> None:
                 raise UserError(f"{key} in the plan names {name}, which is no test set: there are {', '.join(tests)}.")
     if plan.selection:
         for key in plan.selection.among:
-            if plan.selection.on not in evaluated_sets(configs[key]):
+            if plan.selection.by not in evaluated_sets(configs[key]):
                 raise UserError(
-                    f"select in the plan chooses by {plan.selection.on}, which the row {key} is not evaluated on: add "
+                    f"select in the plan chooses by {plan.selection.by}, which the row {key} is not evaluated on: add "
                     "it to DATASETS.TEST, or set TEST.SELECT_ON to it."
                 )
 

@@ -75,11 +75,11 @@ class Selection:
     """Choice of the best row in each group by its mIoU on one data set.
 
     Attributes:
-        on: name of the data set.
+        by: name of the data set.
         among: keys of the rows among which is chosen.
     """
 
-    on: str
+    by: str
     among: tuple[str, ...]
 
 

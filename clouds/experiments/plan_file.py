@@ -132,7 +132,7 @@ def write_plan(plan: Plan, path: Path) -> None:
         shown=list(plan.shown),
         unseen=list(plan.unseen),
         baselines=plan.baselines_file or {name: dict(scores) for name, scores in plan.baselines.items()},
-        select=plan.selection and {"on": plan.selection.on, "among": list(plan.selection.among)},
+        select=plan.selection and {"by": plan.selection.by, "among": list(plan.selection.among)},
         headings=dict(plan.headings),
         generated=plan.generated and {"folder": plan.generated, "text": plan.generated_text},
         notes=list(plan.notes),
@@ -260,8 +260,8 @@ def _selection(content: Section) -> Selection | None:
     section = content.section("select")
     if section is None:
         return None
-    section.check_keys(("on", "among"))
-    return Selection(section.text("on"), section.texts("among"))
+    section.check_keys(("by", "among"))
+    return Selection(section.text("by"), section.texts("among"))
 
 
 def _baselines(content: Section) -> dict[str, Any]:

@@ -26,14 +26,14 @@ def with_selection(plan: Plan, variants: Sequence[Variant], seeds: Mapping[str, 
     for each in variants:
         if each.key in selection.among:
             files = [run_folder(plan.output, each.key, seed) / "metrics.json" for seed in seeds[each.key]]
-            scores[each.key] = fmean(read_scores(file).get(selection.on, {}).get("mIoU", math.nan) for file in files)
+            scores[each.key] = fmean(read_scores(file).get(selection.by, {}).get("mIoU", math.nan) for file in files)
     chosen: dict[str, str] = {}
     for each in variants:
         if not math.isnan(scores.get(each.key, math.nan)):
             best = chosen.setdefault(each.group, each.key)
             chosen[each.group] = each.key if scores[each.key] > scores[best] else best
     return [
-        replace(each, title=f"{each.title} (selected: {scores[each.key]:.2f} on {selection.on})")
+        replace(each, title=f"{each.title} (selected: {scores[each.key]:.2f} on {selection.by})")
         if chosen.get(each.group) == each.key
         else each
         for each in variants
@@ -55,7 +55,7 @@ def selected_on_unseen(plan: Plan, configs: Mapping[str, CfgNode]) -> dict[str, 
     for each in plan.variants:
         names = [configs[each.key].TEST.SELECT_ON]
         if plan.selection and each.key in plan.selection.among:
-            names.append(plan.selection.on)
+            names.append(plan.selection.by)
         if each.after and each.weights == BEST_WEIGHTS:
             names.append(configs[each.after].TEST.SELECT_ON)
         on = next((name for name in names if name and domain(name) in unseen), None)

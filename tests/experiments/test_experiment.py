@@ -184,7 +184,7 @@ def changed(place: Path, *pairs: tuple[str, str]) -> None:
         ((("BASE_LR: 0.001", "BASE_LR: 0.001, TEST.PROTOCOL: rein_512"),), [], "first and second differ in the protocol"),
         ((("BASE_LR: 0.001", "BASE_LR: 0.001, DATASETS.TEST: [gta5_val]"),), [], "first and second differ in DATASETS"),
         (
-            (("compare:", "select: {on: cityscapes_val, among: [first]}\ncompare:"),),
+            (("compare:", "select: {by: cityscapes_val, among: [first]}\ncompare:"),),
             [],
             "which the row first is not eval",
         ),
@@ -213,7 +213,7 @@ def test_rows_that_were_selected(place: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(command, "run_jobs", in_this_process())
     changed(
         place,
-        ("compare:", "select: {on: plugin_val, among: [first, second]}\ncompare:"),
+        ("compare:", "select: {by: plugin_val, among: [first, second]}\ncompare:"),
         ("first row,", "first row, group: A,"),
         ("second row,", "second row, group: B,"),
     )

@@ -43,7 +43,7 @@ shown: [joint]
 unseen: [two_val]
 baselines:
   constant: {one_val: 1.5, two_val: 2}
-select: {on: one_val, among: [joint, warmup]}
+select: {by: one_val, among: [joint, warmup]}
 headings: {one_val: one}
 generated: {folder: "{data}/stable_diffusion/my_set", text: Images.}
 notes: [A note.]
@@ -173,8 +173,8 @@ def test_a_plan_may_continue_another(file: Path) -> None:
         ({"compare": [["joint", "frozen"]]}, "names frozen in compare, which is no row: there are joint, warmup"),
         ({"compare": [["joint"]]}, r"has \['joint'\] in compare: give pairs of two rows"),
         ({"shown": ["x"]}, "names x in shown, which is no row"),
-        ({"select": {"on": "one_val", "among": ["x"]}}, "names x in select, which is no row"),
-        ({"select": {"among": ["joint"]}}, "select has no on: add it"),
+        ({"select": {"by": "one_val", "among": ["x"]}}, "names x in select, which is no row"),
+        ({"select": {"among": ["joint"]}}, "select has no by: add it"),
         ({"baselines": {"constant": {"one_val": 101}}}, "baselines constant has 101 for one_val: give a percentage"),
         ({"_BASE_": "plan.yaml"}, "is its own _BASE_: name another plan"),
     ],
