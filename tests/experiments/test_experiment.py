@@ -181,7 +181,11 @@ def changed(place: Path, *pairs: tuple[str, str]) -> None:
             [],
             "unseen in the plan names night_val, which is no test",
         ),
-        ((("BASE_LR: 0.001", "BASE_LR: 0.001, TEST.PROTOCOL: rein_512"),), [], "first and second differ in the protocol"),
+        (
+            (("BASE_LR: 0.001", "BASE_LR: 0.001, TEST.PROTOCOL: rein_512"),),
+            [],
+            "first and second differ in the protocol",
+        ),
         ((("BASE_LR: 0.001", "BASE_LR: 0.001, DATASETS.TEST: [gta5_val]"),), [], "first and second differ in DATASETS"),
         (
             (("compare:", "select: {by: cityscapes_val, among: [first]}\ncompare:"),),

@@ -71,13 +71,12 @@ def test_scores_of_an_experiment_are_taken(tmp_path: Path, monkeypatch: pytest.M
                 f"{each}/sem_seg/{score}": low + seed / 3 for each in sets for score in ("mIoU", "fwIoU")
             }
             (folder / "metrics.json").write_text(json.dumps(row) + "\n")
-            (folder / "run.json").write_text(
-                "[]" if seed == 2 else json.dumps([{"code": {"commit": "0123456789abcdef"}}])
-            )
+    record = [{"code": {"commit": "0123456789abcdef"}, "machine": {"cpus": 2, "host": "a name"}}]
+    monkeypatch.setattr("clouds.experiments.documents.read_record", lambda _: record)
     (tmp_path / "out/scores.json").write_text(json.dumps({"baselines": {"constant": dict.fromkeys(sets, 1.23456)}}))
     file = documents.take_results(tmp_path / "out", "readme")
     content = json.loads(file.read_text())
-    assert content["commit"] == "0123456789"
+    assert (content["commit"], content["machine"]) == ("0123456789", {"cpus": 2})
     assert content["baselines"]["constant"][sets[0]] == 1.235
     assert content["rows"]["joint"]["scores"]["2"][sets[0]] == {"mIoU": 33.667, "fwIoU": 33.667}
     for name in ("full", "adapters"):
