@@ -89,7 +89,8 @@ def set_up(plan: Plan, settings: Sequence[str] = (), *, gpus_per_job: int = 1) -
     for each in plan.variants:
         own = dict(zip(each.settings[::2], each.settings[1::2], strict=True))
         merged = {**common, **own, **last}
-        variants.append(replace(each, settings=tuple(text for pair in merged.items() for text in pair)))
+        pairs = tuple(text for pair in merged.items() for text in pair)
+        variants.append(replace(each, config=each.config.absolute(), settings=pairs))
     configs = load_configs(variants)
     _check_comparable(configs)
     output = Path(os.path.abspath(plan.output))  # noqa: PTH100  (a link keeps its own name)
