@@ -30,7 +30,7 @@ COMMANDS = {
     "eval": Command("train", "evaluate a network on the test sets of a config", ("--eval-only",)),
     "predict": Command("predict", "predict the label maps of images"),
     "experiment": Command("experiment", "train the rows of a plan with several seeds and compare them"),
-    "report": Command("report", "print the final scores of trainings as a table"),
+    "report": Command("report", "compare the final scores of trainings: a table, or a page"),
     "compare": Command("compare_runs", "say what differs between two trainings"),
     "submit": Command("make_submission", "make the file that a test server takes"),
     "prompts": Command("generate_prompts", "let a chat model write prompts for images"),

@@ -1,4 +1,4 @@
-"""The command ``clouds report``: print the final scores of runs as a table."""
+"""The command ``clouds report``: scores of runs as a table, and a page with differences, classes and images."""
 
 import argparse
 import sys
@@ -9,18 +9,20 @@ from clouds.commands.entry import user_errors
 from clouds.utils.arguments import CommandParser
 
 DESCRIPTION = """\
-Print the final scores of trainings and evaluations as a table in Markdown.
+Print the final scores of trainings and evaluations as a table in Markdown, with the conclusion from their differences.
 
     %(prog)s output/gta/warmup output/gta/joint
+    %(prog)s output/gta/*/seed* --output output/report --compare joint warmup
 
 RUN is an output folder. Its scores are those at the end of its newest training, or of its newest evaluation if there is
-no training. Compare only rows of one protocol.
+no training. Folders <row>/seed<N> are the seeds of one row. With --output, a folder gets report.html, and all tables
+(Markdown, LaTeX, CSV) and figures (SVG, PDF) as files.
 """
 
 
 @user_errors
 def main(argv: list[str] | None = None) -> int:
-    """Print a row for each run and protocol.
+    """Print a row for each run and protocol, or write a report.
 
     Args:
         argv: command line without the program's name; default `sys.argv`.
@@ -28,19 +30,37 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    run(parse_arguments(argv).runs)
+    args = parse_arguments(argv)
+    run(args.runs, output=args.output, compared=args.compare, unit=args.unit)
     return 0
 
 
-def run(folders: Sequence[Path]) -> None:
-    """Print the final scores in these output folders."""
-    from clouds.engine.run.summary import format_summaries, summarize
+def run(
+    folders: Sequence[Path], *, output: Path | None = None, compared: Sequence[Sequence[str]] = (), unit: str = "image"
+) -> None:
+    """Print the final scores in these output folders, or write their report into the folder `output`."""
+    from clouds.experiments.printing import print_report
 
-    sys.stdout.write(format_summaries([each for folder in folders for each in summarize(folder)]) + "\n")
+    print_report(folders, sys.stdout, output=output, compared=compared, unit="folder" if unit == "folder" else "image")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the folders."""
+    """Parse the folders and flags."""
     parser = CommandParser(DESCRIPTION)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a training")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write report.html, tables and figures there")
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("A", "B"),
+        help="rows whose difference A less B is reported; may be given again (default: each row with the first)",
+    )
+    parser.add_argument(
+        "--unit",
+        choices=("image", "folder"),
+        default="image",
+        help="what the bootstrap resamples: images, or their folders, such as cities or recordings (default: image)",
+    )
     return parser.parse_args(argv)

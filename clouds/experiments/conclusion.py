@@ -24,30 +24,45 @@ def conclude(differences: Sequence[Difference]) -> Conclusion | None:
     """Return the conclusion from paired differences in percentage points; None without differences."""
     if not differences:
         return None
-    seeds = max(each.count for each in differences)
-    if seeds < 2:
-        return Conclusion(
-            "One seed shows no interval: whether the differences below repeat with other seeds is unknown."
-        )
-    shown = [each for each in differences if each.excludes_zero]
+    with_interval = [each for each in differences if each.has_interval]
+    if not with_interval:
+        if max(each.count for each in differences) < 2:
+            return Conclusion("One seed shows no interval: whether the differences repeat with other seeds is unknown.")
+        return Conclusion("No difference has an interval, so no effect is shown.")
+    shown = [each for each in with_interval if each.excludes_zero]
     count, others = len(differences), len(differences) - len(shown)
+    over = _over(with_interval)
     if not shown:
-        compared = f"all {count} comparisons" if others > 1 else "the only comparison"
-        return Conclusion(f"No effect shown: over {seeds} seeds, the 95 % interval of {compared} contains zero.")
+        compared = f"all {count} comparisons" if count > 1 else "the only comparison"
+        if len(with_interval) < count:
+            compared = f"{len(with_interval)} of {count} comparisons, the others have none,"
+        return Conclusion(f"No effect shown: {over}, the 95 % interval of {compared} contains zero.")
     compared = f"{len(shown)} of {count} comparisons" if count > 1 else "the only comparison"
     rest = " No effect shown for the rest." if others else ""
     return Conclusion(
-        f"Over {seeds} seeds, the 95 % interval excludes zero in {compared}.{rest}", [_effect(each) for each in shown]
+        f"{over[0].upper()}{over[1:]}, the 95 % interval excludes zero in {compared}.{rest}",
+        [_effect(each) for each in shown],
     )
 
 
 def verdict(difference: Difference) -> str:
     """Return the conclusion from one difference, for a cell of a table."""
-    if difference.count < 2:
-        return "one seed shows no interval" if difference.count else "nothing to compare"
+    if not difference.has_interval:
+        return difference.reason
     if not difference.excludes_zero:
         return "no effect shown"
     return "better" if difference.mean > 0 else "worse"
+
+
+def _over(differences: Sequence[Difference]) -> str:
+    """The units of the intervals, such as "over 5 seeds"."""
+    parts = []
+    for unit in dict.fromkeys(each.unit for each in differences):
+        counts = sorted({each.count for each in differences if each.unit == unit})
+        number = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+        fixed = "" if unit == "seed" else " with the networks held fixed"
+        parts.append(f"{number} {unit}s{fixed}")
+    return f"over {' or '.join(parts)}"
 
 
 def _effect(difference: Difference) -> str:
@@ -55,5 +70,5 @@ def _effect(difference: Difference) -> str:
     word = verdict(difference)
     return (
         f"“{difference.first}” is {word} than “{difference.second}” by {number(abs(difference.mean))} "
-        f"(95 % interval {number(low)} to {number(high)})."
+        f"(95 % interval {number(low)} to {number(high)}, {difference.basis})."
     )

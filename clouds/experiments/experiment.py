@@ -177,7 +177,7 @@ def conclude(experiment: Experiment, *, workers: int = 1) -> Results:
         "Time": f"{sum(seconds) / 60:.0f} minutes in all jobs, {workers} at a time",
         "Versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
     }
-    write_report(_report(plan, results, facts), output / "report.html")
+    write_report(_report(plan, results, facts), output)
     logger.info("%s\n%s", plan.title, text)
     logger.info("Report: %s", output / "report.html")
     return results
@@ -205,7 +205,7 @@ def text_table(results: Results, provenance: Provenance) -> str:
     if differences:
         notes.append("Paired differences of the unseen mean" + (" with 95 % t intervals:" if many else ":"))
     for each in differences:
-        interval = f" ({each.low:+.2f} to {each.high:+.2f}, {verdict(each)})" if each.count > 1 else ""
+        interval = f" ({each.low:+.2f} to {each.high:+.2f}, {verdict(each)})" if each.has_interval else ""
         notes.append(f"{each.mean:+.2f}{interval}  {each.label}")
     return "\n".join([format_comparison(rows, provenance), *notes])
 
@@ -215,7 +215,6 @@ def _report(plan: Plan, results: Results, facts: Mapping[str, str]) -> Report:
     there = generated is not None and (generated / "manifest.jsonl").is_file()
     return Report(
         results=results,
-        output=plan.output,
         title=plan.title,
         subtitle=plan.subtitle,
         headings={name: plan.headings.get(name, name) for name in results.test_sets},

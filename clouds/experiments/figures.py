@@ -1,82 +1,27 @@
-"""Figures of a report, drawn by matplotlib as SVG elements that take their colors and font from the page's style.
+"""Figures of a report: bars, curves, and confusion matrices."""
 
-Lengths are in units of the drawing, which is `WIDTH` wide and is scaled to the width of its place in the page.
-"""
-
-import contextlib
-import io
 import math
-import warnings
-import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import matplotlib
 import numpy as np
-from markupsafe import Markup
-from matplotlib.axes import Axes
+import numpy.typing as npt
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
-WIDTH = 640
-SERIES = 6
-"""Number of colors for series in the style; further lines repeat them with other dashes."""
+from clouds.experiments.drawing import DASHES, RIGHT, SERIES, WIDTH, Chart, Colors, canvas, shortened
 
-_FONT_SIZE = 12
 _LETTER = 9.5  # width of a character at the largest font size, which the style sets on narrow screens
 _LONGEST_NAME = 26  # characters of a category
 _BARS = {1: 14, 2: 11}  # thickness of a bar by the number of series
 _MANY_BARS, _BAR_GAP, _GROUP_GAP = 9, 1.5, 10
-_ABOVE, _BELOW, _RIGHT = 34, 54, 24  # margins
+_ABOVE, _BELOW = 34, 54  # margins
 _LINES_HEIGHT, _LINES_LEFT = 352, 60
-_DASHES = ("-", (0, (5, 4)), (0, (1.5, 2.5)), (0, (7, 3, 1.5, 3)))
 _LARGEST = 1e100  # matplotlib computes with the squares and differences of values
 _DOTS = 40  # lines of at most this many points show each of them
-
-# matplotlib knows no CSS variables: it draws in these colors, which the SVG then replaces.
-_INK, _SOFT, _LINE = "#010101", "#020202", "#030303"
-_COLORS = tuple(f"#0000{index:02x}" for index in range(1, SERIES + 1))
-_VARIABLES = {_INK: "var(--ink)", _SOFT: "var(--soft)", _LINE: "var(--line)"} | {
-    color: f"var(--series-{index})" for index, color in enumerate(_COLORS)
-}
-
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text
-    "text.parse_math": False,
-    "font.size": _FONT_SIZE,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _SOFT,
-    "axes.linewidth": 1.0,
-    "axes.axisbelow": True,
-    "axes.xmargin": 0,
-    "axes.ymargin": 0,
-    "axes.labelpad": 8,
-    "grid.color": _LINE,
-    "grid.linewidth": 1.0,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
-    "lines.linewidth": 1.75,
-    "lines.markersize": 4.5,
-    "lines.solid_capstyle": "round",
-    "lines.solid_joinstyle": "round",
-}
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A drawing and what the page shows around it.
-
-    Attributes:
-        svg: the `<svg>` element, with a description for those who cannot see it.
-        series: names of the series, in the order of their colors.
-        lines: whether the series are lines, otherwise they are areas.
-    """
-
-    svg: Markup
-    series: Sequence[str]
-    lines: bool
+_CLASS, _CLASS_LETTER = 14, 7.5  # characters of a class beside a matrix, and their width
+_STRONGEST = 0.6  # opacity of the largest cell of a matrix: numbers on it stay readable
+_CROWDED = 24  # a matrix of more classes has no numbers
 
 
 def bar_chart(categories: Sequence[str], series: Mapping[str, Sequence[float]], label: str, *, name: str) -> Chart:
@@ -96,24 +41,27 @@ def bar_chart(categories: Sequence[str], series: Mapping[str, Sequence[float]], 
     thickness = _BARS.get(len(series), _MANY_BARS)
     pitch = len(series) * (thickness + _BAR_GAP) + _GROUP_GAP
     left = min(_LONGEST_NAME, max(map(len, categories), default=0)) * _LETTER + 8
-    with _style(name):
-        figure, axes = _canvas(left, pitch * len(categories))
+
+    def draw(colors: Colors) -> Figure:
+        figure, axes = canvas(colors, left, pitch * len(categories), _ABOVE, _BELOW)
         middles = np.arange(len(categories)) * pitch
         for index, values in enumerate(series.values()):
             places = middles + (index - (len(series) - 1) / 2) * (thickness + _BAR_GAP)
-            axes.barh(places, np.nan_to_num(values), thickness, color=_COLORS[index], clip_on=False)
+            axes.barh(places, np.nan_to_num(values), thickness, color=colors.series[index], clip_on=False)
             for place in places[np.isnan(np.asarray(values, float))]:
-                axes.text(0, place, " \N{EN DASH}", va="center", color=_SOFT)
+                axes.text(0, place, " \N{EN DASH}", va="center", color=colors.soft)
         axes.set_ylim(pitch * (len(categories) - 0.5), -pitch / 2)
-        axes.set_yticks(middles, [_shortened(each) for each in categories])
-        axes.tick_params(axis="y", colors=_INK, pad=6)
+        axes.set_yticks(middles, [shortened(each, _LONGEST_NAME) for each in categories])
+        axes.tick_params(axis="y", colors=colors.ink, pad=6)
         axes.tick_params(axis="x", labeltop=True)
         axes.set_xticks(_round_ticks(6).tick_values(*axes.get_xlim()))
         axes.grid(axis="x")
-        axes.axvline(0, color=_SOFT, linewidth=1)
+        axes.axvline(0, color=colors.soft, linewidth=1)
         axes.set_xlabel(label)
-        description = f"Bar chart, {label}: {', '.join(series)}, for each of {len(categories)} categories"
-        return Chart(_to_svg(figure, name, description), list(series), lines=False)
+        return figure
+
+    description = f"Bar chart, {label}: {', '.join(series)}, for each of {len(categories)} categories"
+    return Chart(name, description, list(series), lines=False, draw=draw)
 
 
 def line_chart(
@@ -127,98 +75,73 @@ def line_chart(
         y_label: label of the vertical axis, for example "loss".
         name: unique name of the drawing in its page.
     """
-    with _style(name):
-        figure, axes = _canvas(_LINES_LEFT, _LINES_HEIGHT - _ABOVE - _BELOW)
+
+    def draw(colors: Colors) -> Figure:
+        figure, axes = canvas(colors, _LINES_LEFT, _LINES_HEIGHT - _ABOVE - _BELOW, _ABOVE, _BELOW)
         for index, (x, y) in enumerate(series.values()):
-            dashes = _DASHES[index // SERIES % len(_DASHES)]
+            dashes = DASHES[index // SERIES % len(DASHES)]
             marker = "o" if len(x) <= _DOTS else ""
             drawn = [value if abs(value) <= _LARGEST else math.nan for value in y]
-            axes.plot(x, drawn, color=_COLORS[index % SERIES], linestyle=dashes, marker=marker, clip_on=False)
+            axes.plot(x, drawn, color=colors.series[index % SERIES], linestyle=dashes, marker=marker, clip_on=False)
         axes.spines["bottom"].set_visible(True)
         axes.tick_params(axis="x", length=4, width=1)
-        axes.tick_params(axis="y", labelcolor=_INK, pad=6)
+        axes.tick_params(axis="y", labelcolor=colors.ink, pad=6)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(_round_ticks(6))
         axes.set_yticks(_round_ticks(5).tick_values(*axes.get_ylim()))
         axes.grid(axis="y")
         axes.set_xlabel(x_label)
         axes.text(0, _LINES_HEIGHT - 12, y_label, transform=None)
-        ends = ", ".join(f"{title} ends at {y[-1]:.4g}" for title, (_, y) in series.items() if len(y))
-        description = f"Line chart, {y_label} over {x_label}: {ends or 'no points'}"
-        return Chart(_to_svg(figure, name, description), list(series), lines=True)
+        return figure
+
+    ends = ", ".join(f"{title} ends at {y[-1]:.4g}" for title, (_, y) in series.items() if len(y))
+    description = f"Line chart, {y_label} over {x_label}: {ends or 'no points'}"
+    return Chart(name, description, list(series), lines=True, draw=draw)
 
 
-def _style(name: str) -> contextlib.AbstractContextManager[None]:
-    """The settings of a drawing. The salt makes its element ids unique in the page and the same in every run."""
-    return matplotlib.rc_context(_STYLE | {"svg.hashsalt": name})
+def heat_map(classes: Sequence[str], values: npt.NDArray[np.float64], *, name: str, signed: bool = False) -> Chart:
+    """Draw a confusion matrix: a row for each true class, a column for each predicted class.
 
+    Args:
+        classes: names of the C classes.
+        values: (C, C) percentages 0..100 of each row, or with `signed` differences of them in -100..100; NaN is empty.
+        name: unique name of the drawing in its page.
+        signed: positive and negative values have two colors, and the strongest one is that of the largest value.
+    """
+    count = len(classes)
+    labels = [shortened(each, _CLASS) for each in classes]
+    margin = max(map(len, labels), default=0) * _CLASS_LETTER + 24
+    side = WIDTH - margin - RIGHT
+    largest = max(1.0, float(np.nanmax(np.abs(values), initial=0))) if signed else 100.0
+    cell = side / max(count, 1)
 
-def _canvas(left: float, height: float) -> tuple[Figure, Axes]:
-    """A figure and its axes without frame or ticks. `left`: margin; `height`: height of the axes."""
-    total = height + _ABOVE + _BELOW
-    # At 72 units per inch, the unit of SVG, one unit of the drawing is one pixel.
-    figure = Figure(figsize=(WIDTH / 72, total / 72), dpi=72)
-    axes = figure.add_axes((left / WIDTH, _BELOW / total, (WIDTH - left - _RIGHT) / WIDTH, height / total))
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("-", "\N{MINUS SIGN}")))
-    return figure, axes
+    def draw(colors: Colors) -> Figure:
+        figure, axes = canvas(colors, margin, side, margin, 12)
+        for row, column in zip(*np.nonzero(np.abs(values) >= 0.5), strict=True):  # NaN is not
+            value = float(values[row, column])
+            color, opacity = colors.series[0 if value > 0 else 2], _STRONGEST * abs(value) / largest
+            axes.add_patch(Rectangle((column, row), 1, 1, facecolor=color, alpha=opacity, linewidth=0))
+            if count <= _CROWDED:
+                text = f"{abs(value):.0f}" if value > 0 else f"\N{MINUS SIGN}{abs(value):.0f}"
+                size = min(12.0, cell * 0.42)
+                axes.text(column + 0.5, row + 0.52, text, ha="center", va="center", fontsize=size)
+        axes.set_xlim(0, count)
+        axes.set_ylim(count, 0)
+        axes.xaxis.tick_top()
+        axes.set_xticks(np.arange(count) + 0.5, labels, rotation=90)
+        axes.set_yticks(np.arange(count) + 0.5, labels)
+        axes.tick_params(colors=colors.ink, pad=4)
+        for edge in range(count + 1):
+            axes.axhline(edge, color=colors.line, linewidth=0.6, clip_on=False)
+            axes.axvline(edge, color=colors.line, linewidth=0.6, clip_on=False)
+        axes.text(-0.2, -0.25, "true \N{DOWNWARDS ARROW}  predicted \N{RIGHTWARDS ARROW}", ha="right", fontsize=11)
+        return figure
+
+    kind = "Difference of confusion matrices in percentage points" if signed else "Confusion matrix in percent"
+    diagonal = [f"{each} {values[index, index]:.0f}" for index, each in enumerate(classes)]
+    return Chart(name, f"{kind} of the true class; right: {', '.join(diagonal)}", [], lines=False, draw=draw)
 
 
 def _round_ticks(count: int) -> MaxNLocator:
     """About `count` steps of 1, 2 or 5 times a power of ten."""
     return MaxNLocator(count, steps=[1, 2, 5, 10])
-
-
-def _to_svg(figure: Figure, name: str, description: str) -> Markup:
-    """The drawing as an element of an HTML page."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # The page's fonts have characters that the font for measuring may lack.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    root = ET.fromstring(buffer.getvalue())
-    for parent in root.iter():
-        for child in [each for each in parent if _local(each.tag) in ("metadata", "style")]:
-            parent.remove(child)
-    for element in root.iter():
-        attributes = {_local(key): value for key, value in element.attrib.items()}
-        element.tag = _local(element.tag)
-        if element.tag in ("svg", "g"):
-            attributes.pop("id", None)  # nothing refers to these, and every drawing has the same ones
-        if "style" in attributes:
-            attributes["style"] = _themed(attributes["style"])
-        if attributes.get("transform", "").startswith("rotate(-0 "):
-            del attributes["transform"]
-        element.attrib = attributes
-    root.attrib = {
-        "class": "drawing",
-        "viewBox": root.attrib["viewBox"],
-        "role": "img",
-        "aria-label": _printable(description),
-    }
-    return Markup(ET.tostring(root, encoding="unicode"))
-
-
-def _themed(style: str) -> str:
-    """CSS with the page's colors and font in place of matplotlib's."""
-    for color, variable in _VARIABLES.items():
-        style = style.replace(color, variable)
-    rules = (rule.strip() for rule in style.split(";"))
-    return "; ".join(rule for rule in rules if not rule.startswith("font"))
-
-
-def _local(name: str) -> str:
-    """A name of XML without its namespace."""
-    return name.rpartition("}")[2]
-
-
-def _shortened(text: str) -> str:
-    text = _printable(text)
-    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
-
-
-def _printable(text: str) -> str:
-    """Text without the characters that XML forbids."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

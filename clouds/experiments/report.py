@@ -1,45 +1,29 @@
-"""Report of an experiment: one HTML file with tables, figures and images, which needs no other file and no network.
+"""Report of an experiment: one HTML file that needs no other file and no network, tables and figures as files.
 
 The page is rendered from `templates/`. Every text is escaped; only the figures are markup.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import jinja2
 
-from clouds.d2 import MetadataCatalog
-from clouds.data.classes import short_name
-from clouds.data.datasets.catalog import load_dataset
-from clouds.data.encoding import read_train_ids
-from clouds.engine.run.metrics import LOSS, read_training
 from clouds.evaluation.label_files import file_stem
-from clouds.evaluation.tables import UNSEEN_MEAN, mean_of
-from clouds.experiments.conclusion import conclude, verdict
-from clouds.experiments.figures import SERIES, Chart, bar_chart, line_chart
-from clouds.experiments.images import Embedded, embed_labels, embed_photo, embed_sheet
-from clouds.experiments.plan import Variant, run_folder
-from clouds.experiments.results import Results, metric_means
-from clouds.experiments.statistics import Difference, Summary, summarize
+from clouds.experiments import exports, sections
+from clouds.experiments.comparisons import Comparison, compare
+from clouds.experiments.conclusion import Conclusion, conclude, verdict
+from clouds.experiments.drawing import SERIES, Chart
+from clouds.experiments.evidence import Evidence
+from clouds.experiments.examples import Examples, find_examples
+from clouds.experiments.plan import Variant
+from clouds.experiments.results import Results
+from clouds.experiments.statistics import Unit
 from clouds.experiments.tables import ScoreTable, deviation, number
-from clouds.generation.records import read_manifest
-from clouds.utils.atomic import write_atomically
+from clouds.utils.atomic import make_folder, write_atomically
 
-Item = TypeVar("Item")
-
-_EXAMPLES, _GENERATED, _PANELS = 2, 24, 3  # images: of each test set, of the generated set, of pseudo-labels
-_COLUMN, _TILE, _SHEET = 260, 240, 1000  # widths in pixels of the page
-_PSEUDO_LABELS = {
-    "mIoU_teacher": "mIoU of the teacher",
-    "mIoU_refined": "mIoU after SAM",
-    "kept": "kept by SAM",
-    "changed": "changed",
-    "dropped": "dropped",
-    "agreement": "student agrees",
-}
+PAGE, TABLES, FIGURES = "report.html", "tables", "figures"
+"""Names in the folder of a report."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +32,20 @@ class Report:
 
     Attributes:
         results: scores of all runs.
-        output: folder of the runs.
         title: title of the page.
         subtitle: line below the title.
         headings: test set -> its short name.
-        shown: keys of the variants whose class scores and predictions are shown, at most `figures.SERIES`.
+        shown: keys of the variants whose class scores and predictions are shown, at most `drawing.SERIES`.
         baselines: heading above the baselines.
         generated: folder of the generated images that are shown; None for none.
         generated_text: paragraph about the generated images.
         facts: name -> value of what is needed to repeat the experiment.
         notes: sentences about the method.
+        unit: what the bootstrap resamples.
+        missing: sentences about runs that are not shown.
     """
 
     results: Results
-    output: Path
     title: str
     subtitle: str
     headings: Mapping[str, str]
@@ -71,26 +55,128 @@ class Report:
     generated_text: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    unit: Unit = "image"
+    missing: Sequence[str] = ()
 
     @property
     def shown_variants(self) -> list[Variant]:
         """The variants of `shown` that were trained."""
         return [each for each in self.results.variants if each.key in self.shown]
 
-    def folder(self, key: str, seed: int | None = None) -> Path:
-        """Return the folder of a run; default the first seed."""
-        return run_folder(self.output, key, self.results.seeds[0] if seed is None else seed)
+    @property
+    def main(self) -> tuple[Variant | None, Variant | None]:
+        """The row whose confusion matrices and images are shown, and the row that it is compared with.
+
+        They are the first comparison of the report; without one, the last shown row and none.
+        """
+        pair = next(iter(self.results.compared), None)
+        return pair or (next(reversed(self.shown_variants), None), None)
 
 
-def write_report(report: Report, file: Path) -> None:
-    """Write the page; the test sets must be registered.
+@dataclass(frozen=True)
+class Content:
+    """What the page shows.
+
+    Attributes:
+        scores: mIoU of each row on each test set.
+        conclusion: conclusion from the comparisons; None without any.
+        comparisons: differences between rows.
+        classes: figures and tables of the classes.
+        matrices: confusion matrices.
+        examples: worst and best images.
+        curves: (caption, figure) of the losses.
+        missing: sentences about what is missing.
+    """
+
+    scores: ScoreTable
+    conclusion: Conclusion | None
+    comparisons: Sequence[Comparison]
+    classes: sections.Classes | None
+    matrices: Sequence[sections.Matrices]
+    examples: Examples
+    curves: Sequence[tuple[str, Chart]]
+    missing: Sequence[str]
+
+
+def gather(report: Report) -> Content:
+    """Compute what the page shows, from the scores and from the files of the runs.
 
     Raises:
-        UserError: an image or label map is missing or damaged.
+        UserError: a file of a run is damaged.
         ValueError: more variants are shown than there are colors.
     """
     if len(report.shown_variants) > SERIES:
         raise ValueError(f"shown: {len(report.shown_variants)} variants, but there are {SERIES} colors")
+    results, evidence = report.results, Evidence(report.results)
+    comparisons = compare(results, evidence, report.unit)
+    runs = {each: list(evidence.runs.get(each.key, {}).values()) for each in report.shown_variants}
+    first_runs = [(each, found[0]) for each, found in runs.items() if found]
+    main, other = report.main
+    return Content(
+        scores=sections.scores(results, report.headings, report.baselines),
+        conclusion=conclude([each.rows[0].shown for each in comparisons if each.rows]),
+        comparisons=comparisons,
+        classes=sections.classes(results, report.headings, report.shown_variants),
+        matrices=sections.matrices(results, evidence, report.headings, main, other),
+        examples=find_examples(results.test_sets, report.headings, first_runs, main.key if main else None),
+        curves=sections.curves(results),
+        missing=[*report.missing, *evidence.missing()],
+    )
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write `report.html`, `tables/*.{md,tex,csv}` and `figures/*.{svg,pdf}`; the test sets should be registered.
+
+    Raises:
+        UserError: a file of a run is damaged.
+        WriteError: a file cannot be written.
+        ValueError: more variants are shown than there are colors.
+    """
+    content = gather(report)
+    for name in (TABLES, FIGURES):
+        make_folder(folder / name)
+    for name, text in tables(content).items():
+        write_atomically(folder / TABLES / name, text.encode("utf-8", errors="replace"))
+    for chart in charts(content):
+        for kind in ("svg", "pdf"):
+            write_atomically(folder / FIGURES / f"{_file_name(chart.name)}.{kind}", chart.file(kind))
+    # The name of a file may contain bytes that are not text.
+    write_atomically(folder / PAGE, _page(report, content).encode("utf-8", errors="replace"))
+
+
+def tables(content: Content) -> dict[str, str]:
+    """Return the tables as files: name -> text."""
+    scores = {"scores": (content.scores, "mIoU in %")}
+    if content.classes:
+        scores |= {
+            f"classes-{_file_name(key)}": (table, f"IoU by class in %: {title}")
+            for key, title, table in content.classes.tables
+        }
+    texts = {name: exports.score_table(table, caption) for name, (table, caption) in scores.items()}
+    files = {f"{name}.csv": exports.scores_csv(table) for name, (table, _) in scores.items()}
+    for name, classes in {"differences": False, "differences-by-class": True}.items() if content.comparisons else ():
+        texts[name] = exports.difference_table(content.comparisons, classes)
+        files[f"{name}.csv"] = exports.differences_csv(content.comparisons, classes)
+    for name, table in texts.items():
+        files |= {f"{name}.md": exports.to_markdown(table), f"{name}.tex": exports.to_latex(table, name)}
+    return files
+
+
+def charts(content: Content) -> list[Chart]:
+    """Return all figures."""
+    found = [chart for _, chart in content.curves]
+    if content.classes:
+        found += [content.classes.mean, *(chart for _, chart in content.classes.by_set)]
+    for each in content.matrices:
+        found += [each.matrix, *([each.difference] if each.difference else [])]
+    return found
+
+
+def _file_name(name: str) -> str:
+    return file_stem(name).replace("/", "-")
+
+
+def _page(report: Report, content: Content) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("clouds.experiments"),
         autoescape=True,
@@ -100,149 +186,11 @@ def write_report(report: Report, file: Path) -> None:
     )
     environment.filters |= {"number": number, "deviation": deviation, "verdict": verdict}
     environment.globals["SERIES"] = SERIES
-    page = environment.get_template("report.html").render(
+    return environment.get_template("report.html").render(
         report=report,
-        scores=_score_table(report),
-        conclusion=conclude(report.results.differences()),
-        differences=_differences(report),
-        classes=_class_scores(report),
-        legend=_legend(report),
-        examples=list(_examples(report)),
-        generated=_generated(report),
-        pseudo_labels=_pseudo_labels(report),
-        panels=_panels(report),
-        curves=_curves(report),
+        content=content,
+        legend=sections.legend(report.results),
+        generated=sections.generated(report.generated),
+        pseudo_labels=sections.pseudo_labels(report.results),
+        panels=sections.panels(report.results, report.shown_variants),
     )
-    # The name of a file may contain bytes that are not text.
-    write_atomically(file, page.encode("utf-8", errors="replace"))
-
-
-def _score_table(report: Report) -> ScoreTable:
-    results = report.results
-    groups: dict[str, list[tuple[str, list[Summary]]]] = {}
-    for name, by_set in results.baselines.items():
-        values = [*(by_set[each] for each in results.test_sets), mean_of(by_set[each] for each in results.unseen)]
-        groups.setdefault(report.baselines, []).append((name, [Summary(value) for value in values]))
-    for variant in results.variants:
-        runs = results.scores[variant.key].values()
-        cells = [summarize([run[name]["mIoU"] for run in runs]) for name in results.test_sets]
-        cells.append(summarize(list(results.unseen_means(variant.key).values())))
-        groups.setdefault(variant.group, []).append((variant.title, cells))
-    return ScoreTable([*(report.headings[name] for name in results.test_sets), UNSEEN_MEAN], list(groups.items()))
-
-
-def _differences(report: Report) -> list[tuple[str, list[Difference]]]:
-    """(caption, differences) for each kind of score; none without comparisons."""
-    names = {"mIoU": "mIoU", "fwIoU": "frequency-weighted IoU, in which a class counts by its share of pixels"}
-    tables = [
-        (f"Differences of the unseen mean in {name}", report.results.differences(key)) for key, name in names.items()
-    ]
-    return [(caption, differences) for caption, differences in tables if differences]
-
-
-def _class_scores(report: Report) -> tuple[Chart, ScoreTable] | None:
-    """IoU of every class, mean over seeds and unseen test sets, as a figure and as a table."""
-    classes = [name for name, _ in _legend(report)]
-    series = {}
-    for variant in report.shown_variants:
-        runs = [run[name] for run in report.results.scores[variant.key].values() for name in report.results.unseen]
-        series[variant.title] = [mean_of(run.get(f"IoU-{name}", math.nan) for run in runs) for name in classes]
-    if not series:
-        return None
-    rows = [(name, [Summary(values[index]) for values in series.values()]) for index, name in enumerate(classes)]
-    table = ScoreTable(list(series), [("", rows)], digits=1, mark_best=False)
-    return bar_chart(classes, series, "IoU in %", name="classes"), table
-
-
-def _legend(report: Report) -> list[tuple[str, str]]:
-    """(name, CSS color) of every class."""
-    metadata = MetadataCatalog.get(report.results.test_sets[0])
-    return [
-        (short_name(name), "#{:02x}{:02x}{:02x}".format(*color))
-        for name, color in zip(metadata.stuff_classes, metadata.stuff_colors, strict=True)
-    ]
-
-
-def _examples(report: Report) -> Iterator[tuple[str, list[Embedded | None]]]:
-    """(heading, images) of some images of each test set: image, ground truth, predictions of the first seed."""
-    for name in report.results.test_sets:
-        heading = report.headings[name]
-        for index, record in enumerate(load_dataset(name)[:_EXAMPLES]):
-            title = f"{heading}, image {index + 1}"
-            truth = Path(record["sem_seg_file_name"])
-            cells = [embed_photo(Path(record["file_name"]), title, _COLUMN), _label_map(truth, name, f"{title}: truth")]
-            for variant in report.shown_variants:
-                predicted = report.folder(variant.key) / "pseudo_labels" / name / file_stem(record["image_id"])
-                file = Path(f"{predicted}_labelTrainIds.png")
-                cells.append(_label_map(file, name, f"{title}: prediction of {variant.title}"))
-            yield "" if index else heading, cells
-
-
-def _label_map(file: Path, test_set: str, alternative: str) -> Embedded | None:
-    if not file.is_file():
-        return None
-    metadata = MetadataCatalog.get(test_set)
-    return embed_labels(
-        read_train_ids(str(file), len(metadata.stuff_classes)), metadata.stuff_colors, alternative, _COLUMN
-    )
-
-
-def _generated(report: Report) -> list[tuple[Embedded, str]]:
-    """(image, prompt) of some of the generated images."""
-    if report.generated is None:
-        return []
-    rows = read_manifest(report.generated / "manifest.jsonl")
-    return [
-        (embed_photo(report.generated / row["file_name"], f"Generated image: {row['prompt']}", _TILE), row["prompt"])
-        for row in _spread(rows, _GENERATED)
-    ]
-
-
-def _pseudo_labels(report: Report) -> ScoreTable | None:
-    """Means over the trainings of what they recorded about their pseudo-labels, in percent."""
-    rows = {}
-    for variant in report.results.variants:
-        runs = [metric_means(report.folder(variant.key, seed), "pseudo_labels/") for seed in report.results.seeds]
-        if any(runs):
-            rows[variant.title] = {
-                key: summarize([run[f"pseudo_labels/{key}"] for run in runs if f"pseudo_labels/{key}" in run])
-                for key in _PSEUDO_LABELS
-            }
-    columns = [key for key in _PSEUDO_LABELS if any(cells[key].count for cells in rows.values())]
-    if not columns:
-        return None
-    cells = [(title, [cells[key] for key in columns]) for title, cells in rows.items()]
-    return ScoreTable([_PSEUDO_LABELS[key] for key in columns], [("", cells)], digits=1, mark_best=False)
-
-
-def _panels(report: Report) -> list[tuple[Embedded, str]]:
-    """(sheet, caption) of some pseudo-labels of the last shown variant that has any."""
-    for variant in reversed(report.shown_variants):
-        files = sorted((report.folder(variant.key) / "pseudo_label_panels").glob("[0-9]*[0-9].png"))
-        if files:
-            captions = {file: f"{variant.title}, iteration {int(file.stem):,}" for file in _spread(files, _PANELS)}
-            return [(embed_sheet(file, f"Pseudo-labels: {text}", _SHEET), text) for file, text in captions.items()]
-    return []
-
-
-def _curves(report: Report) -> list[tuple[str, Chart]]:
-    """(caption, figure) of the losses of the first seed."""
-    variants = report.results.variants
-    groups = {
-        "Trainings that start from their config's weights": [each for each in variants if not each.after],
-        "Trainings that start from another row": [each for each in variants if each.after],
-    }
-    charts = []
-    for position, (caption, group) in enumerate(groups.items()):
-        series = {}
-        for variant in group:
-            rows = [row for row in read_training(report.folder(variant.key) / "metrics.json") if LOSS in row]
-            series[variant.title] = ([row["iteration"] for row in rows], [row[LOSS] for row in rows])
-        if series:
-            charts.append((caption, line_chart(series, "iteration", "loss", name=f"loss-{position}")))
-    return charts
-
-
-def _spread(items: Sequence[Item], count: int) -> Sequence[Item]:
-    """At most `count` of the items, at equal distances."""
-    return items[:: max(1, len(items) // count)][:count]

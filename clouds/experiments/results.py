@@ -23,12 +23,13 @@ class Results:
         variants: rows of the experiment, in order.
         seeds: seeds of the trainings.
         test_sets: names of the test sets, in order.
-        unseen: the test sets of domains that no row was trained on.
-        scores: key of a variant -> seed -> scores of that run.
+        unseen: the test sets of domains that no row was trained on; their mean is compared.
+        scores: key of a variant -> seed -> scores of that run; a seed that was not run is missing.
         baselines: name of a method that was not trained here -> test set -> mIoU in percent.
         comparisons: pairs of keys; the report answers whether the first row is better than the second.
         selected: key of a variant -> test set by which it was selected, where the domain of that set is among those of
             the unseen ones: its scores on them are not those of an unseen domain.
+        folders: key of a variant -> seed -> output folder of that run.
     """
 
     variants: Sequence[Variant]
@@ -38,7 +39,18 @@ class Results:
     scores: Mapping[str, Mapping[int, RunScores]]
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     comparisons: Sequence[tuple[str, str]] = ()
+    folders: Mapping[str, Mapping[int, Path]] = field(default_factory=dict)
     selected: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def compared(self) -> list[tuple[Variant, Variant]]:
+        """The comparisons whose two rows are there."""
+        known = {each.key: each for each in self.variants}
+        return [(known[one], known[other]) for one, other in self.comparisons if one in known and other in known]
+
+    def values(self, key: str, test_set: str, score: str = "mIoU") -> dict[int, float]:
+        """Seed -> score of a row on a test set, in percent; NaN if it has no value."""
+        return {seed: run.get(test_set, {}).get(score, math.nan) for seed, run in self.scores[key].items()}
 
     def unseen_means(self, key: str, score: str = "mIoU") -> dict[int, float]:
         """Seed -> mean of a score over the unseen test sets, in percent."""
@@ -46,13 +58,11 @@ class Results:
 
     def differences(self, score: str = "mIoU") -> list[Difference]:
         """Paired differences of the unseen means, seed by seed, for the comparisons whose two rows are there."""
-        titles = {each.key: each.title for each in self.variants}
         return [
             paired_difference(
-                titles[one], titles[other], self.unseen_means(one, score), self.unseen_means(other, score)
+                one.title, other.title, self.unseen_means(one.key, score), self.unseen_means(other.key, score)
             )
-            for one, other in self.comparisons
-            if one in titles and other in titles
+            for one, other in self.compared
         ]
 
 
@@ -82,14 +92,12 @@ def read_results(
     Raises:
         UserError: a run has no evaluation, see `read_run`.
     """
-    scores = {
-        each.key: {
-            seed: read_run(run_folder(output, each.key, seed), test_sets)
-            for seed in (seeds if done is None else done[each.key])
-        }
+    folders = {
+        each.key: {seed: run_folder(output, each.key, seed) for seed in (seeds if done is None else done[each.key])}
         for each in variants
     }
-    return Results(variants, seeds, test_sets, unseen, scores, baselines, comparisons)
+    scores = {key: {seed: read_run(run, test_sets) for seed, run in runs.items()} for key, runs in folders.items()}
+    return Results(variants, seeds, test_sets, unseen, scores, baselines, comparisons, folders)
 
 
 def read_run(folder: Path, test_sets: Iterable[str]) -> dict[str, dict[str, float]]:
@@ -130,5 +138,5 @@ def metric_means(folder: Path, prefix: str) -> dict[str, float]:
 
 
 def mean_over(scores: RunScores, test_sets: Iterable[str], score: str = "mIoU") -> float:
-    """Return the mean of a score over test sets, in percent."""
-    return fmean(scores[name][score] for name in test_sets)
+    """Return the mean of a score over test sets, in percent; NaN if one of them has no value."""
+    return fmean(scores.get(name, {}).get(score, math.nan) for name in test_sets)

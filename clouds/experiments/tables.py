@@ -1,4 +1,4 @@
-"""Tables of scores as a report shows them: numbers as text, and which of them are the best."""
+"""Tables of scores as a report shows them: numbers as text, and which mean of a column is the highest."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,9 @@ class ScoreTable:
         columns: headings of the columns.
         groups: (heading, rows) in order; an empty heading is left out.
         digits: number of digits after the decimal point.
-        mark_best: whether the highest score of each column is marked.
+        mark_highest: whether the highest mean of each column is marked. The mark is no test: only an interval of a
+            difference shows that a method is better.
+        notes: sentences about rows, whose labels end in the sign at the beginning of the note.
 
     Raises:
         ValueError: a row of `groups` has another number of cells than `columns`.
@@ -32,7 +34,8 @@ class ScoreTable:
     columns: Sequence[str]
     groups: Sequence[tuple[str, Sequence[Row]]]
     digits: int = 2
-    mark_best: bool = True
+    mark_highest: bool = True
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for label, cells in self._rows():
@@ -40,9 +43,9 @@ class ScoreTable:
                 raise ValueError(f"groups: row {label!r} has {len(cells)} cells for {len(self.columns)} columns")
 
     @cached_property
-    def best(self) -> list[str]:
-        """The highest score of each column as text; empty where no two scores look different."""
-        if not self.mark_best:
+    def highest(self) -> list[str]:
+        """The highest mean of each column as text; empty where no two means look different."""
+        if not self.mark_highest:
             return [""] * len(self.columns)
         return [self._highest([cell.mean for cell in column]) for column in self._by_column()]
 
@@ -71,7 +74,8 @@ class ScoreTable:
         counts = {cell.count for _, cells in self._rows() for cell in cells if cell.count > 1}
         runs = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
         remarks = [f"mean ± standard deviation over {runs} runs"] if counts else []
-        return "; ".join([*remarks, *(["bold: the best of its column"] if any(self.best) else [])])
+        marked = ["bold: the highest mean of its column, without a test"] if any(self.highest) else []
+        return "; ".join([*remarks, *marked, *self.notes])
 
     def _rows(self) -> Iterator[Row]:
         return (row for _, rows in self.groups for row in rows)

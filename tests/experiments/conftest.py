@@ -88,7 +88,6 @@ def report(folder: Path) -> Report:
     )
     return Report(
         results=results,
-        output=folder / "runs",
         title="A small experiment",
         subtitle="Three seeds.",
         headings={"experiment_day_val": "day", "experiment_night_val": "night"},

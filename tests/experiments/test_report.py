@@ -51,7 +51,7 @@ class Page(HTMLParser):
 
 
 def written(report: Report, folder: Path) -> str:
-    write_report(report, folder / "report.html")
+    write_report(report, folder)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -74,8 +74,8 @@ def test_page_is_one_file_without_scripts(report: Report, folder: Path) -> None:
 
 def test_page_has_every_section_and_number(report: Report, folder: Path) -> None:
     page = Page(written(report, folder))
-    titles = ["Results", "Classes", "Predictions", "Generated images", "Pseudo-labels", "Training"]
-    assert page.texts["h2"] == [*titles, "How it was measured"]
+    titles = ["Results", "Differences", "Classes", "Worst and best images", "Generated images", "Pseudo-labels"]
+    assert page.texts["h2"] == [*titles, "Training", "What is missing", "How it was measured"]
     assert page.texts["a"] == page.texts["h2"]
     shown = page.texts["td"] + page.texts["strong"] + page.texts["span"]
     # Baseline, means and deviations, difference, error and interval, classes, pseudo-labels.
@@ -87,13 +87,12 @@ def test_page_has_every_section_and_number(report: Report, folder: Path) -> None
         "± 1.00",
         "± 1.10",
         "+10.45",
-        "0.06",
         "+10.20 to +10.70",
         "10.5",
         "87.7",
     ):
         assert number in shown, number
-    assert page.texts["strong"] == ["41.70", "32.70", "32.70"], "the best of each column"
+    assert page.texts["strong"] == ["41.70", "32.70", "32.70"], "the highest mean of each column"
     (sentence,) = [text for text in page.texts["p"] if "95 %" in text]
     assert sentence == "Over 3 seeds, the 95 % interval excludes zero in the only comparison."
     assert "no effect shown" in page.texts["td"], "frequency-weighted IoU"
@@ -108,13 +107,13 @@ def test_every_figure_has_a_text_alternative(report: Report, folder: Path) -> No
     assert len(images) == 2 * (2 * 2 + 1) + 1 + 1
     assert all(each["alt"] for each in images)
     drawings = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert len(drawings) == 3
+    assert len(drawings) == 2 + 1 + 2, "losses, classes, and classes on each test set"
     assert all(each["role"] == "img" and each["aria-label"] for each in drawings)
 
 
 def test_legend_of_classes_comes_before_the_images(report: Report, folder: Path) -> None:
     text = written(report, folder)
-    section = text[text.index('id="predictions"') : text.index('id="generated"')]
+    section = text[text.index('id="images"') : text.index('id="generated"')]
     assert section.index('class="key classes"') < section.index("<img")
 
 
@@ -134,7 +133,7 @@ def test_report_is_the_same_each_time(report: Report, folder: Path) -> None:
 def test_parts_without_content_are_left_out(report: Report, folder: Path) -> None:
     results = replace(report.results, comparisons=(), baselines={})
     page = Page(written(replace(report, results=results, shown=(), generated=None, facts={}, notes=()), folder))
-    assert page.texts["h2"] == ["Results", "Predictions", "Pseudo-labels", "Training"]
+    assert page.texts["h2"] == ["Results", "Worst and best images", "Pseudo-labels", "Training", "What is missing"]
     assert not [text for text in page.texts.get("p", []) if "95 %" in text]
     assert page.texts["figcaption"].count("mIoU in %") == 1
 
@@ -143,7 +142,7 @@ def test_more_variants_than_colors(report: Report, folder: Path) -> None:
     variants = [replace(report.results.variants[0], key=str(index)) for index in range(7)]
     results = replace(report.results, variants=variants)
     with pytest.raises(ValueError, match="shown: 7 variants"):
-        write_report(replace(report, results=results, shown=[each.key for each in variants]), folder / "report.html")
+        write_report(replace(report, results=results, shown=[each.key for each in variants]), folder)
 
 
 def test_wheel_holds_every_template() -> None:

@@ -1,4 +1,4 @@
-"""Numbers as text, and the best of them."""
+"""Numbers as text, and the highest of them."""
 
 import math
 
@@ -35,20 +35,23 @@ def table(*lines: list[float], **options: object) -> ScoreTable:
     return ScoreTable([f"column {index}" for index in range(len(lines[0]))], [("", rows)], **options)
 
 
-def test_best_of_each_column_by_what_is_shown() -> None:
+def test_highest_of_each_column_by_what_is_shown() -> None:
     lines = [10.0, 30.04, math.nan, 5.0], [20.0, 30.01, 1.0, 5.0], [math.nan, 29.0, math.nan, 5.0]
-    assert table(*lines).best == ["20.00", "30.04", "", ""], "one score and equal ones have no best"
-    assert table(*lines, digits=1).best == ["20.0", "30.0", "", ""]
-    assert table(*lines, mark_best=False).best == [""] * 4
-    assert table([math.nan], [math.nan]).best == [""]
+    assert table(*lines).highest == ["20.00", "30.04", "", ""], "one score and equal ones have no highest"
+    assert table(*lines, digits=1).highest == ["20.0", "30.0", "", ""]
+    assert table(*lines, mark_highest=False).highest == [""] * 4
+    assert table([math.nan], [math.nan]).highest == [""]
 
 
 def test_remark_explains_what_is_there() -> None:
     assert table([1.0]).remark == ""
-    assert table([1.0], [2.0]).remark == "bold: the best of its column"
+    assert table([1.0], [2.0]).remark == "bold: the highest mean of its column, without a test"
     rows = [("a", [Summary(1.0, 0.5, 2)]), ("b", [Summary(2.0, 0.5, 5)]), ("c", [Summary(2.0)])]
     both = ScoreTable(["x"], [("", rows)])
-    assert both.remark == "mean ± standard deviation over 2 to 5 runs; bold: the best of its column"
+    assert (
+        both.remark
+        == "mean ± standard deviation over 2 to 5 runs; bold: the highest mean of its column, without a test"
+    )
     assert ScoreTable(["x"], [("", rows[:1])]).remark == "mean ± standard deviation over 2 runs"
 
 
