@@ -136,7 +136,7 @@ def _facts(files: Sequence[RunFiles], results: Results) -> dict[str, str]:
     facts = {
         "Protocol": _joined(run.protocol for run in files),
         "Commit": _joined(run.commit for run in files),
-        "Seeds": _joined(map(str, results.seeds)),
+        "Seeds": _joined(str(run.entry["seed"]) for run in files if "seed" in run.entry),
         "Images": ", ".join(f"{name} {count:,}" for name, count in sizes.items()),
         "Test sets": ", ".join(f"{name} {digest[:12]}" for name, digest in data.items()),
         "Weights": _joined(_weights(run) for run in files),

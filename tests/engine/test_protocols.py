@@ -264,7 +264,8 @@ def test_records_and_tables_have_all_protocols(
 
     capsys.readouterr()
     assert report.main([str(run), str(tmp_path / "evaluation")]) == 0
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
+    shown = capsys.readouterr().out.partition("\n\n")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines()]
     expected = [
         [name, f"{results[task]['mIoU']:.2f}"]
         for name, task in zip(tiny_cfg.TEST.PROTOCOLS, ("sem_seg", "sem_seg@published_short_edge"), strict=True)
