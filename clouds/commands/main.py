@@ -25,6 +25,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "prepare": Command("prepare_datasets", "convert the labels of data sets and check every file"),
+    "show": Command("show", "draw images of a data set with their labels, also augmented"),
     "weights": Command("get_weights", "download the weights of MobileSAM"),
     "train": Command("train", "train a network"),
     "eval": Command("train", "evaluate a network on the test sets of a config", ("--eval-only",)),
@@ -32,6 +33,7 @@ COMMANDS = {
     "experiment": Command("experiment", "train the rows of a plan with several seeds and compare them"),
     "report": Command("report", "compare the final scores of trainings: a table, or a page"),
     "compare": Command("compare_runs", "say what differs between two trainings"),
+    "analyze": Command("analyze", "count and measure what each part of a network costs"),
     "submit": Command("make_submission", "make the file that a test server takes"),
     "prompts": Command("generate_prompts", "let a chat model write prompts for images"),
     "generate": Command("generate", "generate images without labels from prompts"),

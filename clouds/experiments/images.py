@@ -43,12 +43,12 @@ def embed_photo(path: Path, alternative: str, width: int) -> Embedded:
     Raises:
         UserError: the file is missing or damaged.
     """
-    return _embed(_shrunk(read_image(str(path)), width, Image.Resampling.LANCZOS), alternative, width, "jpeg")
+    return embed(_shrunk(read_image(str(path)), width, Image.Resampling.LANCZOS), alternative, width, "jpeg")
 
 
 def embed_sheet(path: Path, alternative: str, width: int) -> Embedded:
     """Return a drawing with text and flat colors without loss; arguments and errors as in `embed_photo`."""
-    return _embed(read_image(str(path)), alternative, width, "png")
+    return embed(read_image(str(path)), alternative, width, "png")
 
 
 def embed_labels(
@@ -66,7 +66,7 @@ def embed_labels(
     palette[: len(colors)] = colors
     image = Image.fromarray(labels)
     image.putpalette(palette.tobytes())
-    return _embed(_shrunk(image, width, Image.Resampling.NEAREST), alternative, width, "png")
+    return embed(_shrunk(image, width, Image.Resampling.NEAREST), alternative, width, "png")
 
 
 def _shrunk(image: Image.Image, width: int, method: Image.Resampling) -> Image.Image:
@@ -76,7 +76,15 @@ def _shrunk(image: Image.Image, width: int, method: Image.Resampling) -> Image.I
     return image.resize((most, max(1, round(most * image.height / image.width))), method)
 
 
-def _embed(image: Image.Image, alternative: str, width: int, kind: str) -> Embedded:
+def embed(image: Image.Image, alternative: str, width: int, kind: str) -> Embedded:
+    """Return an image with all its pixels.
+
+    Args:
+        image: image of Pillow.
+        alternative: description of the image.
+        width: width in pixels of the page.
+        kind: "jpeg" for a photo, "png" for a drawing.
+    """
     content = encoded(image, kind, optimize=True, **({"quality": _QUALITY} if kind == "jpeg" else {}))
     source = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
     return Embedded(source, alternative, width, max(1, round(width * image.height / image.width)))

@@ -4,12 +4,21 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from clouds.visualization.sheet import legend
+
 _GAP, _MARGIN, _TITLE_HEIGHT, _CAPTION_HEIGHT = 10, 24, 34, 46  # pixels
 _INK, _PAPER = (32, 36, 44), (255, 255, 255)
 
 
 def contact_sheet(
-    images: Sequence[Image.Image], captions: Sequence[str], *, title: str, columns: int = 6, cell_width: int = 240
+    images: Sequence[Image.Image],
+    captions: Sequence[str],
+    *,
+    title: str,
+    columns: int = 6,
+    cell_width: int = 240,
+    classes: Sequence[str] = (),
+    colors: Sequence[Sequence[int]] = (),
 ) -> Image.Image:
     """Draw images in a grid, each above the first two lines of its caption.
 
@@ -19,6 +28,8 @@ def contact_sheet(
         title: line at the top.
         columns: largest number of columns.
         cell_width: width of a column in pixels.
+        classes: names in the legend below the grid; no legend without names.
+        colors: RGB, 0..255, for each of `classes`.
 
     Returns:
         RGB image.
@@ -29,24 +40,24 @@ def contact_sheet(
     if not images or len(images) != len(captions):
         raise ValueError(f"need a caption for each of at least one image: {len(images)} and {len(captions)} captions")
     columns = min(columns, len(images))
-    height = max(round(cell_width * image.height / image.width) for image in images)
-    row_height = height + _CAPTION_HEIGHT
-    rows = -(-len(images) // columns)
-    sheet = Image.new(
-        "RGB",
-        (2 * _MARGIN + columns * (cell_width + _GAP) - _GAP, 2 * _MARGIN + _TITLE_HEIGHT + rows * row_height),
-        _PAPER,
-    )
+    shapes = [max(1, round(min(cell_width, each.width) * each.height / each.width)) for each in images]
+    heights = [max(shapes[start : start + columns]) for start in range(0, len(images), columns)]
+    width = columns * (cell_width + _GAP) - _GAP
+    key = legend(classes, colors, width)
+    bottom = _MARGIN + _TITLE_HEIGHT + sum(heights) + len(heights) * _CAPTION_HEIGHT
+    sheet = Image.new("RGB", (2 * _MARGIN + width, bottom + key.height + _MARGIN), _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     draw.text((_MARGIN, _MARGIN), title, fill=_INK, font=ImageFont.load_default(17), anchor="lt")
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row = index // columns
         left = _MARGIN + index % columns * (cell_width + _GAP)
-        top = _MARGIN + _TITLE_HEIGHT + index // columns * row_height
+        end = _MARGIN + _TITLE_HEIGHT + sum(heights[: row + 1]) + row * _CAPTION_HEIGHT
         small = image.copy()
-        small.thumbnail((cell_width, height), Image.Resampling.LANCZOS)
-        sheet.paste(small, (left, top + height - small.height))
+        small.thumbnail((cell_width, heights[row]), Image.Resampling.LANCZOS)
+        sheet.paste(small, (left, end - small.height))
         for line, text in enumerate(_two_lines(caption, font, cell_width)):
-            draw.text((left, top + height + 5 + 16 * line), text, fill=_INK, font=font, anchor="lt")
+            draw.text((left, end + 5 + 16 * line), text, fill=_INK, font=font, anchor="lt")
+    sheet.paste(key, (_MARGIN, bottom))
     return sheet
 
 

@@ -50,12 +50,12 @@ def comparison_sheet(
     captions = [
         caption if index == 0 or caption != rows[index - 1][0] else "" for index, (caption, _) in enumerate(rows)
     ]
-    legend = _legend(classes, colors, width - 2 * _MARGIN)
+    key = legend(classes, colors, width - 2 * _MARGIN)
     top = _MARGIN + (_TITLE + 16 if title else 0)
     grid_height = sum(
         height + _GAP + (_HEADING + 14 if caption else 0) for height, caption in zip(heights, captions, strict=True)
     )
-    sheet = Image.new("RGB", (width, top + _HEADING + _GAP + grid_height + 2 * _MARGIN + legend.height), _PAPER)
+    sheet = Image.new("RGB", (width, top + _HEADING + _GAP + grid_height + 2 * _MARGIN + key.height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:
         draw.text((_MARGIN, _MARGIN), title, fill=_INK, font=_font(_TITLE), anchor="lt")
@@ -71,7 +71,7 @@ def comparison_sheet(
         y += height + _GAP
     y += _MARGIN - _GAP
     draw.line((_MARGIN, y, width - _MARGIN, y), fill=_FAINT)
-    sheet.paste(legend, (_MARGIN, y + 12))
+    sheet.paste(key, (_MARGIN, y + 12))
     return sheet
 
 
@@ -97,8 +97,17 @@ def _draw_cell(cell: npt.NDArray[np.uint8] | None, colors: Sequence[Sequence[int
     return Image.fromarray(colorize(cell, colors)).resize(size, Image.Resampling.BOX)
 
 
-def _legend(classes: Sequence[str], colors: Sequence[Sequence[int]], width: int) -> Image.Image:
-    """Draw a strip of colors with names, wrapped at `width` pixels."""
+def legend(classes: Sequence[str], colors: Sequence[Sequence[int]], width: int) -> Image.Image:
+    """Draw a strip of colors with names.
+
+    Args:
+        classes: names of the classes; the strip shows the first synonym.
+        colors: RGB, 0..255, for each name.
+        width: width of the strip in pixels, at which its lines are wrapped.
+
+    Returns:
+        RGB image; its height is 0 without classes.
+    """
     font = _font(_TEXT)
     names = [short_name(name) for name in classes]
     entry = _SWATCH + 6 + max((int(font.getlength(name)) for name in names), default=0) + 16

@@ -91,7 +91,7 @@ class TrainMapper:
                 f"{record['file_name']} has no label map: training images need one, unless their records have "
                 "is_generated True."
             )
-        image, label = _read(record, "sem_seg_file_name", self.num_classes)
+        image, label = read_pair(record, "sem_seg_file_name", self.num_classes)
         assert label is not None
         required = RequiredClass(record["rare_class"], self.rare_pixels) if "rare_class" in record else None
         pixels, target = self.augmentation(image, label, rng, required)
@@ -106,7 +106,7 @@ class TrainMapper:
         }
 
     def _generated(self, record: Record, rng: np.random.Generator) -> Record:
-        image, truth = _read(record, "truth_file_name", self.num_classes)
+        image, truth = read_pair(record, "truth_file_name", self.num_classes)
         clean, student, truth = self.augmentation.two_views(image, truth, rng)
         mapped = {**record, "image": _channels_first(student), "height": image.height, "width": image.width}
         if self.augmentation.jitter:
@@ -182,7 +182,7 @@ class TestMapper:
         Raises:
             UserError: a file is missing or damaged, sizes differ, or a label value is unknown.
         """
-        image, label = _read(record, "sem_seg_file_name", self.num_classes)
+        image, label = read_pair(record, "sem_seg_file_name", self.num_classes)
         size = image.height, image.width
         usual = network_input_size(size, self.short_edge, self.max_pixels)
         scored_by: dict[Sizes, list[str]] = {}
@@ -222,8 +222,20 @@ def network_input(image: Image.Image, size: Size) -> torch.Tensor:
     return _channels_first(np.asarray(image))
 
 
-def _read(record: Record, key: str, num_classes: int) -> tuple[Image.Image, TrainIds | None]:
-    """Read the image of a record, and the label map under `key` if the record has one."""
+def read_pair(record: Record, key: str, num_classes: int) -> tuple[Image.Image, TrainIds | None]:
+    """Read the image of a record, and the label map under `key` if the record has one.
+
+    Args:
+        record: see `clouds.data.datasets.record.Record`.
+        key: `sem_seg_file_name` or `truth_file_name`.
+        num_classes: number of classes without void.
+
+    Returns:
+        RGB image of H x W pixels, and (H, W) uint8 train ids, 255 = ignored, or None.
+
+    Raises:
+        UserError: a file is missing or damaged, sizes differ, or a label value is unknown.
+    """
     image = read_image(record["file_name"], labelled=key in record)
     if key not in record:
         return image, None

@@ -83,7 +83,11 @@ def segment_anything(cfg: CfgNode, device: torch.device) -> SegmentAnything:
             f"MODEL.CLOUDS.SAM.IMAGE_SIZE is {side}; for the SAM in {folder} it must be a multiple of its patches, "
             f"{patch} pixels."
         )
-    network = load_network(folder, architecture)
+    if cfg.MODEL.DEVICE == "meta":
+        with torch.device("meta"):
+            network = build_network(architecture)
+    else:
+        network = load_network(folder, architecture)
     set_image_size(network, side, patch)
     # Heads and windows of the attention have no weights: the name must contain the architecture.
     name = f"segment_anything-{zlib.crc32(repr(architecture).encode()):08x}"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from clouds.d2 import CfgNode
@@ -29,11 +30,14 @@ def build_with_weights(build: Callable[[], nn.Module], kind: str, cfg: CfgNode) 
     Args:
         build: builds the network; not called if the file is missing.
         kind: key of `WEIGHTS`.
-        cfg: final config.
+        cfg: final config; on the device "meta" no weights are loaded.
 
     Raises:
         UserError: the file is missing or damaged, or belongs to another network.
     """
+    if cfg.MODEL.DEVICE == "meta":
+        with torch.device("meta"):
+            return build()
     path = Path(cfg.MODEL.CLOUDS.SAM.WEIGHTS or WEIGHTS[kind])
     remedy = f"get them with `{GET_WEIGHTS}`"
     if kind != "mobile_sam":

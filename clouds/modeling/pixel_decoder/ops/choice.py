@@ -50,7 +50,8 @@ _FOUND: dict[tuple[str, str], Attention] = {}
 
 def _find(name: str, device: str) -> Attention:
     if name == "auto":
-        name = {"cpu": "embedding_bag", "cuda": "triton"}.get(device, "grid_sample")
+        # On "meta", where nothing is computed, one operator stands for the attention.
+        name = {"cpu": "embedding_bag", "meta": "embedding_bag", "cuda": "triton"}.get(device, "grid_sample")
         if name == "triton" and not has_triton():
             logger.info("Triton is not installed: the deformable attention is computed with grid_sample")
             name = "grid_sample"
