@@ -1,7 +1,7 @@
 """Time and memory of a call.
 
-On a GPU, memory is that of torch's allocator. On a CPU, it is that of the tensors that operations return, until they are
-freed: without temporaries inside an operation, Python, libraries and what the operating system keeps.
+On a GPU, memory is that of torch's allocator. On a CPU, it is that of the tensors that operations return, until they
+are freed: without temporaries inside an operation, Python, libraries and what the operating system keeps.
 """
 
 import time
