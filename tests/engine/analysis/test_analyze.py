@@ -9,6 +9,7 @@ import torch
 
 from clouds.commands import analyze as command
 from clouds.config import load_config
+from clouds.data.datasets.catalog import register_datasets
 from clouds.engine.analysis.analyze import analyze
 from clouds.engine.analysis.meter import memory_of
 from clouds.engine.analysis.stages import random_batch, run_training, training_stages
@@ -54,6 +55,7 @@ def test_the_tables(config: Path, capsys: pytest.CaptureFixture[str], tmp_path: 
 def test_stages_are_a_training_step(config: Path) -> None:
     """Losses and gradients of the stages are those of the network's own forward and backward pass."""
     cfg = load_config(config, ["SEED", "1"])
+    register_datasets(modules=cfg.DATASETS.MODULES)
     model = Parts.build_model(cfg).train()
     batch = random_batch(2, (32, 64), 3)
     sum(model(batch).values()).backward()
