@@ -16,7 +16,7 @@ class Compared(NamedTuple):
     """Difference of two rows in one score.
 
     Attributes:
-        label: what is compared, such as the name of a test set.
+        label: score that is compared, such as the name of a test set.
         seeds: difference with its interval over seeds.
         images: difference with its interval over images or folders; None without counts of the images.
     """

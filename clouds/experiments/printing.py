@@ -29,7 +29,7 @@ def print_report(
         stream: gets the table.
         output: folder of the report; None for the table alone.
         compared: pairs of names of rows; default: each later row with the first one.
-        unit: what the bootstrap resamples.
+        unit: unit that the bootstrap resamples.
 
     Raises:
         UserError: a folder has no scores, a file is damaged, or rows to compare were measured differently.

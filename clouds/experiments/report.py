@@ -41,7 +41,7 @@ class Report:
         generated_text: paragraph about the generated images.
         facts: name -> value of what is needed to repeat the experiment.
         notes: sentences about the method.
-        unit: what the bootstrap resamples.
+        unit: unit that the bootstrap resamples.
         missing: sentences about runs that are not shown.
     """
 
@@ -75,7 +75,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Content:
-    """What the page shows.
+    """Content of the page.
 
     Attributes:
         scores: mIoU of each row on each test set.

@@ -29,7 +29,7 @@ def report_of(folders: Sequence[Path], compared: Sequence[Sequence[str]] = (), u
         folders: output folders of runs. `<row>/seed<N>` is a seed of the row `<row>`; a folder that holds such folders
             stands for all of them; any other folder is a row of its own.
         compared: pairs of names of rows, as the report has them; default: each later row with the first one.
-        unit: what the bootstrap resamples.
+        unit: unit that the bootstrap resamples.
 
     Raises:
         UserError: no folder has scores, a file is damaged, or there is no row of a given name.

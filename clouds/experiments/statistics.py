@@ -34,7 +34,7 @@ with 5; BCa covers no more.
 """
 
 Unit = Literal["image", "folder"]
-"""What a bootstrap resamples: images, or folders of images, such as cities or recordings."""
+"""Unit that a bootstrap resamples: images, or folders of images, such as cities or recordings."""
 
 _EQUAL = 1e-9  # percentage points: differences of seeds that rounding alone makes
 _BATCH = 1 << 21  # numbers of images drawn at once
@@ -67,7 +67,7 @@ class Difference:
         count: number of pairs: seeds, images or folders.
         low: lower end of the 95 % confidence interval of the mean; NaN if there is no interval.
         high: upper end of the interval.
-        unit: what the pairs are.
+        unit: kind of the pairs.
         left_out: number of seeds that only one method has, or without a score of one.
     """
 
