@@ -61,6 +61,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--unit",
         choices=("image", "folder"),
         default="image",
-        help="unit that the bootstrap resamples: images, or their folders, such as cities or recordings (default: image)",
+        help="unit of the bootstrap: images, or their folders, such as cities or recordings (default: image)",
     )
     return parser.parse_args(argv)

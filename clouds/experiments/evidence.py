@@ -1,4 +1,4 @@
-"""Files that the runs of an experiment have left beside their scores: counts of each image, and how they were measured."""
+"""Files of the runs of an experiment beside their scores: counts of each image, and how they were measured."""
 
 import math
 from collections.abc import Mapping, Sequence
