@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
+from matplotlib.typing import LineStyleType
 
 WIDTH = 640
 SERIES = 6
 """Number of colors for series in the style; further lines repeat them with other dashes."""
-DASHES = ("-", (0, (5, 4)), (0, (1.5, 2.5)), (0, (7, 3, 1.5, 3)))
+DASHES: tuple[LineStyleType, ...] = ("-", (0, (5, 4)), (0, (1.5, 2.5)), (0, (7, 3, 1.5, 3)))
 """Dashes of lines, in matplotlib's terms, one after the other for each `SERIES` lines."""
 RIGHT = 24
 """Margin on the right."""

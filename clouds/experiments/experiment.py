@@ -204,9 +204,9 @@ def text_table(results: Results, provenance: Provenance) -> str:
     differences = results.differences()
     if differences:
         notes.append("Paired differences of the unseen mean" + (" with 95 % t intervals:" if many else ":"))
-    for each in differences:
-        interval = f" ({each.low:+.2f} to {each.high:+.2f}, {verdict(each)})" if each.has_interval else ""
-        notes.append(f"{each.mean:+.2f}{interval}  {each.label}")
+    for found in differences:
+        interval = f" ({found.low:+.2f} to {found.high:+.2f}, {verdict(found)})" if found.has_interval else ""
+        notes.append(f"{found.mean:+.2f}{interval}  {found.label}")
     return "\n".join([format_comparison(rows, provenance), *notes])
 
 

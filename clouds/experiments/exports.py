@@ -53,7 +53,8 @@ class TextTable:
 
 def score_table(table: ScoreTable, caption: str) -> TextTable:
     """Return the texts of a table of scores."""
-    rows, bold = [], set()
+    rows: list[list[str]] = []
+    bold: set[tuple[int, int]] = set()
     for _, lines in table.groups:
         for label, cells in lines:
             for column, (cell, highest) in enumerate(zip(cells, table.highest, strict=True), 1):

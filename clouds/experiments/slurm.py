@@ -110,7 +110,7 @@ def write_arrays(experiment: Experiment, folder: Path, options: str = "", *, gpu
 def _needs(variant: Variant, tasks: Mapping[str, Sequence[int]], ids: Mapping[str, str]) -> list[str]:
     """The dependencies of the array of a row on jobs that are not done."""
     needs = [f"afterok:${ids[name]}" for name in variant.needs if name in ids]
-    if variant.after in ids:
+    if variant.after and variant.after in ids:
         # Task by task only if the tasks are the same ones.
         kind = "aftercorr" if tasks[variant.after] == tasks[variant.key] else "afterok"
         needs.append(f"{kind}:${ids[variant.after]}")

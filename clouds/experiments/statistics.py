@@ -233,7 +233,8 @@ def bootstrap_differences(
     return Bootstrapped(differences[0], differences[1 : 1 + len(sets)], differences[1 + len(sets) :])
 
 
-class _Units(NamedTuple):
+@dataclass(frozen=True)
+class _Units:
     """Counts of the units of one set; `values`: (units, S * 3 * C) of each method."""
 
     count: int

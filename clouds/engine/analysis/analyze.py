@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -256,7 +256,7 @@ def measure(cfg: CfgNode, batch: Sequence[ImageDict], image: ImageDict, parts: d
     set_up_libraries(cfg)
     precision = Precision.from_config(cfg, cfg.SOLVER.AMP.ENABLED)
     with enough_memory():
-        model = Parts.build_model(with_random_weights(cfg)).train()
+        model = cast(CLOUDS, Parts.build_model(with_random_weights(cfg)).train())
         with precision.autocast():
             measure_training(cfg, model, training_stages(model, batch), parts)
         with Precision.from_config(cfg, cfg.TEST.AMP).autocast():

@@ -57,7 +57,7 @@ def convolution_backward_flops(
 
     torch's own formula does not divide by the number of groups.
     """
-    *_, transposed, _padding, _groups, wanted = options[-5:]
+    _dilation, transposed, _padding, _groups, wanted = options[-5:]
     return conv_flop_count([*images], [*kernel], [*grad], transposed=transposed) * sum(wanted[:2])
 
 

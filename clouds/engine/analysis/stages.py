@@ -106,13 +106,13 @@ def run_training(stages: Mapping[str, Forward], meter: Meter) -> Pass:
         measured.forward[name], value = meter(partial(forward, inputs[name]))
         outputs[name] = value
     grads: list[Tensor | None] = []
-    for name in reversed(stages):
+    for name in reversed(list(stages)):
         ends = _tensors(outputs.pop(name))
         given = grads or [torch.ones_like(end) for end in ends]
         pairs = [(end, grad) for end, grad in zip(ends, given, strict=True) if end.requires_grad and grad is not None]
         if pairs:
-            ends, known = zip(*pairs, strict=True)
-            measured.backward[name], _ = meter(partial(torch.autograd.backward, ends, known))
+            backward = partial(torch.autograd.backward, [end for end, _ in pairs], [grad for _, grad in pairs])
+            measured.backward[name], _ = meter(backward)
         grads = [leaf.grad for leaf in _tensors(inputs.pop(name))]
         if not any(grad is not None for grad in grads):
             break  # all parts before are frozen

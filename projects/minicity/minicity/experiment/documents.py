@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -120,16 +120,15 @@ def _words(difference: Difference) -> str:
 
 def _demo_table(results: Results) -> str:
     """The table that `make demo` prints: the first seed."""
-    rows = [[_BASELINES[name], *_cells(results, scores.__getitem__)] for name, scores in results.baselines.items()]
+    rows = [[_BASELINES[name], *_cells(results, scores)] for name, scores in results.baselines.items()]
     for key, label in _DEMO.items():
-        run = results.scores[key][1]
-        cells = _cells(results, lambda name, run=run: run[name]["mIoU"])
+        cells = _cells(results, {name: scores["mIoU"] for name, scores in results.scores[key][1].items()})
         rows.append([label, *cells[:-1], f"**{cells[-1]}**" if label.startswith("**") else cells[-1]])
     return markdown_table(["mIoU in %", *_headings(results)], rows)
 
 
-def _cells(results: Results, score: Callable[[str], float]) -> list[str]:
-    values = [*map(score, results.test_sets), fmean(map(score, results.unseen))]
+def _cells(results: Results, miou: Mapping[str, float]) -> list[str]:
+    values = [*(miou[name] for name in results.test_sets), fmean(miou[name] for name in results.unseen)]
     return [f"{value:.2f}" for value in values]
 
 
@@ -202,14 +201,15 @@ def _summary_differences(content: Mapping[str, Any]) -> str:
     for each in content["differences"]:
         values: list[float] = each["mIoU"]
         miou = _difference(fmean(values), _reach(values), len(values))
-        weighted = _difference(*each["fwIoU"], len(values))
+        mean, reach = each["fwIoU"]
+        weighted = _difference(mean, reach, len(values))
         rows.append(
             [
                 each["title"],
                 f"{each.get('mean', miou.mean):+.2f} ± {_reach(values):.2f}",
                 ", ".join(f"{value:.2f}" for value in values),
                 verdict(miou),
-                f"{weighted.mean:+.2f} ± {each['fwIoU'][1]:.2f}",
+                f"{mean:+.2f} ± {reach:.2f}",
                 verdict(weighted),
             ]
         )
