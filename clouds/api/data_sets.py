@@ -1,4 +1,4 @@
-"""Pictures of data sets as the training sees them: contact sheets and one page, see ``clouds show --help``."""
+"""Contact sheets and one page of data sets as the training sees them, see ``clouds show --help``."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

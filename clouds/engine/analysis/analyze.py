@@ -93,9 +93,9 @@ class Analysis:
     """Costs of a network.
 
     Attributes:
-        about: what was analyzed, and how: name -> value.
+        about: name -> value of the settings that were analyzed.
         parts: costs by part.
-        machine: what the times and memory are of; empty without measurements.
+        machine: name -> value of the machine that times and memory belong to; empty without measurements.
     """
 
     about: Mapping[str, Any]

@@ -32,8 +32,8 @@ class Pass:
     """Measurements of a pass through the stages, by the name of the stage.
 
     Attributes:
-        forward: of the forward passes.
-        backward: of the backward passes; empty for a prediction.
+        forward: measurement of each forward pass.
+        backward: measurement of each backward pass; empty for a prediction.
         training: whether they are those of a training step, not of a prediction.
     """
 
