@@ -20,7 +20,7 @@ from clouds.errors import UserError
 from clouds.evaluation.tables import Provenance, format_comparison
 from clouds.experiments.conclusion import verdict
 from clouds.experiments.jobs import Job, digest
-from clouds.experiments.plan import Plan, Preparation, build_jobs, load_configs, run_folder
+from clouds.experiments.plan import PLAN_FILE, Plan, Preparation, build_jobs, load_configs, run_folder
 from clouds.experiments.plan_file import PREPARED, write_plan
 from clouds.experiments.report import Report, write_report
 from clouds.experiments.results import Results, read_results
@@ -31,8 +31,8 @@ from clouds.utils.values import is_number
 
 logger = logging.getLogger("clouds.experiment")
 
-PLAN, TABLE, SCORES = "plan.yaml", "table.txt", "scores.json"
-"""Files of an experiment, beside its report."""
+TABLE, SCORES = "table.txt", "scores.json"
+"""Files of an experiment, beside its plan and its report."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def conclude(experiment: Experiment, *, workers: int = 1) -> Results:
         name: {key: value for key, value in each.items() if not math.isnan(value)}
         for name, each in results.baselines.items()
     }
-    write_plan(replace(plan, baselines=known, baselines_file=""), output / PLAN)
+    write_plan(replace(plan, baselines=known, baselines_file=""), output / PLAN_FILE)
     content = {"baselines": results.baselines, "trained": results.scores}
     write_atomically(output / SCORES, json.dumps(content, indent=1))
     counts = {name: len(load_dataset(name)) for name in experiment.test_sets}

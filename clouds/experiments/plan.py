@@ -15,6 +15,8 @@ from clouds.d2 import CfgNode
 from clouds.data.datasets.spec import data_root
 from clouds.experiments.jobs import Job, digest
 
+PLAN_FILE = "plan.yaml"
+"""File in the output folder of an experiment with its plan."""
 FINAL_WEIGHTS = "model_final.pth"
 """File that a training leaves in its folder."""
 BEST_WEIGHTS = "model_best.pth"

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from clouds.errors import UserError
-from clouds.experiments.experiment import PLAN, Experiment, conclude, set_up
+from clouds.experiments.experiment import Experiment, conclude, set_up
 from clouds.experiments.jobs import Job
+from clouds.experiments.plan import PLAN_FILE
 from clouds.experiments.plan_file import choose_rows, read_plan, write_plan
 from clouds.experiments.results import Results
 from clouds.experiments.runner import run_jobs, worker_devices
@@ -66,7 +67,7 @@ def run_experiment(
     devices = worker_devices(gpus_per_job)
     workers = workers or len(devices) or min(os.cpu_count() or 1, 4)
     make_folder(experiment.plan.output)
-    write_plan(experiment.plan, experiment.plan.output / PLAN)
+    write_plan(experiment.plan, experiment.plan.output / PLAN_FILE)
     try:
         with stop_on_signals():
             run_jobs(experiment.jobs, workers=workers, threads=threads, devices=devices)

@@ -1,8 +1,10 @@
 """Report of any output folders: seeds of a row by the names of their folders, other runs as rows of their own."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from clouds.config.settings import Settings
@@ -12,9 +14,11 @@ from clouds.engine.run.metrics import read_scores, scores_of
 from clouds.errors import UserError, check_name
 from clouds.experiments.drawing import SERIES
 from clouds.experiments.evidence import RunFiles, read_files
-from clouds.experiments.plan import Variant
+from clouds.experiments.plan import PLAN_FILE, Plan, Variant, load_configs
+from clouds.experiments.plan_file import read_plan
 from clouds.experiments.report import Report
 from clouds.experiments.results import Results, RunScores
+from clouds.experiments.selection import selected_on_unseen
 from clouds.experiments.statistics import Unit
 from clouds.utils.jsonl import valid_rows
 
@@ -27,7 +31,8 @@ def report_of(folders: Sequence[Path], compared: Sequence[Sequence[str]] = (), u
 
     Args:
         folders: output folders of runs. `<row>/seed<N>` is a seed of the row `<row>`; a folder that holds such folders
-            stands for all of them; any other folder is a row of its own.
+            stands for all of them; any other folder is a row of its own. If the only folder is that of an experiment,
+            titles, comparisons and unseen test sets are those of its plan.
         compared: pairs of names of rows, as the report has them; default: each later row with the first one.
         unit: unit that the bootstrap resamples.
 
@@ -40,8 +45,12 @@ def report_of(folders: Sequence[Path], compared: Sequence[Sequence[str]] = (), u
             f"{folders[0]} has no final scores: give the OUTPUT_DIR of a training that ended with an evaluation, or of "
             "one."
         )
+    plan = _plan_of(folders, missing)
     names = _names(list(rows))
-    variants = [Variant(name, name, row) for name, row in names.items()]
+    if plan:
+        names = {each.key: names[each.key] for each in plan.variants if each.key in names} | names
+    titles = {each.key: each for each in plan.variants} if plan else {}
+    variants = [titles.get(name) or Variant(name, name, row) for name, row in names.items()]
     scores = {name: rows[row][0] for name, row in names.items()}
     where = {name: rows[row][1] for name, row in names.items()}
     files = [read_files(folder, scores[name][seed]) for name in names for seed, folder in where[name].items()]
@@ -49,12 +58,18 @@ def report_of(folders: Sequence[Path], compared: Sequence[Sequence[str]] = (), u
     test_sets = list(dict.fromkeys(each for runs in scores.values() for run in runs.values() for each in run))
     trained = {each for run in files for each in _trained(run)}
     unseen = [each for each in test_sets if _domain(each) not in set(map(_domain, trained))] or test_sets
+    if plan:
+        unseen = [each for each in plan.unseen if each in test_sets] or unseen
     for name in itertools.chain(*compared):
         check_name("--compare", name, names)
-    pairs = [(one, other) for one, other in compared] or [(each, next(iter(names))) for each in list(names)[1:]]
+    pairs = [(one, other) for one, other in compared]
+    if not pairs and plan:
+        pairs = [pair for pair in plan.comparisons if names.keys() >= set(pair)]
+    if not pairs:
+        pairs = [(each, next(iter(names))) for each in list(names)[1:]]
     seeds = sorted({seed for runs in scores.values() for seed in runs})
     results = Results(variants, seeds, test_sets, unseen, scores, {}, pairs, where)
-    return Report(
+    report = Report(
         results=results,
         title="Scores of " + (", ".join(names) if len(names) <= 3 else f"{len(names)} rows"),
         subtitle=f"Tested on {', '.join(test_sets)}.",
@@ -63,6 +78,35 @@ def report_of(folders: Sequence[Path], compared: Sequence[Sequence[str]] = (), u
         facts=_facts(files, results),
         unit=unit,
         missing=missing,
+    )
+    return report if plan is None else _as_planned(report, plan)
+
+
+def _plan_of(folders: Sequence[Path], missing: list[str]) -> Plan | None:
+    """The plan in the only folder, if it is that of an experiment; a sentence is added to `missing` if it is damaged."""
+    if len(folders) != 1 or not (folders[0] / PLAN_FILE).is_file():
+        return None
+    try:
+        return read_plan(folders[0] / PLAN_FILE)
+    except UserError as error:
+        missing.append(f"The plan of the experiment cannot be read, so its titles and comparisons are missing: {error}")
+        return None
+
+
+def _as_planned(report: Report, plan: Plan) -> Report:
+    """A report with the texts, baselines and marks of a plan."""
+    results, test_sets = report.results, report.results.test_sets
+    baselines = {
+        name: {each: scores.get(each, math.nan) for each in test_sets} for name, scores in plan.baselines.items()
+    }
+    return replace(
+        report,
+        results=replace(results, baselines=baselines, selected=selected_on_unseen(plan, load_configs(plan.variants))),
+        title=plan.title,
+        subtitle=plan.subtitle or report.subtitle,
+        headings={name: plan.headings.get(name, name) for name in test_sets},
+        shown=[key for key in plan.shown if key in results.scores] or report.shown,
+        notes=plan.notes,
     )
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clouds.errors import UserError
-from clouds.experiments.experiment import PLAN, Experiment
-from clouds.experiments.plan import Variant, in_order, job_name
+from clouds.experiments.experiment import Experiment
+from clouds.experiments.plan import PLAN_FILE, Variant, in_order, job_name
 from clouds.experiments.plan_file import write_plan
 from clouds.utils.atomic import make_folder, write_atomically
 
@@ -72,9 +72,9 @@ def write_arrays(experiment: Experiment, folder: Path, options: str = "", *, gpu
         raise UserError(f"--sbatch {options!r} cannot be read ({error}): close the quotes.") from error
     folder = folder.absolute()
     make_folder(folder)
-    write_plan(experiment.plan, folder / PLAN)
+    write_plan(experiment.plan, folder / PLAN_FILE)
     flags = ("--gpus-per-job", str(gpus_per_job)) if gpus_per_job > 1 else ()
-    base = (sys.executable, "-m", "clouds", "experiment", str(folder / PLAN))
+    base = (sys.executable, "-m", "clouds", "experiment", str(folder / PLAN_FILE))
     open_jobs = {job.name: job for job in experiment.jobs if not job.is_done}
     ids: dict[str, str] = {}  # preparation or row -> variable with the id of its job or array
     lines = []

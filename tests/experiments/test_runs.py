@@ -93,3 +93,23 @@ def test_rows_of_different_protocols_are_not_compared(tmp_path: Path, capsys: py
     assert report.main([*folders, "--compare", "a", "b"]) == 2
     assert "a and b cannot be compared" in capsys.readouterr().err
     assert report.main([*folders, "--compare", "a", "c"]) == 2
+
+
+def test_an_experiment_has_the_texts_of_its_plan(runs: Path, tmp_path: Path) -> None:
+    (runs / "config.yaml").write_text("DATASETS:\n  TRAIN: [sim_train]\nTEST:\n  SELECT_ON: night_val\n")
+    rows = {key: {"title": f"row {key}", "config": str(runs / "config.yaml")} for key in ("warmup", "joint")}
+    plan = {"title": "A plan", "output": "o", "seeds": 3, "rows": rows, "compare": [["warmup", "joint"]]}
+    baselines = {"a constant": {"day_val": 1.25}}
+    (runs / "plan.yaml").write_text(json.dumps(plan | {"unseen": ["night_val"], "baselines": baselines}))
+    assert report.main([str(runs), "--output", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report/report.html").read_text()
+    assert "<title>A plan</title>" in page
+    assert "a constant" in page
+    assert "“row warmup” is worse than “row joint” by " in page
+    assert "†" in page, "the rows were selected on a test domain"
+
+
+def test_a_damaged_plan_is_said(runs: Path, tmp_path: Path) -> None:
+    (runs / "plan.yaml").write_text("title: A plan\n")
+    assert report.main([str(runs), "--output", str(tmp_path / "report")]) == 0
+    assert "The plan of the experiment cannot be read" in (tmp_path / "report/report.html").read_text()
