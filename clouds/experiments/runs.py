@@ -83,7 +83,7 @@ def report_of(folders: Sequence[Path], compared: Sequence[Sequence[str]] = (), u
 
 
 def _plan_of(folders: Sequence[Path], missing: list[str]) -> Plan | None:
-    """The plan in the only folder, if it is that of an experiment; a sentence is added to `missing` if it is damaged."""
+    """The plan in the only folder, if it is that of an experiment; `missing` gets a sentence if it is damaged."""
     if len(folders) != 1 or not (folders[0] / PLAN_FILE).is_file():
         return None
     try:
