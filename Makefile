@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PROJECTS := $(patsubst %/pyproject.toml,%,$(wildcard projects/*/pyproject.toml))
+# uv compiles no bytecode unless told: where Python may not write it, every process would compile torch again.
 # uv does not read pip.conf. For an index of your own: make demo INSTALL='python -m pip install'
-INSTALL ?= python -m uv pip install
+INSTALL ?= python -m uv pip install --compile-bytecode
 export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test test-d2 bench fuzz soak lint format clean
