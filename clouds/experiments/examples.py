@@ -74,12 +74,15 @@ def find_examples(
         scores = {variant.key: _image_scores(run.counts(name)) for variant, run in rows}
         files = next((dict(zip(c.images, c.files, strict=True)) for _, run in rows if (c := run.counts(name))), {})
         chosen = _chosen(scores.get(main or "", {})) or [("", each) for each in list(records)[:WORST]]
-        for index, (kind, image) in enumerate(chosen):
+        before = len(found.images)
+        for kind, image in chosen:
             record = records.get(image) or {"file_name": files.get(image, "")}
             own = {key: by_image.get(image, math.nan) for key, by_image in scores.items()}
             cells = [*_data_cells(name, image, record, found), *_predictions(name, image, rows, own, found)]
             title = f"{kind}: {image}" if kind else image
-            found.images.append(Example("" if index else headings.get(name, name), title, cells))
+            if any(embedded for embedded, _ in cells):
+                heading = headings.get(name, name) if len(found.images) == before else ""
+                found.images.append(Example(heading, title, cells))
     return found
 
 

@@ -134,7 +134,9 @@ def heat_map(classes: Sequence[str], values: npt.NDArray[np.float64], *, name: s
         for edge in range(count + 1):
             axes.axhline(edge, color=colors.line, linewidth=0.6, clip_on=False)
             axes.axvline(edge, color=colors.line, linewidth=0.6, clip_on=False)
-        axes.text(-0.2, -0.25, "true \N{DOWNWARDS ARROW}  predicted \N{RIGHTWARDS ARROW}", ha="right", fontsize=11)
+        # Above the names of the columns, which leave the top of the margin free.
+        place = {"transform": None, "va": "top", "fontsize": 11}
+        axes.text(4, figure.bbox.height - 4, "true \N{DOWNWARDS ARROW}  predicted \N{RIGHTWARDS ARROW}", **place)
         return figure
 
     kind = "Difference of confusion matrices in percentage points" if signed else "Confusion matrix in percent"

@@ -66,6 +66,7 @@ def test_report_has_every_file(runs: Path, tmp_path: Path) -> None:
         assert f">{title}</h2>" in page
     assert "over 60 images, bootstrap" in page
     assert "no longer in their place" in page, "images are not on this disk"
+    assert "<figcaption>worst" not in page, "no heading without an image"
     rows = list(csv.DictReader((output / "tables/differences.csv").read_text().splitlines()))
     assert [row["unit"] for row in rows[:2]] == ["seed", "image"]
     assert float(rows[0]["difference"]) == pytest.approx(float(rows[1]["difference"]))
