@@ -176,11 +176,15 @@ def _comparison_table(results: Results) -> str:
     differences = _differences(results)
     header = ["comparison", "difference in mIoU", "95 % interval", ""]
     rows = [
-        [label, f"{each.mean:+.2f}", f"{each.low:+.2f} to {each.high:+.2f}", verdict(each)]
+        [label, f"{each.mean:+.2f}", _interval(each), verdict(each)]
         for pair, label in _COMPARISONS.items()
         if (each := differences[pair])
     ]
     return markdown_table(header, rows)
+
+
+def _interval(difference: Difference) -> str:
+    return f"{difference.low:+.2f} to {difference.high:+.2f}" if difference.has_interval else "-"
 
 
 def _summary_table(content: Mapping[str, Any]) -> str:
