@@ -228,7 +228,7 @@ class Scored(Trainer):
     at: int | None = None
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: Any, *, seed: int | None = None) -> dict:
+    def test(cls, cfg: CfgNode, model: Any, *, seed: int | None = None, **_: object) -> dict:
         return {name: {"sem_seg": {"mIoU": 0.0}} for name in cfg.DATASETS.TEST}
 
     def evaluate(self) -> dict:

@@ -386,7 +386,7 @@ def test_the_step_is_clipped_as_a_whole(tiny_cfg: CfgNode) -> None:
 def test_an_absent_class_is_no_number_in_the_metrics(tiny_cfg: CfgNode) -> None:
     class Absent(Trainer):
         @classmethod
-        def test(cls, cfg: CfgNode, model: torch.nn.Module, *, seed: int | None = None) -> dict:
+        def test(cls, cfg: CfgNode, model: torch.nn.Module, *, seed: int | None = None, **_: object) -> dict:
             return {"tiny_val": {"sem_seg": {"mIoU": 50.0, "IoU-rider": float("nan")}}}
 
     tiny_cfg.SOLVER.MAX_ITER = 1

@@ -182,7 +182,7 @@ def changed(place: Path, *pairs: tuple[str, str]) -> None:
             "unseen in the plan names night_val, which is no test",
         ),
         (
-            (("BASE_LR: 0.001", "BASE_LR: 0.001, TEST.PROTOCOL: rein_512"),),
+            (("BASE_LR: 0.001", "BASE_LR: 0.001, TEST.PROTOCOL: published_short_edge"),),
             [],
             "first and second differ in the protocol",
         ),
