@@ -135,8 +135,8 @@ def heat_map(classes: Sequence[str], values: npt.NDArray[np.float64], *, name: s
             axes.axhline(edge, color=colors.line, linewidth=0.6, clip_on=False)
             axes.axvline(edge, color=colors.line, linewidth=0.6, clip_on=False)
         # Above the names of the columns, which leave the top of the margin free.
-        place = {"transform": None, "va": "top", "fontsize": 11}
-        axes.text(4, figure.bbox.height - 4, "true \N{DOWNWARDS ARROW}  predicted \N{RIGHTWARDS ARROW}", **place)
+        legend = "true \N{DOWNWARDS ARROW}  predicted \N{RIGHTWARDS ARROW}"
+        axes.text(4, figure.bbox.height - 4, legend, transform=None, va="top", fontsize=11)
         return figure
 
     kind = "Difference of confusion matrices in percentage points" if signed else "Confusion matrix in percent"
