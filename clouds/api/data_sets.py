@@ -15,7 +15,7 @@ from clouds.data.datasets.record import Record, is_generated
 from clouds.data.loading.augmentation import TrainAugmentation, build_train_augmentation
 from clouds.data.loading.mappers import TrainMapper
 from clouds.errors import UserError
-from clouds.experiments.data_set_page import shown_set, write_page
+from clouds.experiments.data_set_page import shown_set, write_data_sets
 from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.images import encoded
 from clouds.utils.signals import stop_here
@@ -87,7 +87,7 @@ def show_data_sets(
             shown.append(shown_set(name, facts(name, records, cfg if choice.augmented else None), examples, look))
     if page is not None:
         make_folder(page.parent)
-        write_page(", ".join(names), subtitle(choice), shown, page)
+        write_data_sets(", ".join(names), subtitle(choice), shown, page)
         yield page
 
 

@@ -75,9 +75,11 @@ def _compare(results: Results, evidence: Evidence, one: Variant, other: Variant,
         return paired_difference(*titles, *values)
 
     paired = {name: counts for name in results.test_sets if (counts := evidence.paired(one.key, other.key, name))}
-    by_set = {name: bootstrap_differences(*titles, [counts], unit).mean for name, counts in paired.items()}
     whole = all(name in paired for name in results.unseen)
     unseen = bootstrap_differences(*titles, [paired[each] for each in results.unseen], unit) if whole else None
+    by_set = dict(zip(results.unseen, unseen.by_set, strict=True)) if unseen else {}
+    for name in paired.keys() - by_set.keys():
+        by_set[name] = bootstrap_differences(*titles, [paired[name]], unit).mean
     rows = [
         Compared(UNSEEN_MEAN, over_seeds("mIoU"), unseen.mean if unseen else None),
         *(Compared(name, over_seeds("mIoU", name), by_set.get(name)) for name in results.test_sets),

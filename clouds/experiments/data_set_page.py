@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from clouds.experiments.images import Embedded, embed
-from clouds.utils.atomic import write_atomically
+from clouds.experiments.pages import write_page
 from clouds.visualization.examples import Example, Look, Share, percent, total_counts
 
 
@@ -77,7 +75,7 @@ def _shown(example: Example, look: Look) -> ShownExample:
     return ShownExample(example.name, f"{example.file}, {own} x {height} pixels", images, shares)
 
 
-def write_page(title: str, subtitle: str, sets: Sequence[ShownSet], file: Path) -> None:
+def write_data_sets(title: str, subtitle: str, sets: Sequence[ShownSet], file: Path) -> None:
     """Write the page.
 
     Args:
@@ -86,14 +84,5 @@ def write_page(title: str, subtitle: str, sets: Sequence[ShownSet], file: Path) 
         sets: the data sets.
         file: path of the page.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clouds.experiments"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
-    page = environment.get_template("data_sets.html").render(title=title, subtitle=subtitle, sets=sets)
-    # The name of a file may contain bytes that are not text.
-    write_atomically(file, page.encode("utf-8", errors="replace"))
+    values = {"title": title, "subtitle": subtitle, "sets": sets}
+    write_page("data_sets.html", file, values, {"percent": percent})

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from clouds.config.settings import Settings, read_settings
-from clouds.data.protocols import name_of
-from clouds.engine.run.metrics import conditions
+from clouds.engine.run.metrics import conditions, recorded_protocol
 from clouds.engine.run.record import read_record
 from clouds.evaluation.by_protocol import SEM_SEG
 from clouds.evaluation.files import EvaluationFiles, ImageCounts, final_evaluation
@@ -49,9 +48,8 @@ class RunFiles:
         """Main protocol, with what the evaluation adds to it; "" if unknown."""
         if self.evaluation is not None:
             return str(self.evaluation.about.get("protocol", ""))
-        settings = self.settings
-        main, *_ = settings.get("TEST.PROTOCOLS") or [settings.get("TEST.PROTOCOL", "")]
-        return name_of(main) + conditions(settings) if main else ""
+        name = recorded_protocol(self.settings)
+        return name + conditions(self.settings) if name else ""
 
     @property
     def data(self) -> Mapping[str, str]:

@@ -199,10 +199,11 @@ def _content(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     base = existing_file(section.text(_BASE), KIND, file.parent, f" ({_BASE} in {file})")
     if base.resolve() in above or base.resolve() == file.resolve():
         raise section.error(f"is its own {_BASE}", "name another plan there")
-    merged = _content(base, (*above, file.resolve())) | content
+    inherited = _content(base, (*above, file.resolve()))
+    merged = inherited | content
     del merged[_BASE]
     if isinstance(rows, list):
-        known = _content(base, (*above, file.resolve())).get("rows", {})
+        known = inherited.get("rows", {})
         if unknown := [key for key in rows if not isinstance(key, str) or key not in known]:
             raise section.error(f"names the row {unknown[0]!r} in rows", f"the base has {', '.join(known)}")
         merged["rows"] = {key: known[key] for key in rows}

@@ -35,10 +35,10 @@ def print_report(
         UserError: a folder has no scores, a file is damaged, or rows to compare were measured differently.
     """
     report = report_of(folders, compared, unit)
-    comparisons = compare(report.results, Evidence(report.results), unit)
-    for each in comparisons if compared else ():
-        if each.fault:
-            raise UserError(f"{each.first} and {each.second} cannot be compared: {each.fault}.")
+    evidence = Evidence(report.results)
+    for one, other in report.results.compared if compared else ():
+        if fault := evidence.fault(one.key, other.key, report.results.test_sets):
+            raise UserError(f"{one.title} and {other.title} cannot be compared: {fault}.")
     if output is not None:
         write_report(report, output)
         stream.write(f"{output / PAGE}\n")
@@ -47,6 +47,7 @@ def print_report(
     stream.write(format_summaries([row for folder in runs for row in summarize(folder)]) + "\n")
     for sentence in report.missing:
         stream.write(f"\n{sentence}\n")
+    comparisons = compare(report.results, evidence, unit)
     for each in comparisons:
         if each.fault:
             stream.write(f"\n{each.first} and {each.second} are not compared: {each.fault}.\n")

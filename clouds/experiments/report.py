@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jinja2
-
 from clouds.evaluation.label_files import file_stem
 from clouds.experiments import exports, sections
 from clouds.experiments.comparisons import Comparison, compare
@@ -16,6 +14,7 @@ from clouds.experiments.conclusion import Conclusion, conclude, verdict
 from clouds.experiments.drawing import SERIES, Chart
 from clouds.experiments.evidence import Evidence
 from clouds.experiments.examples import Examples, find_examples
+from clouds.experiments.pages import write_page
 from clouds.experiments.plan import Variant
 from clouds.experiments.results import Results
 from clouds.experiments.statistics import Unit
@@ -140,8 +139,16 @@ def write_report(report: Report, folder: Path) -> None:
     for chart in charts(content):
         for kind in ("svg", "pdf"):
             write_atomically(folder / FIGURES / f"{_file_name(chart.name)}.{kind}", chart.file(kind))
-    # The name of a file may contain bytes that are not text.
-    write_atomically(folder / PAGE, _page(report, content).encode("utf-8", errors="replace"))
+    values = {
+        "report": report,
+        "content": content,
+        "legend": sections.legend(report.results),
+        "generated": sections.generated(report.generated),
+        "pseudo_labels": sections.pseudo_labels(report.results),
+        "panels": sections.panels(report.results, report.shown_variants),
+        "SERIES": SERIES,
+    }
+    write_page("report.html", folder / PAGE, values, {"number": number, "deviation": deviation, "verdict": verdict})
 
 
 def tables(content: Content) -> dict[str, str]:
@@ -174,23 +181,3 @@ def charts(content: Content) -> list[Chart]:
 
 def _file_name(name: str) -> str:
     return file_stem(name).replace("/", "-")
-
-
-def _page(report: Report, content: Content) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clouds.experiments"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "deviation": deviation, "verdict": verdict}
-    environment.globals["SERIES"] = SERIES
-    return environment.get_template("report.html").render(
-        report=report,
-        content=content,
-        legend=sections.legend(report.results),
-        generated=sections.generated(report.generated),
-        pseudo_labels=sections.pseudo_labels(report.results),
-        panels=sections.panels(report.results, report.shown_variants),
-    )

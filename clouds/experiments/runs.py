@@ -10,7 +10,7 @@ from pathlib import Path
 from clouds.config.settings import Settings
 from clouds.d2 import DatasetCatalog
 from clouds.data.datasets.catalog import dataset_names, domain, register_datasets
-from clouds.engine.run.metrics import read_scores, scores_of
+from clouds.engine.run.metrics import final_row, scores_of
 from clouds.errors import UserError, check_name
 from clouds.experiments.drawing import SERIES
 from clouds.experiments.evidence import RunFiles, read_files
@@ -20,7 +20,6 @@ from clouds.experiments.report import Report
 from clouds.experiments.results import Results, RunScores
 from clouds.experiments.selection import selected_on_unseen
 from clouds.experiments.statistics import Unit
-from clouds.utils.jsonl import valid_rows
 
 _SEED = re.compile(r"seed(\d+)")
 _SPLIT = re.compile(r"_(train|val|test)$")
@@ -115,7 +114,7 @@ def _read_rows(folders: Iterable[Path]) -> tuple[dict[Path, tuple[dict[int, RunS
     rows: dict[Path, tuple[dict[int, RunScores], dict[int, Path]]] = {}
     missing = []
     for folder in itertools.chain.from_iterable(map(_runs_in, folders)):
-        scores = _final_scores(folder)
+        scores = scores_of(final_row(folder)[0])
         named = _SEED.fullmatch(folder.name)
         if not scores:
             missing.append(f"{folder} has no final scores: continue the training with --resume, or evaluate it.")
@@ -134,10 +133,6 @@ def _runs_in(folder: Path) -> list[Path]:
         if found := [each for each in folder.glob(pattern) if _SEED.fullmatch(each.name)]:
             return sorted(found, key=lambda each: (each.parent, int(each.name.removeprefix("seed"))))
     return [folder]
-
-
-def _final_scores(folder: Path) -> RunScores:
-    return read_scores(folder / "metrics.json") or scores_of((valid_rows(folder / "metrics_eval.json") or [{}])[-1])
 
 
 def _names(rows: Sequence[Path]) -> dict[str, Path]:

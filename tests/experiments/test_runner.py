@@ -146,7 +146,7 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_started_command_may_differ_from_the_one_that_is_recorded(tmp_path: Path) -> None:
-    """Another number of GPUs continues a training."""
+    """A training continues with another number of GPUs."""
     one = job(tmp_path, "a", APPEND.format("1"))
     other = dataclasses.replace(one, started=job(tmp_path, "a", APPEND.format("2")).command)
     run_jobs([other])

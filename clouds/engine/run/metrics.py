@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from clouds.config.settings import plain_settings
 from clouds.d2 import CfgNode
-from clouds.data.protocols import main_protocol
+from clouds.data.protocols import main_protocol, name_of
 from clouds.evaluation.by_protocol import SEM_SEG
 from clouds.utils.atomic import writing
 from clouds.utils.jsonl import Line, Row, last_row, scan_lines, valid_rows, write_rows
@@ -76,6 +76,16 @@ def stated_protocol(cfg: CfgNode) -> str:
     return main_protocol(cfg) + conditions(plain_settings(cfg))
 
 
+def recorded_protocol(settings: Mapping[str, Any]) -> str:
+    """Return the name of the main protocol in a recorded config; "" if it names none.
+
+    Args:
+        settings: value of each config key.
+    """
+    main, *_ = settings.get("TEST.PROTOCOLS") or [settings.get("TEST.PROTOCOL", "")]
+    return name_of(main)
+
+
 def record_evaluation(cfg: CfgNode, results: Mapping[str, Any], weights: str, iteration: int | None) -> None:
     """Add the results of ``--eval-only`` to ``OUTPUT_DIR/metrics_eval.json``, one row for each evaluation.
 
@@ -124,6 +134,22 @@ def read_evaluation(path: Path, iterations: int | None = None) -> Row:
     if iterations is not None:
         rows = [row for row in rows if any(map(is_score, row)) and iterations_before(row) == iterations]
     return (rows or [{}])[-1]
+
+
+def final_row(folder: Path) -> tuple[Row, bool]:
+    """Return the row with the final scores of an output folder.
+
+    Args:
+        folder: output folder of a run.
+
+    Returns:
+        The row at the end of the newest training or, if it has no scores, that of the newest evaluation, an empty one
+        without; and whether it is that of the training.
+    """
+    row = read_evaluation(folder / "metrics.json")
+    if scores_of(row):
+        return row, True
+    return (valid_rows(folder / "metrics_eval.json") or [{}])[-1], False
 
 
 def scores_of(row: Row, task: str = SEM_SEG) -> dict[str, dict[str, float]]:

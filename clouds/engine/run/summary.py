@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 from clouds.config.settings import read_settings
 from clouds.data.datasets.catalog import dataset_names
-from clouds.data.protocols import name_of
-from clouds.engine.run.metrics import conditions, read_evaluation, scores_of, tasks_of
+from clouds.engine.run.metrics import conditions, final_row, recorded_protocol, scores_of, tasks_of
 from clouds.engine.run.record import Kind, read_record
 from clouds.errors import UserError
 from clouds.evaluation.by_protocol import SEM_SEG
-from clouds.utils.jsonl import valid_rows
 
 
 class Summary(NamedTuple):
@@ -41,23 +39,19 @@ def summarize(folder: Path) -> list[Summary]:
     Raises:
         UserError: the folder has neither, or a file cannot be read.
     """
-    row = read_evaluation(folder / "metrics.json")
-    trains = bool(scores_of(row))
-    if not trains:
-        row = (valid_rows(folder / "metrics_eval.json") or [{}])[-1]
+    row, trains = final_row(folder)
     entries = [entry for entry in read_record(folder) if (entry["kind"] != Kind.EVALUATION) == trains]
     if not scores_of(row) or not entries:
         raise UserError(
             f"{folder} has no final scores: give the OUTPUT_DIR of a training that ended with an evaluation, or of one."
         )
     settings = read_settings(folder / entries[-1]["config"])
-    main, *_ = settings.get("TEST.PROTOCOLS") or [settings.get("TEST.PROTOCOL", "")]
     return [
         Summary(
             folder,
             dataset_names(settings.get("DATASETS.TRAIN", ())),
             str(settings.get("SEED", "")),
-            (task.partition("@")[2] or name_of(main)) + conditions(settings),
+            (task.partition("@")[2] or recorded_protocol(settings)) + conditions(settings),
             {name: metrics["mIoU"] for name, metrics in scores_of(row, task).items() if "mIoU" in metrics},
         )
         for task in tasks_of(row)

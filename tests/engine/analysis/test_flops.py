@@ -51,7 +51,7 @@ def test_the_gradients_of_a_depthwise_convolution() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_deformable_attention_and_samples(device: str) -> None:
-    """Of each sample: four products and sums of corners; in the attention, one more with its weight."""
+    """A sample takes four products and sums of corners, and in the attention one more with its weight."""
     batch, heads, channels, queries, points = 2, 4, 8, 6, 3
     shapes = ((4, 5), (2, 3))
     with torch.device(device):

@@ -4,16 +4,14 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
-
-from scipy import stats
 
 from clouds.experiments.conclusion import verdict
 from clouds.experiments.documents import fill, keep_results, kept_results, markdown_table
 from clouds.experiments.plan_file import read_plan
 from clouds.experiments.results import Results, mean_over
-from clouds.experiments.statistics import CONFIDENCE, Difference, summarize
+from clouds.experiments.statistics import Difference, paired_difference, summarize
 from clouds.utils.atomic import write_atomically
 from clouds.utils.json_files import read_json
 from minicity.experiment.baselines import COLOR, CONSTANT
@@ -204,13 +202,13 @@ def _summary_differences(content: Mapping[str, Any]) -> str:
     rows = []
     for each in content["differences"]:
         values: list[float] = each["mIoU"]
-        miou = _difference(fmean(values), _reach(values), len(values))
+        miou = paired_difference("", "", dict(enumerate(values)), dict.fromkeys(range(len(values)), 0.0))
         mean, reach = each["fwIoU"]
-        weighted = _difference(mean, reach, len(values))
+        weighted = Difference("", "", mean, count=len(values), low=mean - reach, high=mean + reach)
         rows.append(
             [
                 each["title"],
-                f"{each.get('mean', miou.mean):+.2f} ± {_reach(values):.2f}",
+                f"{each.get('mean', miou.mean):+.2f} ± {(miou.high - miou.low) / 2:.2f}",
                 ", ".join(f"{value:.2f}" for value in values),
                 verdict(miou),
                 f"{mean:+.2f} ± {reach:.2f}",
@@ -218,12 +216,3 @@ def _summary_differences(content: Mapping[str, Any]) -> str:
             ]
         )
     return markdown_table(header, rows)
-
-
-def _reach(values: Sequence[float]) -> float:
-    """Half of the width of the 95 % t interval of a mean."""
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-
-
-def _difference(mean: float, reach: float, count: int) -> Difference:
-    return Difference("", "", mean, count=count, low=mean - reach, high=mean + reach)
