@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from clouds.config import load_config
 from clouds.config.classes import class_names
-from clouds.d2 import CfgNode, MetadataCatalog
+from clouds.d2 import CfgNode
 from clouds.data.datasets.catalog import dataset_names, domain, load_dataset, register_datasets
 from clouds.data.datasets.custom import dataset_settings, read_custom
 from clouds.data.datasets.record import Record, is_generated
@@ -20,7 +20,7 @@ from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.images import encoded
 from clouds.utils.signals import stop_here
 from clouds.visualization.examples import Example, Look, draw_sheet, select
-from clouds.visualization.palette import colors_of
+from clouds.visualization.palette import data_set_colors
 
 PAGE, SHEET = ".html", ".png"
 """Endings of the files."""
@@ -120,11 +120,9 @@ def sheet_name(name: str, choice: Choice) -> str:
 
 def look_of(name: str, cfg: CfgNode, choice: Choice) -> Look:
     """Return the appearance of the examples of a registered data set."""
-    metadata = MetadataCatalog.get(name)
     mapper = TrainMapper(cfg) if choice.augmented else None
     classes = class_names((name,))
-    colors = getattr(metadata, "stuff_colors", colors_of(classes))
-    return Look(classes, colors, mapper=mapper, seed=choice.seed)
+    return Look(classes, data_set_colors(name, classes), mapper=mapper, seed=choice.seed)
 
 
 def read_examples(name: str, records: Sequence[Record], look: Look) -> list[Example]:

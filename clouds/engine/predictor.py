@@ -35,7 +35,7 @@ from clouds.utils.devices import cudnn_benchmark, float32_precision
 from clouds.utils.open_clip import without_warnings
 from clouds.utils.signals import stop_here
 from clouds.utils.sizes import network_input_size
-from clouds.visualization.palette import Color, colors_of
+from clouds.visualization.palette import Color, colors_of, data_set_colors
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,8 @@ def load_network(
         evaluated={name: class_names((name,)) for name in sets},
     )
     rest = checkpointer.restore(content, source)
-    return Trained(network.eval(), tuple(classes), _colors(sets, classes), rest.get("iteration", -1) + 1)
+    colors = data_set_colors(sets[0], classes) if sets else colors_of(classes)
+    return Trained(network.eval(), tuple(classes), colors, rest.get("iteration", -1) + 1)
 
 
 def _register(cfg: CfgNode, *, required: bool) -> str:
@@ -136,12 +137,6 @@ def _register(cfg: CfgNode, *, required: bool) -> str:
 
 def _is_registered(name: str) -> bool:
     return name in MetadataCatalog.list() and hasattr(MetadataCatalog.get(name), "stuff_classes")
-
-
-def _colors(sets: Sequence[str], classes: Sequence[str]) -> tuple[Color, ...]:
-    """Return the colors of a data set, or those of `colors_of` where it has none."""
-    colors = getattr(MetadataCatalog.get(sets[0]), "stuff_colors", ()) if sets else ()
-    return tuple((r, g, b) for r, g, b in colors[: len(classes)]) if len(colors) >= len(classes) else colors_of(classes)
 
 
 class Predictor:

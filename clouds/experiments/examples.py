@@ -17,7 +17,7 @@ from clouds.experiments.evidence import RunFiles
 from clouds.experiments.images import Embedded, embed_labels, embed_photo
 from clouds.experiments.plan import Variant
 from clouds.experiments.tables import number
-from clouds.visualization.palette import colors_of
+from clouds.visualization.palette import data_set_colors
 
 MOST_SETS = 6
 """Number of test sets of which images are shown."""
@@ -168,7 +168,6 @@ def _attempt(embed: Callable[[], Embedded], note: str, found: Examples) -> Embed
 
 
 def _labels(name: str, file: str, alternative: str, encoding: Any = None, classes: Sequence[str] = ()) -> Embedded:
-    metadata = MetadataCatalog.get(name)
-    known = getattr(metadata, "stuff_classes", classes)
-    colors = getattr(metadata, "stuff_colors", None) or colors_of(known)
-    return embed_labels(read_train_ids(file, len(known), encoding), colors, alternative, COLUMN)
+    known = getattr(MetadataCatalog.get(name), "stuff_classes", classes)
+    labels = read_train_ids(file, len(known), encoding)
+    return embed_labels(labels, data_set_colors(name, known), alternative, COLUMN)

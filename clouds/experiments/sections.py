@@ -22,7 +22,7 @@ from clouds.experiments.results import Results, metric_means
 from clouds.experiments.statistics import Summary, summarize
 from clouds.experiments.tables import ScoreTable
 from clouds.generation.records import read_manifest
-from clouds.visualization.palette import colors_of
+from clouds.visualization.palette import data_set_colors
 
 Item = TypeVar("Item")
 
@@ -158,9 +158,9 @@ def _shares(
 
 def legend(results: Results) -> list[tuple[str, str]]:
     """Return (name, CSS color) of every class."""
-    metadata = MetadataCatalog.get(results.test_sets[0])
-    names = list(map(short_name, getattr(metadata, "stuff_classes", ()))) or class_names(results)
-    colors = getattr(metadata, "stuff_colors", None) or colors_of(names)
+    first = results.test_sets[0]
+    names = list(map(short_name, getattr(MetadataCatalog.get(first), "stuff_classes", ()))) or class_names(results)
+    colors = data_set_colors(first, names)
     return [(name, "#{:02x}{:02x}{:02x}".format(*color)) for name, color in zip(names, colors, strict=True)]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from clouds.d2 import MetadataCatalog
 from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS, split_synonyms
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -32,6 +33,17 @@ def colors_of(classes: Sequence[str]) -> tuple[Color, ...]:
         next((known[synonym] for synonym in split_synonyms(name) if synonym in known), _color(number))
         for number, name in enumerate(classes)
     )
+
+
+def data_set_colors(name: str, classes: Sequence[str]) -> tuple[Color, ...]:
+    """Return a color for each class: that of a data set, or that of :func:`colors_of` if the data set has too few.
+
+    Args:
+        name: name of the data set; one that is not registered has no colors.
+        classes: names of the classes, synonyms separated by commas.
+    """
+    colors = getattr(MetadataCatalog.get(name), "stuff_colors", ())[: len(classes)]
+    return tuple((r, g, b) for r, g, b in colors) if len(colors) == len(classes) else colors_of(classes)
 
 
 def _color(number: int) -> Color:

@@ -3,9 +3,11 @@
 import math
 import re
 import warnings
+from importlib.resources import files
 
 import pytest
 
+from clouds.experiments.drawing import PAPER
 from clouds.experiments.figures import Chart, bar_chart, line_chart
 
 
@@ -83,3 +85,16 @@ def test_any_name_is_text(name: str) -> None:
     shown = name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     shown = shown.replace("\x00", "\ufffd").replace("\ud800", "\ufffd")
     assert name == "" or (f"{shown[:25]}…" if len(name) > 26 else shown) in texts(chart)
+
+
+def test_files_have_the_colors_of_the_printed_page() -> None:
+    style = (files("clouds.experiments") / "templates/style.css").read_text()
+    series = {int(index): color for index, color in re.findall(r"--series-(\d): (#\w+)", style.split("@media")[0])}
+    assert [series[index] for index in sorted(series)] == PAPER.series
+    (printed,) = re.findall(r"@media print \{\n  :root \{(.*)\}", style)
+    ink, soft, line = (re.search(rf"--{name}: #(\w+)", printed)[1] for name in ("ink", "soft", "line"))  # type: ignore[index]
+    assert [f"#{''.join(2 * digit for digit in color)}" for color in (ink, soft, line)] == [
+        PAPER.ink,
+        PAPER.soft,
+        PAPER.line,
+    ]

@@ -1,9 +1,11 @@
 """Colors of label maps and overlays."""
 
 import numpy as np
+import pytest
 
+from clouds.d2 import MetadataCatalog
 from clouds.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_COLORS
-from clouds.visualization.palette import colorize, colors_of, overlay
+from clouds.visualization.palette import colorize, colors_of, data_set_colors, overlay
 
 LABELS = np.array([[0, 18, 255], [10, 13, 19]], dtype=np.uint8)
 BLACK = (0, 0, 0)
@@ -36,6 +38,16 @@ def test_colors_of_classes() -> None:
     distances = np.abs(np.array(colors)[:, None] - np.array(colors)).sum(axis=-1) + 999 * np.eye(40)
     assert distances.min() > 10
     assert colors_of([f"thing {number}" for number in range(20)]) == colors[:20]
+
+
+def test_colors_of_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    colors = [(index, 0, 255) for index in range(3)]
+    monkeypatch.setattr(MetadataCatalog, "get", lambda name: type("Metadata", (), {"stuff_colors": colors}))
+    assert data_set_colors("mine", ["a", "b", "c"]) == tuple(colors)
+    assert data_set_colors("mine", ["a", "b"]) == tuple(colors[:2])
+    assert data_set_colors("mine", ["a", "b", "c", "road"]) == colors_of(["a", "b", "c", "road"])
+    monkeypatch.undo()
+    assert data_set_colors("not_registered", ["road", "car"]) == (CITYSCAPES_COLORS[0], CITYSCAPES_COLORS[13])
 
 
 def test_overlay_of_a_large_image_is_computed_in_strips() -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from clouds.config.classes import class_names, train_class_names
-from clouds.d2 import CfgNode, HookBase, MetadataCatalog, comm
-from clouds.data.classes import CITYSCAPES_COLORS, IGNORE_LABEL
+from clouds.d2 import CfgNode, HookBase, comm
+from clouds.data.classes import IGNORE_LABEL
 from clouds.engine.hooks.label_counts import Counts, count, no_counts, painted, scalars, sum_over_processes, total
 from clouds.engine.hooks.self_training import SelfTrainingHook
 from clouds.engine.hooks.writing import SMOOTHED
@@ -18,6 +18,7 @@ from clouds.evaluation.label_maps import predict_labels
 from clouds.self_training.pseudo_labels import PseudoLabel
 from clouds.utils.atomic import OptionalOutput, make_folder, write_atomically
 from clouds.utils.images import encoded
+from clouds.visualization.palette import data_set_colors
 from clouds.visualization.panel import PanelRow, pseudo_label_panel
 
 logger = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ def build_pseudo_label_monitor(cfg: CfgNode, self_training: SelfTrainingHook) ->
         refines=self_training.labeller.sam is not None,
         compares=list(classes) == list(class_names(cfg.DATASETS.TEST)),
         classes=classes,
-        colors=getattr(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]), "stuff_colors", CITYSCAPES_COLORS),
+        colors=data_set_colors(cfg.DATASETS.TRAIN[0], classes),
         folder=Path(cfg.OUTPUT_DIR) / "pseudo_label_panels",
         device=cfg.MODEL.DEVICE,
         panel_period=cfg.MODEL.CLOUDS.PANEL_PERIOD,
