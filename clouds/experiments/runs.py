@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clouds.config.settings import Settings
 from clouds.d2 import DatasetCatalog
 from clouds.data.datasets.catalog import dataset_names, domain, register_datasets
 from clouds.engine.run.metrics import final_row, scores_of
@@ -147,15 +146,19 @@ def _names(rows: Sequence[Path]) -> dict[str, Path]:
 
 def _register(files: Sequence[RunFiles], missing: list[str]) -> None:
     """Register the data sets of the runs, for class names, colors and ground truth."""
-    for modules, custom in dict.fromkeys(_sources(run.settings) for run in files):
+    for modules, custom in dict.fromkeys(map(_sources, files)):
         try:
             register_datasets(modules=modules, custom=custom)
         except UserError as error:
             missing.append(f"The data sets are not registered, so no ground truth is shown: {error}")
 
 
-def _sources(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return tuple(settings.get("DATASETS.MODULES", ())), tuple(settings.get("DATASETS.CUSTOM", ()))
+def _sources(run: RunFiles) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The modules and YAML files that register the data sets of a run."""
+    started = Path(run.entry.get("folder", "."))  # relative paths start there, if the run was trained on this machine
+    custom = (Path(file) for file in run.settings.get("DATASETS.CUSTOM", ()))
+    found = (str(started / file if (started / file).exists() else file) for file in custom)
+    return tuple(run.settings.get("DATASETS.MODULES", ())), tuple(found)
 
 
 def _trained(run: RunFiles) -> list[str]:

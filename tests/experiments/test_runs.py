@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clouds.commands import report
+from clouds.d2 import DatasetCatalog
 from clouds.evaluation.files import ImageCounts, class_iou, mean_iou, write_evaluation
 
 CLASSES = ("road", "car_x", "sky")
@@ -114,3 +115,19 @@ def test_a_damaged_plan_is_said(runs: Path, tmp_path: Path) -> None:
     (runs / "plan.yaml").write_text("title: A plan\n")
     assert report.main([str(runs), "--output", str(tmp_path / "report")]) == 0
     assert "The plan of the experiment cannot be read" in (tmp_path / "report/report.html").read_text()
+
+
+def test_data_set_described_relative_to_the_folder_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    started = tmp_path / "started"
+    write_run(started / "output", 0.5)
+    (started / "mine.yaml").write_text(
+        "name: mine_reported\nclasses: cityscapes\nsplits:\n  val: {images: '*.jpg', labels: '*.png'}\n"
+    )
+    (started / "output/config.yaml").write_text("SEED: 1\nDATASETS:\n  CUSTOM: [mine.yaml]\n")
+    record = json.loads((started / "output/run.json").read_text())
+    (started / "output/run.json").write_text(json.dumps([record[0] | {"folder": str(started)}]))
+    assert report.main([str(started / "output")]) == 0
+    assert "mine_reported_val" in DatasetCatalog.list()
