@@ -105,7 +105,7 @@ def tiny_sets(tiny_root: Path) -> Path:
 
 @pytest.fixture
 def tiny_cfg(tiny_sets: Path, tmp_path: Path) -> CfgNode:
-    """Four images of 24x24 a step, evaluation every 5 of 10 iterations, everything else as it is by default."""
+    """Four images of 24x24 a step, evaluation every 5 of 10 iterations without images for TensorBoard, else defaults."""
     cfg = get_config()
     cfg.MODEL.META_ARCHITECTURE = "TinySegmenter"
     cfg.MODEL.DEVICE = "cpu"
@@ -121,7 +121,7 @@ def tiny_cfg(tiny_sets: Path, tmp_path: Path) -> CfgNode:
     cfg.SOLVER.MAX_ITER = 10
     cfg.SOLVER.WARMUP_ITERS = 0
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
-    cfg.TEST.EVAL_PERIOD = 5
+    cfg.TEST.EVAL_PERIOD, cfg.TEST.SHOWN_IMAGES = 5, 0
     cfg.OUTPUT_DIR = str(tmp_path / "run")
     cfg.SEED = 3
     return cfg
