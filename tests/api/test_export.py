@@ -3,8 +3,6 @@
 import copy
 import io
 import json
-import os
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -176,19 +174,12 @@ def test_a_file_predicts_as_the_python_api_does(training: Path, labels_of_traini
         assert (labels.numpy() == network.predict(resized).labels).mean() >= 0.999
 
 
-def test_a_program_from_another_process(save_run: Callable[..., Path], images: list[Path], tmp_path: Path) -> None:
+def test_the_command_writes_a_program(
+    save_run: Callable[..., Path], images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source, path = save_run(*ONE_LAYER, *TEXT_HEAD, seed=2, noise=0.3), tmp_path / "new" / "network.pt2"
-    call = "import sys; from clouds.commands.export import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", call, source, path, "INPUT.TEST_SHORT_EDGE", "0"],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    *log, size = done.stdout.splitlines()
+    assert main(["export", str(source), str(path), "INPUT.TEST_SHORT_EDGE", "0"]) == 0
+    *log, size = capsys.readouterr().out.splitlines()
     differences = [line for line in log if line.startswith("batch of ")]
     assert len(differences) == len(export.CHECKED_SIZES)
     assert all(line.endswith("% of the labels agree") for line in differences)

@@ -114,8 +114,8 @@ def test_parts_give_the_result_of_the_large_batch(config: Config, case: str) -> 
     for parts, images in ((2, [2, 2]), (3, [1, 1, 2])):
         divided = train(config(f"parts{parts}", *CASES[case], "SOLVER.ACCUMULATION", parts))
         assert divided["images"] == images
-        # Usually 1e-6; 7e-5 on a machine whose rounding moves a value across the kink of a ReLU. Parts that are weighted
-        # wrongly differ by more than 1e-2.
+        # Usually 1e-6; 7e-5 on a machine whose rounding moves a value across the kink of a ReLU. Parts with wrong
+        # weights differ by more than 1e-2.
         assert distance(divided["gradient"], whole["gradient"]) < 5e-4
         assert distance(divided["weights"], whole["weights"]) < 1e-6
         assert distance(change(divided), change(whole)) < 1e-4, "of the weights in three steps"
