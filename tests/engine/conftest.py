@@ -105,7 +105,7 @@ def tiny_sets(tiny_root: Path) -> Path:
 
 @pytest.fixture
 def tiny_cfg(tiny_sets: Path, tmp_path: Path) -> CfgNode:
-    """Four images of 24x24 a step, evaluation every 5 of 10 iterations, no images for TensorBoard, else the defaults."""
+    """Four images of 24x24 a step, evaluation every 5 of 10 iterations, no images for TensorBoard, else defaults."""
     cfg = get_config()
     cfg.MODEL.META_ARCHITECTURE = "TinySegmenter"
     cfg.MODEL.DEVICE = "cpu"
