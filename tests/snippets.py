@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed.run
@@ -30,6 +31,7 @@ from clouds.d2 import DatasetCatalog, MetadataCatalog
 from clouds.modeling.backbone.open_clip_models import load_open_clip
 from clouds.modeling.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 from clouds.self_training.sam.segment_anything_folder import build_network, save_folder
+from clouds.utils.frames import VideoWriter
 from tests.data.conftest import save, smooth_image
 from tests.engine.test_end_to_end import CLIP
 from tests.engine.test_official_data import (
@@ -170,6 +172,9 @@ def write_place(place: Path, hub: Path) -> None:
     _write_data(place / "data")
     for name in ("street.jpg", "image.png", "photos/first.jpg", "photos/second.png"):
         save(place / name, smooth_image(1))
+    with (place / "drive.mp4").open("w+b") as file, VideoWriter(file) as video:
+        for number in range(6):
+            video.write(np.asarray(smooth_image(number)), number / 10)
     # The layout of the hub's client: refs name commits, snapshots contain them.
     repository, commit = hub / f"models--{_PAINTER.replace('/', '--')}", "0123456789abcdef0123456789abcdef01234567"
     write_stable_diffusion(repository / "snapshots" / commit)

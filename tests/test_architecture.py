@@ -85,6 +85,7 @@ WRITERS = {
         "self.save": "calls `self.checkpointer.save`",
     },
     "clouds.self_training.sam.cache": {"tempfile.TemporaryFile": "nothing is written to it"},
+    "clouds.utils.frames": {"av.open": "reads a path, and writes to a file that `clouds.utils.atomic` has opened"},
 }
 # Names of functions that write to their path, of those that write to what they are given, and of those that open it.
 TO_PATHS = {

@@ -243,20 +243,29 @@ def predict_each(
     Raises:
         Stopped: a signal has asked to stop; the image that was begun is finished first.
     """
-    failures = []
+    failures: list[str] = []
     for source, target in tqdm(list(jobs), unit="image"):
         stop_here()
-        try:
+        with failures_noted(str(source), failures):
             write(source, target, predict(source))
-        except UserError as error:
-            failures.append(_about(source, error))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            failures.append(_about(source, machine_error(error, less_memory=LESS_MEMORY)))
     return failures
 
 
-def _about(source: Path, error: UserError | None) -> str:
-    """Return the message of an error, with the path of its image."""
-    return str(error) if str(source) in str(error) else f"{source}: {error}"
+@contextlib.contextmanager
+def failures_noted(name: str, failures: list[str]) -> Iterator[None]:
+    """Catch what prevents the prediction of an image: it cannot be read, or the memory is not sufficient.
+
+    Args:
+        name: name of the image, for the sentence.
+        failures: list that gets a sentence.
+    """
+    try:
+        yield
+        return
+    except UserError as error:
+        known: UserError | None = error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        known = machine_error(error, less_memory=LESS_MEMORY)
+    failures.append(str(known) if name in str(known) else f"{name}: {known}")

@@ -9,15 +9,14 @@ import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
 from clouds.errors import UserError
 from clouds.utils.atomic import atomic_file, make_folder
-from clouds.utils.file_kinds import HEAD, foreign_kind
+from clouds.utils.file_kinds import HEAD, foreign_kind, is_video
 from clouds.utils.hashing import write_sha256
-from clouds.utils.paths import is_url, user_path
+from clouds.utils.paths import is_url, url_name, user_path
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ def local_file(path: str, kind: str = "weight file") -> Path:
 
     Args:
         path: local path, in which `~` is expanded, or URL.
-        kind: "weight file" or "image".
+        kind: "weight file", "image" or "video".
 
     Raises:
         UserError: the file cannot be downloaded or written, or is a web page or a text instead of a file of
@@ -70,11 +69,8 @@ def local_file(path: str, kind: str = "weight file") -> Path:
 
 def _cache_name(url: str) -> str:
     """Return the name of a URL's file: a digest of the URL, and the readable part of its own name."""
-    try:
-        name = Path(unquote(urlsplit(url).path)).name
-    except ValueError as error:
-        raise UserError(f"{url} is not a URL ({error}): check it.") from error
-    return f"{hashlib.sha256(url.encode()).hexdigest()[:32]}_{re.sub('[^A-Za-z0-9._-]', '_', name)[-80:]}"
+    digest = hashlib.sha256(url.encode()).hexdigest()[:32]
+    return f"{digest}_{re.sub('[^A-Za-z0-9._-]', '_', url_name(url))[-80:]}"
 
 
 def _download(url: str, target: Path, kind: str) -> None:
@@ -88,7 +84,11 @@ def _download(url: str, target: Path, kind: str) -> None:
             raise http.client.HTTPException(f"the connection ended after {size:,} of {int(announced):,} bytes")
         file.seek(0)
         head = file.read(HEAD)
-        is_known = head.startswith(_ZIP) if kind == "weight file" else head[4:].startswith(_AVIF)
+        is_known = {
+            "weight file": head.startswith(_ZIP),
+            "image": head[4:].startswith(_AVIF),
+            "video": is_video(head),
+        }[kind]
         if not is_known and (found := foreign_kind(head)) is not None:
             raise UserError(
                 f"{url} is {found.name} instead of {'an' if kind == 'image' else 'a'} {kind}: check the URL, or "

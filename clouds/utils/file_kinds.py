@@ -85,6 +85,11 @@ def foreign_kind(head: bytes) -> FileKind | None:
     return _text_kind(head)
 
 
+def is_video(head: bytes) -> bool:
+    """Return whether the first `HEAD` bytes of a file are those of a video."""
+    return foreign_kind(head) is _VIDEO
+
+
 def _text_kind(head: bytes) -> FileKind | None:
     encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
     if encoding == "utf-16":

@@ -1,7 +1,7 @@
 """Listing folders. Hidden files are not data, wherever files are listed."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,12 +36,11 @@ def walk_files(folder: Path) -> Iterator[Path]:
         yield from (Path(where, file) for file in files if not is_hidden(file))
 
 
-def image_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     """Return the visible images in a folder and its sub-folders.
 
     Args:
         folder: folder to search. If there is none, the list is empty.
-        suffixes: endings of the images, in lower case; those of the files may be in any case.
 
     Returns:
         Paths in sorted order.
@@ -49,7 +48,7 @@ def image_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> lis
     Raises:
         UserError: a folder cannot be listed.
     """
-    return sorted(file for file in walk_files(folder) if file.suffix.lower() in suffixes)
+    return sorted(file for file in walk_files(folder) if file.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _raise_unlisted(error: OSError) -> NoReturn:

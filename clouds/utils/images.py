@@ -151,12 +151,13 @@ def image_size(path: str) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def open_image(path: str, kind: str) -> Iterator[ImageFile.ImageFile]:
-    """Open an image file of a supported format and a single frame, without decoding it.
+def open_image(path: str, kind: str, *, several: bool = False) -> Iterator[ImageFile.ImageFile]:
+    """Open an image file of a supported format, without decoding it.
 
     Args:
         path: path of the file.
         kind: "image" or "label map", for error messages.
+        several: whether the file may have several frames or pages; see `frame_count`.
 
     Raises:
         UserError: the file is missing, no image, or of an unsupported kind; decoding it in the block fails.
@@ -176,12 +177,19 @@ def open_image(path: str, kind: str) -> Iterator[ImageFile.ImageFile]:
                 raise UserError(
                     f"The {kind} {path} is a camera raw file, or a TIFF of several images: save one image as PNG."
                 )
-            # A second image in a JPEG (MPO) is a preview or the other eye's view.
-            with pillow_errors():
-                frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
+            frames = 1 if several else frame_count(file)
             if frames > 1:
                 raise UserError(f"The {kind} {path} has {frames} frames or pages: save each one as a file of its own.")
             yield file
+
+
+def frame_count(file: ImageFile.ImageFile) -> int:
+    """Return the number of frames or pages of an opened file. The second image in a JPEG (MPO) does not count."""
+    if file.format == "MPO":  # a preview or the other eye's view
+        return 1
+    with pillow_errors():
+        frames: int = getattr(file, "n_frames", 1)
+        return frames
 
 
 def raw_mode(file: ImageFile.ImageFile) -> str:

@@ -2,6 +2,9 @@
 
 import os
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from clouds.errors import UserError
 
 _LONGEST_NAME = 255  # bytes, on all common file systems
 _LONGEST_PATH = 4096  # bytes, on Linux
@@ -17,6 +20,18 @@ def is_path(text: str) -> bool:
 def is_url(text: str) -> bool:
     """Return whether a text is a URL that can be downloaded, and no path."""
     return text.startswith(("http://", "https://"))
+
+
+def url_name(url: str) -> str:
+    """Return the name of the file in a URL; "" if its path ends in a slash.
+
+    Raises:
+        UserError: the text is not a URL.
+    """
+    try:
+        return Path(unquote(urlsplit(url).path)).name
+    except ValueError as error:
+        raise UserError(f"{url} is not a URL ({error}): check it.") from error
 
 
 def user_path(text: str | Path) -> Path:

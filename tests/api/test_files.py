@@ -1,5 +1,6 @@
 """The command ``clouds predict``: the classes of a YAML file, images of any size, and images that fail."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import clouds
 from clouds.api.segmenter import _check_memory
 from clouds.commands import predict
 from clouds.errors import UserError
+from clouds.utils.frames import video_frames
 from tests.operations import Largest
+from tests.utils.test_frames import drawn, write_lossless
 
 DATASET = """
 name: mine
@@ -109,9 +112,10 @@ def test_an_image_that_fails_does_not_cost_the_others(
         (folder / name).write_bytes(images[0].read_bytes())
     words = ["--model", str(closed), str(folder), "--output", str(tmp_path / "out")]
     assert predict.main([*words, "MODEL.DEVICE", "cpu", "INPUT.TEST_MAX_PIXELS", "0"]) == 2
-    message = capsys.readouterr().err.rsplit("error: ", 1)[1]
-    assert message.startswith(f"2 of 4 images failed, the others are done; first: The image {folder / '1.png'} ")
-    assert f"{folder / '2.png'}: The memory is not sufficient" in caplog.text
+    printed = capsys.readouterr()
+    message = printed.err.rsplit("error: ", 1)[1]
+    assert message.startswith(f"2 of 4 inputs failed, the others are done; first: The image {folder / '1.png'} ")
+    assert f"{folder / '2.png'}: The memory is not sufficient" in printed.out + caplog.text
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "0_labels.png", "0_overlay.jpg", "3_labels.png", "3_overlay.jpg",
     ]  # fmt: skip
@@ -138,3 +142,98 @@ def test_the_keys_and_the_argument_are_one_augmentation(closed: Path, images: li
     usual = clouds.load(closed, device="cpu")
     assert not np.allclose(usual.predict(images[0], scores=True).scores, scores, atol=1e-2)
     assert not np.allclose(enabled.predict(images[0], scores=True).scores, scores, atol=1e-2)
+
+
+def test_labels_of_a_frame_are_those_of_the_image(
+    closed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_lossless(tmp_path / "street.mkv", 200)
+    words = ["--model", str(closed), "--output", str(tmp_path / "out"), "MODEL.DEVICE", "cpu"]
+    assert predict.main([str(tmp_path / "street.mkv"), *words]) == 0
+    assert "200 images labeled, " in capsys.readouterr().out + caplog.text
+    labels = sorted((tmp_path / "out/street").iterdir())
+    assert [path.name for path in labels] == [f"{number:06d}_labels.png" for number in range(200)]
+    model = clouds.load(closed, device="cpu")
+    Image.fromarray(drawn(150)).save(tmp_path / "150.png")
+    expected = model.predict(tmp_path / "150.png")
+    assert np.array_equal(np.asarray(Image.open(labels[150])), expected.labels)
+    overlay = list(video_frames(str(tmp_path / "out/street_overlay.mp4")))
+    assert [frame.time for frame in overlay] == pytest.approx([number / 10 for number in range(200)])
+    difference = np.abs(np.asarray(overlay[150].image).astype(int) - np.asarray(expected.overlay()))
+    assert difference.mean() < 8, "but for the compression"
+
+
+def test_some_frames_and_all_results(closed: Path, tmp_path: Path) -> None:
+    write_lossless(tmp_path / "street.mkv", 30)
+    pages = [Image.fromarray(drawn(number)) for number in (0, 9)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    out = tmp_path / "out"
+    flags = [
+        "--every",
+        "10",
+        "--frames",
+        "2",
+        "--write",
+        "overlay,confidence,entropy,json,panoptic",
+        "--output",
+        str(out),
+    ]
+    inputs = [str(tmp_path / "street.mkv"), str(tmp_path / "pages.tif")]
+    assert predict.main(["--model", str(closed), *flags, *inputs, "MODEL.DEVICE", "cpu"]) == 0
+    endings = ("_confidence.png", "_entropy.png", "_panoptic.png", ".json")
+    assert {path.name for path in (out / "street").iterdir()} == {
+        f"{n}{end}" for n in ("000000", "000010") for end in endings
+    }
+    # Of the pages, --every 10 leaves the first.
+    assert {path.name for path in (out / "pages").iterdir()} == {f"000000{end}" for end in (*endings, "_overlay.jpg")}
+    assert len(list(video_frames(str(out / "street_overlay.mp4")))) == 2
+
+    expected = clouds.load(closed, device="cpu").predict(drawn(10), scores=True)
+    for name in ("confidence", "entropy"):
+        with Image.open(out / f"street/000010_{name}.png") as file:
+            assert np.allclose(np.asarray(file) / 65535, getattr(expected, name), atol=1e-5)
+    summary = json.loads((out / "street/000010.json").read_text())
+    assert (summary["frame"], summary["time"], summary["height"], summary["width"]) == (10, 1.0, 48, 64)
+    assert summary["area"] == {name: round(share, 6) for name, share in expected.area.items() if share}
+
+    listed = json.loads((out / "panoptic.json").read_text())
+    assert [each["file_name"] for each in listed["images"]] == [
+        *(f"street/{n}_panoptic.png" for n in ("000000", "000010")), "pages/000000_panoptic.png",
+    ]  # fmt: skip
+    colors = np.asarray(Image.open(out / "street/000010_panoptic.png")).astype(int)
+    ids = colors @ [1, 256, 65536]
+    for segment in listed["annotations"][1]["segments_info"]:
+        inside = ids == segment["id"]
+        assert np.array_equal(inside, expected.labels == segment["category_id"])
+        left, top, width, height = segment["bbox"]
+        assert inside.sum() == segment["area"] == inside[top : top + height, left : left + width].sum()
+    assert [each["name"] for each in listed["categories"]] == list(expected.area)
+
+
+def test_videos_that_fail(
+    closed: Path,
+    images: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write_lossless(tmp_path / "in/cut.mkv", 60)
+    content = (tmp_path / "in/cut.mkv").read_bytes()
+    (tmp_path / "in/cut.mkv").write_bytes(content[: len(content) // 2])
+    (tmp_path / "in/no.mp4").write_bytes(b"no video" * 99)
+    (tmp_path / "in/notes.txt").write_text("neither")
+    (tmp_path / "in/whole.png").write_bytes(images[0].read_bytes())
+    words = ["--model", str(closed), str(tmp_path / "in"), "camera:87", "--output", str(tmp_path / "out")]
+    assert predict.main([*words, "--frames", "40", "MODEL.DEVICE", "cpu"]) == 2
+    printed = capsys.readouterr()
+    message, log = printed.err.rsplit("error: ", 1)[1], printed.out + caplog.text
+    assert message.startswith("3 of 4 inputs failed, the others are done; first: The video ")
+    assert "There is no camera 87" in log
+    assert f"1 files are neither images nor videos and are passed over: {tmp_path / 'in/notes.txt'}" in log
+    labels = len(list((tmp_path / "out/cut").iterdir()))
+    assert 10 < labels < 40
+    overlay = list(video_frames(str(tmp_path / "out/cut_overlay.mp4")))
+    assert len(overlay) == labels, "the frames before the damage"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "cut", "cut_overlay.mp4", "whole_labels.png", "whole_overlay.jpg",
+    ]  # fmt: skip

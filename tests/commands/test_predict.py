@@ -1,5 +1,6 @@
-"""tools/predict.py: its inputs, its config keys and the names of its results."""
+"""The command ``clouds predict``: its flags, inputs and config keys."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from clouds.commands import predict
 
 ROOT = Path(__file__).resolve().parents[2]
+WINDOWS = ("TEST.WINDOW", "300", "TEST.STRIDE", "200", "TEST.AUG.ENABLED", "True")
 GTA = str(ROOT / "configs/warmup/gta/train_gta.yaml")
 
 
@@ -30,7 +32,7 @@ def test_predict_into_a_file(sentence: Callable[..., str], tmp_path: Path) -> No
 
 def test_predict_without_an_image(sentence: Callable[..., str], tmp_path: Path) -> None:
     flags = ("--config-file", GTA, "--output", str(tmp_path / "out"))
-    assert sentence(predict.main, *flags).startswith("No image to label in the command line: give files or folders")
+    assert sentence(predict.main, *flags).startswith("No image to label in the command line: give images (.avif, ")
     assert sentence(predict.main, *flags, "no.png") == "Input not found: there is no file or folder 'no.png'."
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("")
@@ -46,12 +48,14 @@ def test_predict_without_an_image(sentence: Callable[..., str], tmp_path: Path) 
         ("a.png b --output out MODEL.WEIGHTS w.pth SEED -1", ["a.png", "b"], ["MODEL.WEIGHTS", "w.pth", "SEED", "-1"]),
         ("--output out a.png", ["a.png"], []),
         ("a.png SEED 3 --output out", ["a.png"], ["SEED", "3"]),
+        ("--window 300 --augment a.png SEED 3 --output out", ["a.png"], [*("SEED", "3"), *WINDOWS]),
+        ("IMG_1.PNG CLIP_2.MOV --output out SEED 3", ["IMG_1.PNG", "CLIP_2.MOV"], ["SEED", "3"]),
         ("IMG_1.PNG PHOTO.JPEG --output out SOLVER.STEPS (1,)", ["IMG_1.PNG", "PHOTO.JPEG"], ["SOLVER.STEPS", "(1,)"]),
     ],
 )
 def test_predict_tells_inputs_from_settings(words: str, inputs: list[str], opts: list[str]) -> None:
     args, found = predict.parse_arguments(["--config-file", "c.yaml", *words.split()])
-    assert [str(path) for path in args.inputs] == inputs
+    assert args.inputs == inputs
     assert found == opts
     assert str(args.output) == "out"
 
@@ -60,45 +64,37 @@ def test_a_folder_may_look_like_a_key(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "DCIM").mkdir()
     args, opts = predict.parse_arguments(["--config-file", "c.yaml", "DCIM", "--output", "out", "SEED", "1"])
-    assert (args.inputs, opts) == ([Path("DCIM")], ["SEED", "1"])
+    assert (args.inputs, opts) == (["DCIM"], ["SEED", "1"])
 
 
-def test_predict_plans_its_files(tmp_path: Path) -> None:
-    for name in (
-        "b/2.jpg",
-        "b/1.PNG",
-        "a.webp",
-        "scan.TIF",
-        "iphone.heic",
-        "same.jpg",
-        "same.png",
-        "read.me",
-        "b/out/1_overlay.jpg",
+def test_wrong_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        ("--write labels,overlays", "argument --write: 'overlays' is no result: choose from labels, overlay,"),
+        ("--every 0", "argument --every: must be a whole number from 1 to"),
     ):
-        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "in" / name).touch()
-    output = tmp_path / "in" / "b" / "out"
-    jobs = predict.plan([tmp_path / "in"], output)
-    named = {
-        str(source.relative_to(tmp_path / "in")): str(target.relative_to(output)) for source, target in jobs.items()
-    }
-    assert list(named.items()) == [
-        ("a.webp", "a"),
-        ("b/1.PNG", "b/1"),
-        ("b/2.jpg", "b/2"),
-        ("iphone.heic", "iphone"),
-        ("same.jpg", "same.jpg"),
-        ("same.png", "same.png"),
-        ("scan.TIF", "scan"),
-    ]
-    single = predict.plan([tmp_path / "in" / "b" / "2.jpg"], output)
-    assert list(single.values()) == [output / "2"]
+        with pytest.raises(SystemExit):
+            predict.parse_arguments(["a.png", "--output", "out", *words.split()])
+        assert message in capsys.readouterr().err
+    args, _ = predict.parse_arguments(["--write", "json,labels", "a.png", "--output", "out"])
+    assert (args.write, args.inputs) == (("json", "labels"), ["a.png"])
 
 
-def test_predict_refuses_to_write_one_file_twice(tmp_path: Path) -> None:
-    for folder in ("x", "y"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "1.png").touch()
-    with pytest.raises(ValueError, match="Two inputs are called 1"):
-        predict.plan([tmp_path / "x", tmp_path / "y"], tmp_path / "out")
-    assert len(predict.plan([tmp_path / "x", tmp_path / "x"], tmp_path / "out")) == 1
+class Piped:
+    """Standard input with some bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        self.buffer = io.BytesIO(content)
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", Piped(b"b.png\r\n\n c d.png\n"))
+    with predict._standard_input(["a.png", "-", "e.png"]) as words:
+        assert words == ["a.png", "b.png", "c d.png", "e.png"]
+    for content in (b"\x89PNG\r\n\x1a\n\0", b"\0\0\0 ftypisom"):
+        monkeypatch.setattr("sys.stdin", Piped(content))
+        with predict._standard_input(["-"]) as words:
+            [file] = map(Path, words)
+            assert file.read_bytes() == content
+        assert not file.exists()
+    with predict._standard_input(["a.png"]) as words:
+        assert words == ["a.png"]

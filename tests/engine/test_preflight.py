@@ -129,7 +129,7 @@ def test_an_earlier_run_stays_and_is_named(words, tmp_path, caplog, capfd):
     assert not [row for row in table(logged(caplog, capfd)) if "iterations of" in row]
     assert state(run) == before
 
-    assert train.main(words("--dry-run", "--eval-only", "--resume", *SHORT)) == 0
+    assert train.main(words("--dry-run", "--eval-only", "--resume", *SHORT, "TEST.SHOWN_IMAGES", "3")) == 0
     output = logged(caplog, capfd)
     assert "model_final.pth" in output
     assert "1 x 3 images of plugin_val" in output

@@ -277,7 +277,7 @@ def test_tensorboard_shows_images_of_every_test_set(tiny_cfg: CfgNode, tmp_path:
 
 
 def test_a_resumed_run_writes_the_files_of_its_evaluations_again(tiny_cfg: CfgNode, tmp_path: Path) -> None:
-    tiny_cfg.TEST.EVAL_PERIOD, tiny_cfg.SOLVER.EMA_DECAY = 5, 0.5
+    tiny_cfg.TEST.EVAL_PERIOD, tiny_cfg.TEST.SHOWN_IMAGES, tiny_cfg.SOLVER.EMA_DECAY = 5, 1, 0.5
     train(tiny_cfg)
     folder = tmp_path / "run/evaluations"
     assert sorted(path.name for path in folder.iterdir()) == ["0000000", "0000005", "0000010"]
