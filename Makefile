@@ -11,6 +11,8 @@ export HF_HUB_OFFLINE := 1
 # glibc's heap in huge pages, which also keeps freed tensors: far fewer page faults. On virtual machines whose page
 # faults are slow, the tests take less than half of the time.
 HEAP := PYTHONMALLOC=malloc GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=8589934592
+# One process has all tests of a file, whose fixtures are then made once.
+PYTEST := python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-d2 bench fuzz soak lint format clean
 
@@ -29,10 +31,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# One process has all tests of a file, whose fixtures are then made once.
 test: lint
-	$(HEAP) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
-	set -e; for project in $(PROJECTS); do (cd $$project && $(HEAP) OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest -n 2 --dist loadfile); done
+	$(HEAP) OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)
+	set -e; for project in $(PROJECTS); do (cd $$project && $(HEAP) OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/$(PYTEST)); done
 
 # The suites with detectron2's own objects: make test-d2 D2=<folder of detectron2's source>
 D2_VENV := .venv-d2
@@ -46,8 +47,8 @@ $(D2_VENV)/.ready: pyproject.toml setup.py requirements.txt $(PROJECTS:%=%/pypro
 	touch $@
 
 test-d2: $(D2_VENV)/.ready
-	OMP_NUM_THREADS=1 CLOUDS_D2=detectron2 $(D2_BIN)/python -m pytest -n 2 --dist loadfile
-	set -e; for project in $(PROJECTS); do (cd $$project && OMP_NUM_THREADS=1 CLOUDS_D2=detectron2 $(CURDIR)/$(D2_BIN)/python -m pytest -n 2 --dist loadfile); done
+	OMP_NUM_THREADS=1 CLOUDS_D2=detectron2 $(D2_BIN)/$(PYTEST)
+	set -e; for project in $(PROJECTS); do (cd $$project && OMP_NUM_THREADS=1 CLOUDS_D2=detectron2 $(CURDIR)/$(D2_BIN)/$(PYTEST)); done
 
 # Time and memory against named peers: make bench QUICK=1 ONLY=training,labels PEER=<checkout of the published code>
 bench: $(READY)

@@ -37,7 +37,7 @@ from clouds.utils.frames import (
     number_of_images,
     video_frames,
 )
-from clouds.utils.images import encoded
+from clouds.utils.images import encoded, read_image
 from clouds.utils.paths import is_url
 from clouds.utils.signals import Stopped, stop_here
 from clouds.utils.sources import Source, Sources
@@ -157,7 +157,8 @@ def _predict_source(
     if is_url(name):
         name = str(local_file(name, source.kind))
     several = source.kind != "image" or number_of_images(name) > 1
-    frames = itertools.islice(_frames(source, name, output.every), output.most)
+    frames = _frames(source, name, output.every) if several else iter([Frame(0, 0.0, read_image(name))])
+    frames = itertools.islice(frames, output.most)
     with ExitStack() as stack:
         video = None
         if source.kind != "image" and "overlay" in output.results:

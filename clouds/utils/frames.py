@@ -21,10 +21,11 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from clouds.errors import UserError
-from clouds.utils.images import frame_count, open_image, pillow_errors, read_image, to_rgb
+from clouds.utils.images import frame_count, open_image, pillow_errors, to_rgb
 
 _TICK = Fraction(1, 1000)  # seconds, the resolution of the times in a video that is written
 _MISSING = 1.0  # seconds at the end of a video without a frame, from which on it counts as truncated
+_RATE = 25  # frames per second that a player may expect of a written video; its frames have times of their own
 _QUALITY = "20"  # constant rate factor of H.264: 0 is lossless, 23 the default, 51 the worst
 
 
@@ -53,9 +54,6 @@ def image_frames(path: str, every: int = 1) -> Iterator[Frame]:
     Raises:
         UserError: the file cannot be read, see `clouds.utils.images`. The frames before the damage are yielded.
     """
-    if number_of_images(path) == 1:
-        yield Frame(0, 0.0, read_image(path))
-        return
     with open_image(path, "image", several=True) as file:
         time = 0.0
         for number in range(frame_count(file)):
@@ -95,7 +93,7 @@ def video_frames(path: str, every: int = 1) -> Iterator[Frame]:
             for packet in container.demux(stream):
                 packets += packet.size > 0
                 for frame in packet.decode():
-                    time = number / float(stream.average_rate or 25) if frame.time is None else frame.time
+                    time = number / float(stream.average_rate or _RATE) if frame.time is None else frame.time
                     end = max(end, time)
                     if number % every == 0:
                         pixels = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90 % 4)
@@ -158,12 +156,11 @@ class VideoWriter:
 
     Args:
         file: binary file, opened for writing.
-        rate: frames per second that a player may expect. The frames have times of their own.
     """
 
-    def __init__(self, file: BinaryIO, rate: float = 25) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._container = av.open(file, "w", format="mp4")
-        self._stream = self._container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+        self._stream = self._container.add_stream("libx264", rate=_RATE)
         self._stream.pix_fmt = "yuv420p"
         self._stream.options = {"crf": _QUALITY}
         self._stream.codec_context.time_base = _TICK

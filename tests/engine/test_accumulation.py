@@ -114,9 +114,8 @@ def test_parts_give_the_result_of_the_large_batch(config: Config, case: str) -> 
     for parts, images in ((2, [2, 2]), (3, [1, 1, 2])):
         divided = train(config(f"parts{parts}", *CASES[case], "SOLVER.ACCUMULATION", parts))
         assert divided["images"] == images
-        # Usually 1e-6; 7e-5 on a machine whose rounding moves a value across the kink of a ReLU. Parts with wrong
-        # weights differ by more than 1e-2.
-        assert distance(divided["gradient"], whole["gradient"]) < 5e-4
+        # Measured: 1e-7 to 1e-6, up to 7.5e-5 on one processor; 1 where the parts leave out the targets of the others.
+        assert distance(divided["gradient"], whole["gradient"]) < 2e-4
         assert distance(divided["weights"], whole["weights"]) < 1e-6
         assert distance(change(divided), change(whole)) < 1e-4, "of the weights in three steps"
         for ours, theirs in zip(divided["losses"], whole["losses"], strict=True):

@@ -54,14 +54,14 @@ def run(decoder: MSDeformAttnPixelDecoder, case: str, dtype: torch.dtype | None 
 
 
 class TestMemoryWithoutGradient:
-    def test_blocks_of_pixels_change_rounding_alone(
+    def test_blocks_of_pixels_change_no_bit(
         self, decoder: MSDeformAttnPixelDecoder, case: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         whole = run(decoder, case)
-        monkeypatch.setattr(msdeformattn, "BLOCK", 7)
+        # Some processors round products of fewer rows than this differently; BLOCK is far above it.
+        monkeypatch.setattr(msdeformattn, "BLOCK", 64)
         for name, blocks in run(decoder, case).items():
-            # No bit on most processors; some multiply matrices of few rows in another order.
-            torch.testing.assert_close(blocks, whole[name], rtol=0, atol=2e-5 * float(whole[name].abs().max()))
+            assert torch.equal(blocks, whole[name])
 
     def test_maps_are_freed_before_the_pyramid(self, decoder: MSDeformAttnPixelDecoder, case: str) -> None:
         features = HandedOut({name: x.clone() for name, x in stored_features(case).items()})
