@@ -49,6 +49,7 @@ class SharedNetwork(ModelHubMixin, library_name=LIBRARY, tags=[*TAGS], pipeline_
         save_directory: str | Path,
         *,
         include_backbone: bool = False,
+        link_backbone: bool = False,
         license: str = "unknown",
         repo_id: str | None = None,
         push_to_hub: bool = False,
@@ -61,6 +62,8 @@ class SharedNetwork(ModelHubMixin, library_name=LIBRARY, tags=[*TAGS], pipeline_
         Args:
             save_directory: new folder, empty folder, or folder of an earlier call.
             include_backbone: whether to store a frozen tower that anybody can load by its name, too.
+            link_backbone: whether to name the folder or file of a frozen tower, relative to `save_directory`, instead
+                of storing the tower: for several networks on this machine that share a tower.
             license: license of the weights in the card, as the hub names it, such as "cc-by-nc-4.0".
             repo_id: id on the hub, owner/name, for the card and the upload; default: the name of the folder.
             push_to_hub: whether to upload the folder, too.
@@ -72,14 +75,25 @@ class SharedNetwork(ModelHubMixin, library_name=LIBRARY, tags=[*TAGS], pipeline_
         Raises:
             UserError: the folder holds other files, or the hub refuses the upload.
             WriteError: the folder cannot be written.
+            ValueError: `link_backbone` and `push_to_hub` are given: the hub would not have the tower.
         """
+        if link_backbone and push_to_hub:
+            raise ValueError("link_backbone names a tower of this machine, which push_to_hub does not upload")
         folder = user_path(save_directory)
         name = repo_id or folder.resolve().name
-        self._save_pretrained(folder, include_backbone=include_backbone, license=license, name=name)
+        self._save_pretrained(
+            folder, include_backbone=include_backbone, link_backbone=link_backbone, license=license, name=name
+        )
         return upload(folder, name, FILES, **push_to_hub_kwargs) if push_to_hub else None
 
     def _save_pretrained(
-        self, save_directory: Path, *, include_backbone: bool = False, license: str = "unknown", name: str = ""
+        self,
+        save_directory: Path,
+        *,
+        include_backbone: bool = False,
+        link_backbone: bool = False,
+        license: str = "unknown",
+        name: str = "",
     ) -> None:
         write_folder(
             save_directory,
@@ -91,6 +105,7 @@ class SharedNetwork(ModelHubMixin, library_name=LIBRARY, tags=[*TAGS], pipeline_
             name=name or save_directory.name,
             license=license,
             include_backbone=include_backbone,
+            link_backbone=link_backbone,
         )
 
     def push_to_hub(

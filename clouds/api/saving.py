@@ -9,6 +9,7 @@ clip_<digest>.json, timm_<digest>/config.json  architecture of a tower that is i
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from clouds.utils.atomic import atomic_folder, make_folder, write_atomically
 from clouds.utils.folders import is_hidden
 from clouds.utils.hashing import file_sha256
 from clouds.utils.json_files import read_json
+from clouds.utils.paths import user_path
 from clouds.utils.tensors import tensors_sha256
 from clouds.utils.torch_files import write_tensors
 from clouds.version import __version__
@@ -62,6 +64,7 @@ def write_folder(
     name: str,
     license: str,
     include_backbone: bool,
+    link_backbone: bool,
 ) -> None:
     """Write a network so that others can load it. The folder is complete or as it was before.
 
@@ -75,6 +78,8 @@ def write_folder(
         name: id on the hub or name of the folder, for the card.
         license: license of the weights, as the hub names it.
         include_backbone: whether to store a frozen tower that anybody can load by its name, too.
+        link_backbone: whether to name the folder or file of a frozen tower, relative to `folder`, instead of storing
+            the tower.
 
     Raises:
         UserError: the folder holds other files.
@@ -84,14 +89,14 @@ def write_folder(
     state = network.state_dict()
     backbone = backbone_of(network)
     source = None if backbone is None else backbone.source(cfg)
-    by_name = backbone is not None and backbone.reloadable and source is not None and source.is_published
-    is_named = by_name and not include_backbone
+    by_name = backbone is not None and backbone.reloadable and source is not None
+    is_named = by_name and (link_backbone or (source.is_published and not include_backbone))
     left_out = {key: state.pop(key) for key in frozen_keys(network)} if is_named else {}
     settings = _portable_settings(network, cfg)
     with atomic_folder(folder) as part:
         write_tensors(part / WEIGHTS, state)
         if source is not None:
-            settings |= dict([source.model, source.weights] if is_named else _stored_tower(part, source))
+            settings |= dict(_named_tower(folder, source) if is_named else _stored_tower(part, source))
         description = {
             "classes": list(classes),
             "train_classes": list(getattr(network, "train_classes", classes)),
@@ -127,6 +132,16 @@ def _stored_tower(folder: Path, source: TowerSource) -> list[tuple[str, str]]:
     make_folder((folder / name).parent)
     write_atomically(folder / name, architecture)
     return [(source.model[0], name.removesuffix("/config.json")), (source.weights[0], "")]
+
+
+def _named_tower(folder: Path, source: TowerSource) -> list[tuple[str, str]]:
+    """Return the config keys that name a tower, with their values; files and folders are relative to a folder."""
+    named = [(key, name, user_path(name)) for key, name in (source.model, source.weights)]
+    return [(key, _relative(path, folder) if name and path.exists() else name) for key, name, path in named]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
 
 
 def _names(settings: Mapping[str, Any], source: TowerSource | None) -> dict[str, str]:

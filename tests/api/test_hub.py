@@ -180,6 +180,24 @@ def test_a_frozen_tower_is_named(named: Segmenter, hub: Hub, images: list[Path],
     assert same(named, clouds.load(tmp_path / "whole", device="cpu"), images[0])
 
 
+def test_a_tower_of_this_machine_is_linked(
+    clip_folder: Path, save_run: Callable[..., Path], images: list[Path], tmp_path: Path
+) -> None:
+    opts = ["MODEL.BACKBONE.NAME", "CLIP", "MODEL.CLOUDS.CLIP_MODEL_NAME", str(clip_folder)]
+    network = clouds.load(save_run(*opts), device="cpu")
+    tower = tmp_path / "weights/clip"
+    shutil.copytree(clip_folder, tower)
+    linked = clouds.load(network.cfg.MODEL.WEIGHTS, device="cpu", options=[opts[2], str(tower)])
+    linked.save_pretrained(tmp_path / "weights/segmenter", link_backbone=True)
+    assert not any(key.startswith(TOWER) for key in load_file(tmp_path / "weights/segmenter/model.safetensors"))
+    shutil.move(tmp_path / "weights", tmp_path / "moved")
+    moved = clouds.load(tmp_path / "moved/segmenter", device="cpu")
+    assert moved.cfg.MODEL.CLOUDS.CLIP_MODEL_NAME == str(tmp_path / "moved/segmenter/../clip")
+    assert same(network, moved, images[0])
+    with pytest.raises(ValueError, match="does not upload"):
+        linked.save_pretrained(tmp_path / "other", link_backbone=True, push_to_hub=True)
+
+
 def test_through_a_hub(
     closed: Path, hub: Hub, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
