@@ -14,7 +14,7 @@ HEAP := PYTHONMALLOC=malloc GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.m
 # One process has all tests of a file, whose fixtures are then made once.
 PYTEST := python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-d2 bench fuzz soak lint format clean
+.PHONY: demo test test-web test-d2 bench fuzz soak lint format clean
 
 $(READY): pyproject.toml setup.py requirements.txt $(PROJECTS:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,14 @@ lint: $(READY)
 test: lint
 	$(HEAP) OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)
 	set -e; for project in $(PROJECTS); do (cd $$project && $(HEAP) OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/$(PYTEST)); done
+
+# The page of `clouds serve` in Chromium, which has to be installed
+$(VENV)/.ready-web: $(READY)
+	$(BIN)/$(INSTALL) --quiet --editable '.[dev,web-test]'
+	touch $@
+
+test-web: $(VENV)/.ready-web
+	$(HEAP) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/web/browser
 
 # The suites with detectron2's own objects: make test-d2 D2=<folder of detectron2's source>
 D2_VENV := .venv-d2

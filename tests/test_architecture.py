@@ -42,7 +42,8 @@ LAYERS = {
     "clouds.engine": CORE_LAYERS | USES,
     "clouds.experiments": CORE_LAYERS | USES | {"clouds.engine"},
     "clouds.api": CORE_LAYERS | USES | {"clouds.engine", "clouds.experiments"},
-    "clouds.commands": CORE_LAYERS | USES | {"clouds.engine", "clouds.experiments", "clouds.api"},
+    "clouds.web": CORE_LAYERS | USES | {"clouds.engine", "clouds.experiments", "clouds.api"},
+    "clouds.commands": CORE_LAYERS | USES | {"clouds.engine", "clouds.experiments", "clouds.api", "clouds.web"},
     "clouds.__main__": {"clouds.commands"},
 }
 
@@ -85,6 +86,7 @@ WRITERS = {
         "self.save": "calls `self.checkpointer.save`",
     },
     "clouds.self_training.sam.cache": {"tempfile.TemporaryFile": "nothing is written to it"},
+    "clouds.web.page": {"result.save": "writes through `clouds.utils.atomic`"},
     "clouds.utils.frames": {"av.open": "reads a path, and writes to a file that `clouds.utils.atomic` has opened"},
 }
 # Names of functions that write to their path, of those that write to what they are given, and of those that open it.

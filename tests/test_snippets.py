@@ -18,6 +18,8 @@ NOT_RUN = {
     "make demo": "15 minutes",
     "make test": "these tests",
     "pip install -r requirements.txt -e .": "changes the environment",
+    "pip install -e .[web]": "changes the environment",
+    "clouds serve --model output/gta/warmup --examples photos/": "serves until it is stopped, see tests/web/browser",
     "clouds weights mobile_sam": "downloads",
     "clouds prompts --model meta-llama/Llama-2-70b-chat-hf --output prompts.txt": "a model of 140 GB",
     "clouds submit --config-file configs/warmup/gta/train_gta.yaml --benchmark cityscapes "

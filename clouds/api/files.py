@@ -97,15 +97,7 @@ def write_predictions(
         Stopped: a signal has asked to stop. The frame that was begun is finished first, and videos are closed.
     """
     start_log(None)
-    if cfg is None or config_file is None:
-        model = load(source, options=opts)
-    else:
-        cfg = config_with_dataset(cfg, config_file, opts, dataset)
-        model = load(source, config=cfg, device=cfg.MODEL.DEVICE)
-    set_up_libraries(model.cfg)
-    if dataset:
-        model = _for_dataset(model, dataset)
-
+    model = load_for_files(source, cfg, config_file, opts, dataset=dataset)
     if sources.others:
         named = ", ".join(map(str, sources.others[:_NAMED])) + (", ..." if len(sources.others) > _NAMED else "")
         logger.info(f"{len(sources.others):,} files are neither images nor videos and are passed over: {named}")
@@ -125,6 +117,35 @@ def write_predictions(
     seconds = time.perf_counter() - began
     raise_failures(failures, f"{len(failures)} of {len(found)} inputs failed, the others are done", logger)
     logger.info(f"{images:,} images labeled, {images / max(seconds, 1e-9):.1f} images/s")
+
+
+def load_for_files(
+    source: str | Path,
+    cfg: CfgNode | None = None,
+    config_file: str | Path | None = None,
+    opts: Sequence[str] = (),
+    *,
+    dataset: str | Path | None = None,
+) -> Segmenter:
+    """Load a network for a command that predicts files, and set up the libraries of this process.
+
+    Args:
+        source: trained network, see `load`.
+        cfg: config that was read from `config_file` and `opts`; None without a `config_file`.
+        config_file: YAML config; None for that beside the weights.
+        opts: alternating config keys and values.
+        dataset: YAML file that describes the data set whose classes are predicted.
+
+    Raises:
+        UserError: the network cannot be loaded, or cannot predict the classes of the data set.
+    """
+    if cfg is None or config_file is None:
+        model = load(source, options=opts)
+    else:
+        cfg = config_with_dataset(cfg, config_file, opts, dataset)
+        model = load(source, config=cfg, device=cfg.MODEL.DEVICE)
+    set_up_libraries(model.cfg)
+    return _for_dataset(model, dataset) if dataset else model
 
 
 _AGAIN = "what is written stays, and the same command begins anew"

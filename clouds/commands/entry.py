@@ -29,7 +29,11 @@ DEPENDENCIES = frozenset((
 ))  # fmt: skip
 
 # Import names of optional packages, and the extras that install them.
-EXTRAS = {"onnx": "export", "onnxruntime": "export", "onnxscript": "export", "wandb": "wandb"}
+EXTRAS = {
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
+    **dict.fromkeys(("gradio", "starlette"), "web"),
+    "wandb": "wandb",
+}
 
 
 def user_errors(main: Callable[Arguments, int]) -> Callable[Arguments, int]:

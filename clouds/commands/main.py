@@ -30,6 +30,7 @@ COMMANDS = {
     "train": Command("train", "train a network"),
     "eval": Command("train", "evaluate a network on the test sets of a config", ("--eval-only",)),
     "predict": Command("predict", "predict the label maps of images"),
+    "serve": Command("serve", "predict images and videos in a page of this machine's browser"),
     "experiment": Command("experiment", "train the rows of a plan with several seeds and compare them"),
     "report": Command("report", "compare the final scores of trainings: a table, or a page"),
     "compare": Command("compare_runs", "say what differs between two trainings"),

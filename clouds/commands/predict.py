@@ -60,17 +60,10 @@ def main(argv: list[str] | None = None) -> int:
         The exit code.
     """
     args, opts = parse_arguments(argv)
-    source, cfg = args.model, None
-    if source and "MODEL.WEIGHTS" in opts[::2]:
-        raise UserError("--model and MODEL.WEIGHTS both name a network: leave out one of them.")
-    if args.config_file:
-        cfg = load_config(args.config_file, opts)
-        if not source:
-            check_weights(source := cfg.MODEL.WEIGHTS)
+    source, cfg = named_network(args, opts)
     with _standard_input(args.inputs) as words:
         sources = find_sources(words, args.output)
-        if not source:
-            raise UserError("A prediction needs a trained network: give --model, or --config-file with MODEL.WEIGHTS.")
+        check_named(source)
         make_folder(args.output)
         run(sources, source, cfg, opts, args)
     return 0
@@ -97,6 +90,55 @@ def run(sources: Sources, source: str, cfg: "CfgNode | None", opts: Sequence[str
         write_predictions(sources, source, output, cfg, args.config_file, opts, dataset=args.dataset)
 
 
+def named_network(args: argparse.Namespace, opts: Sequence[str]) -> tuple[str, "CfgNode | None"]:
+    """Return the network that the flags of `add_network_flags` name, and its config if ``--config-file`` is given.
+
+    Returns:
+        The source, see `clouds.load`; an empty string if there is none, see `check_named`. The config is not frozen.
+
+    Raises:
+        UserError: two networks are named, the weights do not exist, or the config is wrong.
+    """
+    source, cfg = args.model or "", None
+    if source and "MODEL.WEIGHTS" in opts[::2]:
+        raise UserError("--model and MODEL.WEIGHTS both name a network: leave out one of them.")
+    if args.config_file:
+        cfg = load_config(args.config_file, opts)
+        if not source:
+            check_weights(source := cfg.MODEL.WEIGHTS)
+    return source, cfg
+
+
+def check_named(source: str) -> None:
+    """Check that a network is named.
+
+    Raises:
+        UserError: `source` is empty.
+    """
+    if not source:
+        raise UserError("A prediction needs a trained network: give --model, or --config-file with MODEL.WEIGHTS.")
+
+
+def add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that name a network and say how it predicts, see `named_network` and `network_opts`."""
+    parser.add_argument("--model", metavar="SOURCE", help="trained network")
+    parser.add_argument("--config-file", metavar="FILE", help="YAML config (default: config.yaml beside the weights)")
+    parser.add_argument("--dataset", metavar="FILE", help="YAML file that describes your own data set and its classes")
+    parser.add_argument(
+        "--window", type=positive_int, metavar="PIXELS",
+        help="predict in square windows of this size, which overlap by a third (TEST.WINDOW, TEST.STRIDE)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--augment", action="store_true", help="average several sizes and mirror images (TEST.AUG.ENABLED)"
+    )
+
+
+def network_opts(args: argparse.Namespace) -> list[str]:
+    """Return the KEY VALUE pairs of the flags that say how a network predicts."""
+    opts = ["TEST.WINDOW", str(args.window), "TEST.STRIDE", str(-(-2 * args.window // 3))] if args.window else []
+    return [*opts, "TEST.AUG.ENABLED", "True"] if args.augment else opts
+
+
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Parse flags and inputs; the KEY VALUE pairs begin at the first word that looks like a config key.
 
@@ -105,9 +147,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[st
         augmentation are added.
     """
     parser = CommandParser(DESCRIPTION)
-    parser.add_argument("--model", metavar="SOURCE", help="trained network")
-    parser.add_argument("--config-file", metavar="FILE", help="YAML config (default: config.yaml beside the weights)")
-    parser.add_argument("--dataset", metavar="FILE", help="YAML file that describes your own data set and its classes")
+    add_network_flags(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="output folder")
     parser.add_argument(
         "--write", type=_results, default=("labels", "overlay"), metavar="RESULTS",
@@ -119,22 +159,11 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument(
         "--frames", type=positive_int, metavar="N", help="label N frames of a video or camera at most (default: all)"
     )
-    parser.add_argument(
-        "--window", type=positive_int, metavar="PIXELS",
-        help="predict in square windows of this size, which overlap by a third (TEST.WINDOW, TEST.STRIDE)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--augment", action="store_true", help="average several sizes and mirror images (TEST.AUG.ENABLED)"
-    )
     parser.add_argument("words", nargs="*", metavar="INPUT | KEY VALUE", help="inputs, then config keys")
     args = parser.parse_intermixed_args(argv)
     first_key = next((at for at, word in enumerate(args.words) if looks_like_key(word)), len(args.words))
     args.inputs, opts = args.words[:first_key], args.words[first_key:]
-    if args.window:
-        opts += ["TEST.WINDOW", str(args.window), "TEST.STRIDE", str(-(-2 * args.window // 3))]
-    if args.augment:
-        opts += ["TEST.AUG.ENABLED", "True"]
-    return args, opts
+    return args, opts + network_opts(args)
 
 
 def _results(text: str) -> tuple[str, ...]:
