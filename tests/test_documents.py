@@ -15,7 +15,7 @@ DOCUMENTS = sorted(
         *ROOT.glob("*.md"),
         ROOT / "datasets/README.md",
         *(ROOT / "benchmarks").glob("*.md"),
-        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
     ]
 )
 # Folders of this repository; what a command writes or a user brings is elsewhere.
@@ -29,7 +29,7 @@ def anchors(document: Path) -> set[str]:
 
 
 def without_code(text: str) -> str:
-    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"^ *```.*?^ *```$", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -49,7 +49,7 @@ def test_paths(document: Path) -> None:
     """Paths in commands and inline code exist; words with braces, such as {gta,synthia}, and patterns are left out."""
     text = document.read_text(encoding="utf-8")
     code = " ".join(
-        [*re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE), *re.findall(r"`([^`\n]+)`", text)]
+        [*re.findall(r"^ *```sh\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE), *re.findall(r"`([^`\n]+)`", text)]
     )
     words = [word for word in code.split() if not set("{*<…") & set(word)]
     for path in OURS.findall(" ".join(words)):

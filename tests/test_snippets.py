@@ -11,16 +11,17 @@ import torch
 
 import clouds
 from clouds.experiments.jobs import Job
-from tests.snippets import ROOT, Block, blocks, commands, inside, parse, run, write_place
+from tests.snippets import ROOT, Block, blocks, commands, inside, parse, run, without_launchers, write_place
 
-# Commands that a test cannot run, with the reason. They are parsed with their own parser where it is one of ours.
+# Commands, or programs, that a test cannot run, with the reason. Commands of ours are parsed with their own parser.
 NOT_RUN = {
     "make demo": "15 minutes",
     "make test": "these tests",
-    "pip install -r requirements.txt -e .": "changes the environment",
-    "pip install -e .[web]": "changes the environment",
+    "pip": "changes the environment",
     "clouds serve --model output/gta/warmup --examples photos/": "serves until it is stopped, see tests/web/browser",
     "clouds weights mobile_sam": "downloads",
+    "clouds generate --model stabilityai/sdxl-turbo --folder sd_turbo --input prompt_llama70b.txt "
+    "--scheduler turbo --steps 1 --guidance 0 --height 512 --width 512": "downloads",
     "clouds prompts --model meta-llama/Llama-2-70b-chat-hf --output prompts.txt": "a model of 140 GB",
     "clouds submit --config-file configs/warmup/gta/train_gta.yaml --benchmark cityscapes "
     "--output submission MODEL.WEIGHTS output/gta/warmup/model_final.pth": "needs all images of the test split",
@@ -32,6 +33,8 @@ NOT_RUN = {
 }
 # Documents whose commands run; the README comes first, because its commands make what the others need.
 RUN = ("README.md", "GETTING_STARTED.md")
+# Pages of the site whose commands run, but for those that README and GETTING_STARTED have.
+PAGES = ("docs/index.md", "docs/start.md", "docs/stages.md", "docs/your_sam.md", "docs/your_generator.md")
 # Documents whose commands are only parsed.
 PARSED = ("INSTALL.md", "TROUBLESHOOTING.md", "datasets/README.md", "docs/published.md", "docs/benchmarks.md")
 # Inline code that begins like a command and has no placeholder.
@@ -66,7 +69,7 @@ def run_block(block: Block) -> None:
     """Run a block in the current folder: its commands, or its Python code as a script."""
     if block.language == "sh":
         for words in commands(block.text):
-            if " ".join(words) not in NOT_RUN:
+            if can_run(words):
                 run(words)
     elif block.file_name:
         Path(block.file_name).write_text(block.text)
@@ -75,12 +78,48 @@ def run_block(block: Block) -> None:
         runpy.run_path("snippet.py", run_name="__main__")
 
 
+def can_run(words: Sequence[str]) -> bool:
+    return not NOT_RUN.keys() & {words[0], " ".join(words)}
+
+
 def test_the_readme(after_readme: tuple[Path, Path]) -> None:
     place, _ = after_readme
     for name in ("output/gta/warmup/model_final.pth", "output/gta/joint/model_final.pth", "out/street_overlay.jpg"):
         assert (place / name).is_file(), name
     assert "Pseudo-labels: " in (place / "output/gta/joint/log.txt").read_text()
     assert len(list((place / "data/stable_diffusion/sd_llama70b_v2/images").iterdir())) == 4
+
+
+@pytest.mark.parametrize("document", PAGES)
+def test_pages(document: str, place: Path) -> None:
+    """The commands of a page run one after the other, each once."""
+    done = {" ".join(alone(words)) for name in RUN for words in printed(name)}
+    (place / "datasets").symlink_to("data")
+    write_files(document, place)
+    for block in blocks(document, "sh", "python"):
+        if block.language == "python":
+            run_block(block)
+        for words in printed_in(block):
+            if can_run(words) and (command := " ".join(alone(words))) not in done:
+                run(words)
+                done.add(command)
+
+
+def printed(document: str) -> list[list[str]]:
+    return [words for block in blocks(document, "sh") for words in printed_in(block)]
+
+
+def printed_in(block: Block) -> list[list[str]]:
+    return commands(block.text) if block.language == "sh" else []
+
+
+def alone(words: Sequence[str]) -> list[str]:
+    """The first start of a command as one process gets it: without launchers and the number of processes."""
+    words = [word for word in without_launchers(words) if word != "--resume"]
+    if "--num-gpus" in words:
+        at = words.index("--num-gpus")
+        del words[at : at + 2]
+    return words
 
 
 EXPERIMENT = ("clouds experiment", "run_experiment(")  # blocks that start trainings as processes
@@ -132,7 +171,7 @@ def test_the_experiment(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert (place / "output/jobs/submit.sh").is_file()
 
 
-@pytest.mark.parametrize("document", [*RUN, *PARSED])
+@pytest.mark.parametrize("document", [*RUN, *PAGES, *PARSED])
 def test_commands_are_understood(document: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those within a line, and those that cannot run."""
     monkeypatch.chdir(ROOT)
@@ -150,7 +189,7 @@ OTHER = {"benchmarks", "projects"}
 
 
 def test_no_reason_without_a_command() -> None:
-    found = {" ".join(words) for name in RUN for block in blocks(name, "sh") for words in commands(block.text)}
+    found = {name for document in (*RUN, *PAGES) for words in printed(document) for name in (words[0], " ".join(words))}
     assert not NOT_RUN.keys() - found
 
 
@@ -161,13 +200,13 @@ def test_the_job_requeues_itself() -> None:
     assert ends == {0: [], 2: [], 75: [["scontrol", "requeue", "7"]]}
 
 
-@pytest.mark.parametrize("document", [*RUN, *PARSED])
+@pytest.mark.parametrize("document", [*RUN, *PAGES, *PARSED])
 def test_no_block_is_overlooked(document: str) -> None:
     """Commands are in blocks that are marked as `sh`."""
     assert {block.language for block in blocks(document)} <= {"sh", "python", "yaml", "bibtex", ""}
     assert not [block for block in blocks(document, "") if re.search("^(?:python|clouds|pip|make) ", block.text, re.M)]
 
 
-@pytest.mark.parametrize("block", [b for d in (*RUN, *PARSED) for b in blocks(d, "python")], ids=str)
+@pytest.mark.parametrize("block", [b for d in (*RUN, *PAGES, *PARSED) for b in blocks(d, "python")], ids=str)
 def test_python_compiles(block: Block) -> None:
     compile(block.text, str(block), "exec")
