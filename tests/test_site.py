@@ -54,7 +54,10 @@ def entries(navigation: Any) -> list[str]:
 
 def test_the_navigation_has_every_page_once(site: Any) -> None:
     names = entries(read_yaml(ROOT / "mkdocs.yml", "The site")["nav"])
-    assert sorted(names) == sorted(name for name in site.pages if not HIDDEN.match(name))
+    shown = {name for name in site.pages if not HIDDEN.match(name)}
+    assert not shown - set(names), "add these pages to nav in mkdocs.yml"
+    assert not set(names) - shown, "remove these pages from nav in mkdocs.yml"
+    assert len(names) == len(shown)
 
 
 def test_links(pages: ModuleType, site: Any) -> None:
