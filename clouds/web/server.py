@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clouds.api.files import load_for_files
 from clouds.d2 import CfgNode
 from clouds.engine.log import start_log
+from clouds.errors import UserError
 from clouds.utils.signals import stop_requested
 from clouds.web.addresses import Address
 from clouds.web.page import Page
@@ -87,24 +88,27 @@ def serve(
     predictions = Predictions(model, limits)
     page = Page(predictions, network.source, examples, folder).build(queue)
     address.check()
-    page.launch(
-        server_name=f"[{address.host}]" if ":" in address.host else address.host,
-        server_port=address.port,
-        prevent_thread_lock=True,
-        quiet=True,
-        share=False,
-        ssr_mode=False,
-        mcp_server=False,
-        pwa=False,
-        run_history=False,
-        enable_monitoring=False,
-        footer_links=[],
-        max_file_size=limits.megabytes << 20,
-        state_session_capacity=_SESSIONS,
-        app_kwargs={"middleware": [Middleware(_SameHost)]},
-        theme=theme(),
-        css=CSS,
-    )
+    try:
+        page.launch(
+            server_name=f"[{address.host}]" if ":" in address.host else address.host,
+            server_port=address.port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            mcp_server=False,
+            pwa=False,
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=[],
+            max_file_size=limits.megabytes << 20,
+            state_session_capacity=_SESSIONS,
+            app_kwargs={"middleware": [Middleware(_SameHost)]},
+            theme=theme(),
+            css=CSS,
+        )
+    except OSError as error:  # Gradio waits some seconds for its server
+        raise UserError(f"The server did not start at {address.url}: give the same command again.") from error
     logger.info(f"The page is at {address.url} until Ctrl-C")
     if not address.is_local:
         logger.warning(f"Everybody who reaches {address.host} over the network can use this page")

@@ -42,8 +42,8 @@ CONTRAST = """() => {
 # Controls that can be used, by a number each.
 CONTROLS = """() => {
   const all = [...document.querySelectorAll('button, input, textarea, select, a[href], [role=tab], video[controls]')];
-  const usable = all.filter(e => !e.disabled && e.type !== 'file' && e.offsetParent && e.checkVisibility()
-    && e.getClientRects().length);
+  const usable = all.filter(e => !e.disabled && e.tabIndex >= 0 && e.type !== 'file' && e.checkVisibility()
+    && e.offsetParent && e.getClientRects().length);
   usable.forEach((e, i) => e.dataset.control = i);
   return usable.map(e => e.outerHTML.slice(0, 200)); }"""
 FOCUSED = """() => {
