@@ -89,8 +89,8 @@ def write_folder(
     state = network.state_dict()
     backbone = backbone_of(network)
     source = None if backbone is None else backbone.source(cfg)
-    by_name = backbone is not None and backbone.reloadable and source is not None
-    is_named = by_name and (link_backbone or (source.is_published and not include_backbone))
+    by_name = source is not None and (link_backbone or (source.is_published and not include_backbone))
+    is_named = by_name and backbone is not None and backbone.reloadable
     left_out = {key: state.pop(key) for key in frozen_keys(network)} if is_named else {}
     settings = _portable_settings(network, cfg)
     with atomic_folder(folder) as part:
