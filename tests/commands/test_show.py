@@ -50,6 +50,7 @@ def test_a_page_before_and_after_the_augmentation(place: Path) -> None:
     assert page.count("48 x 32 pixels, as the network sees it") == 2 * 3
     assert page.count("as the teacher sees it") == 2 * 3
     assert "<dt>Crop</dt><dd>48 x 32 pixels</dd>" in page
+    assert page.count('<p class="file">/') == 2  # a remark would begin with a capital, "/Data/gta5"
     assert "<script" not in page and not re.search(r'(?:src|href)="(?!data:|#)', page)
 
 
