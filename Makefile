@@ -8,13 +8,15 @@ PROJECTS := $(patsubst %/pyproject.toml,%,$(wildcard projects/*/pyproject.toml))
 # uv does not read pip.conf. For an index of your own: make demo INSTALL='python -m pip install'
 INSTALL ?= python -m uv pip install --compile-bytecode
 export HF_HUB_OFFLINE := 1
+export UV_COMPILE_BYTECODE_TIMEOUT ?= 600
 # glibc's heap in huge pages, which also keeps freed tensors: far fewer page faults. On virtual machines whose page
 # faults are slow, the tests take less than half of the time.
 HEAP := PYTHONMALLOC=malloc GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=8589934592
 # One process has all tests of a file, whose fixtures are then made once.
 PYTEST := python -m pytest -n 2 --dist loadfile
+TESTS = $(HEAP) OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/$(PYTEST)
 
-.PHONY: demo test test-web test-d2 docs bench fuzz soak lint format clean
+.PHONY: demo test test-slow test-web test-d2 docs bench fuzz soak lint format clean
 
 $(READY): pyproject.toml setup.py requirements.txt $(PROJECTS:%=%/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
@@ -32,8 +34,13 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(HEAP) OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)
-	set -e; for project in $(PROJECTS); do (cd $$project && $(HEAP) OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/$(PYTEST)); done
+	$(TESTS) -m 'not slow'
+	set -e; for project in $(PROJECTS); do (cd $$project && $(TESTS) -m 'not slow'); done
+
+# Tests that start processes, compile, or train for long
+test-slow: $(READY)
+	$(TESTS) -m slow
+	set -e; for project in $(PROJECTS); do (cd $$project && $(TESTS) -m slow); done
 
 # The page of `clouds serve` in Chromium, which has to be installed
 $(VENV)/.ready-web: $(READY)

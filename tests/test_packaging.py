@@ -95,8 +95,8 @@ def test_the_metadata(metadata: email.message.Message) -> None:
     versions = {each.removeprefix(python) for each in metadata.get_all("Classifier", []) if each.startswith(python)}
     assert versions == {"3 :: Only", "3.11", "3.12", "3.13"}
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
-    assert set(metadata.get_all("Provides-Extra", [])) == {"export", "wandb", "dev"}
-    assert 'clouds-dgss[export]; extra == "dev"' in metadata.get_all("Requires-Dist", [])
+    assert set(metadata.get_all("Provides-Extra", [])) == {"export", "wandb", "docs", "web", "web-test", "dev"}
+    assert 'clouds-dgss[docs,export]; extra == "dev"' in metadata.get_all("Requires-Dist", [])
 
 
 def test_the_wheel_requires_what_requirements_txt_lists(metadata: email.message.Message) -> None:
@@ -142,6 +142,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     return found
 
 
+@pytest.mark.slow
 def test_names_of_the_repository(installed: Installed) -> None:
     assert installed.clouds("--version").stdout == f"clouds {clouds.__version__}\n"
     done = installed.clouds("train", "--config-file", "configs/warmup/gta/train_gta50.yaml")
@@ -214,6 +215,7 @@ assert (exported == labels).mean() >= 0.999, "an exported network"
 """
 
 
+@pytest.mark.slow
 def test_from_data_to_a_saved_network_in_another_folder(installed: Installed) -> None:
     folder = installed.folder
     write_streets(folder / "data")

@@ -23,7 +23,7 @@ _SIGPIPE = 13  # Windows has no such signal, but broken pipes
 
 # Import names of the packages in requirements.txt.
 DEPENDENCIES = frozenset((
-    "PIL", "accelerate", "cv2", "diffusers", "filelock", "fvcore", "huggingface_hub", "jinja2", "markupsafe",
+    "PIL", "accelerate", "av", "cv2", "diffusers", "filelock", "fvcore", "huggingface_hub", "jinja2", "markupsafe",
     "matplotlib", "numpy", "open_clip", "safetensors", "scipy", "segment_anything", "tensorboard", "termcolor", "timm",
     "torch", "torchvision", "tqdm", "transformers", "yaml",
 ))  # fmt: skip

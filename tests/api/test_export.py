@@ -30,6 +30,8 @@ from tests.api.conftest import TEXT_HEAD
 from tests.modeling.timm_folders import write_tower
 from tests.parity import golden
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 # Landscape and portrait, multiples of 32 and others, of less than 32 pixels, and batches of one and more.
 SIZES = [(1, 70, 101), (2, 161, 97), (3, 64, 32), (2, 20, 40), (1, 1, 1)]

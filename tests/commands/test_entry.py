@@ -61,7 +61,12 @@ assert run("tools/predict.py", "--config-file", {GTA!r}, "no.png", "--output", "
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("usage: ") == len(SCRIPTS)
-    for words in ("--eval-only", "Train or evaluate a CLOUDS network.", "INPUT is an image or a folder", "GT/LABELS/"):
+    for words in (
+        "--eval-only",
+        "Train or evaluate a CLOUDS network.",
+        "Predict the label maps of images and videos.",
+        "GT/LABELS/",
+    ):
         assert words in done.stdout
 
 

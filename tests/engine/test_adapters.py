@@ -20,6 +20,8 @@ from tests.engine.test_resume import same, trained
 from tests.modeling.test_adapters import decompositions  # noqa: F401  (a fixture)
 from tests.modeling.timm_folders import write_tower
 
+pytestmark = pytest.mark.slow
+
 ADAPTED = ("MODEL.ADAPTER.RANK", "4", "SOLVER.ADAPTER_DECAY", "cosine", "SOLVER.CHECKPOINT_PERIOD", "10")
 
 

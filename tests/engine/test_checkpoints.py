@@ -267,6 +267,7 @@ class TestBest:
         train(selecting, Scored, scores=SCORES)
         assert best(selecting) == (3, 50.0)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("at", [3, 4, 6, 8])
     @pytest.mark.parametrize("last", [40.0, 60.0])
     def test_a_resumed_run_knows_it(self, selecting: CfgNode, at: int, last: float) -> None:

@@ -24,6 +24,8 @@ from clouds.engine.trainer import Trainer
 from clouds.engine.writers import MetricsWriter
 from clouds.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 class Killed(BaseException):
     """Ends a run where a signal would: nothing that the run does afterwards counts."""

@@ -36,6 +36,8 @@ from tests.engine.failing import fail_in_the_second
 from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer, write_joint_images
 from tests.engine.test_end_to_end import last_table, write_config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME"
 # Steps of exactly the size of the gradient: AdamW's first ones have the size of its sign, also where that is noise.

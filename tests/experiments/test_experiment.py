@@ -24,6 +24,8 @@ from clouds.experiments.runner import run_jobs
 from tests.engine.conftest import write_images
 from tests.engine.test_end_to_end import write_config
 
+pytestmark = pytest.mark.slow
+
 PLAN = """\
 title: A tiny experiment
 output: out

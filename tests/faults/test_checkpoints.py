@@ -19,6 +19,8 @@ from tests.engine.test_resume import rows, same, trained
 from tests.faults.child import Event
 from tests.faults.processes import Processes
 
+pytestmark = pytest.mark.slow
+
 # A checkpoint after each step, by the clock of the main process alone.
 OPTS = "SOLVER.CHECKPOINT_MINUTES 1e-6 SOLVER.CHECKPOINTS_KEPT 2 SOLVER.MAX_ITER 6 SOLVER.IMS_PER_BATCH 2"
 OPTS += " TEST.EVAL_PERIOD 3 TEST.SELECT_ON plugin_val"

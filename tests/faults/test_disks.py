@@ -29,6 +29,8 @@ from tests.faults.processes import Outcome, Processes
 from tests.generation.pipelines import write_stable_diffusion
 from tests.self_training.test_sam_cache import cached, image
 
+pytestmark = pytest.mark.slow
+
 BALLAST = "ballast"
 
 

@@ -15,6 +15,8 @@ import pytest
 from tests.faults.child import Event
 from tests.faults.processes import PROC, Line, Processes, Seconds
 
+pytestmark = pytest.mark.slow
+
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 

@@ -9,6 +9,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+import pytest
 import torch
 
 from clouds.config import load_config
@@ -18,6 +19,8 @@ from clouds.engine.setup import default_setup
 from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer, write_joint_images
 from tests.engine.test_end_to_end import write_config
 from tests.faults.processes import Line, Processes
+
+pytestmark = pytest.mark.slow
 
 RECORDS = [{"file_name": f"{number}.png"} for number in range(8)]
 

@@ -11,6 +11,8 @@ from tests.engine.conftest import write_images
 from tests.engine.test_end_to_end import write_config
 from tests.faults.processes import Processes
 
+pytestmark = pytest.mark.slow
+
 resource = pytest.importorskip("resource")
 
 

@@ -14,6 +14,8 @@ from tests.engine.conftest import write_images
 from tests.engine.test_end_to_end import write_config
 from tests.faults.processes import PROC, ROOT, Child, Line, Processes
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 60  # in which the others end, on a machine under load; half a timeout of a collective would be five minutes
 
 

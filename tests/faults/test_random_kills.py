@@ -9,6 +9,8 @@ import pytest
 from tests.faults.kills import Kill, Trials
 from tests.faults.processes import Line, Processes
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 4  # of each job
 STARTS = "Starting training"
 SAVES = "Saving checkpoint to .*model"

@@ -16,6 +16,8 @@ from tests.engine.test_processes import folder  # noqa: F401  (a fixture)
 from tests.faults.processes import ROOT, Child, Line, Processes
 from tests.faults.test_disks import case, files, material, straight, struck  # noqa: F401  (two are fixtures)
 
+pytestmark = pytest.mark.slow
+
 convert = functools.partial(convert_datasets.main, "gta")
 STOPS = "finishes its step, saves and stops"
 

@@ -1,12 +1,7 @@
-"""Command with tiny pipelines; in processes of its own if it needs a signal or a rank."""
+"""Command with tiny pipelines. `tests.faults.test_generation` has several processes and signals."""
 
-import functools
 import json
-import os
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +11,6 @@ from PIL import Image
 
 from clouds.commands import generate as command
 from clouds.generation.records import read_manifest, read_rejected
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -102,50 +95,6 @@ def test_gate_that_nothing_passes(flags: Callable[..., list[str]], tmp_path: Pat
     bare = tmp_path / "stable_diffusion" / "bare"
     assert rows(bare) == []
     assert [row["attempt"] for row in read_rejected(bare / "rejected.jsonl")] == [0, 1, 0, 1]
-
-
-def start(arguments: list[str], **environment: str) -> "subprocess.Popen[str]":
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    line = [sys.executable, str(ROOT / "generate_txt_im.py"), *arguments]
-    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
-    # Background jobs of a shell ignore SIGINT.
-    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(line, cwd=ROOT, env=variables, text=True, preexec_fn=listen, **pipes)
-
-
-def test_two_ranks_a_kill_and_a_stop(flags: Callable[..., list[str]], tmp_path: Path) -> None:
-    sets = tmp_path / "stable_diffusion"
-    # One thread, as in the ranks: the order of summation depends on the number of threads.
-    whole = start(flags("whole", "--num-images", "120"))
-    assert whole.wait(300) == 0, whole.communicate()
-
-    def begun(ranks: "list[subprocess.Popen[str]]") -> None:
-        """Wait until both ranks have written an image; the first one is stopped meanwhile so that it cannot finish."""
-        end, held = time.monotonic() + 300, set[int]()
-        while len(held) < 2 and time.monotonic() < end:
-            for file in (sets / "shared" / "images").glob("*.png"):
-                rank = int(file.name.split("_")[1]) // 4 % 2  # ranks take the batches in turn
-                if rank not in held:
-                    held.add(rank)
-                    ranks[rank].send_signal(signal.SIGSTOP)
-            assert all(rank.poll() is None for rank in ranks), [rank.communicate() for rank in ranks]
-            time.sleep(0.002)
-        for rank in ranks:
-            rank.send_signal(signal.SIGCONT)
-
-    ranks = [start(flags("shared", "--num-images", "120"), RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
-    begun(ranks)
-    ranks[0].send_signal(signal.SIGKILL)
-    ranks[1].send_signal(signal.SIGINT)
-    assert ranks[0].wait(60) == -signal.SIGKILL
-    assert ranks[1].wait(60) == 75
-    assert "Stopped by SIGINT: what is written stays, and the same command goes on." in ranks[1].communicate()[1]
-    there = len(list((sets / "shared" / "images").glob("*.png")))
-    assert there < 120
-    ranks = [start(flags("shared", "--num-images", "120"), RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
-    assert [rank.wait(300) for rank in ranks] == [0, 0]
-    assert (sets / "shared" / "manifest.jsonl").read_bytes() == (sets / "whole" / "manifest.jsonl").read_bytes()
-    assert apart(sets / "shared", sets / "whole") == 0
 
 
 def test_disk_full(flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,8 @@ from clouds.modeling.compilation import compile_forward
 from clouds.self_training.teacher import Teacher
 from tests.parity import golden
 
+pytestmark = pytest.mark.slow
+
 LEVELS = ("res2", "res3", "res4", "res5")
 
 

@@ -12,6 +12,8 @@ from minicity.paths import PROJECT, REPOSITORY
 from clouds.commands.main import main as clouds_command
 from tests.commands import script
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = PROJECT / "miniature.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
 SMALL = {  # of the cell "parameters"

@@ -17,12 +17,16 @@ from tests.parity import golden
 assert os.environ["TRITON_INTERPRET"] == "1"
 
 # Shapes, then heads, channels of a head, queries and points. A program computes 16 queries.
+ONE_PIXEL = ([(1, 1), (2, 3)], 1, 32, 5, 3)  # in a level
+UNEVEN = ([(5, 4)], 2, 5, 33, 1)  # channels that are no power of two, queries that do not fill the blocks
+LEVELS = ([(3, 5), (6, 4), (7, 9)], 2, 8, 16, 2)
+# With type, tolerance and "deterministic". The interpreter takes seconds for each.
 CASES = [
-    ([(1, 1), (2, 3)], 1, 32, 5, 3),  # a level of one pixel
-    ([(5, 4)], 2, 5, 33, 1),  # channels that are no power of two, queries that do not fill the blocks
-    ([(3, 5), (6, 4), (7, 9)], 2, 8, 16, 2),
+    *((*case, torch.float32, 1e-6, False) for case in (ONE_PIXEL, UNEVEN, LEVELS)),
+    (*UNEVEN, torch.float32, 1e-6, True),
+    (*LEVELS, torch.bfloat16, 5e-3, False),
+    (*ONE_PIXEL, torch.bfloat16, 5e-3, True),
 ]
-cases = pytest.mark.parametrize(("shapes", "heads", "dim", "queries", "points"), CASES)
 
 
 @pytest.fixture(params=[False, True], ids=["atomic", "deterministic"])
@@ -42,8 +46,11 @@ def assert_close(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> 
         assert (x.double() - y).norm() <= tolerance * y.norm()
 
 
-@cases
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+@pytest.mark.parametrize(
+    ("shapes", "heads", "dim", "queries", "points", "dtype", "tolerance", "deterministic"),
+    CASES,
+    indirect=["deterministic"],
+)
 def test_output_and_gradients_equal_the_reference(
     shapes: Shapes,
     heads: int,
@@ -134,9 +141,10 @@ def test_compiles_to_one_graph_by_the_choice_of_cuda() -> None:
 def test_the_config_key_forces_it(monkeypatch: pytest.MonkeyPatch) -> None:
     strides, channels = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}, 32
     encoder = "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_"
-    small = ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, f"{encoder}N_HEADS", 2, f"{encoder}N_POINTS", 1)
+    layers = ("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", 1)
+    small = ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, f"{encoder}N_HEADS", 2, f"{encoder}N_POINTS", 1, *layers)
     shapes = {name: ShapeSpec(channels=channels, stride=stride) for name, stride in strides.items()}
-    features = {name: torch.randn(1, channels, 32 // stride, 64 // stride) for name, stride in strides.items()}
+    features = {name: torch.randn(1, channels, 32 // stride, 32 // stride) for name, stride in strides.items()}
     launched = []
     real = kernel._launch
     monkeypatch.setattr(kernel, "_launch", lambda *args, **options: launched.append(args[0]) or real(*args, **options))
@@ -147,6 +155,6 @@ def test_the_config_key_forces_it(monkeypatch: pytest.MonkeyPatch) -> None:
         mask_features, maps = MSDeformAttnPixelDecoder(cfg, shapes)(features)
         mask_features.square().mean().backward()
         results.append([mask_features, *maps])
-    assert launched == [kernel._forward] * 2 + [kernel._backward] * 2, "two layers"
+    assert launched == [kernel._forward, kernel._backward]
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -156,6 +156,7 @@ class TestEmbeddingBag:
             with_gradients(embedding_bag.ms_deform_attn, shapes, inputs(shapes))
 
 
+@pytest.mark.slow
 def test_triton_agrees_with_the_reference() -> None:
     """Runs in a process of its own, because Triton chooses its interpreter when it is imported."""
     pytest.importorskip("triton")

@@ -57,6 +57,7 @@ def small_plan(place: Path) -> Path:
     return place / "plan.yaml"
 
 
+@pytest.mark.slow
 def test_experiment(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "run_jobs", run_here)
     argv = ["experiment", str(small_plan(place)), "--output", str(place / "out"), "--seeds", "1", "--rows", "joint"]
