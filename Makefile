@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PROJECTS := $(patsubst %/pyproject.toml,%,$(wildcard projects/*/pyproject.toml))
-# uv compiles no bytecode unless told: where Python may not write it, every process would compile torch again.
 # uv does not read pip.conf. For an index of your own: make demo INSTALL='python -m pip install'
-INSTALL ?= python -m uv pip install --compile-bytecode
+INSTALL ?= python -m uv pip install
 export HF_HUB_OFFLINE := 1
-export UV_COMPILE_BYTECODE_TIMEOUT ?= 600
+# Python keeps the bytecode of what it imports, otherwise every process would compile torch again.
+export PYTHONDONTWRITEBYTECODE :=
 # glibc's heap in huge pages, which also keeps freed tensors: far fewer page faults. On virtual machines whose page
 # faults are slow, the tests take less than half of the time.
 HEAP := PYTHONMALLOC=malloc GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=8589934592
