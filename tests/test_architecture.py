@@ -96,6 +96,8 @@ TO_PATHS = {
     *("FileHandler", "RotatingFileHandler"),
 }
 TO_FILES = {"save", "savez", "savez_compressed", "savetxt", "dump", "savefig", "save_pretrained"}
+# Keywords of `clouds.Segmenter.save_pretrained`, which writes through `clouds.utils.atomic`.
+OF_SEGMENTER = {"include_backbone", "link_backbone"}
 TEMPORARY = {"atomic_file", "atomic_folder", "append_file"}
 OPENERS = {"open", "fdopen", "FileIO", "ZipFile"}
 
@@ -210,6 +212,8 @@ def _writes(call: ast.Call, opened: set[str]) -> bool:
     if name in OPENERS:
         modes = [each.value for each in arguments if isinstance(each, ast.Constant) and isinstance(each.value, str)]
         return not to_open_file and any(re.fullmatch(r"[wax]\S?\S?|r\S?\+\S?|r:?b?\+", mode) for mode in modes)
+    if OF_SEGMENTER & {keyword.arg for keyword in call.keywords}:
+        return False
     if name in TO_FILES:
         # `safetensors.torch.save`, imported by name, returns bytes.
         by_name = isinstance(call.func, ast.Name)
@@ -350,6 +354,7 @@ def test_late_imports_are_still_there() -> None:
         ("image.save(path)", ["image.save"]),
         ("with atomic_file(path) as file:\n    image.save(file, 'PNG')", []),
         ("with atomic_folder(path) as part:\n    model.save_pretrained(part)", []),
+        ("model.save_pretrained(path); model.save_pretrained(path, link_backbone=True)", ["model.save_pretrained"]),
         ("with open_it(path) as file:\n    image.save(file, 'PNG')", ["image.save"]),
         ("buffer = io.BytesIO()\nfigure.savefig(buffer)", []),
         ("torch.save(x, path); np.savez(path, a=1); json.dump(x, file)", ["torch.save", "np.savez", "json.dump"]),

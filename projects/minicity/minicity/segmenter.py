@@ -7,13 +7,19 @@ from PIL import Image
 import clouds
 from clouds.utils.atomic import make_folder, write_atomically
 from clouds.utils.images import encoded
+from minicity.world.records import Rendered
 from minicity.world.render import render_scene
 
-EXAMPLES = {"city": 3, "night": 1, "rain": 5}
+EXAMPLES = {"city": 1, "night": 3, "rain": 4}
 """Domain -> index of the scene that is drawn."""
 
 _SEED = 90  # not that of a data set
 _SIZE = (384, 768)
+
+
+def example(domain: str) -> Rendered:
+    """Draw the example of a domain, with its label map."""
+    return render_scene(f"minicity_{domain}", _SEED, EXAMPLES[domain], _SIZE)
 
 
 def save_segmenter(run: Path, folder: Path, examples: Path) -> None:
@@ -31,6 +37,6 @@ def save_segmenter(run: Path, folder: Path, examples: Path) -> None:
     model = clouds.load(run, device="cpu")
     model.save_pretrained(folder, link_backbone=True, license="apache-2.0")
     make_folder(examples)
-    for domain, index in EXAMPLES.items():
-        image = Image.fromarray(render_scene(f"minicity_{domain}", _SEED, index, _SIZE).image)
+    for domain in EXAMPLES:
+        image = Image.fromarray(example(domain).image)
         write_atomically(examples / f"{domain}.jpg", encoded(image, "JPEG", quality=85))

@@ -28,6 +28,7 @@ ALLOWED = {
     "minicity.diffusion": MINIATURE,
     "minicity.sam": MINIATURE,
     "minicity.experiment": BASE | {"minicity.world"},
+    "minicity.segmenter": BASE | {"minicity.world"},
 }
 
 
