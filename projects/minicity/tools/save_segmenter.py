@@ -1,6 +1,6 @@
 """Save a trained network as projects/minicity/weights/segmenter, and draw the images in projects/minicity/examples.
 
-python projects/minicity/tools/save_segmenter.py output/experiment/joint/seed1
+python projects/minicity/tools/save_segmenter.py output/minicity/segmenter
 """
 
 import sys
