@@ -1,12 +1,15 @@
 """A trained network in a folder, as a training leaves it, and images to predict."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import clouds
 from clouds.config import load_config
@@ -15,7 +18,7 @@ from clouds.engine.checkpointing.weights import has_reloadable_backbone
 from clouds.engine.trainer import Trainer
 from tests.data.conftest import catalogs  # noqa: F401  (an autouse fixture)
 from tests.engine.conftest import CLASSES
-from tests.engine.test_end_to_end import write_config
+from tests.engine.test_end_to_end import CLIP, write_config
 
 TEXT_HEAD = (
     *("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "MultiScaleMaskedTransformerDecoder"),
@@ -70,6 +73,21 @@ def text(save_run: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP with weights in open_clip's layout."""
+    folder = tmp_path_factory.mktemp("clip")
+    sizes = folder / "tower_for_test.json"
+    sizes.write_text(json.dumps(CLIP))
+    open_clip.add_model_config(sizes)
+    sizes.unlink()
+    torch.manual_seed(7)
+    save_file(open_clip.create_model("tower_for_test").state_dict(), folder / "open_clip_model.safetensors")
+    config = {"model_cfg": CLIP, "preprocess_cfg": {"mean": [0.4] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Images of several sizes."""
     folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
@@ -91,3 +109,11 @@ def model(closed: Path) -> clouds.Segmenter:
 def open_model(text: Path) -> clouds.Segmenter:
     """The network with a text head."""
     return clouds.load(text, device="cpu")
+
+
+def same(a: clouds.Segmenter, b: clouds.Segmenter, image: Path) -> bool:
+    """Return whether two networks have the same labels, scores, classes and colors, to the last bit."""
+    first, second = (model.predict(image, scores=True) for model in (a, b))
+    assert np.ptp(first.scores) > 0.01
+    equal = np.array_equal(first.labels, second.labels) and np.array_equal(first.scores, second.scores)
+    return equal and (first.classes, first.colors) == (second.classes, second.colors)
