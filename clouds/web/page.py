@@ -168,11 +168,12 @@ class Page:
             The values of the components that show the result.
         """
         with _sentences():
-            shown = self.predictions.image(*_file(upload, "image"), self._classes(text))
+            path, name = _file(upload, "image")
+            shown = self.predictions.image(path, name, self._classes(text))
             result = shown.result
             target = self._new_file("labels.png")
             result.save(target)
-            logger.info(f"{_file(upload, 'image')[1]}: {result}")
+            logger.info(f"{name}: {result}")
         return (
             result,
             result.overlay(opacity),

@@ -10,14 +10,12 @@ import pytest
 
 from clouds.commands import serve
 from clouds.web.addresses import Address
+from tests.ports import free_port
 
 
 @pytest.fixture
 def port() -> int:
-    """A port that is not in use."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        number: int = server.getsockname()[1]
-    return number
+    return free_port()
 
 
 def test_messages(sentence: Callable[..., str], tmp_path: Path, port: int) -> None:

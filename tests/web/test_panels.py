@@ -1,4 +1,4 @@
-"""What the page shows: names, percentages, tables, maps."""
+"""Parts of the page of `clouds serve`: class names, percentages, tables, legend, maps."""
 
 import re
 

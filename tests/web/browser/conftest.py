@@ -22,6 +22,7 @@ from tests.data.conftest import (
     catalogs,  # noqa: F401  (a fixture)
     smooth_image,
 )
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 CHROMIUM = next(
@@ -51,8 +52,7 @@ class Server:
         self._proxy = socket.create_server(("127.0.0.1", 0))
         self.asked = 0
         threading.Thread(target=self._refuse, daemon=True).start()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.log_file = folder / "log.txt"
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
@@ -75,7 +75,7 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What the process has written so far."""
+        """Output of the process so far, stdout and stderr."""
         return self.log_file.read_text()
 
     @property

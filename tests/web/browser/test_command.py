@@ -1,13 +1,13 @@
 """The command as GETTING_STARTED.md prints it, in this process."""
 
 import json
-import socket
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 from clouds.commands import serve
+from tests.ports import free_port
 from tests.snippets import blocks, commands
 
 
@@ -25,8 +25,7 @@ def test_the_documented_command(
     (tmp_path / "output/gta/warmup").symlink_to(closed)
     (tmp_path / "photos").symlink_to(images[0].parent)
     monkeypatch.chdir(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     pages = []
 
     def look_and_stop() -> str:
