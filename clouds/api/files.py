@@ -100,7 +100,7 @@ def write_predictions(
     model = load_for_files(source, cfg, config_file, opts, dataset=dataset)
     if sources.others:
         named = ", ".join(map(str, sources.others[:_NAMED])) + (", ..." if len(sources.others) > _NAMED else "")
-        logger.info(f"{len(sources.others):,} files are neither images nor videos and are passed over: {named}")
+        logger.info(f"Passed over, neither images nor videos: {len(sources.others):,} ({named})")
     found, failures = sources.found, list[str]()
     results = _Results(model, output)
     began, images = time.perf_counter(), 0
@@ -116,7 +116,7 @@ def write_predictions(
             results.finish()
     seconds = time.perf_counter() - began
     raise_failures(failures, f"{len(failures)} of {len(found)} inputs failed, the others are done", logger)
-    logger.info(f"{images:,} images labeled, {images / max(seconds, 1e-9):.1f} images/s")
+    logger.info(f"Images labeled: {images:,} ({images / max(seconds, 1e-9):.1f} images/s)")
 
 
 def load_for_files(

@@ -5,6 +5,7 @@ Letters: H x W image, K classes.
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -55,12 +56,12 @@ class Segmentation:
             )
         return self.shares
 
-    @property
+    @cached_property
     def confidence(self) -> npt.NDArray[np.float32]:
         """(H, W) float32 in 1/K..1, the highest share of a class at each pixel. See `scores`."""
         return self.scores.max(axis=0)
 
-    @property
+    @cached_property
     def entropy(self) -> npt.NDArray[np.float32]:
         """(H, W) float32, entropy of the shares divided by log K: 0 = a single class has all, 1 = all have the same.
 

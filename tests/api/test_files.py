@@ -150,7 +150,7 @@ def test_labels_of_a_frame_are_those_of_the_image(
     write_lossless(tmp_path / "street.mkv", 200)
     words = ["--model", str(closed), "--output", str(tmp_path / "out"), "MODEL.DEVICE", "cpu"]
     assert predict.main([str(tmp_path / "street.mkv"), *words]) == 0
-    assert "200 images labeled, " in capsys.readouterr().out + caplog.text
+    assert "Images labeled: 200 (" in capsys.readouterr().out + caplog.text
     labels = sorted((tmp_path / "out/street").iterdir())
     assert [path.name for path in labels] == [f"{number:06d}_labels.png" for number in range(200)]
     model = clouds.load(closed, device="cpu")
@@ -229,7 +229,7 @@ def test_videos_that_fail(
     message, log = printed.err.rsplit("error: ", 1)[1], printed.out + caplog.text
     assert message.startswith("3 of 4 inputs failed, the others are done; first: The video ")
     assert "There is no camera 87" in log
-    assert f"1 files are neither images nor videos and are passed over: {tmp_path / 'in/notes.txt'}" in log
+    assert f"Passed over, neither images nor videos: 1 ({tmp_path / 'in/notes.txt'})" in log
     labels = len(list((tmp_path / "out/cut").iterdir()))
     assert 10 < labels < 40
     overlay = list(video_frames(str(tmp_path / "out/cut_overlay.mp4")))
@@ -237,3 +237,19 @@ def test_videos_that_fail(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "cut", "cut_overlay.mp4", "whole_labels.png", "whole_overlay.jpg",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("taken", ["out", "out/cut_overlay.mp4"])
+def test_the_overlay_of_a_video_that_cannot_be_written(
+    closed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], taken: str
+) -> None:
+    write_lossless(tmp_path / "in/cut.mkv", 2)
+    if taken == "out":
+        (tmp_path / taken).write_text("a file")
+    else:
+        (tmp_path / taken / "folder").mkdir(parents=True)
+    words = ["--model", str(closed), str(tmp_path / "in"), "--output", str(tmp_path / "out"), "MODEL.DEVICE", "cpu"]
+    assert predict.main(words) == 2
+    message = capsys.readouterr().err.rsplit("error: ", 1)[1]
+    assert str(tmp_path / taken) in message
+    assert message.count("\n") == 1

@@ -116,6 +116,7 @@ def run(module: Callable[[str], ModuleType], folder: Path, only: str, monkeypatc
     return (folder / "RESULTS.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_command_writes_tables_and_keeps_what_people_wrote(
     module: Callable[[str], ModuleType],
     tmp_path: Path,
@@ -223,6 +224,7 @@ def test_memory_is_the_rise_of_the_peak(module: Callable[[str], ModuleType]) -> 
     assert 60 < memory.peak() < 200
 
 
+@pytest.mark.slow
 def test_the_first_iteration_of_a_training(
     module: Callable[[str], ModuleType],
     tmp_path: Path,

@@ -130,6 +130,7 @@ def test_several_machines_of_a_scheduler(environment: pytest.MonkeyPatch) -> Non
     assert started == [Namespace(**flags)]
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"

@@ -90,6 +90,7 @@ def test_values(source: str, name: str, caplog: pytest.LogCaptureFixture) -> Non
     assert values(joint) == values(cfg) | changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network_of_full_size(name: str) -> None:
     """Both stages and all sources have one network, see `test_values`."""

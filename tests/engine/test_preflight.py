@@ -81,6 +81,7 @@ def test_a_dry_run_measures_and_writes_nothing(words, tmp_path, caplog, capfd):
     assert rows[-1].startswith(f"  writes                      {run}: run.json, config.yaml, log.txt, ")
 
 
+@pytest.mark.slow
 def test_the_files_that_are_named_are_written(words, tmp_path, caplog, capfd, monkeypatch):
     monkeypatch.setattr(dry_run, "git_state", lambda: ({}, b"a change"))
     monkeypatch.setattr(record, "git_state", lambda: ({"commit": "abc", "dirty": True}, b"a change"))
@@ -108,6 +109,7 @@ def test_the_size_of_a_checkpoint_is_that_of_the_file(words, tmp_path, caplog, c
     assert float(said[1]) * 1e6 <= size
 
 
+@pytest.mark.slow
 def test_an_earlier_run_stays_and_is_named(words, tmp_path, caplog, capfd):
     run = tmp_path / "run"
     assert train.main(words(*SHORT)) == 0
@@ -138,6 +140,7 @@ def test_an_earlier_run_stays_and_is_named(words, tmp_path, caplog, capfd):
     assert state(run) == before
 
 
+@pytest.mark.slow
 def test_two_processes(words, tmp_path, capfd):
     assert train.main(words("--num-gpus", "2", "--dry-run")) == 0
     assert not (tmp_path / "run").exists()

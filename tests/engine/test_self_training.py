@@ -30,6 +30,7 @@ from tests.self_training.sam3_folders import write_sam3
 
 Config = Callable[..., CfgNode]
 MONITOR = {"MODEL.CLOUDS.PANEL_PERIOD": 2, "TEST.EVAL_PERIOD": 0, "SOLVER.IMS_PER_BATCH": 2}
+BACKBONES = ("CLIP", pytest.param("TrainableCLIP", marks=pytest.mark.slow))
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_the_teacher_follows_at_its_period(joint: Config) -> None:
     assert optimized == {id(p) for p in trainer.model.parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("backbone", ["CLIP", "TrainableCLIP"])
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_killed_anywhere_and_resumed(joint: Config, backbone: str) -> None:
     at = random.Random().randrange(7)
     opts = ("SOLVER.MAX_ITER", 8, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_KEPT", 1)
@@ -279,7 +280,7 @@ class Ahead(JointTrainer):
         hook._label = recorded
 
 
-@pytest.mark.parametrize("backbone", ["CLIP", "TrainableCLIP"])
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_labelling_ahead_changes_no_bit(joint: Config, backbone: str) -> None:
     opts = ("SOLVER.MAX_ITER", 8, *ONE_CANVAS, "MODEL.BACKBONE.NAME", backbone)
     turn, ahead = train(joint("turn", *opts)), train(joint("ahead", *opts), kind=Ahead)

@@ -40,7 +40,7 @@ def rows(folder: Path) -> list[dict[str, object]]:
     return read_manifest(folder / "manifest.jsonl")
 
 
-@pytest.mark.parametrize("model", ["stable_diffusion", "sdxl"])
+@pytest.mark.parametrize("model", ["stable_diffusion", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_batches_parts_and_manifest(
     flags: Callable[..., list[str]], tmp_path: Path, model: str, request: pytest.FixtureRequest,
     capsys: pytest.CaptureFixture[str],

@@ -208,6 +208,7 @@ def test_the_decoder_takes_the_linked_queries(folders: dict[str, Path]) -> None:
     assert free.sem_seg_head.predictor.query_embed.weight.requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["SoMA", "Rein"])
 def test_mixed_precision_and_compilation(folders: dict[str, Path], adapter: str) -> None:
     backbone = adapted(config(folders["dinov3"], *options(adapter)))

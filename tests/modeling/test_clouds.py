@@ -26,7 +26,9 @@ FULL_SIZE = {"convnext_large": "train_gta.yaml", "rn50": "train_gta_r50.yaml", "
 
 
 @pytest.mark.parametrize("suffix", ["", "_textdecoder"])
-@pytest.mark.parametrize("name", FULL_SIZE)
+@pytest.mark.parametrize(
+    "name", [name if name == "rn50" else pytest.param(name, marks=pytest.mark.slow) for name in FULL_SIZE]
+)
 def test_full_size_models_have_the_published_keys(name, suffix):
     decoder = "MultiScaleMaskedTransformerDecoder" if suffix else "OriginalMultiScaleMaskedTransformerDecoder"
     opts = ["MODEL.DEVICE", "meta", "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", decoder]

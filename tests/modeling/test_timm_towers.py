@@ -333,6 +333,7 @@ def test_a_name_of_timm_in_the_key_of_clip() -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dinov2_reg"])
 def test_a_compiled_tower_has_the_same_maps_at_all_sizes(folders: dict[str, Path], kind: str) -> None:
     torch.compiler.reset()

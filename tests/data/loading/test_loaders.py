@@ -326,6 +326,7 @@ def test_an_error_that_was_looked_at_is_raised_again(gta5: CfgNode) -> None:
             look()
 
 
+@pytest.mark.slow
 def test_the_workers_end_with_the_iterator(gta5: CfgNode) -> None:
     before = set(multiprocessing.active_children())
     gta5.DATALOADER.NUM_WORKERS = 2

@@ -281,6 +281,7 @@ def test_the_number_of_pairs_is_checked(root: Path) -> None:
     assert check(root).problems == ["few has 2 pairs of image and label map; the complete set has 3."]
 
 
+@pytest.mark.slow
 def test_several_processes_find_the_same_problems(root: Path) -> None:
     for number in range(140):
         save(image(root, f"n{number:03d}"), smooth_image(number, 16, 16))

@@ -283,6 +283,7 @@ def test_parts_of_this_project_are_compared() -> None:
     assert kinds >= {torch.optim.AdamW, Schedule, LossScaler, Teacher}
 
 
+@pytest.mark.slow
 def test_no_mutation_is_applied_wrongly() -> None:
     """Run hundreds of mutated checkpoints in a process of their own: damage to its memory would end it."""
     command = [sys.executable, "-m", "tests.engine.checkpointing.mutations", "100"]

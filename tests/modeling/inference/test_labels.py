@@ -154,6 +154,7 @@ def test_a_canvas_that_is_no_multiple():
             implementation(torch.randn(3, 4), torch.randn(3, 5, 5), (21, 20), (21, 20), (21, 20))
 
 
+@pytest.mark.slow
 def test_the_fused_kernel_labels_every_pixel_like_the_reference():
     """Runs in a process of its own, because Triton chooses its interpreter when it is imported."""
     pytest.importorskip("triton")

@@ -68,6 +68,7 @@ sizes = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, ma
 
 
 class TestEmbeddingBag:
+    @pytest.mark.slow
     def test_is_an_operator(self) -> None:
         shapes = [(3, 2), (1, 4)]
         value, locations, weights = (leaf.requires_grad_() for leaf in inputs(shapes))
