@@ -132,13 +132,6 @@ def write_report(report: Report, folder: Path) -> None:
         ValueError: more variants are shown than there are colors.
     """
     content = gather(report)
-    for name in (TABLES, FIGURES):
-        make_folder(folder / name)
-    for name, text in tables(content).items():
-        write_atomically(folder / TABLES / name, text.encode("utf-8", errors="replace"))
-    for chart in charts(content):
-        for kind in ("svg", "pdf"):
-            write_atomically(folder / FIGURES / f"{_file_name(chart.name)}.{kind}", chart.file(kind))
     values = {
         "report": report,
         "content": content,
@@ -148,6 +141,13 @@ def write_report(report: Report, folder: Path) -> None:
         "panels": sections.panels(report.results, report.shown_variants),
         "SERIES": SERIES,
     }
+    for name in (TABLES, FIGURES):
+        make_folder(folder / name)
+    for name, text in tables(content).items():
+        write_atomically(folder / TABLES / name, text.encode("utf-8", errors="replace"))
+    for chart in charts(content):
+        for kind in ("svg", "pdf"):
+            write_atomically(folder / FIGURES / f"{_file_name(chart.name)}.{kind}", chart.file(kind))
     write_page("report.html", folder / PAGE, values, {"number": number, "deviation": deviation, "verdict": verdict})
 
 

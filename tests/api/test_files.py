@@ -144,6 +144,7 @@ def test_the_keys_and_the_argument_are_one_augmentation(closed: Path, images: li
     assert not np.allclose(enabled.predict(images[0], scores=True).scores, scores, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_labels_of_a_frame_are_those_of_the_image(
     closed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -176,7 +176,7 @@ def passes(model: nn.Module) -> list[tuple[int, ...]]:
     return shapes
 
 
-@pytest.mark.parametrize("augmented", [False, True])
+@pytest.mark.parametrize("augmented", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_run_with_five_protocols_is_five_runs(small: Callable[..., CfgNode], augmented: bool) -> None:
     options = ("TEST.AUG.ENABLED", augmented, "TEST.AUG.SCALES", "(0.75, 1.0)", "TEST.BOUNDARY_IOU", not augmented)
     cfg = small("TEST.PROTOCOLS", SEVERAL, *options)

@@ -1,6 +1,7 @@
 """The published configs on a few small images in the folders of the real downloads."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,14 @@ def official_trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def marked(configs: Sequence[Path]) -> list[Any]:
+    """Return configs as parameters, those of a ResNet as slow ones."""
+    return [
+        pytest.param(each, id=each.stem, marks=[pytest.mark.slow] if re.search(r"_r\d+$", each.stem) else [])
+        for each in configs
+    ]
+
+
 def run(config: Path, folder: Path, settings: dict[str, Any], *, force: bool = True, flags: Sequence[str] = ()) -> int:
     """Train with this config and small towers of its kind; returns the exit code.
 
@@ -83,7 +92,7 @@ def run(config: Path, folder: Path, settings: dict[str, Any], *, force: bool = T
     return train.main(["--config-file", str(config), *(["--force"] if force else []), *flags, *words])
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", marked(CONFIGS))
 def test_recipe_trains_and_is_tested(
     config: Path, official_trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +122,7 @@ def test_recipe_trains_and_is_tested(
         assert labels.max() < 19
 
 
-@pytest.mark.parametrize("config", JOINT_CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", marked(JOINT_CONFIGS))
 def test_joint_recipe_learns_generated_images(
     config: Path, official_trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -292,6 +292,7 @@ def test_labelling_ahead_changes_no_bit(joint: Config, backbone: str) -> None:
     assert ahead.data_loader.position == turn.data_loader.position == 8 * 2
 
 
+@pytest.mark.slow
 def test_killed_while_the_next_batch_is_labelled(joint: Config) -> None:
     opts = ("SOLVER.MAX_ITER", 8, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_KEPT", 1, *ONE_CANVAS)
     straight = train(joint("straight", *opts))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,9 @@ def write_run(folder: Path, scores: dict[str, list[float]], **metrics: float) ->
     (folder / "metrics.json").write_text("".join(f"{line}\n" for line in lines))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Data and runs: two variants, three seeds, two test sets of two images."""
+@contextmanager
+def runs_in(tmp_path: Path) -> Iterator[None]:
+    """Write data and runs: two variants, three seeds, two test sets of two images, which are registered meanwhile."""
     rng = np.random.default_rng(0)
     labels = np.tile(np.arange(2, dtype=np.uint8), (8, 8))
     for name in TEST_SETS:
@@ -66,14 +67,14 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     row |= {"size": 1, "sha256": "0" * 64}
     write_image(tmp_path / "generated/images/im_0_p0.png", np.full((4, 8, 3), 99, np.uint8))
     (tmp_path / "generated/manifest.jsonl").write_text(json.dumps(row) + "\n")
-    yield tmp_path
+    yield
     for name in TEST_SETS:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
 
 
-@pytest.fixture
-def report(folder: Path) -> Report:
+def report_of(folder: Path) -> Report:
+    """Return the report of the runs that `runs_in` has written."""
     results = read_results(
         [
             Variant("plain", "plain training", Path("a.yaml"), group="first"),
@@ -97,3 +98,14 @@ def report(folder: Path) -> Report:
         facts={"Protocol": "full_resolution"},
         notes=["A note."],
     )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    with runs_in(tmp_path):
+        yield tmp_path
+
+
+@pytest.fixture
+def report(folder: Path) -> Report:
+    return report_of(folder)

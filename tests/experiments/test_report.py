@@ -12,8 +12,8 @@ import pytest
 
 import clouds.experiments
 from clouds.errors import UserError
-from clouds.experiments.report import Report, write_report
-from tests.experiments.conftest import CLASSES, HOSTILE
+from clouds.experiments.report import Report, gather, write_report
+from tests.experiments.conftest import CLASSES, HOSTILE, report_of, runs_in
 
 STYLE = (Path(clouds.experiments.__file__).parent / "templates/style.css").read_text()
 VOID = {"img", "meta"}
@@ -55,8 +55,24 @@ def written(report: Report, folder: Path) -> str:
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_page_is_one_file_without_scripts(report: Report, folder: Path) -> None:
-    text = written(report, folder)
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The page of a report, written twice. Its figures take long, so the tests share it."""
+    folder = tmp_path_factory.mktemp("report")
+    with runs_in(folder):
+        return [written(report_of(folder), folder) for _ in range(2)]
+
+
+@pytest.fixture
+def text(pages: list[str]) -> str:
+    return pages[0]
+
+
+def test_report_is_the_same_each_time(pages: list[str]) -> None:
+    assert pages[0] == pages[1]
+
+
+def test_page_is_one_file_without_scripts(text: str) -> None:
     page = Page(text)
     assert "script" not in {tag for tag, _ in page.elements}
     assert not {"link", "iframe", "object", "base"} & {tag for tag, _ in page.elements}
@@ -72,8 +88,8 @@ def test_page_is_one_file_without_scripts(report: Report, folder: Path) -> None:
     assert "default-src 'none'" in page.attributes("content")[0]
 
 
-def test_page_has_every_section_and_number(report: Report, folder: Path) -> None:
-    page = Page(written(report, folder))
+def test_page_has_every_section_and_number(text: str) -> None:
+    page = Page(text)
     titles = ["Results", "Differences", "Classes", "Worst and best images", "Generated images", "Pseudo-labels"]
     assert page.texts["h2"] == [*titles, "Training", "What is missing", "How it was measured"]
     assert page.texts["a"] == page.texts["h2"]
@@ -100,8 +116,8 @@ def test_page_has_every_section_and_number(report: Report, folder: Path) -> None
     assert "a street & a <bus>" in page.texts["figcaption"]
 
 
-def test_every_figure_has_a_text_alternative(report: Report, folder: Path) -> None:
-    page = Page(written(report, folder))
+def test_every_figure_has_a_text_alternative(text: str) -> None:
+    page = Page(text)
     images = [attributes for tag, attributes in page.elements if tag == "img"]
     # Of 2 test sets: 2 images and their ground truth, 1 prediction; 1 generated image; 1 panel.
     assert len(images) == 2 * (2 * 2 + 1) + 1 + 1
@@ -111,8 +127,7 @@ def test_every_figure_has_a_text_alternative(report: Report, folder: Path) -> No
     assert all(each["role"] == "img" and each["aria-label"] for each in drawings)
 
 
-def test_legend_of_classes_comes_before_the_images(report: Report, folder: Path) -> None:
-    text = written(report, folder)
+def test_legend_of_classes_comes_before_the_images(text: str) -> None:
     section = text[text.index('id="images"') : text.index('id="generated"')]
     assert section.index('class="key classes"') < section.index("<img")
 
@@ -124,10 +139,6 @@ def test_names_are_text(report: Report, folder: Path) -> None:
     for tag in ("title", "h1", "dt", "dd"):
         assert page.texts[tag] == [HOSTILE]
     assert HOSTILE in page.texts["th"], "a class"
-
-
-def test_report_is_the_same_each_time(report: Report, folder: Path) -> None:
-    assert written(report, folder) == written(report, folder)
 
 
 def test_parts_without_content_are_left_out(report: Report, folder: Path) -> None:
@@ -193,7 +204,8 @@ def test_losses_of_any_size_are_drawn(report: Report, folder: Path, values: tupl
     file = folder / "runs/plain/seed1/metrics.json"
     before = [{"iteration": 0, "total_loss": value} for value in (*values, "large", None)]
     file.write_text("".join(json.dumps(row) + "\n" for row in before) + file.read_text())
-    assert "<svg" in written(report, folder)
+    drawn = [chart.svg for _, chart in gather(report).curves]
+    assert drawn and all("<svg" in each for each in drawn)
 
 
 def test_a_damaged_manifest_is_a_sentence(report: Report, folder: Path) -> None:
@@ -202,3 +214,4 @@ def test_a_damaged_manifest_is_a_sentence(report: Report, folder: Path) -> None:
     file.write_text(json.dumps({key: value for key, value in row.items() if key != "prompt"}) + "\n")
     with pytest.raises(UserError, match=r"manifest\.jsonl is damaged in line 1, see prompt;"):
         written(report, folder)
+    assert not (folder / "figures").exists()

@@ -139,6 +139,7 @@ def test_true_difference_is_that_of_many_images() -> None:
     assert first - second == pytest.approx(true_difference(), abs=0.1)
 
 
+@pytest.mark.slow
 def test_coverage_of_the_bootstrap_over_images() -> None:
     found = coverage(2000)
     assert 92 <= found["whole"] <= 97

@@ -45,7 +45,10 @@ FULL_SIZE = {
 }
 
 
-@pytest.mark.parametrize("name", FULL_SIZE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if size > 1e8 else name for name, (size, _) in FULL_SIZE.items()],
+)
 def test_every_tower_is_built_at_full_size(name: str) -> None:
     backbone = build_backbone(config(name, "MODEL.DEVICE", "meta"))
     parameters, channels = FULL_SIZE[name]

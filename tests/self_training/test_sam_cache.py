@@ -176,6 +176,7 @@ def hammer(folder, number):
                 os._exit(1)
 
 
+@pytest.mark.slow
 def test_processes_share_a_folder_that_is_too_small(tmp_path):
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=hammer, args=(tmp_path, number)) for number in range(3)]
