@@ -15,6 +15,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_ratios_are_printed(
     module: Callable[[str], ModuleType], name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

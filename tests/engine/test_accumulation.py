@@ -107,7 +107,10 @@ def train(cfg: CfgNode, kind: type[JointTrainer] = Watched) -> dict:
     }
 
 
-@pytest.mark.parametrize("case", CASES)
+FIRST, *OTHERS = CASES
+
+
+@pytest.mark.parametrize("case", [FIRST, *(pytest.param(case, marks=pytest.mark.slow) for case in OTHERS)])
 def test_parts_give_the_result_of_the_large_batch(config: Config, case: str) -> None:
     whole = train(config("whole", *CASES[case]))
     assert whole["images"] == [4]

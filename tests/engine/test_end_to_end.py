@@ -150,7 +150,7 @@ def test_train_evaluate_predict(
     monkeypatch.setattr(files.logger, "error", lambda form, *values: logged.append(form % values))
     assert predict.main(words) == 2
     err = capsys.readouterr().err
-    assert err.splitlines()[-1].startswith("error: 2 of 4 images failed, the others are done; first: The image ")
+    assert err.splitlines()[-1].startswith("error: 2 of 4 inputs failed, the others are done; first: The image ")
     assert "broken.png is a text file that begins with 'not an image'" in err.splitlines()[-1]
     assert [line.partition(".png is ")[0] for line in logged] == [
         f"The image {source}/{n}" for n in ("broken", "empty")

@@ -28,7 +28,10 @@ def options(folder: Path, name: str = "TimmTower") -> list[str]:
     return ["MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.TIMM.MODEL_NAME", str(folder)]
 
 
-@pytest.mark.parametrize("kind", ["convnext", "swin", "dinov2_reg", "dinov3", "eva02", "siglip"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("swin", "dinov2_reg", "eva02", "siglip")]
+
+
+@pytest.mark.parametrize("kind", ["convnext", "dinov3", *SLOW])
 def test_train_resume_evaluate_predict_save(
     config: Callable[..., str],  # noqa: F811
     tiny_root: Path,
