@@ -6,6 +6,7 @@ The page is rendered from `templates/`. Every text is escaped; only the figures 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from clouds.evaluation.label_files import file_stem
 from clouds.experiments import exports, sections
@@ -23,6 +24,8 @@ from clouds.utils.atomic import make_folder, write_atomically
 
 PAGE, TABLES, FIGURES = "report.html", "tables", "figures"
 """Names in the folder of a report."""
+KINDS: tuple[Literal["svg", "pdf"], ...] = ("svg", "pdf")
+"""Formats of the files of a figure."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def write_report(report: Report, folder: Path) -> None:
     for name, text in tables(content).items():
         write_atomically(folder / TABLES / name, text.encode("utf-8", errors="replace"))
     for chart in charts(content):
-        for kind in ("svg", "pdf"):
+        for kind in KINDS:
             write_atomically(folder / FIGURES / f"{_file_name(chart.name)}.{kind}", chart.file(kind))
     write_page("report.html", folder / PAGE, values, {"number": number, "deviation": deviation, "verdict": verdict})
 

@@ -42,9 +42,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield server
 
 
-@pytest.mark.parametrize(
-    "head", [pytest.param((), id="closed", marks=pytest.mark.slow), pytest.param(TEXT_HEAD, id="text")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("head", [(), TEXT_HEAD], ids=["closed", "text"])
 def test_a_saved_network_has_the_scores_of_its_run(
     config: Callable[..., str],  # noqa: F811
     tiny_root: Path,  # noqa: F811

@@ -64,6 +64,7 @@ def rows(folder: Path | str) -> list[dict[str, float]]:
     return [{k: v for k, v in json.loads(line).items() if not k.endswith(("time", "_seconds"))} for line in lines]
 
 
+@pytest.mark.slow
 def test_forty_iterations_are_twenty_and_kill_9_and_twenty(
     tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,3 +109,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def report(folder: Path) -> Report:
     return report_of(folder)
+
+
+@pytest.fixture
+def no_figure_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report has its page and tables only: the fonts of PDF files take most of its time."""
+    monkeypatch.setattr("clouds.experiments.report.KINDS", ())

@@ -132,6 +132,7 @@ def test_legend_of_classes_comes_before_the_images(text: str) -> None:
     assert section.index('class="key classes"') < section.index("<img")
 
 
+@pytest.mark.usefixtures("no_figure_files")
 def test_names_are_text(report: Report, folder: Path) -> None:
     text = written(replace(report, title=HOSTILE, notes=[HOSTILE], facts={HOSTILE: HOSTILE}), folder)
     page = Page(text)
@@ -141,6 +142,7 @@ def test_names_are_text(report: Report, folder: Path) -> None:
     assert HOSTILE in page.texts["th"], "a class"
 
 
+@pytest.mark.usefixtures("no_figure_files")
 def test_parts_without_content_are_left_out(report: Report, folder: Path) -> None:
     results = replace(report.results, comparisons=(), baselines={})
     page = Page(written(replace(report, results=results, shown=(), generated=None, facts={}, notes=()), folder))

@@ -77,6 +77,7 @@ def test_report_has_every_file(runs: Path, tmp_path: Path) -> None:
         assert (output / f"figures/{figure}.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.usefixtures("no_figure_files")
 def test_an_old_run_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "old", 0.5, files=False)
     write_run(tmp_path / "new", 0.6)
@@ -97,6 +98,7 @@ def test_rows_of_different_protocols_are_not_compared(tmp_path: Path, capsys: py
     assert report.main([*folders, "--compare", "a", "c"]) == 2
 
 
+@pytest.mark.usefixtures("no_figure_files")
 def test_an_experiment_has_the_texts_of_its_plan(runs: Path, tmp_path: Path) -> None:
     (runs / "config.yaml").write_text("DATASETS:\n  TRAIN: [sim_train]\nTEST:\n  SELECT_ON: night_val\n")
     rows = {key: {"title": f"row {key}", "config": str(runs / "config.yaml")} for key in ("warmup", "joint")}
@@ -111,6 +113,7 @@ def test_an_experiment_has_the_texts_of_its_plan(runs: Path, tmp_path: Path) -> 
     assert "†" in page, "the rows were selected on a test domain"
 
 
+@pytest.mark.usefixtures("no_figure_files")
 def test_a_damaged_plan_is_said(runs: Path, tmp_path: Path) -> None:
     (runs / "plan.yaml").write_text("title: A plan\n")
     assert report.main([str(runs), "--output", str(tmp_path / "report")]) == 0

@@ -34,6 +34,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "constants", "types"), CASES)
 def test_a_kernel_compiles(
     kernel: str, constants: dict[str, Any], types: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
