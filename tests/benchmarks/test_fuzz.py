@@ -154,6 +154,7 @@ def test_mutations_end_and_change(module: Module) -> None:
     assert len({mutation.json_bytes(rng, each) for each in mutated}) > 300
 
 
+@pytest.mark.slow
 def test_no_input_fails(module: Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first inputs of `make fuzz`."""
     words = ["--inputs", "200", "--workers", "2", "--failures", str(tmp_path / "failures")]

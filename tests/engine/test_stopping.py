@@ -69,7 +69,9 @@ def run(config: CfgNode, folder: Path, *, at: int = -1, resume: bool = False) ->
     return Asked.points
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    "schedule", [SCHEDULES[0], *(pytest.param(each, marks=pytest.mark.slow) for each in SCHEDULES[1:])]
+)
 def test_stopped_anywhere_and_resumed(
     cfg: CfgNode,  # noqa: F811
     tmp_path: Path,

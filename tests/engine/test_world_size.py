@@ -17,6 +17,8 @@ from tests.engine.joint import JOINT
 from tests.engine.test_processes import HEAD, change, distance, flags, train
 from tests.engine.test_processes import folder as folder
 
+pytestmark = pytest.mark.slow
+
 
 class Ordered(TrainingSampler):
     """Every epoch in the same order, so that it is known which process gets which image."""

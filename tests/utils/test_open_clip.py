@@ -59,6 +59,7 @@ for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
 """
 
 
+@pytest.mark.slow
 def test_a_text_tower_of_hugging_face_works_and_other_code_sees_no_difference(tmp_path: Path) -> None:
     """Its tower and its pooling use the stand-ins."""
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", **TEXT}))

@@ -69,6 +69,7 @@ def test_stages_are_a_training_step(config: Path) -> None:
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.slow
 def test_published_sizes() -> None:
     """ConvNeXt-L of CLIP and the head of Mask2Former, on a device without memory."""
     analysis = analyze(load_config(GTA), size=(512, 512), batch=1, measures=False)
