@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import clouds
@@ -48,6 +49,7 @@ def load(name, globals=None, locals=None, fromlist=(), level=0, load=builtins.__
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     return load(name, globals, locals, fromlist, level)
 builtins.__import__ = load
+import pytest
 import torch
 del select.poll, os.sched_getaffinity, os.fork, os.register_at_fork, os.getuid, os.confstr
 del signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE, signal.SIGKILL, signal.pthread_sigmask
@@ -68,6 +70,7 @@ for script in scripts:
 """
 
 
+@pytest.mark.slow
 def test_only_what_is_used_and_what_every_system_has(tmp_path: Path) -> None:
     """A process without what Linux alone has predicts, trains, and imports every module and the help of every command.
 
