@@ -27,7 +27,7 @@ SMALL = {  # of the cell "parameters"
 
 def run_command(line: str) -> None:
     """Run a command of a cell in this process."""
-    program, *words = shlex.split(line)
+    program, *words = shlex.split(line.replace("\\\n", ""))  # as a shell joins lines
     if program == "clouds":
         assert clouds_command([*words, "TEST.SHOWN_IMAGES", "0", "DATALOADER.NUM_WORKERS", "0"]) == 0
     else:
