@@ -37,7 +37,7 @@ test: lint
 	$(TESTS) -m 'not slow'
 	set -e; for project in $(PROJECTS); do (cd $$project && $(TESTS) -m 'not slow'); done
 
-# Tests that start processes, compile, or train for long
+# Tests that start processes, compile, or take long
 test-slow: $(READY)
 	$(TESTS) -m slow
 	set -e; for project in $(PROJECTS); do (cd $$project && $(TESTS) -m slow); done

@@ -49,7 +49,6 @@ def load(name, globals=None, locals=None, fromlist=(), level=0, load=builtins.__
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     return load(name, globals, locals, fromlist, level)
 builtins.__import__ = load
-import pytest
 import torch
 del select.poll, os.sched_getaffinity, os.fork, os.register_at_fork, os.getuid, os.confstr
 del signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE, signal.SIGKILL, signal.pthread_sigmask

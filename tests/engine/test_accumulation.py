@@ -17,6 +17,7 @@ from clouds.errors import UserError
 from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer, write_joint_images
 from tests.engine.test_end_to_end import write_config
 from tests.engine.test_processes import HEAD, SGD, change, distance
+from tests.marks import slow
 
 Config = Callable[..., CfgNode]
 CASES: dict[str, list] = {
@@ -110,7 +111,7 @@ def train(cfg: CfgNode, kind: type[JointTrainer] = Watched) -> dict:
 FIRST, *OTHERS = CASES
 
 
-@pytest.mark.parametrize("case", [FIRST, *(pytest.param(case, marks=pytest.mark.slow) for case in OTHERS)])
+@pytest.mark.parametrize("case", [FIRST, *slow(*OTHERS)])
 def test_parts_give_the_result_of_the_large_batch(config: Config, case: str) -> None:
     whole = train(config("whole", *CASES[case]))
     assert whole["images"] == [4]

@@ -25,6 +25,7 @@ from clouds.engine.trainer import Trainer
 from clouds.errors import UserError
 from clouds.utils.images import read_image
 from tests.engine.test_end_to_end import config  # noqa: F401  (a fixture)
+from tests.marks import slow
 
 CLASSES = ("road", "grass", "sky")
 WINDOWS = "input: [36, 48]\nlabels: {default: 0.5}\nwindow: [24, 20]\nstride: [12, 14]\nabsent_classes: zero\n"
@@ -176,7 +177,7 @@ def passes(model: nn.Module) -> list[tuple[int, ...]]:
     return shapes
 
 
-@pytest.mark.parametrize("augmented", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("augmented", [False, *slow(True)])
 def test_one_run_with_five_protocols_is_five_runs(small: Callable[..., CfgNode], augmented: bool) -> None:
     options = ("TEST.AUG.ENABLED", augmented, "TEST.AUG.SCALES", "(0.75, 1.0)", "TEST.BOUNDARY_IOU", not augmented)
     cfg = small("TEST.PROTOCOLS", SEVERAL, *options)

@@ -17,6 +17,7 @@ from tests.data.conftest import label_map, save, smooth_image
 from tests.data.datasets.test_catalog import PAIRS
 from tests.engine.joint import BoxSam
 from tests.engine.test_end_to_end import CLIP
+from tests.marks import slow
 from tests.parity import golden
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,12 +71,10 @@ def official_trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def marked(configs: Sequence[Path]) -> list[Any]:
+def resnets_slow(configs: Sequence[Path]) -> list[Any]:
     """Return configs as parameters, those of a ResNet as slow ones."""
-    return [
-        pytest.param(each, id=each.stem, marks=[pytest.mark.slow] if re.search(r"_r\d+$", each.stem) else [])
-        for each in configs
-    ]
+    resnets = [each for each in configs if re.search(r"_r\d+$", each.stem)]
+    return [*(each for each in configs if each not in resnets), *slow(*resnets)]
 
 
 def run(config: Path, folder: Path, settings: dict[str, Any], *, force: bool = True, flags: Sequence[str] = ()) -> int:
@@ -92,7 +91,7 @@ def run(config: Path, folder: Path, settings: dict[str, Any], *, force: bool = T
     return train.main(["--config-file", str(config), *(["--force"] if force else []), *flags, *words])
 
 
-@pytest.mark.parametrize("config", marked(CONFIGS))
+@pytest.mark.parametrize("config", resnets_slow(CONFIGS), ids=lambda path: path.stem)
 def test_recipe_trains_and_is_tested(
     config: Path, official_trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +121,7 @@ def test_recipe_trains_and_is_tested(
         assert labels.max() < 19
 
 
-@pytest.mark.parametrize("config", marked(JOINT_CONFIGS))
+@pytest.mark.parametrize("config", resnets_slow(JOINT_CONFIGS), ids=lambda path: path.stem)
 def test_joint_recipe_learns_generated_images(
     config: Path, official_trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

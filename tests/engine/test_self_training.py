@@ -26,11 +26,12 @@ from clouds.self_training.teacher import Teacher
 from tests.engine.joint import JOINT, JOINT_MODULE, JointTrainer, write_joint_images
 from tests.engine.test_end_to_end import last_table, write_config
 from tests.engine.test_resume import Killed, rows, same, trained
+from tests.marks import slow
 from tests.self_training.sam3_folders import write_sam3
 
 Config = Callable[..., CfgNode]
 MONITOR = {"MODEL.CLOUDS.PANEL_PERIOD": 2, "TEST.EVAL_PERIOD": 0, "SOLVER.IMS_PER_BATCH": 2}
-BACKBONES = ("CLIP", pytest.param("TrainableCLIP", marks=pytest.mark.slow))
+BACKBONES = ("CLIP", *slow("TrainableCLIP"))
 
 
 @pytest.fixture

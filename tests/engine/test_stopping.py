@@ -14,6 +14,7 @@ from clouds.d2 import CfgNode
 from clouds.engine.setup import default_setup
 from clouds.utils.signals import Stopped, stop_here, stop_on_signals, stop_requested
 from tests.engine.test_kills import SCHEDULES, Mortal, cfg, rows, scheduled  # noqa: F401  (a fixture)
+from tests.marks import slow
 
 
 def ask() -> None:
@@ -69,9 +70,7 @@ def run(config: CfgNode, folder: Path, *, at: int = -1, resume: bool = False) ->
     return Asked.points
 
 
-@pytest.mark.parametrize(
-    "schedule", [SCHEDULES[0], *(pytest.param(each, marks=pytest.mark.slow) for each in SCHEDULES[1:])]
-)
+@pytest.mark.parametrize("schedule", [SCHEDULES[0], *slow(*SCHEDULES[1:])])
 def test_stopped_anywhere_and_resumed(
     cfg: CfgNode,  # noqa: F811
     tmp_path: Path,

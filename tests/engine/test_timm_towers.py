@@ -19,6 +19,7 @@ from tests.engine.test_parallel import process_group, wrapped
 from tests.engine.test_resume import same, trained
 from tests.engine.test_self_training import Config, joint  # noqa: F401  (joint is a fixture)
 from tests.engine.test_self_training import train as train_jointly
+from tests.marks import slow
 from tests.modeling.timm_folders import config as tower_config
 from tests.modeling.timm_folders import write_tower
 from tests.parity import golden
@@ -28,10 +29,7 @@ def options(folder: Path, name: str = "TimmTower") -> list[str]:
     return ["MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.TIMM.MODEL_NAME", str(folder)]
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("swin", "dinov2_reg", "eva02", "siglip")]
-
-
-@pytest.mark.parametrize("kind", ["convnext", "dinov3", *SLOW])
+@pytest.mark.parametrize("kind", ["convnext", "dinov3", *slow("swin", "dinov2_reg", "eva02", "siglip")])
 def test_train_resume_evaluate_predict_save(
     config: Callable[..., str],  # noqa: F811
     tiny_root: Path,

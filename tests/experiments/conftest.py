@@ -38,15 +38,15 @@ def write_run(folder: Path, scores: dict[str, list[float]], **metrics: float) ->
 
 
 @contextmanager
-def runs_in(tmp_path: Path) -> Iterator[None]:
+def runs_in(folder: Path) -> Iterator[None]:
     """Write data and runs: two variants, three seeds, two test sets of two images, which are registered meanwhile."""
     rng = np.random.default_rng(0)
     labels = np.tile(np.arange(2, dtype=np.uint8), (8, 8))
     for name in TEST_SETS:
         records = []
         for index in range(2):
-            image = write_image(tmp_path / name / f"{index}.png", rng.integers(0, 256, (8, 16, 3), dtype=np.uint8))
-            label = write_image(tmp_path / name / f"{index}_label.png", labels)
+            image = write_image(folder / name / f"{index}.png", rng.integers(0, 256, (8, 16, 3), dtype=np.uint8))
+            label = write_image(folder / name / f"{index}_label.png", labels)
             records.append({"file_name": image, "sem_seg_file_name": label, "image_id": str(index)})
         register(name, lambda records=records: records, classes=CLASSES, colors=((128, 64, 128), (0, 0, 142)))
     for seed in (1, 2, 3):
@@ -56,17 +56,17 @@ def runs_in(tmp_path: Path) -> Iterator[None]:
             n: [30.5 + 1.1 * seed + gain, 60.0 + (-1) ** seed, 40.0, 21.25]
             for n, gain in zip(TEST_SETS, (9, 0), strict=True)
         }
-        write_run(tmp_path / f"runs/plain/seed{seed}", plain)
-        write_run(tmp_path / f"runs/joint/seed{seed}", joint, **{"pseudo_labels/kept": 87.65})
-    run = tmp_path / "runs/joint/seed1"
+        write_run(folder / f"runs/plain/seed{seed}", plain)
+        write_run(folder / f"runs/joint/seed{seed}", joint, **{"pseudo_labels/kept": 87.65})
+    run = folder / "runs/joint/seed1"
     write_image(run / "pseudo_label_panels/00000001.png", np.zeros((4, 4, 3), np.uint8))
     for name in TEST_SETS:
         write_image(run / f"pseudo_labels/{name}/0_labelTrainIds.png", labels)
     row = {"file_name": "images/im_0_p0.png", "prompt": "a street & a <bus>", "prompt_index": 0, "seed": 1}
     row |= {"index": 0, "attempt": 0, "batch": [0], "height": 4, "width": 8, "similarity": None, "dhash": "0" * 16}
     row |= {"size": 1, "sha256": "0" * 64}
-    write_image(tmp_path / "generated/images/im_0_p0.png", np.full((4, 8, 3), 99, np.uint8))
-    (tmp_path / "generated/manifest.jsonl").write_text(json.dumps(row) + "\n")
+    write_image(folder / "generated/images/im_0_p0.png", np.full((4, 8, 3), 99, np.uint8))
+    (folder / "generated/manifest.jsonl").write_text(json.dumps(row) + "\n")
     yield
     for name in TEST_SETS:
         DatasetCatalog.remove(name)

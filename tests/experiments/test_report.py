@@ -201,13 +201,16 @@ def test_style_uses_only_what_it_defines() -> None:
     assert CLASSES[0] not in STYLE
 
 
+@pytest.mark.usefixtures("no_figure_files")
 @pytest.mark.parametrize("values", [(1e308, -1e308), (10**300, 1.0), (5e-324, 0.0)])
 def test_losses_of_any_size_are_drawn(report: Report, folder: Path, values: tuple[float, ...]) -> None:
     file = folder / "runs/plain/seed1/metrics.json"
     before = [{"iteration": 0, "total_loss": value} for value in (*values, "large", None)]
     file.write_text("".join(json.dumps(row) + "\n" for row in before) + file.read_text())
-    drawn = [chart.svg for _, chart in gather(report).curves]
-    assert drawn and all("<svg" in each for each in drawn)
+    assert "<svg" in written(report, folder)
+    for _, chart in gather(report).curves:
+        assert b"<svg" in chart.file("svg")
+        assert chart.file("pdf").startswith(b"%PDF")
 
 
 def test_a_damaged_manifest_is_a_sentence(report: Report, folder: Path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from clouds.commands import generate as command
 from clouds.generation.records import read_manifest, read_rejected
+from tests.marks import slow
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def rows(folder: Path) -> list[dict[str, object]]:
     return read_manifest(folder / "manifest.jsonl")
 
 
-@pytest.mark.parametrize("model", ["stable_diffusion", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["stable_diffusion", *slow("sdxl")])
 def test_batches_parts_and_manifest(
     flags: Callable[..., list[str]], tmp_path: Path, model: str, request: pytest.FixtureRequest,
     capsys: pytest.CaptureFixture[str],

@@ -19,6 +19,7 @@ from clouds.modeling.backbone.clip import CLIP
 from clouds.modeling.backbone.open_clip_models import load_open_clip
 from clouds.modeling.transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 from clouds.utils.hashing import write_sha256
+from tests.marks import slow
 from tests.parity import golden
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -26,9 +27,7 @@ FULL_SIZE = {"convnext_large": "train_gta.yaml", "rn50": "train_gta_r50.yaml", "
 
 
 @pytest.mark.parametrize("suffix", ["", "_textdecoder"])
-@pytest.mark.parametrize(
-    "name", [name if name == "rn50" else pytest.param(name, marks=pytest.mark.slow) for name in FULL_SIZE]
-)
+@pytest.mark.parametrize("name", ["rn50", *slow("convnext_large", "rn101")])
 def test_full_size_models_have_the_published_keys(name, suffix):
     decoder = "MultiScaleMaskedTransformerDecoder" if suffix else "OriginalMultiScaleMaskedTransformerDecoder"
     opts = ["MODEL.DEVICE", "meta", "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", decoder]

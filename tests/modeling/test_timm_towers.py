@@ -19,6 +19,7 @@ from clouds.errors import UserError
 from clouds.modeling.backbone import CLIP, SegmentationBackbone, TimmTower, TokenLayout
 from clouds.modeling.backbone.timm_models import load_timm
 from clouds.modeling.compilation import compile_forward
+from tests.marks import slow
 from tests.modeling.timm_folders import PLAIN, TOWERS, config
 from tests.parity import golden
 
@@ -45,10 +46,10 @@ FULL_SIZE = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow) if size > 1e8 else name for name, (size, _) in FULL_SIZE.items()],
-)
+LARGE = [name for name, (parameters, _) in FULL_SIZE.items() if parameters > 1e8]
+
+
+@pytest.mark.parametrize("name", [*(name for name in FULL_SIZE if name not in LARGE), *slow(*LARGE)])
 def test_every_tower_is_built_at_full_size(name: str) -> None:
     backbone = build_backbone(config(name, "MODEL.DEVICE", "meta"))
     parameters, channels = FULL_SIZE[name]
